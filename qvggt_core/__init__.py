@@ -1,0 +1,1 @@
+"""qvggt without ROS: the network, its quantization, the windows and the map."""

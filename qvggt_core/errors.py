@@ -1,0 +1,40 @@
+"""The exceptions of qvggt: one root, one class per thing that can be wrong.
+
+Every message says what was wrong, the value that was found, and what to do about it.
+"""
+
+
+class QvggtError(Exception):
+    """Root of all errors that qvggt raises on purpose."""
+
+
+class ParameterError(QvggtError):
+    """A parameter is unknown, of the wrong type, or out of its range."""
+
+
+class CheckpointError(QvggtError):
+    """A checkpoint is missing, truncated, foreign, or does not fit the network."""
+
+
+class ImageError(QvggtError):
+    """An image, a camera calibration or a message that carries one cannot be used."""
+
+
+class RecordingError(QvggtError):
+    """A recording cannot be read, or holds nothing that can be reconstructed."""
+
+
+class AlignmentError(QvggtError):
+    """A window cannot be aligned to the map."""
+
+
+class QuantizationError(QvggtError):
+    """A network or a calibration set cannot be quantized as asked."""
+
+
+class TrainingError(QvggtError):
+    """A training run cannot start, resume or go on."""
+
+
+class EvaluationError(QvggtError):
+    """A metric is not defined on the data that it was given."""

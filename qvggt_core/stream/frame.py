@@ -1,0 +1,127 @@
+"""What flows through a reconstruction: frames in, views through the network, geometry out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.camera import Camera
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One image as the camera gave it.
+
+    Attributes:
+        stamp_ns: capture time in integer nanoseconds, as in the message header.
+        image: (H, W, 3) uint8, RGB.
+        camera: calibration of the image, or None when nothing is known of it.
+        frame_id: name of the camera's optical frame.
+    """
+
+    stamp_ns: int
+    image: NDArray[np.uint8]
+    camera: Camera | None = None
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One image as the network sees it: rectified, resized, cropped.
+
+    Attributes:
+        stamp_ns: capture time of the frame that it came from.
+        image: (H, W, 3) uint8, RGB; H and W are multiples of the network's patch size.
+        intrinsics: (3, 3) float64 pinhole matrix of `image` in pixels, or None if unknown.
+        frame_id: name of the camera's optical frame.
+    """
+
+    stamp_ns: int
+    image: NDArray[np.uint8]
+    intrinsics: NDArray[np.float64] | None = None
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
+class WindowPrediction:
+    """What the network said of one window of S views, in the window's own gauge.
+
+    The gauge is a similarity: the world is the first view's camera, the unit of length is
+    the network's own. Arrays live on the host.
+
+    Attributes:
+        camera_from_world: (S, 4, 4) float64, optical axes.
+        intrinsics: (S, 3, 3) float64 in pixels, as predicted.
+        depth: (S, H, W) float32 along the optical axis, positive, in the window's unit.
+        confidence: (S, H, W) float32, above 1, larger is better; comparable within a window.
+        world_points: (S, H, W, 3) float32 in the window's world, or None without a point head.
+    """
+
+    camera_from_world: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    world_points: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class FrameGeometry:
+    """The geometry of one view in the map.
+
+    Attributes:
+        view: the view.
+        map_from_camera: (4, 4) float64; the map is z-up, the camera optical.
+        intrinsics: (3, 3) float64 in pixels, of `view.image` and of `depth`.
+        depth: (H, W) float32 along the optical axis in the map's unit; NaN where invalid.
+        confidence: (H, W) float32, as predicted.
+        is_keyframe: whether the view stays in the window.
+    """
+
+    view: View
+    map_from_camera: NDArray[np.float64]
+    intrinsics: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    is_keyframe: bool = True
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How long one unit of the map is, and who says so.
+
+    Attributes:
+        metres_per_unit: metres in one unit of the network's first window; None while unknown.
+        source: "unknown" or "parameter".
+    """
+
+    metres_per_unit: float | None = None
+    source: str = "unknown"
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What one run of the network adds to the map.
+
+    Attributes:
+        segment: number of the map; it grows when a window cannot be joined to what was before.
+        frames: geometry of the views that are new, in order of time, one per view.
+        scale: the map's unit.
+        window_size: number of views that the network saw.
+        scale_ratio: map units per window unit that the alignment found (1 for a first window).
+        scale_spread: ratio between the overlap's disagreeing depth scales, 1 when they agree.
+        overlap: number of views that joined the window to the map (0 for a first window).
+        seconds: wall time per step ("encode", "network", "align").
+        events: sentences for the operator, such as why a new segment began.
+    """
+
+    segment: int
+    frames: tuple[FrameGeometry, ...]
+    scale: Scale = field(default_factory=Scale)
+    window_size: int = 0
+    scale_ratio: float = 1.0
+    scale_spread: float = 1.0
+    overlap: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    events: tuple[str, ...] = ()

@@ -1,0 +1,45 @@
+"""Package qvggt for pip and for colcon (ament_python)."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+NAME = "qvggt_ros"
+
+setup(
+    name=NAME,
+    version="0.1.0",
+    description="Live metric 3D from a robot's camera with a 4-bit VGGT",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    maintainer="The qvggt maintainers",
+    maintainer_email="qvggt@users.noreply.github.com",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
+    package_dir={"qvggt_kernels": "kernels"},
+    package_data={"qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
+        (f"share/{NAME}", ["package.xml"]),
+        (f"share/{NAME}/config", ["config/reconstruct.yaml"]),
+    ],
+    install_requires=[
+        "huggingface_hub>=0.30",
+        "matplotlib>=3.7",
+        "numpy>=1.24",
+        "opencv-python-headless>=4.8",
+        "pydantic>=2.6",
+        "PyYAML>=6.0",
+        "rich>=13.0",
+        "rosbags>=0.11",
+        "safetensors>=0.4.3",
+        "scipy>=1.10",
+        "torch>=2.5",
+        "typer>=0.12",
+    ],
+    extras_require={"test": ["hypothesis", "psutil", "pytest"]},
+    entry_points={"console_scripts": ["qvggt = qvggt_ros.cli:main"]},
+    zip_safe=False,
+)
