@@ -1,0 +1,149 @@
+"""Patch tokens of four depths to one dense map per frame: the DPT head for depth and points."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qvggt_core.model.config import ModelConfig
+
+_POSITION_WEIGHT = 0.1
+_POSITION_BASE = 100.0
+_HIDDEN_CHANNELS = 32
+_PIXELS_PER_CHUNK = 1 << 18
+"""Frames are decoded in chunks of about one 518x518 image: full-resolution maps are wide."""
+
+
+class ResidualConvUnit(nn.Module):
+    """Two 3x3 convolutions whose skip carries the rectified input, as in VGGT's checkpoints."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (F, C, H, W) to the same shape."""
+        x = F.relu(x)
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class FusionStage(nn.Module):
+    """Adds a finer scale to a coarser one and brings the sum to the next scale's size."""
+
+    def __init__(self, channels: int, *, has_skip: bool) -> None:
+        super().__init__()
+        self.out_conv = nn.Conv2d(channels, channels, 1)
+        self.resConfUnit1 = ResidualConvUnit(channels) if has_skip else None
+        self.resConfUnit2 = ResidualConvUnit(channels)
+
+    def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
+        """Fuse `x` with `skip` and resize to `size` (height, width)."""
+        if self.resConfUnit1 is not None and skip is not None:
+            x = x + self.resConfUnit1(skip)
+        return self.out_conv(_resize(self.resConfUnit2(x), size))
+
+
+class Scratch(nn.Module):
+    """The convolutions between the four scales and the output."""
+
+    def __init__(self, channels: tuple[int, ...], features: int, out_channels: int) -> None:
+        super().__init__()
+        for index, width in enumerate(channels, start=1):
+            convolution = nn.Conv2d(width, features, 3, padding=1, bias=False)
+            self.add_module(f"layer{index}_rn", convolution)
+            self.add_module(f"refinenet{index}", FusionStage(features, has_skip=index < 4))
+        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv2 = nn.Sequential(
+            nn.Conv2d(features // 2, _HIDDEN_CHANNELS, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(_HIDDEN_CHANNELS, out_channels, 1),
+        )
+
+    def fuse(self, scales: list[Tensor]) -> Tensor:
+        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1)."""
+        scales = [self.get_submodule(f"layer{i}_rn")(x) for i, x in enumerate(scales, start=1)]
+        x = scales[3]
+        for index in (4, 3, 2, 1):
+            if index > 1:
+                size = (scales[index - 2].shape[-2], scales[index - 2].shape[-1])
+            else:
+                size = (2 * x.shape[-2], 2 * x.shape[-1])
+            skip = scales[index - 1] if index < 4 else None
+            x = self.get_submodule(f"refinenet{index}")(x, skip, size)
+        return self.output_conv1(x)
+
+
+class DenseHead(nn.Module):
+    """VGGT's DPT head, under its checkpoint names; frames are independent of each other."""
+
+    def __init__(self, config: ModelConfig, out_channels: int) -> None:
+        super().__init__()
+        dim = 2 * config.embed_dim
+        channels = config.dpt_out_channels
+        self.patch_size = config.patch_size
+        self.norm = nn.LayerNorm(dim)
+        self.projects = nn.ModuleList(nn.Conv2d(dim, width, 1) for width in channels)
+        self.resize_layers = nn.ModuleList(
+            [
+                nn.ConvTranspose2d(channels[0], channels[0], 4, stride=4),
+                nn.ConvTranspose2d(channels[1], channels[1], 2, stride=2),
+                nn.Identity(),
+                nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
+            ]
+        )
+        self.scratch = Scratch(channels, config.dpt_features, out_channels)
+
+    def forward(self, patches: tuple[Tensor, ...], rows: int, columns: int) -> Tensor:
+        """Map four times (B, S, P, 2C) patch tokens to raw maps (B, S, out, H, W) float32."""
+        batch, frames = patches[0].shape[:2]
+        flat = [tokens.flatten(0, 1) for tokens in patches]
+        pixels = rows * columns * self.patch_size**2
+        step = max(1, _PIXELS_PER_CHUNK // pixels)
+        if torch.is_grad_enabled():
+            step = batch * frames
+        chunks = [
+            self._decode([tokens[start : start + step] for tokens in flat], rows, columns)
+            for start in range(0, batch * frames, step)
+        ]
+        return torch.cat(chunks).unflatten(0, (batch, frames))
+
+    def _decode(self, patches: list[Tensor], rows: int, columns: int) -> Tensor:
+        aspect = columns / rows
+        scales = []
+        for tokens, project, resize in zip(
+            patches, self.projects, self.resize_layers, strict=True
+        ):
+            # Tokens are already channels-last; a contiguous copy would only undo that.
+            x = self.norm(tokens).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
+            scales.append(resize(_add_positions(project(x), aspect)))
+        x = self.scratch.fuse(scales)
+        x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
+        hidden, rectify, output = self.scratch.output_conv2
+        x = rectify(hidden(_add_positions(x, aspect)))
+        # The exponential that follows turns rounding into relative error: stay in float32.
+        return output(x.to(output.weight.dtype)).float()
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
+
+
+def _add_positions(x: Tensor, aspect: float) -> Tensor:
+    """Add a sine-cosine embedding of the pixel's place on the unit-diagonal image plane."""
+    channels, height, width = x.shape[-3:]
+    diagonal = (aspect**2 + 1) ** 0.5
+    extents = (aspect / diagonal * (width - 1) / width, (height - 1) / height / diagonal)
+    u, v = (
+        torch.linspace(-extent, extent, steps, dtype=torch.float32, device=x.device).double()
+        for extent, steps in zip(extents, (width, height), strict=True)
+    )
+    order = torch.arange(channels // 4, dtype=torch.float64, device=x.device) / (channels // 4)
+    waves = []
+    for position in (u, v):
+        phase = _POSITION_BASE**-order[:, None] * position
+        waves.append(_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()]))
+    along_u = waves[0][:, None, :].expand(-1, height, -1)
+    along_v = waves[1][:, :, None].expand(-1, -1, width)
+    return x + torch.cat([along_u, along_v]).to(x.dtype)

@@ -1,0 +1,74 @@
+"""Images to patch tokens, one frame independent of the next: a DINOv2-style ViT or one convolution.
+
+That independence is what lets a sliding window keep a frame's tokens while the frame stays.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from qvggt_core.model.blocks import Block
+from qvggt_core.model.config import EncoderConfig
+
+_NORM_EPS = 1e-6
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches, each mapped to a token by one convolution."""
+
+    def __init__(self, patch_size: int, embed_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, embed_dim, kernel_size=patch_size, stride=patch_size)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (F, 3, H, W) to tokens (F, P, C), row by row."""
+        return self.proj(images).flatten(2).transpose(1, 2)
+
+
+class Encoder(nn.Module):
+    """DINOv2's ViT with registers, under its checkpoint names; keeps the patch tokens only."""
+
+    def __init__(self, config: EncoderConfig, img_size: int, patch_size: int) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.side = img_size // patch_size
+        self.num_registers = 4
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2 + 1, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, self.num_registers, dim))
+        self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
+        self.patch_embed = PatchEmbed(patch_size, dim)
+        self.blocks = nn.ModuleList(
+            Block(dim, config.num_heads, 4.0, layer_scale=1.0, norm_eps=_NORM_EPS)
+            for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(dim, eps=_NORM_EPS)
+        self.patch_size = patch_size
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (F, 3, H, W) to tokens (F, P, C), row by row."""
+        frames, _, height, width = images.shape
+        patches = self.patch_embed(images)
+        grid = (height // self.patch_size, width // self.patch_size)
+        cls_position, patch_positions = self._positions(*grid, patches.dtype)
+        x = torch.cat(
+            [
+                (self.cls_token + cls_position).to(patches.dtype).expand(frames, -1, -1),
+                self.register_tokens.to(patches.dtype).expand(frames, -1, -1),
+                patches + patch_positions,
+            ],
+            dim=1,
+        )[:, None]
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x[:, 0, 1 + self.num_registers :])
+
+    def _positions(self, rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        cls_position, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]
+        if (rows, columns) != (self.side, self.side):
+            grid = grid.float().unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+            grid = F.interpolate(grid, size=(rows, columns), mode="bicubic", antialias=True)
+            grid = grid.flatten(2).transpose(1, 2)
+        return cls_position, grid.to(dtype)

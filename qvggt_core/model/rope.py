@@ -1,0 +1,64 @@
+"""2D rotary position embedding: half of each head turns with the row, half with the column."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor
+
+_BASE = 100.0
+_KEPT_GRIDS = 8
+
+
+class RotaryTables:
+    """Cosine and sine tables per patch grid, float32, computed once and kept.
+
+    Special tokens sit at position (0, 0), where the rotation is the identity; the patch of
+    row y and column x sits at (y + 1, x + 1). No frame index is encoded (VGGT).
+    """
+
+    def __init__(self, head_dim: int, num_special_tokens: int) -> None:
+        self.head_dim = head_dim
+        self.num_special_tokens = num_special_tokens
+        self._tables: OrderedDict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = (
+            OrderedDict()
+        )
+
+    def __call__(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return (cos, sin) of one frame, each (tokens, 1, head_dim) float32."""
+        key = (rows, columns, device)
+        if key not in self._tables:
+            if len(self._tables) >= _KEPT_GRIDS:
+                self._tables.popitem(last=False)
+            self._tables[key] = self._build(rows, columns, device)
+        return self._tables[key]
+
+    def _build(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        half = self.head_dim // 2
+        frequencies = _BASE ** -(torch.arange(0, half, 2, dtype=torch.float32) / half)
+        y, x = torch.meshgrid(
+            torch.arange(1, rows + 1, dtype=torch.float32),
+            torch.arange(1, columns + 1, dtype=torch.float32),
+            indexing="ij",
+        )
+        special = torch.zeros(self.num_special_tokens)
+        angles = []
+        for position in (y, x):
+            angle = torch.cat([special, position.flatten()])[:, None] * frequencies
+            angles += [angle, angle]
+        table = torch.cat(angles, dim=-1)[:, None, :]
+        return table.cos().to(device), table.sin().to(device)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Return `x` turned by the tables' angles, in the dtype of `x`.
+
+    Args:
+        x: (..., tokens, heads, head_dim) queries or keys.
+        cos: (tokens, 1, head_dim) float32.
+        sin: (tokens, 1, head_dim) float32.
+    """
+    quarters = x.unflatten(-1, (2, 2, -1))
+    turned = torch.stack((-quarters[..., 1, :], quarters[..., 0, :]), dim=-2).flatten(-3)
+    return (x * cos + turned * sin).to(x.dtype)
