@@ -1,5 +1,13 @@
 """VGGT: the network, its sizes and its checkpoints."""
 
+from qvggt_core.model.checkpoint import (
+    Checkpoint,
+    load_model,
+    part_sizes,
+    read_checkpoint,
+    save_checkpoint,
+    shipped_checkpoint,
+)
 from qvggt_core.model.config import EncoderConfig, ModelConfig, scaled_taps
 from qvggt_core.model.pose_encoding import decode_pose, encode_pose
 from qvggt_core.model.vggt import HEADS, VGGT, Prediction
@@ -7,10 +15,16 @@ from qvggt_core.model.vggt import HEADS, VGGT, Prediction
 __all__ = [
     "HEADS",
     "VGGT",
+    "Checkpoint",
     "EncoderConfig",
     "ModelConfig",
     "Prediction",
     "decode_pose",
     "encode_pose",
+    "load_model",
+    "part_sizes",
+    "read_checkpoint",
+    "save_checkpoint",
     "scaled_taps",
+    "shipped_checkpoint",
 ]

@@ -67,8 +67,9 @@ class Aggregator(nn.Module):
         """Map RGB images (..., 3, H, W) in [0, 1] to patch tokens (..., P, C)."""
         weight = self.camera_token
         normalised = (images - self.image_mean.to(images)) / self.image_std.to(images)
-        tokens = self.patch_embed(normalised.to(weight.dtype).flatten(0, -4))
-        return tokens.unflatten(0, images.shape[:-3])
+        frames = normalised.to(weight.dtype).reshape(-1, *images.shape[-3:])
+        tokens = self.patch_embed(frames)
+        return tokens.reshape(*images.shape[:-3], *tokens.shape[1:])
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> AggregatedTokens:
         """Aggregate patch tokens (B, S, rows * columns, C) over frames and window."""

@@ -72,7 +72,7 @@ class ModelConfig:
                 f"{self.camera_num_heads} heads"
             )
         if list(self.taps) != sorted(set(self.taps)) or not (
-            0 <= self.taps[0] and self.taps[-1] == self.depth - 1
+            self.taps[0] >= 0 and self.taps[-1] == self.depth - 1
         ):
             raise CheckpointError(
                 f"taps {self.taps} of {self.depth} blocks: they must rise and end at the last block"

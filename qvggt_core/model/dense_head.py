@@ -112,9 +112,7 @@ class DenseHead(nn.Module):
     def _decode(self, patches: list[Tensor], rows: int, columns: int) -> Tensor:
         aspect = columns / rows
         scales = []
-        for tokens, project, resize in zip(
-            patches, self.projects, self.resize_layers, strict=True
-        ):
+        for tokens, project, resize in zip(patches, self.projects, self.resize_layers, strict=True):
             # Tokens are already channels-last; a contiguous copy would only undo that.
             x = self.norm(tokens).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
             scales.append(resize(_add_positions(project(x), aspect)))
@@ -142,7 +140,7 @@ def _add_positions(x: Tensor, aspect: float) -> Tensor:
     order = torch.arange(channels // 4, dtype=torch.float64, device=x.device) / (channels // 4)
     waves = []
     for position in (u, v):
-        phase = _POSITION_BASE**-order[:, None] * position
+        phase = _POSITION_BASE ** -order[:, None] * position
         waves.append(_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()]))
     along_u = waves[0][:, None, :].expand(-1, height, -1)
     along_v = waves[1][:, :, None].expand(-1, -1, width)

@@ -31,7 +31,9 @@ class RotaryTables:
         if key not in self._tables:
             if len(self._tables) >= _KEPT_GRIDS:
                 self._tables.popitem(last=False)
-            self._tables[key] = self._build(rows, columns, device)
+            # Tables outlive the inference mode that may have asked for them first.
+            with torch.inference_mode(False), torch.no_grad():
+                self._tables[key] = self._build(rows, columns, device)
         return self._tables[key]
 
     def _build(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
