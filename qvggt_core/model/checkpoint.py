@@ -297,10 +297,10 @@ def _config_from_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> Mo
             point_head="point_head.norm.weight" in shapes,
         )
     except (KeyError, IndexError, ZeroDivisionError) as error:
-        first = ", ".join(sorted(shapes)[:_SHOWN]) or "none"
+        shown = ", ".join(sorted(shapes)[:_SHOWN]) or "none"
         raise CheckpointError(
             f"{path} holds no VGGT: looked for {error} among its {len(shapes)} entries, "
-            f"the first of which are: {first}"
+            f"the first of which are: {shown}"
         ) from error
 
 

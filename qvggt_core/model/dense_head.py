@@ -129,7 +129,10 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def _add_positions(x: Tensor, aspect: float) -> Tensor:
-    """Add a sine-cosine embedding of the pixel's place on the unit-diagonal image plane."""
+    """Add a sine-cosine embedding of the pixel's place on the unit-diagonal image plane.
+
+    In place on `x` (F, C, H, W) while no gradient is recorded.
+    """
     channels, height, width = x.shape[-3:]
     diagonal = (aspect**2 + 1) ** 0.5
     extents = (aspect / diagonal * (width - 1) / width, (height - 1) / height / diagonal)
@@ -138,10 +141,14 @@ def _add_positions(x: Tensor, aspect: float) -> Tensor:
         for extent, steps in zip(extents, (width, height), strict=True)
     )
     order = torch.arange(channels // 4, dtype=torch.float64, device=x.device) / (channels // 4)
-    waves = []
-    for position in (u, v):
-        phase = _POSITION_BASE ** -order[:, None] * position
-        waves.append(_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()]))
-    along_u = waves[0][:, None, :].expand(-1, height, -1)
-    along_v = waves[1][:, :, None].expand(-1, -1, width)
-    return x + torch.cat([along_u, along_v]).to(x.dtype)
+    along_u, along_v = (
+        (_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()])).to(x.dtype)
+        for phase in (_POSITION_BASE**-order[:, None] * position for position in (u, v))
+    )
+    half = channels // 2
+    if torch.is_grad_enabled():
+        return torch.cat([x[:, :half] + along_u[:, None], x[:, half:] + along_v[..., None]], dim=1)
+    # In place and broadcast: spelled out, the embedding would be as large as the widest map.
+    x[:, :half] += along_u[:, None]
+    x[:, half:] += along_v[..., None]
+    return x

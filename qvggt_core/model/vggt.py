@@ -49,7 +49,8 @@ class VGGT(nn.Module):
 
     def forward(self, images: Tensor, heads: Collection[str] = HEADS) -> Prediction:
         """Reconstruct windows of RGB images (B, S, 3, H, W) in [0, 1]."""
-        return self.forward_tokens(self.encode(images), *images.shape[-2:], heads=heads)
+        height, width = images.shape[-2:]
+        return self.forward_tokens(self.encode(images), height, width, heads)
 
     def encode(self, images: Tensor) -> Tensor:
         """Map RGB images (..., 3, H, W) in [0, 1] to patch tokens (..., P, C), frame by frame."""
@@ -91,7 +92,7 @@ class VGGT(nn.Module):
         self.camera_head.float()
         for head in (self.depth_head, self.point_head):
             if head is not None:
-                head.to(memory_format=torch.channels_last)
+                head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
                 head.scratch.output_conv2[2].float()
         return self
 
