@@ -1,0 +1,220 @@
+"""The one parameter schema: ROS parameters, YAML files and documentation all come from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from qvggt_core.errors import ParameterError
+
+_STRUCTURAL = {"read_only": True}
+
+
+class Parameters(BaseModel):
+    """How a reconstruction is made; structural ones are fixed once a model is loaded."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    # The network
+    checkpoint: str = Field(
+        "",
+        description="Network file (.safetensors or .pt); empty means the small one that ships.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda(:\d+)?)$",
+        description="auto, cpu, cuda or cuda:N; auto takes a GPU when there is one.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    compute_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Arithmetic of the network; auto measures what the device does fastest.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    threads: int = Field(
+        0,
+        ge=0,
+        le=256,
+        description="CPU threads of the network; 0 leaves the choice to PyTorch.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    image_width: int = Field(
+        0,
+        ge=0,
+        le=2048,
+        description="Width in pixels that the network sees; 0 takes the width it was trained at.",
+        json_schema_extra=_STRUCTURAL,
+    )
+
+    # Which frames make a window
+    window_size: int = Field(
+        8,
+        ge=1,
+        le=64,
+        description="Views in a window.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    window_stride: int = Field(
+        4,
+        ge=1,
+        le=63,
+        description="New frames per run of the network; the rest of the window is overlap.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    keyframe_min_motion: float = Field(
+        0.03,
+        ge=0.0,
+        le=1.0,
+        description=(
+            "Median image motion since the last keyframe, as a fraction of the image's width, "
+            "from which a frame becomes a keyframe; 0 makes every frame one."
+        ),
+    )
+    max_gap_s: float = Field(
+        10.0,
+        gt=0.0,
+        description="Seconds without a frame after which a new map segment begins.",
+    )
+
+    # Geometry
+    rectify: bool = Field(
+        True,
+        description="Undistort images whose CameraInfo has distortion.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    use_camera_intrinsics: bool = Field(
+        True,
+        description="Unproject with CameraInfo where there is one, not with predicted intrinsics.",
+    )
+    metres_per_unit: float = Field(
+        0.0,
+        ge=0.0,
+        description="Length of one map unit in metres; 0 means unknown, and frames say so.",
+    )
+    max_scale_spread: float = Field(
+        1.5,
+        gt=1.0,
+        le=10.0,
+        description=(
+            "Largest ratio by which the scales of the overlap's frames may disagree "
+            "before a window is refused."
+        ),
+    )
+
+    # What is published
+    map_frame: str = Field(
+        "map",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="World frame once the scale is known.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    unscaled_frame: str = Field(
+        "qvggt_unscaled",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="World frame while the scale is unknown.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    camera_frame: str = Field(
+        "camera_optical_frame",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="Camera frame for images whose header names none.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    min_confidence_percentile: float = Field(
+        20.0,
+        ge=0.0,
+        lt=100.0,
+        description="Pixels below this percentile of a frame's confidence become invalid.",
+    )
+    max_depth_edge: float = Field(
+        0.1,
+        gt=0.0,
+        le=1.0,
+        description="Relative depth step to a neighbour above which a point is left out of clouds.",
+    )
+    point_stride: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Every n-th pixel per axis goes into a cloud.",
+    )
+    map_voxel: float = Field(
+        0.01,
+        gt=0.0,
+        le=1.0,
+        description="Voxel of the saved map, as a fraction of the median depth.",
+    )
+
+    @model_validator(mode="after")
+    def _stride_leaves_overlap(self) -> Parameters:
+        if self.window_size > 1 and self.window_stride >= self.window_size:
+            raise ValueError(
+                f"window_stride {self.window_stride} leaves no overlap in a window of "
+                f"{self.window_size}: choose at most {self.window_size - 1}"
+            )
+        return self
+
+    @classmethod
+    def build(cls, values: dict[str, Any]) -> Parameters:
+        """Return validated parameters.
+
+        Raises:
+            ParameterError: a name is unknown or a value is refused; says which and why.
+        """
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise ParameterError(_reasons(error)) from None
+
+    @classmethod
+    def read(cls, path: Path, overrides: dict[str, Any] | None = None) -> Parameters:
+        """Read a parameter file in ROS form (`/**: ros__parameters: ...`) or a flat mapping.
+
+        Raises:
+            ParameterError: the file cannot be read, or a parameter is unknown or refused.
+        """
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ParameterError(f"cannot read the parameter file {path}: {error}") from error
+        for _ in range(2):
+            if isinstance(content, dict) and len(content) == 1:
+                (only,) = content.values()
+                content = only if isinstance(only, dict) else content
+        if not isinstance(content, dict):
+            raise ParameterError(
+                f"{path} holds a {type(content).__name__}, not a mapping of parameters"
+            )
+        return cls.build({**content, **(overrides or {})})
+
+    def with_values(self, **values: Any) -> Parameters:
+        """Return a copy with some values replaced, validated.
+
+        Raises:
+            ParameterError: a name is unknown or a value is refused.
+        """
+        return self.build({**self.model_dump(), **values})
+
+    def to_yaml(self) -> str:
+        """Return the parameters as a ROS parameter file."""
+        return yaml.safe_dump(
+            {"/**": {"ros__parameters": self.model_dump()}}, sort_keys=False, allow_unicode=True
+        )
+
+
+def _reasons(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        name = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            known = ", ".join(Parameters.model_fields)
+            lines.append(f"there is no parameter {name!r}; known: {known}")
+        elif not name:
+            lines.append(item["msg"].removeprefix("Value error, "))
+        else:
+            lines.append(f"parameter {name} = {item['input']!r} is refused: {item['msg']}")
+    return "; ".join(lines)

@@ -1,0 +1,36 @@
+"""The stream: frames in, geometry in one map out."""
+
+from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
+from qvggt_core.stream.frame import (
+    Frame,
+    FrameGeometry,
+    Reconstruction,
+    Scale,
+    View,
+    WindowPrediction,
+)
+from qvggt_core.stream.keyframes import KeyframeDecision, KeyframeGate
+from qvggt_core.stream.network import Network, TorchNetwork
+from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.reconstructor import Reconstructor
+from qvggt_core.stream.scale import valid_depth
+
+__all__ = [
+    "Alignment",
+    "Anchor",
+    "Frame",
+    "FrameGeometry",
+    "KeyframeDecision",
+    "KeyframeGate",
+    "Network",
+    "Preprocessor",
+    "Reconstruction",
+    "Reconstructor",
+    "Scale",
+    "Similarity",
+    "TorchNetwork",
+    "View",
+    "WindowPrediction",
+    "align",
+    "valid_depth",
+]

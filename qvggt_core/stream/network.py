@@ -1,0 +1,102 @@
+"""What the stream asks of a network, and VGGT in that role."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from qvggt_core.errors import CheckpointError
+from qvggt_core.model import VGGT, decode_pose
+from qvggt_core.stream.frame import WindowPrediction
+
+
+class Network(Protocol):
+    """A multi-view network in two steps: once per image, then once per window."""
+
+    @property
+    def image_width(self) -> int:
+        """Width in pixels of the images that it sees."""
+        ...
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of its patches; width and height of an image are multiples of it."""
+        ...
+
+    def encode(self, image: NDArray[np.uint8]) -> Any:
+        """Return what the network keeps of one RGB image (H, W, 3), whatever window it is in."""
+        ...
+
+    def predict(self, tokens: Sequence[Any], height: int, width: int) -> WindowPrediction:
+        """Return the geometry of the window whose images, of one size, were encoded."""
+        ...
+
+
+class TorchNetwork:
+    """VGGT on one device, one window at a time."""
+
+    def __init__(self, model: VGGT, device: str = "cpu", image_width: int = 0) -> None:
+        """Take a loaded network into use.
+
+        Args:
+            model: the network, in the dtype that it shall compute in.
+            device: where the network is.
+            image_width: width in pixels that it shall see; 0 takes the width of its training.
+
+        Raises:
+            CheckpointError: the network has no depth head.
+        """
+        if not model.config.depth_head:
+            raise CheckpointError(
+                "the network has no depth head, and windows are aligned by their depth: choose a "
+                "checkpoint with one"
+            )
+        self._model = model.eval()
+        self._device = torch.device(device)
+        self._image_width = image_width or model.config.img_size
+
+    @property
+    def image_width(self) -> int:
+        """Width in pixels of the images that it sees."""
+        return self._image_width
+
+    @property
+    def patch_size(self) -> int:
+        """Side in pixels of its patches."""
+        return self._model.config.patch_size
+
+    @torch.inference_mode()
+    def encode(self, image: NDArray[np.uint8]) -> Tensor:
+        """Return the patch tokens (P, C) of one RGB image (H, W, 3), on the network's device."""
+        # Always a batch of one: the same arithmetic, bit for bit, whether tokens are kept or not.
+        pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
+        images = pixels.permute(2, 0, 1)[None].float() / 255.0
+        return self._model.encode(images)[0]
+
+    @torch.inference_mode()
+    def predict(self, tokens: Sequence[Tensor], height: int, width: int) -> WindowPrediction:
+        """Return the geometry of a window of S images from their tokens."""
+        prediction = self._model.forward_tokens(
+            torch.stack(list(tokens))[None], height, width, heads=("camera", "depth")
+        )
+        # Small translations do not survive 16 bits: the cameras are decoded in float64.
+        encodings = prediction.pose_encodings[-1][0].to("cpu", torch.float64)
+        matrices, intrinsics = decode_pose(encodings, height, width)
+        camera_from_world = np.tile(np.eye(4), (len(tokens), 1, 1))
+        camera_from_world[:, :3] = matrices.numpy()
+        return WindowPrediction(
+            camera_from_world=camera_from_world,
+            intrinsics=intrinsics.numpy(),
+            depth=_host_image(prediction.depth),
+            confidence=_host_image(prediction.depth_confidence),
+        )
+
+
+def _host_image(values: Tensor | None) -> NDArray[np.float32]:
+    assert values is not None, "the constructor checked that there is a depth head"
+    return values[0].float().cpu().numpy()
