@@ -1,0 +1,46 @@
+# Everything a person may do here; `make help` lists it. All of it sets itself up.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+OUT ?= out
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-slow lint format bench docs clean
+
+help: ## list what can be done
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(VENV)/.ready ## make the virtual environment that all the rest uses
+
+$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	touch $@
+
+run: setup ## fly through a synthetic room and reconstruct it, into out/sample
+	$(BIN)/qvggt synth -o $(OUT)/sample-recording --overwrite
+	$(BIN)/qvggt replay $(OUT)/sample-recording -o $(OUT)/sample --overwrite
+
+test: setup ## run the tests (a few minutes on two cores)
+	$(BIN)/python -m pytest
+
+test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
+	$(BIN)/python -m pytest -m "slow or vggt_1b"
+
+lint: setup ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup ## mend style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: setup ## measure the 4-bit linears and the memory of a VGGT-1B-shaped network
+	$(BIN)/python benchmarks/linear.py
+	$(BIN)/python benchmarks/memory.py
+
+clean: ## remove what was made, the environment included
+	rm -rf $(VENV) $(OUT) build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,78 @@
+"""Both installs find the package: pip's and colcon's."""
+
+import configparser
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from catkin_pkg.package import parse_package
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_package_xml_is_valid_and_named_like_everything_else() -> None:
+    warnings: list[str] = []
+    package = parse_package(str(ROOT / "package.xml"), warnings=warnings)
+    assert not warnings
+    assert package.name == "qvggt_ros"
+    assert package.package_format == 3
+    assert package.get_build_type() == "ament_python"
+    assert (ROOT / "resource" / package.name).is_file()
+    setup = (ROOT / "setup.py").read_text()
+    assert f'NAME = "{package.name}"' in setup
+    assert f'version="{package.version}"' in setup
+
+
+def test_colcon_sees_an_ament_python_package(tmp_path: Path) -> None:
+    """An invalid package.xml would make it a plain Python package that ROS cannot find."""
+    workspace = tmp_path / "src" / "qvggt"
+    shutil.copytree(
+        ROOT,
+        workspace,
+        ignore=shutil.ignore_patterns(".git", ".venv", "out", "test", "build", "*.egg-info"),
+    )
+    colcon = Path(sys.executable).with_name("colcon")
+    listed = subprocess.run(
+        [colcon, "--log-base", "/dev/null", "list", "--base-paths", tmp_path / "src"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout.split("\t")[0] == "qvggt_ros"
+    assert listed.stdout.strip().endswith("(ros.ament_python)")
+
+
+def test_scripts_go_where_ros2_run_looks() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["install"]["install_scripts"] == "$base/lib/qvggt_ros"
+    assert config["develop"]["script_dir"] == "$base/lib/qvggt_ros"
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = entry_points(group="console_scripts", name="qvggt")
+    assert callable(command.load())
+
+
+def test_pinned_requirements_satisfy_the_declared_ones() -> None:
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    }
+    setup = (ROOT / "setup.py").read_text()
+    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
+    assert declared
+    names = {name.lower() for name in re.findall(r'"([A-Za-z_\-]+)', declared[1])}
+    assert names == pinned
+
+
+@pytest.mark.parametrize("key", ["sensor_msgs", "geometry_msgs", "nav_msgs", "tf2_msgs"])
+def test_message_packages_are_declared_to_ros(key: str) -> None:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    assert key in {element.text for element in tree.iter("exec_depend")}
