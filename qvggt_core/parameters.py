@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from qvggt_core.errors import ParameterError
 
-_STRUCTURAL = {"read_only": True}
+_STRUCTURAL: dict[str, Any] = {"read_only": True}
 
 
 class Parameters(BaseModel):
@@ -71,7 +71,8 @@ class Parameters(BaseModel):
         le=1.0,
         description=(
             "Median image motion since the last keyframe, as a fraction of the image's width, "
-            "from which a frame becomes a keyframe; 0 makes every frame one."
+            "from which a frame becomes a keyframe and stays in the window; 0 makes every frame "
+            "one. Every frame gets its geometry, keyframe or not."
         ),
     )
     max_gap_s: float = Field(

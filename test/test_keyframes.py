@@ -82,6 +82,12 @@ def test_a_jump_to_another_scene_is_a_keyframe():
     assert decision.is_keyframe
 
 
+def test_a_jump_is_seen_in_a_dim_scene_too():
+    dim = [image // 8 + 20 for image in (picture(), picture(turned(170)))]
+    assert gate_at(noisy(dim[0], 0, 2)).is_keyframe(view(noisy(dim[1], 1, 2))).is_keyframe
+    assert not gate_at(noisy(dim[0], 0, 2)).is_keyframe(view(noisy(dim[0], 1, 2))).is_keyframe
+
+
 def test_motion_of_fine_texture_too_far_to_follow_is_a_keyframe():
     gravel = np.random.default_rng(1).integers(60, 200, (84, 400, 1), dtype=np.uint8)
     ground = gravel.repeat(3, axis=2)

@@ -126,22 +126,21 @@ def test_windows_overlap_and_run_every_stride():
     ]
 
 
-def test_a_camera_that_hovers_keeps_its_keyframes_and_still_gets_fresh_depth():
-    poses = np.concatenate([room.straight(4), np.repeat(room.straight(5)[4:], 30, axis=0)])
+def test_a_camera_that_hovers_gets_all_its_geometry_and_keeps_its_keyframes():
+    poses = np.concatenate([room.straight(8), np.repeat(room.straight(9)[8:], 30, axis=0)])
     reconstructor, network = start(poses, keyframe_min_motion=0.02, window_stride=4)
     frames = room.frames(poses, pictures=True)
     results = run(reconstructor, frames)
-    keyframes = [g for g in geometries(results) if g.is_keyframe]
-    assert 3 <= len(keyframes) <= 5
-    # Every fourth frame of the hover is reconstructed, the newest each time; all use few views.
-    assert max(len(window) for window in network.windows) <= 6
-    fresh = [stamp for stamp in stamps(results) if stamp > frames[5].stamp_ns]
-    assert len(fresh) >= 7
-    assert stamps(results)[-1] == frames[-1].stamp_ns
-    assert stamps(results) == sorted(set(stamps(results)))
-    assert reconstructor.gated == len(frames) - len(stamps(results))
-    assert sorted(set(network.encoded)) == sorted(network.encoded)
-    assert len(network.encoded) == len(stamps(results))
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+    assert sorted(network.encoded) == list(range(len(frames)))
+    assert reconstructor.gated == 0
+    keyframes = [i for i, geometry in enumerate(geometries(results)) if geometry.is_keyframe]
+    assert 4 <= len(keyframes) <= 9
+    # However long the hover, the window holds the four views that were last worth keeping.
+    for window in network.windows[4:]:
+        assert window[:4] == keyframes[-4:]
+        assert len(window) <= 8
+    assert_true_up_to_the_unit(geometries(results), poses, network.units[0])
 
 
 def test_one_frame_is_enough():

@@ -41,8 +41,8 @@ class Reconstructor:
     known. Memory is bounded: only the window's views are kept.
 
     Attributes:
-        gated: number of frames without geometry, because a newer one took their place in the
-            window before the network ran.
+        gated: number of frames that left the window without geometry; none do, unless the
+            network fails.
         segment: number of the current map.
     """
 
@@ -128,7 +128,8 @@ class Reconstructor:
             alignment = self._align(entries, prediction, depth)
         except AlignmentError as refusal:
             self._refusals += 1
-            if self._refusals < _MAX_REFUSALS and self._window.run_again() and not is_last:
+            is_final = is_last or self._refusals == _MAX_REFUSALS
+            if not is_final and self._window.run_again():
                 self._tell(f"a window was refused, the next frame tries again: {refusal}")
                 return ()
             self._restart_map(f"{self._refusals} window(s) refused in a row: {refusal}")
@@ -140,8 +141,7 @@ class Reconstructor:
         return (self._reconstruction(frames, alignment, len(entries), seconds),)
 
     def _encode(self, entries: list[Entry]) -> None:
-        # An encoding does not depend on the window: made once, it stays with its view. Views
-        # that lost their place before a run were never encoded at all.
+        # An encoding does not depend on the window: made once, it stays with its view.
         for entry in entries:
             if entry.tokens is None:
                 entry.tokens = self._network.encode(entry.view.image)
@@ -195,6 +195,7 @@ class Reconstructor:
             pose = map_from_window.pose(window_from_camera[index])
             entry.anchor = Anchor(pose, map_depth[index])
             if not entry.is_published:
+                # Copies: whoever keeps a frame shall not keep its whole window in memory.
                 entry.is_published = True
                 intrinsics = prediction.intrinsics[index]
                 if entry.view.intrinsics is not None and self._parameters.use_camera_intrinsics:
@@ -204,8 +205,8 @@ class Reconstructor:
                         view=entry.view,
                         map_from_camera=pose,
                         intrinsics=intrinsics,
-                        depth=map_depth[index],
-                        confidence=prediction.confidence[index],
+                        depth=map_depth[index].copy(),
+                        confidence=prediction.confidence[index].copy(),
                         is_keyframe=entry.is_keyframe,
                     )
                 )
@@ -259,8 +260,6 @@ class Reconstructor:
 
     def _restart_map(self, reason: str) -> None:
         """Begin a segment with the views in the window that have no geometry yet."""
-        for entry in self._window.entries:
-            entry.anchor = None
         if not self._map_is_empty:
             self.segment += 1
         self._map_is_empty = True

@@ -29,11 +29,11 @@ class Entry:
 
 
 class SlidingWindow:
-    """Keyframes, oldest first, and at most one newest view that is none.
+    """The last keyframes, oldest first, and the newest views.
 
-    A view that is no keyframe takes the last place and gives it up to whatever comes next. So a
-    robot that hovers still gets its newest frame reconstructed, and its window keeps the views
-    that were worth keeping.
+    A view that is no keyframe stays until it has its geometry, and leaves before the next view
+    comes. So every frame is reconstructed, also while a robot hovers, and its window never fills
+    with one view: whatever happens, `size - stride` places belong to keyframes.
     """
 
     def __init__(self, size: int, stride: int) -> None:
@@ -41,8 +41,7 @@ class SlidingWindow:
 
         Args:
             size: most views in the window.
-            stride: frames that arrive between two runs of the network, those that were replaced
-                before a run included.
+            stride: views that arrive between two runs of the network.
         """
         self.entries: list[Entry] = []
         self._size = size
@@ -56,13 +55,12 @@ class SlidingWindow:
         return self._arrived >= self._stride
 
     def add(self, view: View, is_keyframe: bool) -> Entry | None:
-        """Append a view; return the entry that had to leave for it, if any."""
+        """Append a view; return the entry that a full window had to give up for it, if any."""
         self._arrived += 1
-        left = None
-        if self.entries and not self.entries[-1].is_keyframe:
-            left = self.entries.pop()
-        elif len(self.entries) == self._size:
-            left = self.entries.pop(0)
+        self.entries = [
+            entry for entry in self.entries if entry.is_keyframe or not entry.is_published
+        ]
+        left = self.entries.pop(0) if len(self.entries) == self._size else None
         self.entries.append(Entry(view, is_keyframe))
         return left
 
@@ -71,14 +69,19 @@ class SlidingWindow:
         self._arrived = 0
 
     def run_again(self) -> bool:
-        """Let the network run as soon as one more view is there; return whether that can help.
+        """Let the network run as soon as one more view is there, if that can help.
 
         It can when the views that are placed in the map outnumber those that the next view may
         push out, so that no view leaves without geometry and one that is placed remains.
+
+        Returns:
+            Whether it can help, and so will be done.
         """
-        self._arrived = self._stride - 1
         pushed_out = max(0, len(self.entries) + 1 - self._size)
-        return sum(entry.anchor is not None for entry in self.entries) > pushed_out
+        helps = sum(entry.anchor is not None for entry in self.entries) > pushed_out
+        if helps:
+            self._arrived = self._stride - 1
+        return helps
 
     def clear(self) -> None:
         """Forget all views."""
