@@ -30,6 +30,7 @@ setup(
         "matplotlib>=3.7",
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
+        "pillow>=9.5",
         "pydantic>=2.6",
         "PyYAML>=6.0",
         "rich>=13.0",

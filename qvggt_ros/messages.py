@@ -1,0 +1,114 @@
+"""Where message classes come from: an installed ROS, else rosbags' type store.
+
+Both families have the same fields, take keyword arguments and serialise to the same bytes. They
+differ in how arrays get in: rosbags wants numpy arrays, rclpy `array.array` whose contents are
+copied quickly only through `frombytes`. That difference lives here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.typesys import Stores, get_typestore
+from rosbags.typesys.store import Typestore
+
+TYPES: dict[str, str] = {
+    name: f"{package}/msg/{name}"
+    for package, names in {
+        "builtin_interfaces": ("Time",),
+        "std_msgs": ("Header",),
+        "geometry_msgs": (
+            "Point",
+            "Pose",
+            "PoseStamped",
+            "Quaternion",
+            "Transform",
+            "TransformStamped",
+            "Vector3",
+        ),
+        "nav_msgs": ("Odometry", "Path"),
+        "sensor_msgs": (
+            "CameraInfo",
+            "CompressedImage",
+            "Image",
+            "PointCloud2",
+            "PointField",
+            "RegionOfInterest",
+        ),
+        "tf2_msgs": ("TFMessage",),
+    }.items()
+    for name in names
+}
+"""Full ROS names of the message types in use."""
+
+
+class Messages:
+    """Message classes as attributes: `messages.Image`, `messages.PoseStamped`, ...
+
+    Attributes:
+        installed: whether the classes are those of an installed ROS.
+    """
+
+    def __init__(self, installed: bool, lookup: Callable[[str], type]) -> None:
+        """Take the classes from `lookup`, which maps a full ROS name to a class."""
+        self.installed = installed
+        self._classes = {name: lookup(full_name) for name, full_name in TYPES.items()}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the class of a message type."""
+        try:
+            return self.__dict__["_classes"][name]
+        except KeyError:
+            raise AttributeError(f"qvggt uses no message type {name!r}") from None
+
+    def with_octets(self, message_class: Callable[..., Any], data: NDArray, **fields: Any) -> Any:
+        """Return a message whose field `data` (uint8[]) holds the memory of an array."""
+        octets = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
+        if not self.installed:
+            return message_class(data=octets, **fields)
+        message = message_class(**fields)
+        message.data.frombytes(octets.data)
+        return message
+
+    def doubles(self, values: Iterable[float]) -> Any:
+        """Return a float64 sequence as the message classes want it."""
+        numbers = [float(value) for value in values]
+        return array("d", numbers) if self.installed else np.array(numbers, dtype=np.float64)
+
+
+def rosbags_typestore() -> Typestore:
+    """Return the types that recordings are written with, and read with if they bring none."""
+    return get_typestore(Stores.ROS2_JAZZY)
+
+
+def rosbags_messages() -> Messages:
+    """Return rosbags' message classes, which need no ROS."""
+    types = rosbags_typestore().types
+    return Messages(installed=False, lookup=types.__getitem__)
+
+
+def installed_messages() -> Messages:
+    """Return the message classes of the installed ROS.
+
+    Raises:
+        ImportError: a message package is not installed.
+    """
+
+    def lookup(full_name: str) -> type:
+        package, _, name = full_name.split("/")
+        return getattr(import_module(f"{package}.msg"), name)
+
+    return Messages(installed=True, lookup=lookup)
+
+
+def available_messages() -> Messages:
+    """Return the installed ROS's message classes, or rosbags' where there is no ROS."""
+    try:
+        return installed_messages()
+    except ImportError:
+        return rosbags_messages()
