@@ -1,0 +1,173 @@
+"""Times INT4 linears beside 16- and 32-bit ones, interleaved in one run, and keeps the figures.
+
+python benchmarks/linear.py [--threads 2] [--rounds 15] [--out benchmarks/results]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from qvggt_kernels import Int4Linear, cpu
+from rich.console import Console
+from rich.table import Table
+from torch.nn import functional as F
+
+# (tokens M, inputs K, outputs N): VGGT-1B's blocks at one and two frames of 518x392, its
+# camera head, and the blocks of networks of 1/4 and 1/8 of its width.
+SHAPES = [
+    *((m, k, n) for m in (1041, 2082) for k, n in ((1024, 1024), (1024, 3072), (1024, 4096))),
+    *((m, 4096, 1024) for m in (1041, 2082)),
+    *((m, 2048, 2048) for m in (2, 8, 32)),
+    (372, 128, 512),
+    (372, 256, 1024),
+    (1041, 256, 1024),
+]
+GROUP_SIZE = 128
+COLD_BYTES = 2**26
+"""Bytes of 16-bit weights that a candidate walks through: more than the last-level caches."""
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
+
+
+def main() -> None:
+    """Measure every shape, print the table, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    console = Console()
+    machine = {**describe_machine(), "clock": arguments.clock}
+    rows = []
+    with torch.inference_mode():
+        for shape in SHAPES:
+            figures = measure(candidates(*shape), arguments.rounds, CLOCKS[arguments.clock])
+            rows.append({"shape": shape, **figures})
+            console.print(f"measured M={shape[0]} K={shape[1]} N={shape[2]}", style="dim")
+    machine["load_average_after"] = os.getloadavg()[0]
+    console.print(as_table(rows, machine))
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    waiting = machine["omp_wait_policy"].lower()
+    path = arguments.out / f"linear_{arguments.threads}_threads_{arguments.clock}_{waiting}.json"
+    content = {"machine": machine, "rounds": arguments.rounds, "group_size": GROUP_SIZE}
+    path.write_text(json.dumps({**content, "rows": rows}, indent=1) + "\n", encoding="utf-8")
+    console.print(f"wrote {path}")
+
+
+def candidates(tokens: int, inputs: int, outputs: int) -> dict[str, Callable[[], object]]:
+    """Return what is compared, the first being the yardstick.
+
+    Every call takes the next of many layers, as in a network, so that no weight of any
+    candidate is still in a cache from its last use.
+    """
+    torch.manual_seed(0)
+    q = torch.randint(-8, 8, (outputs, inputs), dtype=torch.int8)
+    scales = (torch.rand(outputs, inputs // GROUP_SIZE) * 0.01 + 0.001).bfloat16()
+    bias = torch.randn(outputs)
+    weight = torch.randn(outputs, inputs)
+    x = torch.randn(tokens, inputs)
+    x16, bias16 = x.bfloat16(), bias.bfloat16()
+    copies = range(max(2, COLD_BYTES // (2 * weight.numel())))
+    packed = itertools.cycle([Int4Linear.from_quantized(q, scales, bias16) for _ in copies])
+    weights = itertools.cycle([weight.clone() for _ in copies])
+    weights16 = itertools.cycle([weight.bfloat16() for _ in copies])
+
+    def unpack() -> None:
+        layer = next(packed)
+        cpu.dequantize(layer.qweight, layer.scales, torch.bfloat16)
+
+    return {
+        "bf16": lambda: F.linear(x16, next(weights16), bias16),
+        "int4": lambda: next(packed)(x16),
+        "unpack": unpack,
+        "fp32": lambda: F.linear(x, next(weights), bias),
+        "int4 in fp32": lambda: next(packed)(x),
+    }
+
+
+def measure(
+    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
+    """Return milliseconds (median and best) and the median of per-round ratios to the first.
+
+    Rounds interleave the candidates, every other one backwards, so that a machine that slows
+    down slows all of them; short calls are repeated within a round.
+    """
+    for run in runs.values():
+        run()
+    repeats = {name: max(1, int(0.005 / seconds(run, 3, clock))) for name, run in runs.items()}
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    for index in range(rounds):
+        order = list(runs) if index % 2 else list(runs)[::-1]
+        for name in order:
+            times[name].append(seconds(runs[name], repeats[name], clock))
+    yardstick = times[next(iter(runs))]
+    return {
+        name: {
+            "median_ms": 1e3 * statistics.median(taken),
+            "best_ms": 1e3 * min(taken),
+            "ratio": statistics.median(a / b for a, b in zip(taken, yardstick, strict=True)),
+            "best_ratio": min(taken) / min(yardstick),
+        }
+        for name, taken in times.items()
+    }
+
+
+def seconds(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
+    """Return the time of one call by a clock in seconds, averaged over a few."""
+    start = clock()
+    for _ in range(repeats):
+        run()
+    return (clock() - start) / repeats
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what the figures depend on."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    pairs = (line.partition(":") for line in lines)
+    fields = {key.strip(): value.strip() for key, _, value in pairs}
+    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    return {
+        "cpu": fields.get("model name", platform.processor()),
+        "family_model": f"{fields.get('cpu family')}/{fields.get('model')}",
+        "flags": [flag for flag in ISA_FLAGS if flag in flags],
+        "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
+        "load_average": os.getloadavg()[0],
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.platform(),
+    }
+
+
+def as_table(rows: list[dict[str, Any]], machine: dict[str, Any]) -> Table:
+    """Return the figures as a table: medians, and ratios to bfloat16 per round and of the bests."""
+    title = "{cpu}, {threads} threads, {clock} time, torch {torch}".format(**machine)
+    table = Table(title=title, caption="x: ratio to bf16, median of rounds (ratio of best times)")
+    names = [name for name in rows[0] if name != "shape"]
+    for heading in ("M", "K", "N", *names):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = [str(size) for size in row["shape"]]
+        for name in names:
+            figure = row[name]
+            ratio = f"  {figure['ratio']:.2f}x ({figure['best_ratio']:.2f}x)"
+            cells.append(f"{figure['median_ms']:.2f} ms{'' if name == names[0] else ratio}")
+        table.add_row(*cells)
+    return table
+
+
+if __name__ == "__main__":
+    main()

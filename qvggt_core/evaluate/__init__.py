@@ -1,0 +1,1 @@
+"""Metrics of poses, trajectories and depth."""
