@@ -143,7 +143,7 @@ def _add_positions(x: Tensor, aspect: float) -> Tensor:
     order = torch.arange(channels // 4, dtype=torch.float64, device=x.device) / (channels // 4)
     along_u, along_v = (
         (_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()])).to(x.dtype)
-        for phase in (_POSITION_BASE**-order[:, None] * position for position in (u, v))
+        for phase in (_POSITION_BASE ** -order[:, None] * position for position in (u, v))
     )
     half = channels // 2
     if torch.is_grad_enabled():
