@@ -9,7 +9,6 @@ import argparse
 import itertools
 import json
 import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from machine import describe
 from qvggt_kernels import Int4Linear, cpu
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +36,6 @@ GROUP_SIZE = 128
 COLD_BYTES = 2**26
 """Bytes of 16-bit weights that a candidate walks through: more than the last-level caches."""
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-ISA_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16", "amx_bf16", "amx_int8")
 
 
 def main() -> None:
@@ -134,21 +133,11 @@ def seconds(run: Callable[[], object], repeats: int, clock: Callable[[], float])
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    pairs = (line.partition(":") for line in lines)
-    fields = {key.strip(): value.strip() for key, _, value in pairs}
-    flags = set(fields.get("flags", fields.get("Features", "")).split())
+    """Return what the figures depend on: the machine, and how busy it was."""
     return {
-        "cpu": fields.get("model name", platform.processor()),
-        "family_model": f"{fields.get('cpu family')}/{fields.get('model')}",
-        "flags": [flag for flag in ISA_FLAGS if flag in flags],
-        "threads": torch.get_num_threads(),
+        **describe(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "load_average": os.getloadavg()[0],
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.platform(),
     }
 
 

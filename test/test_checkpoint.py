@@ -181,3 +181,10 @@ def test_an_interrupted_save_leaves_the_old_file(
         save_checkpoint(path, {"x": torch.zeros(1)}, TINY)
     assert load_file(path)["x"].item() == 1
     assert [p.name for p in tmp_path.iterdir()] == ["ours.safetensors"]
+
+
+def test_a_file_packed_in_another_layout_is_refused(tmp_path: Path, model: VGGT) -> None:
+    path = tmp_path / "other.safetensors"
+    save_checkpoint(path, model.state_dict(), TINY, {"layout": "interleaved/7"})
+    with pytest.raises(CheckpointError, match="packs its weights as 'interleaved/7'"):
+        load_model(path)

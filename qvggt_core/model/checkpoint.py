@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import Int4Linear, fastest_dtype
+from qvggt_kernels import LAYOUT, Int4Linear, PackingError, fastest_dtype
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -172,6 +172,7 @@ def load_model(
         CheckpointError: the file is not a VGGT's, or does not fit; names the first differences.
     """
     device = torch.device(device)
+    dtype = dtype or fastest_dtype(device)
     checkpoint = read_checkpoint(path)
     config = replace(
         checkpoint.config,
@@ -181,21 +182,48 @@ def load_model(
     with torch.device("meta"):
         model = VGGT(config)
         _quantize_structure(model, checkpoint)
-        model.to_compute(dtype or fastest_dtype(device))
+        model.to_compute(dtype)
     expected = model.state_dict()
     _check(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
-    state = {
-        name: checkpoint.tensor(name).to(device=device, dtype=entry.dtype)
-        for name, entry in expected.items()
-    }
-    model.load_state_dict(state, assign=True)
-    # Once more for what the meta device does not carry over: memory formats and buffers.
-    model.to_compute(dtype or fastest_dtype(device))
-    return model.to(device).eval().requires_grad_(False)
+    model.load_state_dict(_tensors(checkpoint, expected, device), assign=True)
+    # Once more for what the meta device does not carry over: buffers.
+    return model.to_compute(dtype).to(device).eval().requires_grad_(False)
+
+
+def _tensors(
+    checkpoint: Checkpoint, expected: Mapping[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """Return the network's tensors as it wants them, backed by the file where nothing changes."""
+    # What has to be converted is read through a mapping of its own, which goes when this
+    # returns: else the file's pages would stay resident beside their converted copies.
+    passing = read_checkpoint(checkpoint.path)
+    state = {}
+    for name, entry in expected.items():
+        layout = torch.channels_last if _is_channels_last(entry) else torch.contiguous_format
+        if device.type == "cpu" and layout == torch.contiguous_format:
+            tensor = checkpoint.tensor(name)
+            if tensor.dtype == entry.dtype:
+                state[name] = tensor
+                continue
+        source = passing.tensor(name)
+        state[name] = source.to(device, entry.dtype, memory_format=layout)
+        if device.type == "cpu" and state[name].data_ptr() == source.data_ptr():
+            state[name] = source.clone()
+    return state
+
+
+def _is_channels_last(entry: Tensor) -> bool:
+    return entry.dim() == 4 and entry.is_contiguous(memory_format=torch.channels_last)
 
 
 def _quantize_structure(model: nn.Module, checkpoint: Checkpoint) -> None:
     """Replace the linears that the file holds in 4 bits, leaving them empty."""
+    layout = checkpoint.metadata.get("layout", LAYOUT)
+    if layout != LAYOUT:
+        raise CheckpointError(
+            f"{checkpoint.path} packs its weights as {layout!r}, this qvggt reads {LAYOUT!r}: "
+            "install the release that wrote it, or quantize again"
+        )
     for name in checkpoint.names():
         if not name.endswith(_QUANTIZED):
             continue
@@ -216,12 +244,15 @@ def _quantize_structure(model: nn.Module, checkpoint: Checkpoint) -> None:
                 f"{checkpoint.path}: {path} has {groups} groups of scales for "
                 f"{linear.in_features} inputs"
             )
-        quantized = Int4Linear(
-            linear.in_features,
-            linear.out_features,
-            group_size=linear.in_features // groups,
-            bias=linear.bias is not None,
-        )
+        try:
+            quantized = Int4Linear(
+                linear.in_features,
+                linear.out_features,
+                group_size=linear.in_features // groups,
+                bias=linear.bias is not None,
+            )
+        except PackingError as error:
+            raise CheckpointError(f"{checkpoint.path}: {path}: {error}") from error
         setattr(parent, leaf, quantized)
 
 

@@ -146,6 +146,7 @@ def quantize_checkpoint(
         "base_model": checkpoint.path.name,
         "base_sha256": checkpoint.sha256(),
         "licence": licence or checkpoint.metadata.get("licence", "unknown"),
+        **{key: value for key, value in checkpoint.metadata.items() if key == "note"},
     }
     target = Path(target)
     save_checkpoint(target, state, config, metadata)
