@@ -340,12 +340,13 @@ def _progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
         console=err,
     ) as bar:
-        task = bar.add_task(what, total=None, rate="-")
+        # Shown from the first item on: an error before it needs no empty bar.
+        task = bar.add_task(what, total=None, rate="-", visible=False)
 
         def update(done: int, total: int) -> None:
             speed = bar.tasks[0].speed
             rate = "-" if speed is None else f"{speed:.1f}"
-            bar.update(task, completed=done, total=total, rate=rate)
+            bar.update(task, completed=done, total=total, rate=rate, visible=True)
 
         yield update
 
