@@ -13,7 +13,7 @@ import yaml
 from recordings import RoomNetwork, room_entries, write_recording
 
 from qvggt_core.parameters import Parameters
-from qvggt_ros import cli
+from qvggt_ros import cli, console
 from qvggt_ros.network import LoadedNetwork
 
 ROOT = Path(__file__).parents[1]
@@ -31,8 +31,8 @@ def run(capsys, *arguments):
 def _fresh_consoles(monkeypatch):
     from rich.console import Console
 
-    monkeypatch.setattr(cli, "out", Console(width=200))
-    monkeypatch.setattr(cli, "err", Console(width=200, stderr=True))
+    monkeypatch.setattr(console, "out", Console(width=200))
+    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
 
 
 def install(monkeypatch, network):

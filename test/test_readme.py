@@ -6,7 +6,8 @@ from pathlib import Path
 from typer.main import get_command
 
 from qvggt_core.parameters import Parameters
-from qvggt_ros.cli import app, parameter_table
+from qvggt_ros.cli import app
+from qvggt_ros.commands.parameters import parameter_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -1,0 +1,74 @@
+"""`qvggt params`, and how commands read parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+import yaml
+
+from qvggt_core.errors import ParameterError
+
+if TYPE_CHECKING:
+    from qvggt_core.parameters import Parameters
+
+
+def params() -> None:
+    """Print the table of parameters, in Markdown."""
+    from qvggt_core.parameters import Parameters
+
+    typer.echo(parameter_table(Parameters))
+
+
+def parameter_table(parameters: type[Parameters]) -> str:
+    """Return the parameters with defaults, ranges and descriptions as a Markdown table."""
+    rows = ["| parameter | default | allowed | what it is |", "|---|---|---|---|"]
+    for name, schema in parameters.model_json_schema()["properties"].items():
+        default = yaml.safe_dump(schema["default"]).split("\n")[0].replace("'", '"')
+        fixed = " Fixed once the network is loaded." if schema.get("read_only") else ""
+        rows.append(
+            f"| `{name}` | `{default}` | {_allowed(schema)} | {schema['description']}{fixed} |"
+        )
+    return "\n".join(rows)
+
+
+def _allowed(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    bounds = [
+        f"{sign} {schema[key]:g}"
+        for key, sign in (
+            ("minimum", "≥"),
+            ("exclusiveMinimum", ">"),
+            ("maximum", "≤"),
+            ("exclusiveMaximum", "<"),
+        )
+        if key in schema
+    ]
+    return ", ".join(bounds) or {"boolean": "`true`, `false`"}.get(schema["type"], "text")
+
+
+def read_parameters(
+    path: Path | None, settings: Sequence[str], checkpoint: Path | None
+) -> Parameters:
+    """Return the parameters of a file with single ones replaced.
+
+    Raises:
+        ParameterError: a name or a value is refused, or the file cannot be read.
+    """
+    from qvggt_core.parameters import Parameters
+
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise ParameterError(f"--set {setting} has no value: write NAME=VALUE")
+        try:
+            overrides[name.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ParameterError(f"--set {setting}: the value cannot be read: {error}") from error
+    if checkpoint is not None:
+        overrides["checkpoint"] = str(checkpoint)
+    return Parameters.build(overrides) if path is None else Parameters.read(path, overrides)

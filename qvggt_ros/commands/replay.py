@@ -1,0 +1,106 @@
+"""`qvggt replay`: a recording in, its reconstruction out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from qvggt_ros import console
+from qvggt_ros.commands.parameters import read_parameters
+
+if TYPE_CHECKING:
+    from qvggt_ros.bag import ReplaySummary
+
+
+def replay(
+    bag: Annotated[Path, typer.Argument(help="rosbag2 directory, or a bare .mcap or .db3 file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Network; the small one that ships if not given.")
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="Parameter file, as config/reconstruct.yaml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
+    ] = None,
+    image_topic: Annotated[str | None, typer.Option(help="Found by type if not given.")] = None,
+    camera_info_topic: Annotated[
+        str | None, typer.Option(help="Found beside the images if not given.")
+    ] = None,
+    storage: Annotated[str, typer.Option(help="Storage of the result: mcap or sqlite3.")] = "mcap",
+    limit: Annotated[int | None, typer.Option(help="End after so many images.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Replace a former output.")] = False,
+    report: Annotated[bool, typer.Option(help="Draw pictures and write report.html.")] = True,
+) -> None:
+    """Reconstruct a recording: poses, depth and points, with pictures and a report."""
+    parameters = read_parameters(params, settings or [], checkpoint)
+    from qvggt_ros.bag import replay as replay_bag
+    from qvggt_ros.network import load_network
+
+    with console.err.status("loading the network"):
+        loaded = load_network(parameters)
+    with (
+        console.stop_on_interrupt() as stop,
+        console.progress("reconstructing", "images") as progress,
+    ):
+        summary = replay_bag(
+            bag,
+            output,
+            loaded.network,
+            loaded.parameters,
+            image_topic=image_topic,
+            camera_info_topic=camera_info_topic,
+            storage=storage,
+            limit=limit,
+            overwrite=overwrite,
+            report=report,
+            model=loaded.facts,
+            progress=progress,
+            stop=stop,
+        )
+    _print_summary(summary)
+    if summary.interrupted:
+        raise typer.Exit(console.EXIT_INTERRUPTED)
+
+
+def _print_summary(summary: ReplaySummary) -> None:
+    result, timings = summary.metrics["result"], summary.metrics["timings"]
+    unit = result["unit"]
+    metres = result["metres_per_unit"]
+    rows = [
+        ("images", f"{result['received']} received, {sum(result['rejected'].values())} rejected"),
+        ("frames with geometry", f"{result['published']} in {result['windows']} windows"),
+        ("map segments", str(result["segments"])),
+        ("map points", ", ".join(f"{points:,}" for points in result["map_points"])),
+        ("path", ", ".join(f"{length:.2f} {unit}" for length in result["path_lengths"])),
+        ("scale", "unknown" if metres is None else f"{metres:g} m per unit"),
+        ("speed", f"{timings['frames_per_second']:.1f} images/s"),
+        ("latency, median and 95 %", _latency(timings["latency_s"])),
+        ("peak memory", f"{timings['peak_memory_mb']:,.0f} MB"),
+    ]
+    if accuracy := summary.metrics.get("accuracy"):
+        share = accuracy["ate"] / max(accuracy["reference_length"], 1e-9)
+        rows.append(
+            (
+                f"ATE to {accuracy['reference_topic']}",
+                f"{accuracy['ate']:.4g} after Sim(3) alignment, {share:.1%} of the path",
+            )
+        )
+    table = Table(show_header=False, title=f"{summary.output}", title_justify="left")
+    for name, value in rows:
+        table.add_row(name, escape(value))
+    console.out.print(table)
+    for warning in summary.warnings:
+        console.err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+    for file in summary.files:
+        console.out.print(f"wrote {file}", soft_wrap=True, highlight=False)
+
+
+def _latency(latency: dict[str, float]) -> str:
+    return f"{latency['p50']:.2f} s, {latency['p95']:.2f} s" if latency else "-"
