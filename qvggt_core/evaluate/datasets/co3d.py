@@ -30,12 +30,13 @@ from qvggt_core.evaluate.datasets.files import (
 from qvggt_core.evaluate.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.geometry import inverse
 
-CATEGORIES = tuple(
+_NAMES = (
     "apple backpack banana baseballbat baseballglove bench bicycle bottle bowl broccoli cake car "
     "carrot cellphone chair cup donut hairdryer handbag hydrant keyboard laptop microwave "
     "motorcycle mouse orange parkingmeter pizza plant stopsign teddybear toaster toilet toybus "
-    "toyplane toytrain toytruck tv umbrella vase wineglass".split()  # noqa: SIM905
+    "toyplane toytrain toytruck tv umbrella vase wineglass"
 )
+CATEGORIES = tuple(_NAMES.split())
 """The 41 categories that VGGT's evaluation (and PoseDiffusion's before it) averages over."""
 
 FRAME_ANNOTATIONS = "frame_annotations.jgz"

@@ -29,10 +29,11 @@ from qvggt_core.evaluate.datasets.files import (
 from qvggt_core.evaluate.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.evaluate.datasets.tum import poses_of
 
-SEQUENCES = tuple(
+_NAMES = (
     "MH_01_easy MH_02_easy MH_03_medium MH_04_difficult MH_05_difficult V1_01_easy V1_02_medium "
-    "V1_03_difficult V2_01_easy V2_02_medium V2_03_difficult".split()  # noqa: SIM905
+    "V1_03_difficult V2_01_easy V2_02_medium V2_03_difficult"
 )
+SEQUENCES = tuple(_NAMES.split())
 _DISTORTION = {"radial-tangential": "plumb_bob", "equidistant": "equidistant"}
 # The ground truth has 200 poses a second.
 _TOLERANCE_NS = 5_000_000

@@ -28,10 +28,11 @@ from qvggt_core.evaluate.datasets.files import (
 )
 from qvggt_core.evaluate.datasets.scene import Contents, PosedFrame, PosedScene
 
-SCENES = tuple(
+_NAMES = (
     "breakfast_room complete_kitchen green_room grey_white_room kitchen morning_apartment "
-    "staircase thin_geometry whiteroom".split()  # noqa: SIM905
+    "staircase thin_geometry whiteroom"
 )
+SCENES = tuple(_NAMES.split())
 FOCAL_LENGTH = 554.2562584220408
 """Of the published scenes, 60 degrees across 640 pixels; `focal.txt` says the same."""
 

@@ -76,6 +76,20 @@ class PosedScene:
         """Raise DatasetError if images of the chosen frames are missing; names them all."""
         require_files([self.frames[i].image_file for i in chosen], f"scene {self.name}")
 
+    def poses(self, chosen: list[int]) -> NDArray[np.float64]:
+        """Return world_from_camera (N, 4, 4) of the chosen frames.
+
+        Raises:
+            DatasetError: one of them has no known pose.
+        """
+        poses = []
+        for i in chosen:
+            pose = self.frames[i].world_from_camera
+            if pose is None:
+                raise DatasetError(f"scene {self.name}: the pose of frame {i} is not known")
+            poses.append(pose)
+        return np.stack(poses)
+
 
 @dataclass(frozen=True)
 class Contents:
