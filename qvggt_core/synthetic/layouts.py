@@ -31,6 +31,12 @@ from qvggt_core.synthetic.world import make_world
 _MARKER = "synthetic.json"
 _EPOCH_NS = 1_700_000_000_000_000_000
 _MAX_FRAMES = 1_000_000
+_JPEG = [
+    cv2.IMWRITE_JPEG_QUALITY,
+    98,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR,
+    cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444,
+]
 # k1 k2 p1 p2 of EuRoC's left camera.
 _EUROC_DISTORTION = (-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05)
 _EUROC_CAMERA = (458.654, 457.296, 367.215, 248.375)
@@ -226,7 +232,7 @@ def _write_co3d(root: Path, world: str, flights: list[_Flight]) -> list[str]:
             image = f"{base}/images/frame{number:06d}.jpg"
             depth_path = f"{base}/depths/frame{number:06d}.jpg.geometric.png"
             mask_path = f"{base}/depth_masks/frame{number:06d}.png"
-            _write_image(root / image, colour, [cv2.IMWRITE_JPEG_QUALITY, 98])
+            _write_image(root / image, colour, _JPEG)
             bits = np.nan_to_num(depth, nan=0.0).astype(np.float16).view(np.uint16)
             _write_image(root / depth_path, bits)
             _write_image(root / mask_path, (np.isfinite(depth) * 255).astype(np.uint8))
@@ -353,7 +359,7 @@ def _write_nrgbd(root: Path, world: str, flights: list[_Flight]) -> list[str]:
         opengl = flight.poses @ nrgbd.OPTICAL_FROM_OPENGL
         rows = [" ".join(f"{value:.9f}" for value in row) for row in opengl.reshape(-1, 4)]
         _write_text(root / name / "poses.txt", "\n".join(rows) + "\n")
-        _write_text(root / name / "focal.txt", f"{flight.lens.intrinsics[0, 0]!r}\n")
+        _write_text(root / name / "focal.txt", f"{float(flight.lens.intrinsics[0, 0])!r}\n")
     return names
 
 

@@ -250,7 +250,8 @@ def _print(
     head, *body = _summary_rows(task, runs)
     table = Table(title=protocol, title_justify="left")
     for index, heading in enumerate(head):
-        table.add_column(heading, justify="left" if index == 0 else "right")
+        name = index == 0
+        table.add_column(heading, justify="left" if name else "right", overflow="fold")
     for row in body:
         table.add_row(*(escape(cell) for cell in row))
     console.out.print(table)

@@ -49,12 +49,12 @@ class CameraPose:
 
     @property
     def columns(self) -> tuple[Column, ...]:
-        """AUC at each threshold and the medians."""
+        """AUC at each threshold, and the median errors."""
         areas = tuple(Column(f"auc_{t}", f"AUC@{t}", 1, True) for t in THRESHOLDS)
         return (
             *areas,
-            Column("rotation", "rotation, median °", 2, False),
-            Column("translation", "direction, median °", 2, False),
+            Column("rotation", "rotation °", 2, False),
+            Column("translation", "direction °", 2, False),
         )
 
     @property
