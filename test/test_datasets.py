@@ -25,7 +25,6 @@ from qvggt_core.evaluate.datasets import (
     co3d,
     euroc,
     nrgbd,
-    realestate10k,
     seven_scenes,
     tum,
 )
@@ -116,7 +115,7 @@ def test_co3d_number_by_number():
 
 
 def test_realestate10k_number_by_number(tmp_path):
-    """A camera at (1, 2, 3) in the world that looks along the world's x, with the world's z down."""
+    """A camera at (1, 2, 3) that looks along the world's x, with the world's z down."""
     camera_from_world = [[0, 1, 0, -2], [0, 0, 1, -3], [1, 0, 0, -1]]
     numbers = " ".join(str(v) for row in camera_from_world for v in row)
     line = f"0.5 0.9 0.5 0.25 0.0 0.0 {numbers}"

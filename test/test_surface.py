@@ -22,6 +22,11 @@ def plane(count: int = 40, spacing: float = 0.05) -> np.ndarray:
     return np.stack([x.ravel(), y.ravel(), np.full(count**2, 2.0)], axis=1)
 
 
+def moved(points: np.ndarray, along_z: float) -> np.ndarray:
+    """The points, further away by some metres."""
+    return points + np.array([0.0, 0.0, along_z])
+
+
 def sphere(count: int = 4000, radius: float = 1.0) -> np.ndarray:
     """Evenly spread points on a sphere (a Fibonacci lattice)."""
     i = np.arange(count) + 0.5
@@ -47,7 +52,7 @@ def test_equal_clouds_have_no_error():
 
 @pytest.mark.parametrize("offset", [0.003, 0.05, 0.7])
 def test_a_plane_moved_along_its_normal_is_off_by_that_much(offset):
-    errors = surface_errors(plane() + [0, 0, offset], plane())
+    errors = surface_errors(moved(plane(), offset), plane())
     for distance in (
         errors.accuracy_mean,
         errors.accuracy_median,
@@ -121,7 +126,7 @@ def test_icp_undoes_a_small_motion():
 
 
 def test_icp_leaves_what_is_too_far_away():
-    found = icp(plane() + [0, 0, 0.5], plane(), 0.1)
+    found = icp(moved(plane(), 0.5), plane(), 0.1)
     np.testing.assert_array_equal(found.transform, np.eye(4))
     assert (found.fitness, found.inlier_rmse, found.iterations) == (0.0, 0.0, 0)
 

@@ -496,8 +496,8 @@ def _real_lens(
 
 _NRGBD_CAMERA = (nrgbd.FOCAL_LENGTH, nrgbd.FOCAL_LENGTH, 320.0, 240.0)
 _LAYOUTS: dict[str, _Layout] = {
-    "co3d": _Layout(_write_co3d, None, 60, 0.05),
-    "re10k": _Layout(_write_realestate10k, None, 60, 0.05),
+    "co3d": _Layout(_write_co3d, None, 60, 0.1),
+    "re10k": _Layout(_write_realestate10k, None, 60, 0.1),
     "7scenes": _Layout(
         _write_seven_scenes,
         _real_lens(seven_scenes.COLOUR_CAMERA, seven_scenes.SIZE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -79,8 +79,10 @@ class CameraPose:
             raise EvaluationError(
                 f"scene {scene.name} has {len(posed)} frames with a pose, {self.frames} are drawn"
             )
-        rng = np.random.default_rng([self.seed, zlib.crc32(scene.name.encode())])
-        return [posed[i] for i in rng.choice(len(posed), self.frames, replace=False)]
+        # A hash orders the frames: generators may change between releases of NumPy, and with them
+        # would every published number.
+        shuffled = sorted(posed, key=lambda i: _hash(f"{self.seed}:{scene.name}:{i}"))
+        return shuffled[: self.frames]
 
     def judge(self, scene: PosedScene, network: Network, parameters: Parameters) -> dict[str, Any]:
         """Return the drawn frames and the errors of all pairs in degrees."""
@@ -124,6 +126,10 @@ class CameraPose:
             for name in ("rotation", "translation")
         }
         return areas | medians
+
+
+def _hash(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
 
 
 def _worst(results: list[Mapping[str, Any]]) -> np.ndarray:

@@ -91,7 +91,7 @@ def run_scenes(
             run.interrupted = True
             break
         file = directory / f"{quote(name, safe='')}.json"
-        kept = _kept(file)
+        kept = _read_object(file)
         if kept is not None:
             run.results[name] = kept
             continue
@@ -116,6 +116,11 @@ def run_scenes(
     return run
 
 
+def read_identity(directory: Path) -> dict[str, Any]:
+    """Return what the results in a directory depend on; empty if there are none."""
+    return _read_object(directory / _IDENTITY) or {}
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write plain data as JSON, whole or not at all.
 
@@ -128,13 +133,13 @@ def write_json(path: Path, content: Any) -> None:
     temporary.replace(path)
 
 
-def _kept(file: Path) -> dict[str, Any] | None:
+def _read_object(file: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError):
-        logger.warning("%s cannot be read, its scene is judged again", file)
+        logger.warning("%s cannot be read and is made again", file)
         return None
     return content if isinstance(content, dict) else None
 
@@ -144,13 +149,9 @@ def _check_identity(file: Path, identity: Mapping[str, Any]) -> None:
     if not file.exists():
         write_json(file, wanted)
         return
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        found = None
+    found = read_identity(file.parent)
     if found == wanted:
         return
-    found = found if isinstance(found, dict) else {}
     differing = ", ".join(
         f"{key}: {found.get(key)!r} there, {wanted.get(key)!r} now"
         for key in sorted({*found, *wanted})
