@@ -11,6 +11,7 @@ from qvggt_ros.commands.parameters import parameter_table
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_the_parameter_table_is_the_schemas() -> None:
@@ -20,19 +21,21 @@ def test_the_parameter_table_is_the_schemas() -> None:
 
 
 def test_linked_files_exist() -> None:
-    for page in (README, (ROOT / "docs/model_card.md").read_text(encoding="utf-8")):
-        base = ROOT if page is README else ROOT / "docs"
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in link]
         assert links
         for link in links:
-            assert (base / link).exists(), link
+            assert (path.parent / link).exists(), link
 
 
 def test_commands_exist() -> None:
     known = set(get_command(app).commands)
-    used = set(re.findall(r"qvggt (\w+) ", " ".join(re.findall(r"```(.*?)```", README, re.S))))
-    assert used
-    assert used <= known
+    for path in PAGES:
+        code = " ".join(re.findall(r"```(.*?)```", path.read_text(encoding="utf-8"), re.S))
+        used = set(re.findall(r"qvggt (\w+) ", code))
+        assert used or path.name != "README.md"
+        assert used <= known, path
 
 
 def test_make_targets_exist() -> None:

@@ -134,8 +134,9 @@ class Co3d:
         self._subset = subset
         self._min_quality = min_quality
         self._min_images = min_images
-        # Of one category at a time: a category's annotations take up to a few gigabytes.
+        # Of one category at a time: a large one's annotations take a gigabyte of memory.
         self._category = ""
+        self._listed: dict[str, list[tuple[int, str]]] = {}
         self._annotations: dict[str, dict[int, Any]] = {}
 
     def contents(self) -> Contents:
@@ -168,8 +169,9 @@ class Co3d:
     def load(self, name: str) -> PosedScene:
         """Return a sequence's frames of the subset, in the order of the set list."""
         category, _, sequence = name.partition("/")
-        entries = self._subset_frames(self._root / category).get(sequence, [])
-        annotations = self._frame_annotations(category).get(sequence, {})
+        self._open(category)
+        entries = self._listed.get(sequence, [])
+        annotations = self._annotations.get(sequence, {})
         unknown = [number for number, _ in entries if number not in annotations]
         if not entries or unknown:
             raise DatasetError(
@@ -208,17 +210,20 @@ class Co3d:
         except (KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path} is no list of CO3D sequences: {error!r}") from error
 
-    def _frame_annotations(self, category: str) -> dict[str, dict[int, Any]]:
-        if category != self._category:
-            path = self._root / category / FRAME_ANNOTATIONS
-            found: dict[str, dict[int, Any]] = defaultdict(dict)
-            try:
-                for entry in read_json(path):
+    def _open(self, category: str) -> None:
+        """Read the annotations of a category's subset, unless they are those that are held."""
+        if category == self._category:
+            return
+        listed = self._subset_frames(self._root / category)
+        path = self._root / category / FRAME_ANNOTATIONS
+        found: dict[str, dict[int, Any]] = defaultdict(dict)
+        try:
+            for entry in read_json(path):
+                if entry["sequence_name"] in listed:
                     found[entry["sequence_name"]][int(entry["frame_number"])] = entry
-            except (KeyError, TypeError, ValueError) as error:
-                raise DatasetError(f"{path} is no list of CO3D frames: {error!r}") from error
-            self._category, self._annotations = category, dict(found)
-        return self._annotations
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{path} is no list of CO3D frames: {error!r}") from error
+        self._category, self._listed, self._annotations = category, listed, dict(found)
 
     def _frame(self, entry: dict[str, Any], index: int, name: str) -> PosedFrame:
         where = f"{name}, frame {entry.get('frame_number')}"
