@@ -1,8 +1,8 @@
 """The papers' protocols on synthetic sets in the data sets' layouts, 4-bit beside full precision.
 
-Flights with held-out seeds through the room that the small network was trained in, three scenes a
-data set, 128x96 pixels, 80 degrees. The sets are rendered once and kept. Both networks compute in
-float32, so that a difference between them is the weights' alone.
+Flights with held-out seeds through the room that the small network was trained in, 128x96 pixels,
+80 degrees. The sets are rendered once and kept. Both networks compute in float32, so that a
+difference between them is the weights' alone.
 
     python benchmarks/protocols.py --full-precision training/model.safetensors
 """
@@ -21,9 +21,8 @@ from machine import describe
 from qvggt_core.evaluate.protocols import PROTOCOLS
 from qvggt_core.model import shipped_checkpoint
 
-SCENES = 3
-SET = ("--world", "studio", "--scenes", str(SCENES), "--seed", "1", "--width", "128")
-SET += ("--height", "96", "--fov", "80")
+SCENES = {"co3d": 12, "re10k": 12, "7scenes": 6, "nrgbd": 12, "tum": 4, "euroc": 4}
+SET = ("--world", "studio", "--seed", "1", "--width", "128", "--height", "96", "--fov", "80")
 
 
 def main() -> None:
@@ -43,7 +42,7 @@ def main() -> None:
     for protocol in PROTOCOLS:
         data, run = args.sets / protocol, args.runs / protocol
         if not (data / "synthetic.json").exists():
-            qvggt("synth", "--format", protocol, *SET, "-o", data)
+            qvggt("synth", "--format", protocol, "--scenes", SCENES[protocol], *SET, "-o", data)
         chosen = [option for model in models for option in ("--model", model)]
         settings = ("--set", "compute_dtype=float32", "--set", "device=cpu", "--overwrite")
         qvggt("benchmark", protocol, "--data", data, "-o", run, *chosen, *settings)

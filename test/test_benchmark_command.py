@@ -104,6 +104,23 @@ def test_it_goes_on_where_it_stopped_and_names_what_is_broken(capsys, tmp_path, 
     assert json.loads((out / "results.json").read_text())["settings"]["seed"] == 7
 
 
+def test_a_run_goes_on_with_the_arithmetic_that_it_began_with(capsys, monkeypatch, tmp_path, data):
+    """What is fastest is measured, and another day something else may be."""
+    import torch
+
+    arguments = ("benchmark", "nrgbd", "--data", data / "nrgbd", "-o", tmp_path / "out")
+    monkeypatch.setattr("qvggt_ros.network.fastest_dtype", lambda device: torch.float32)
+    assert run(capsys, *arguments)[0] == 0
+    monkeypatch.setattr("qvggt_ros.network.fastest_dtype", lambda device: torch.bfloat16)
+    status, _, errors = run(capsys, *arguments)
+    assert status == 0, errors
+    (model,) = json.loads((tmp_path / "out/results.json").read_text())["models"]
+    assert model["parameters"]["compute_dtype"] == "float32"
+    status, _, errors = run(capsys, *arguments, "--set", "compute_dtype=bfloat16")
+    assert status == 2
+    assert "holds results of another run" in errors
+
+
 def test_scenes_can_be_chosen(capsys, tmp_path, data):
     chosen = tmp_path / "scenes.txt"
     chosen.write_text("0000000000000003\n")

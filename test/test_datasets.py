@@ -475,6 +475,21 @@ def test_a_file_that_cannot_be_understood_is_named(copy, layout, file, content, 
     assert str(root / file) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("layout", "file", "content"),
+    [
+        ("tum", "rgbd_dataset_studio_1/rgb.txt", "1.0 /etc/passwd\n"),
+        ("tum", "rgbd_dataset_studio_1/depth.txt", "1.0 ../../secret.png\n"),
+        ("euroc", "studio_1/mav0/cam0/data.csv", "1,../../../secret.png\n"),
+    ],
+)
+def test_annotations_do_not_lead_out_of_the_data_set(copy, layout, file, content):
+    root = copy(layout)
+    (root / file).write_text(content)
+    with pytest.raises(DatasetError, match="leads out of"):
+        LOADERS[layout](root).load(file.split("/")[0])
+
+
 def test_an_image_of_another_size_or_a_truncated_one_is_named(copy):
     root = copy("tum")
     frame = TumRgbd(root).load("rgbd_dataset_studio_1").frames[1]

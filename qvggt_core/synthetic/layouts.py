@@ -501,10 +501,10 @@ _LAYOUTS: dict[str, _Layout] = {
     "7scenes": _Layout(
         _write_seven_scenes,
         _real_lens(seven_scenes.COLOUR_CAMERA, seven_scenes.SIZE),
-        801,
+        601,
         0.004,
     ),
-    "nrgbd": _Layout(_write_nrgbd, _real_lens(_NRGBD_CAMERA, nrgbd.SIZE), 1001, 0.002),
+    "nrgbd": _Layout(_write_nrgbd, _real_lens(_NRGBD_CAMERA, nrgbd.SIZE), 41, 0.05),
     "tum": _Layout(_write_tum, _real_lens(tum.CALIBRATIONS["freiburg3"], tum.SIZE), 150, 0.05),
     "euroc": _Layout(
         _write_euroc, _real_lens(_EUROC_CAMERA, _EUROC_SIZE, _EUROC_DISTORTION), 150, 0.05

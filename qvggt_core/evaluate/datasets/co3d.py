@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from qvggt_core.camera import Camera
 from qvggt_core.errors import DatasetError, ExcludedSceneError, ImageError
 from qvggt_core.evaluate.datasets.files import (
+    below,
     read_json,
     read_png16,
     require_files,
@@ -178,7 +179,7 @@ class Co3d:
                 f"{name}: {self._root / category / FRAME_ANNOTATIONS} lacks {len(unknown)} of the "
                 f"{len(entries)} frames that the set list names"
             )
-        require_files([self._root / path for _, path in entries], f"sequence {name}")
+        require_files([below(self._root, path) for _, path in entries], f"sequence {name}")
         frames = tuple(
             self._frame(annotations[number], index, name)
             for index, (number, _) in enumerate(entries)
@@ -230,7 +231,7 @@ class Co3d:
         try:
             height, width = (int(side) for side in entry["image"]["size"])
             viewpoint = read_viewpoint(entry["viewpoint"])
-            image_file = self._root / entry["image"]["path"]
+            image_file = below(self._root, entry["image"]["path"])
             camera = Camera(width, height, viewpoint.intrinsics(width, height))
         except (KeyError, TypeError, ValueError, ImageError) as error:
             raise DatasetError(f"{where}: the annotation cannot be used: {error!r}") from error
@@ -249,7 +250,7 @@ class Co3d:
         )
 
     def _depth(self, entry: dict[str, Any], shape: tuple[int, int]) -> NDArray[np.float32]:
-        path = self._root / entry["path"]
+        path = below(self._root, entry["path"])
         # The 16 bits are those of a float16.
         depth = read_png16(path).view(np.float16).astype(np.float32)
         if depth.shape != shape:
@@ -257,7 +258,7 @@ class Co3d:
         depth = depth * np.float32(entry["scale_adjustment"])
         valid = np.isfinite(depth) & (depth > 0)
         if entry.get("mask_path"):
-            mask_file = self._root / entry["mask_path"]
+            mask_file = below(self._root, entry["mask_path"])
             require_files([mask_file], "the data set")
             mask = cv2.imread(str(mask_file), cv2.IMREAD_GRAYSCALE)
             if mask is None or mask.shape != shape:

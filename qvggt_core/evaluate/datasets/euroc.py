@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from qvggt_core.camera import Camera
 from qvggt_core.errors import DatasetError, ImageError
 from qvggt_core.evaluate.datasets.files import (
+    below,
     nearest,
     numbers,
     read_table,
@@ -70,7 +71,7 @@ class Euroc:
         require_files([listing, sensor, truth_file], f"sequence {name}")
         camera, body_from_camera = read_sensor(sensor)
         images = sorted(
-            (_nanoseconds(row[0], listing), camera_directory / "data" / row[1])
+            (_nanoseconds(row[0], listing), below(camera_directory / "data", row[1]))
             for row in read_table(listing, 2, ",")
         )
         if not images:

@@ -46,6 +46,17 @@ def require_files(files: Iterable[Path], what: str) -> None:
     )
 
 
+def below(directory: Path, name: str) -> Path:
+    """Return the file that an annotation names, which must lie in its directory.
+
+    Raises:
+        DatasetError: the name leads elsewhere.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise DatasetError(f"an annotation names {name!r}, which leads out of {directory}")
+    return directory / name
+
+
 def subdirectories(root: Path) -> list[Path]:
     """Return the directories in `root`, sorted, without hidden ones.
 

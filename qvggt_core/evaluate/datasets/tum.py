@@ -16,6 +16,7 @@ from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import DatasetError
 from qvggt_core.evaluate.datasets.files import (
+    below,
     calibrated,
     image_size,
     metric_depth,
@@ -150,7 +151,7 @@ def _sorted(
 
 def _listed(path: Path) -> list[tuple[int, Path]]:
     rows = read_table(path, 2)
-    return sorted((stamp_ns(row[0], str(path)), path.parent / row[1]) for row in rows)
+    return sorted((stamp_ns(row[0], str(path)), below(path.parent, row[1])) for row in rows)
 
 
 def _read_depth(path: Path) -> NDArray[np.float32]:
