@@ -18,9 +18,11 @@ from typing import Any
 
 from machine import describe
 
-from qvggt_core.evaluate.protocols import PROTOCOLS
+from qvggt_core.evaluate.protocols import PROTOCOLS, make_benchmark
 from qvggt_core.model import shipped_checkpoint
 
+PAGE = Path(__file__).parents[1] / "docs/evaluation.md"
+MARKS = ("<!-- results -->", "<!-- /results -->")
 SCENES = {"co3d": 12, "re10k": 12, "7scenes": 6, "nrgbd": 12, "tum": 4, "euroc": 4}
 SET = ("--world", "studio", "--seed", "1", "--width", "128", "--height", "96", "--fov", "80")
 
@@ -50,12 +52,31 @@ def main() -> None:
         results[protocol]["data"] = json.loads((data / "synthetic.json").read_text())
         # That no real scene is there goes without saying.
         del results[protocol]["absent"]
-        print((run / "table.md").read_text())
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(
         json.dumps({"machine": describe(), "protocols": results}, indent=1) + "\n"
     )
-    print(f"wrote {args.output}")
+    text = PAGE.read_text()
+    before, _, rest = text.partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text(before + MARKS[0] + "\n" + page(results) + MARKS[1] + after)
+    print(f"wrote {args.output} and the tables in {PAGE}")
+
+
+def page(results: dict[str, Any]) -> str:
+    """Return the tables for docs/evaluation.md."""
+    lines = []
+    for protocol, result in results.items():
+        columns = make_benchmark(protocol).columns
+        headings = [f"{c.heading} {'↑' if c.higher_is_better else '↓'}" for c in columns]
+        lines += ["| `" + protocol + "` | " + " | ".join(headings) + " | scenes |"]
+        lines += ["|---|" + "---|" * (len(columns) + 1)]
+        for model in result["models"]:
+            numbers = [f"{model['summary'][c.key]:.{c.digits}f}" for c in columns]
+            row = [model["name"], *numbers, str(len(model["scenes"]))]
+            lines += ["| " + " | ".join(row) + " |"]
+        lines += [""]
+    return "\n".join(lines)
 
 
 def qvggt(*arguments: object) -> None:

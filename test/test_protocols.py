@@ -163,6 +163,44 @@ def test_cameras_that_are_all_turned_alike(tmp_path_factory):
     assert result["auc_5"] == result["auc_3"] == 0.0
 
 
+def test_noisy_cameras_against_another_way_to_compute_the_same(tmp_path_factory):
+    """Angles by SciPy's quaternions and by arc cosines, the curve by a histogram, pair by pair."""
+    rng = np.random.default_rng(5)
+    turns = Rotation.from_rotvec(rng.normal(0, 0.6, (14, 3))).as_matrix()
+    poses = [transform(r, c) for r, c in zip(turns, rng.normal(0, 1, (14, 3)), strict=True)]
+    scene = camera_scene(tmp_path_factory, poses)
+    benchmark = make_benchmark("co3d")
+    noise = np.stack(
+        [
+            transform(
+                Rotation.from_rotvec(rng.normal(0, 0.1, 3)).as_matrix(), rng.normal(0, 0.1, 3)
+            )
+            for _ in range(10)
+        ]
+    )
+    oracle = Oracle([scene], perturb=lambda camera_from_world: noise @ camera_from_world)
+    result = benchmark.judge(scene, oracle, PARAMETERS)
+
+    chosen = result["frames"]
+    true = [np.linalg.inv(poses[i]) for i in chosen]
+    tokens = [oracle.encode(scene.frames[i].image()) for i in chosen]
+    estimated = oracle.predict(tokens, 48, 64).camera_from_world
+    worst = []
+    for i in range(10):
+        for j in range(i + 1, 10):
+            mine = estimated[i] @ np.linalg.inv(estimated[j])
+            its = true[i] @ np.linalg.inv(true[j])
+            turn = Rotation.from_matrix(mine[:3, :3]) * Rotation.from_matrix(its[:3, :3]).inv()
+            cosine = mine[:3, 3] @ its[:3, 3]
+            cosine /= np.linalg.norm(mine[:3, 3]) * np.linalg.norm(its[:3, 3])
+            worst.append(max(np.degrees(turn.magnitude()), np.degrees(np.arccos(abs(cosine)))))
+    for threshold in (30, 15, 5, 3):
+        counts, _ = np.histogram(worst, bins=np.arange(threshold + 1))
+        area = np.mean(np.cumsum(counts) / 45)
+        assert result[f"auc_{threshold}"] == pytest.approx(100 * area)
+    assert 20 < result["auc_30"] < 90, "a case that tells right from wrong"
+
+
 def test_the_world_frame_and_the_unit_do_not_matter(tmp_path_factory):
     scene = camera_scene(tmp_path_factory, line_of_cameras())
     motion = transform(Rotation.from_rotvec([1.0, 2.0, 3.0]).as_matrix(), np.array([5.0, 6, 7]))
@@ -381,6 +419,10 @@ def test_degenerate_pose_errors_say_what_is_wrong():
         EvaluationError, match="1 of 3 true poses are not finite, the first is numb"
     ):
         relative_pose_errors(poses, broken)
+    with pytest.raises(EvaluationError, match="1 of 2 pose errors are not finite"):
+        area_under_curve(np.array([1.0, np.nan]), 30)
+    with pytest.raises(EvaluationError, match="a threshold of 0 degrees"):
+        area_under_curve(np.array([1.0]), 0)
     still = np.stack([np.eye(4)] * 3)
     assert len(relative_pose_errors(still, still).rotation) == 0
     with pytest.raises(EvaluationError, match="at least one pair"):

@@ -1,10 +1,12 @@
 """What the README promises is so: its parameter table, its files and its commands."""
 
+import json
 import re
 from pathlib import Path
 
 from typer.main import get_command
 
+from qvggt_core.evaluate.protocols import PROTOCOLS, make_benchmark
 from qvggt_core.parameters import Parameters
 from qvggt_ros.cli import app
 from qvggt_ros.commands.parameters import parameter_table
@@ -36,6 +38,26 @@ def test_commands_exist() -> None:
         used = set(re.findall(r"qvggt (\w+) ", code))
         assert used or path.name != "README.md"
         assert used <= known, path
+
+
+def test_the_protocols_tables_are_the_raw_results() -> None:
+    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    raw = json.loads((ROOT / "benchmarks/results/protocols.json").read_text(encoding="utf-8"))
+    assert tuple(raw["protocols"]) == PROTOCOLS
+    for protocol, result in raw["protocols"].items():
+        task = make_benchmark(protocol)
+        assert result["settings"] == task.settings, (
+            "measured with other choices than the protocol's"
+        )
+        assert len(result["models"]) == 2
+        for model in result["models"]:
+            assert model["scenes"]
+            assert not model["failures"]
+            # Summed up anew from the scenes.
+            summary = task.summarise(model["scenes"])
+            numbers = [f"{summary[column.key]:.{column.digits}f}" for column in task.columns]
+            row = [model["name"], *numbers, str(len(model["scenes"]))]
+            assert "| " + " | ".join(row) + " |" in page, (protocol, model["name"])
 
 
 def test_make_targets_exist() -> None:

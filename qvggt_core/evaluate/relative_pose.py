@@ -88,11 +88,16 @@ def area_under_curve(errors: NDArray, threshold: int) -> float:
     of those shares (Wang et al., VGGSfM, CVPR 2024, as VGGT reports it).
 
     Raises:
-        EvaluationError: there are no errors.
+        EvaluationError: there are no errors, some are not finite, or the threshold is below 1.
     """
     errors = np.asarray(errors)
     if errors.size == 0:
         raise EvaluationError("the area under an accuracy curve needs at least one pair of views")
+    if threshold < 1:
+        raise EvaluationError(f"a threshold of {threshold} degrees has no curve: give at least 1")
+    wrong = int(np.count_nonzero(~np.isfinite(errors)))
+    if wrong:
+        raise EvaluationError(f"{wrong} of {errors.size} pose errors are not finite")
     return 100.0 * float(np.mean([(errors < limit).mean() for limit in range(1, threshold + 1)]))
 
 

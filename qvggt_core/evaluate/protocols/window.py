@@ -52,6 +52,7 @@ def predict_window(network: Network, frames: Sequence[PosedFrame]) -> PredictedW
     seconds = time.perf_counter() - start
     for name, values in (
         ("cameras", prediction.camera_from_world),
+        ("intrinsics", prediction.intrinsics),
         ("depth images", prediction.depth),
     ):
         finite = np.asarray(np.isfinite(values).reshape(len(values), -1).all(axis=1))
