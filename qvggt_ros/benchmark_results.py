@@ -96,12 +96,13 @@ class BenchmarkResults:
 
     def show(self, output: Path) -> None:
         """Print the summary, what failed, and which files are in `output`."""
-        head, *body = self._summary_rows()
+        # One column a network: there are few of them, and a terminal is narrow.
+        head, *body = zip(*self._summary_rows(), strict=True)
         table = Table(title=self.protocol, title_justify="left")
         for index, heading in enumerate(head):
-            table.add_column(heading, justify="right" if index else "left", overflow="fold")
+            table.add_column(escape(heading), justify="right" if index else "left")
         for row in body:
-            table.add_row(*(escape(cell) for cell in row))
+            table.add_row(*map(escape, row))
         console.out.print(table)
         if self.contents.absent:
             _say(
