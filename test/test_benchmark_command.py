@@ -154,6 +154,26 @@ def test_what_cannot_run_says_why(capsys, tmp_path, data, arguments, said):
     assert said in errors
 
 
+def test_the_point_heads_points_can_be_judged(capsys, tmp_path, data):
+    from dataclasses import replace
+
+    from qvggt_core.model import VGGT, read_checkpoint, save_checkpoint
+
+    config = read_checkpoint(small_checkpoint(tmp_path / "small.safetensors")).config
+    config = replace(config, point_head=True)
+    save_checkpoint(tmp_path / "points.safetensors", VGGT(config).initialise().state_dict(), config)
+    summaries = []
+    for points in ("depth", "head"):
+        arguments = ("benchmark", "nrgbd", "--data", data / "nrgbd", "-o", tmp_path / points)
+        arguments += ("--model", tmp_path / "points.safetensors", "--points", points)
+        status, _, errors = run(capsys, *arguments)
+        assert status == 0, errors
+        results = json.loads((tmp_path / points / "results.json").read_text())
+        assert results["settings"]["points"] == points
+        summaries.append(results["models"][0]["summary"])
+    assert summaries[0] != summaries[1]
+
+
 def test_a_recording_has_one_flight(capsys, tmp_path):
     status, _, errors = run(capsys, "synth", "-o", tmp_path / "bag", "--scenes", "3")
     assert status == 2
