@@ -23,6 +23,7 @@ from qvggt_core.model import shipped_checkpoint
 
 PAGE = Path(__file__).parents[1] / "docs/evaluation.md"
 MARKS = ("<!-- results -->", "<!-- /results -->")
+LEAST_FITNESS = 0.2
 SCENES = {"co3d": 12, "re10k": 12, "7scenes": 6, "nrgbd": 12, "tum": 4, "euroc": 4}
 SET = ("--world", "studio", "--seed", "1", "--width", "128", "--height", "96", "--fov", "80")
 
@@ -56,15 +57,19 @@ def main() -> None:
     args.output.write_text(
         json.dumps({"machine": describe(), "protocols": results}, indent=1) + "\n"
     )
-    text = PAGE.read_text()
-    before, _, rest = text.partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    PAGE.write_text(before + MARKS[0] + "\n" + page(results) + MARKS[1] + after)
+    write_page(results)
     print(f"wrote {args.output} and the tables in {PAGE}")
 
 
+def write_page(results: dict[str, Any]) -> None:
+    """Put the tables into docs/evaluation.md."""
+    before, _, rest = PAGE.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    PAGE.write_text(before + MARKS[0] + "\n\n" + page(results) + MARKS[1] + after)
+
+
 def page(results: dict[str, Any]) -> str:
-    """Return the tables for docs/evaluation.md."""
+    """Return the tables."""
     lines = []
     for protocol, result in results.items():
         columns = make_benchmark(protocol).columns
@@ -75,8 +80,33 @@ def page(results: dict[str, Any]) -> str:
             numbers = [f"{model['summary'][c.key]:.{c.digits}f}" for c in columns]
             row = [model["name"], *numbers, str(len(model["scenes"]))]
             lines += ["| " + " | ".join(row) + " |"]
-        lines += [""]
-    return "\n".join(lines)
+        lines += ["", *_misaligned(protocol, result["models"])]
+    models = next(iter(results.values()))["models"]
+    files = "; ".join(
+        f"{model['name']}: {model['megabytes']} MB, SHA-256 {model['sha256'][:16]}..."
+        for model in models
+    )
+    return "\n".join([*lines, f"Networks: {files}.", ""])
+
+
+def _misaligned(protocol: str, models: list[dict[str, Any]]) -> list[str]:
+    """Return a sentence on scenes whose clouds the protocol's alignment left apart."""
+    task = make_benchmark(protocol)
+    sentences = []
+    for model in models:
+        scenes = model["scenes"]
+        apart = [name for name, s in scenes.items() if s.get("icp_fitness", 1.0) < LEAST_FITNESS]
+        rest = {name: scene for name, scene in scenes.items() if name not in apart}
+        if apart and rest:
+            accuracy = task.summarise(rest)["accuracy_mean"]
+            sentences.append(f"{model['name']}: {', '.join(apart)} (without: {accuracy:.3f})")
+    if not sentences:
+        return []
+    return [
+        f"Scenes that the alignment left apart (`icp_fitness` below {LEAST_FITNESS}), and the mean "
+        f"accuracy without them: {'; '.join(sentences)}.",
+        "",
+    ]
 
 
 def qvggt(*arguments: object) -> None:
