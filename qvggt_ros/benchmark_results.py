@@ -79,6 +79,7 @@ class BenchmarkResults:
                         "scenes": model.run.results,
                         "failures": model.run.failures,
                         "excluded": model.run.excluded,
+                        "interrupted": model.run.interrupted,
                     }
                     for model in self.models
                 ],
@@ -115,6 +116,8 @@ class BenchmarkResults:
         for model in self.models:
             for scene, reason in model.run.failures.items():
                 _say("[red]failed:[/]", f"{scene} ({model.name}): {reason}")
+            if model.run.interrupted:
+                _say("[yellow]note:[/]", f"{model.name} was interrupted: run it again to go on")
             if model.run.excluded:
                 left_out = tuple(model.run.excluded)
                 _say("[yellow]note:[/]", f"{len(left_out)} scene(s) left out: {_first(left_out)}")

@@ -121,6 +121,31 @@ def test_a_run_goes_on_with_the_arithmetic_that_it_began_with(capsys, monkeypatc
     assert "holds results of another run" in errors
 
 
+def test_ctrl_c_keeps_what_is_done(capsys, monkeypatch, tmp_path, data):
+    import os
+    import signal
+
+    from qvggt_core.evaluate.protocols import CameraPose
+
+    judge = CameraPose.judge
+
+    def interrupting(self, *arguments):
+        os.kill(os.getpid(), signal.SIGINT)
+        return judge(self, *arguments)
+
+    arguments = ("benchmark", "re10k", "--data", data / "re10k", "-o", tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr(CameraPose, "judge", interrupting)
+        status, _, errors = run(capsys, *arguments)
+    assert status == 130
+    assert "was interrupted: run it again to go on" in errors
+    (model,) = json.loads((tmp_path / "out/results.json").read_text())["models"]
+    assert (len(model["scenes"]), model["interrupted"]) == (1, True)
+    assert run(capsys, *arguments)[0] == 0
+    (model,) = json.loads((tmp_path / "out/results.json").read_text())["models"]
+    assert (len(model["scenes"]), model["interrupted"]) == (2, False)
+
+
 def test_scenes_can_be_chosen(capsys, tmp_path, data):
     chosen = tmp_path / "scenes.txt"
     chosen.write_text("0000000000000003\n")
