@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qvggt_core.errors import ParameterError
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
+_CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 
 class Parameters(BaseModel):
@@ -94,7 +96,16 @@ class Parameters(BaseModel):
     metres_per_unit: float = Field(
         0.0,
         ge=0.0,
-        description="Length of one map unit in metres; 0 means unknown, and frames say so.",
+        description=(
+            "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
+            "frames say so."
+        ),
+    )
+    min_odometry_distance: float = Field(
+        1.0,
+        gt=0.0,
+        le=1000.0,
+        description="Metres of odometry after which the scale that they tell is trusted.",
     )
     max_scale_spread: float = Field(
         1.5,
@@ -125,6 +136,13 @@ class Parameters(BaseModel):
         description="Camera frame for images whose header names none.",
         json_schema_extra=_STRUCTURAL,
     )
+    points_frame: Literal["camera", "world"] = Field(
+        "camera",
+        description=(
+            "Frame of the clouds: the camera's optical frame, from which costmaps can clear, or "
+            "the world."
+        ),
+    )
     min_confidence_percentile: float = Field(
         20.0,
         ge=0.0,
@@ -148,6 +166,69 @@ class Parameters(BaseModel):
         gt=0.0,
         le=1.0,
         description="Voxel of the saved map, as a fraction of the median depth.",
+        json_schema_extra=_STRUCTURAL,
+    )
+
+    # The node
+    autostart: bool = Field(
+        True,
+        description="Node: configure and activate at start; false leaves that to others.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    cameras: list[str] = Field(
+        [""],
+        min_length=1,
+        max_length=16,
+        description=(
+            "Node: names of a rig's cameras, whose topics they precede (`front/image`); the first "
+            "one gives the pose. One empty name is a single camera without a prefix."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    sync_slop_s: float = Field(
+        0.03,
+        gt=0.0,
+        le=1.0,
+        description="Node: largest difference in seconds between the stamps of a rig's images.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    image_transport: Literal["raw", "compressed"] = Field(
+        "raw",
+        description="Node: raw (`image`) or compressed (`image/compressed`: JPEG, PNG).",
+        json_schema_extra=_STRUCTURAL,
+    )
+    publish_tf: Literal["none", "world_to_camera", "map_to_odom", "odom_to_base"] = Field(
+        "none",
+        description=(
+            "Node: which transform it owns. map_to_odom where other odometry exists, odom_to_base "
+            "where it is the only one, world_to_camera for a camera in the hand. The former two "
+            "wait for the scale."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    odom_frame: str = Field(
+        "odom",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="Node: world of the robot's odometry.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    base_frame: str = Field(
+        "base_link",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="Node: the robot's base.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    map_directory: str = Field(
+        "~/qvggt_maps",
+        min_length=1,
+        description="Node: where the service save_map writes.",
+    )
+    diagnostics_period_s: float = Field(
+        1.0,
+        ge=0.1,
+        le=60.0,
+        description="Node: seconds between diagnostics.",
+        json_schema_extra=_STRUCTURAL,
     )
 
     @model_validator(mode="after")
@@ -156,6 +237,22 @@ class Parameters(BaseModel):
             raise ValueError(
                 f"window_stride {self.window_stride} leaves no overlap in a window of "
                 f"{self.window_size}: choose at most {self.window_size - 1}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cameras_are_told_apart(self) -> Parameters:
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"cameras {self.cameras} has a name twice")
+        for name in self.cameras if len(self.cameras) > 1 else ():
+            if not _CAMERA_NAME.match(name):
+                raise ValueError(
+                    f"camera {name!r} is no name of a topic: letters, digits and underscores, a "
+                    "letter first"
+                )
+        if len(self.cameras) > self.window_size:
+            raise ValueError(
+                f"{len(self.cameras)} cameras do not fit into a window of {self.window_size} views"
             )
         return self
 
@@ -203,7 +300,9 @@ class Parameters(BaseModel):
     def to_yaml(self) -> str:
         """Return the parameters as a ROS parameter file."""
         return yaml.safe_dump(
-            {"/**": {"ros__parameters": self.model_dump()}}, sort_keys=False, allow_unicode=True
+            {"/**": {"ros__parameters": self.model_dump()}},
+            sort_keys=False,
+            allow_unicode=True,
         )
 
 

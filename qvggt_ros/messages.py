@@ -21,14 +21,18 @@ TYPES: dict[str, str] = {
     name: f"{package}/msg/{name}"
     for package, names in {
         "builtin_interfaces": ("Time",),
+        "diagnostic_msgs": ("DiagnosticArray", "DiagnosticStatus", "KeyValue"),
         "std_msgs": ("Header",),
         "geometry_msgs": (
             "Point",
             "Pose",
             "PoseStamped",
+            "PoseWithCovariance",
             "Quaternion",
             "Transform",
             "TransformStamped",
+            "Twist",
+            "TwistWithCovariance",
             "Vector3",
         ),
         "nav_msgs": ("Odometry", "Path"),
@@ -65,6 +69,10 @@ class Messages:
             return self.__dict__["_classes"][name]
         except KeyError:
             raise AttributeError(f"qvggt uses no message type {name!r}") from None
+
+    def octet(self, value: int) -> Any:
+        """Return a value of a `byte` field: rclpy wants one byte, rosbags a number."""
+        return bytes([value]) if self.installed else value
 
     def with_octets(self, message_class: Callable[..., Any], data: NDArray, **fields: Any) -> Any:
         """Return a message whose field `data` (uint8[]) holds the memory of an array."""

@@ -308,7 +308,7 @@ def test_reset_forgets_the_map_and_what_waits():
     after = run(reconstructor, frames[6:])
     assert stamps(before) == [frame.stamp_ns for frame in frames[:4]]
     assert stamps(after) == [frame.stamp_ns for frame in frames[6:]]
-    assert {result.segment for result in after} == {1}
+    assert {result.segment for result in after} == {0}
     assert "reset on request" in events(after)[0]
     assert_true_up_to_the_unit(geometries(after), poses[6:], network.units[1])
 

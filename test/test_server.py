@@ -34,20 +34,33 @@ class PairReconstructor:
         self.segment = 0
         self.scale = scale
         self.refuse = refuse
+        self.odometry = []
+        self.resets = []
+        self.parameters = None
 
-    def add(self, frame):
+    def add(self, frame, *others):
         if frame.stamp_ns in self.refuse:
             raise ImageError(f"frame {frame.stamp_ns} is refused")
         self.frames.append(frame)
-        self.waiting.append(frame)
-        return self.flush() if len(self.waiting) == 2 else ()
+        self.waiting += [frame, *others]
+        return self.flush() if len(self.waiting) >= 2 else ()
+
+    def add_odometry(self, stamp_ns, position):
+        self.odometry.append((stamp_ns, position))
+
+    def reset(self, reason):
+        self.resets.append(reason)
+        self.waiting = []
+
+    def set_parameters(self, parameters):
+        self.parameters = parameters
 
     def flush(self):
         if not self.waiting:
             return ()
         frames = tuple(
             FrameGeometry(
-                view=View(frame.stamp_ns, frame.image, None, frame.frame_id),
+                view=View(frame.stamp_ns, frame.image, None, frame.frame_id, frame.source),
                 map_from_camera=world_from_camera(index),
                 intrinsics=INTRINSICS,
                 depth=np.full((HEIGHT, WIDTH), 2.0, np.float32),
@@ -67,10 +80,13 @@ class Outbox(list):
         return [message for name, message, _ in self if name == topic]
 
 
-def make(reconstructor=None, **options):
+def make(reconstructor=None, parameters=None, **options):
     outbox = Outbox()
     reconstructor = reconstructor or PairReconstructor()
-    server = ReconstructionServer(reconstructor, Parameters(), M, outbox.emit, **options)
+    options = {"transform_mode": "world_to_camera", **options}
+    server = ReconstructionServer(
+        reconstructor, parameters or Parameters(), M, outbox.emit, **options
+    )
     return server, reconstructor, outbox
 
 
