@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,6 +14,47 @@ from qvggt_core.errors import ParameterError
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
 _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+
+
+@dataclass(frozen=True)
+class ParameterDescription:
+    """What there is to know of one parameter.
+
+    Attributes:
+        name: its name.
+        default: its default.
+        description: what it is, in a sentence or two.
+        read_only: whether it is fixed once the network is loaded.
+        choices: the values that a text may have; empty if any.
+        minimum: smallest number allowed, None without a bound.
+        maximum: largest number allowed, None without a bound.
+        minimum_excluded: whether the minimum itself is not allowed.
+        maximum_excluded: whether the maximum itself is not allowed.
+    """
+
+    name: str
+    default: bool | int | float | str | list[str]
+    description: str
+    read_only: bool
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    minimum_excluded: bool = False
+    maximum_excluded: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The values that are allowed, in words; empty for any."""
+        if self.choices:
+            return ", ".join(f"`{choice}`" for choice in self.choices)
+        if isinstance(self.default, bool):
+            return "`true`, `false`"
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"{'>' if self.minimum_excluded else '≥'} {self.minimum:g}")
+        if self.maximum is not None:
+            bounds.append(f"{'<' if self.maximum_excluded else '≤'} {self.maximum:g}")
+        return ", ".join(bounds)
 
 
 class Parameters(BaseModel):
@@ -255,6 +297,24 @@ class Parameters(BaseModel):
                 f"{len(self.cameras)} cameras do not fit into a window of {self.window_size} views"
             )
         return self
+
+    @classmethod
+    def describe(cls) -> tuple[ParameterDescription, ...]:
+        """Return what there is to know of each parameter, in order."""
+        return tuple(
+            ParameterDescription(
+                name=name,
+                default=schema["default"],
+                description=schema["description"],
+                read_only=schema.get("read_only", False),
+                choices=tuple(schema.get("enum", ())),
+                minimum=schema.get("minimum", schema.get("exclusiveMinimum")),
+                maximum=schema.get("maximum", schema.get("exclusiveMaximum")),
+                minimum_excluded="exclusiveMinimum" in schema,
+                maximum_excluded="exclusiveMaximum" in schema,
+            )
+            for name, schema in cls.model_json_schema()["properties"].items()
+        )
 
     @classmethod
     def build(cls, values: dict[str, Any]) -> Parameters:

@@ -145,13 +145,10 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
 def _decode_raw(message: Any) -> NDArray[np.uint8]:
     width, height, step = message.width, message.height, message.step
+    _check_size(width, height)
     encoding = _ENCODINGS.get(message.encoding.strip().lower())
     if encoding is None:
-        raise ImageError(
-            f"image encoding {message.encoding!r} is not a picture that can be read; "
-            f"known: {', '.join(_ENCODINGS)}"
-        )
-    _check_size(width, height)
+        return _decode_by_cv_bridge(message)
     row = width * encoding.channels * encoding.itemsize
     if step < row:
         raise ImageError(
@@ -169,6 +166,26 @@ def _decode_raw(message: Any) -> NDArray[np.uint8]:
         pixels = rows.view(">u2" if message.is_bigendian else "<u2")
         rows = (pixels >> 8).astype(np.uint8)
     return _to_rgb(rows.reshape(height, width, encoding.channels), encoding, message.encoding)
+
+
+def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
+    """Return a picture of one of the rarer encodings, such as nv21, as cv_bridge reads it."""
+    unknown = f"image encoding {message.encoding!r} is not a picture that can be read"
+    if _is_depth(message.encoding):
+        raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
+    try:
+        # Its C++ part was built for one major version of NumPy, and says so in several ways.
+        from cv_bridge import CvBridge
+    except Exception as error:
+        raise ImageError(
+            f"{unknown} without cv_bridge, which cannot be imported ({error}): install "
+            "ros-$ROS_DISTRO-cv-bridge (with NumPy 1.x on Humble and Jazzy); "
+            f"known without it: {', '.join(_ENCODINGS)}"
+        ) from error
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
+    except Exception as error:  # C++ exceptions come as several types
+        raise ImageError(f"{unknown}, by cv_bridge neither: {error}") from error
 
 
 def _to_rgb(pixels: NDArray[np.uint8], encoding: _Encoding, name: str) -> NDArray[np.uint8]:
@@ -426,21 +443,11 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
     points["rgb"] = (red << 16) | (green << 8) | blue
     points["confidence"] = cloud.confidence
     float32 = messages.PointField.FLOAT32
-    return messages.with_octets(
-        messages.PointCloud2,
-        points,
-        header=header(messages, nanoseconds, frame_id),
-        height=1,
-        width=len(points),
-        fields=[
-            messages.PointField(name=name, offset=4 * index, datatype=float32, count=1)
-            for index, name in enumerate(POINT_DTYPE.names or ())
-        ],
-        is_bigendian=False,
-        point_step=POINT_DTYPE.itemsize,
-        row_step=POINT_DTYPE.itemsize * len(points),
-        is_dense=True,
-    )
+    fields = [
+        messages.PointField(name=name, offset=4 * index, datatype=float32, count=1)
+        for index, name in enumerate(POINT_DTYPE.names or ())
+    ]
+    return messages.cloud(points, fields, header(messages, nanoseconds, frame_id))
 
 
 DIAGNOSTIC_LEVELS = {"OK": 0, "WARN": 1, "ERROR": 2, "STALE": 3}

@@ -83,6 +83,31 @@ class Messages:
         message.data.frombytes(octets.data)
         return message
 
+    def cloud(self, points: NDArray, fields: list[Any], header: Any) -> Any:
+        """Return sensor_msgs/PointCloud2 of a structured array (N,), unordered and dense.
+
+        An installed ROS makes it with its own sensor_msgs_py; both ways serialise to equal bytes.
+        """
+        if self.installed:
+            from sensor_msgs_py.point_cloud2 import create_cloud, dtype_from_fields
+
+            # The declared type is what create_cloud checks; `rgb` is bits, declared FLOAT32.
+            message = create_cloud(header, fields, points.view(dtype_from_fields(fields)))
+            message.is_dense = True
+            return message
+        return self.with_octets(
+            self.PointCloud2,
+            points,
+            header=header,
+            height=1,
+            width=len(points),
+            fields=fields,
+            is_bigendian=False,
+            point_step=points.dtype.itemsize,
+            row_step=points.dtype.itemsize * len(points),
+            is_dense=True,
+        )
+
     def doubles(self, values: Iterable[float]) -> Any:
         """Return a float64 sequence as the message classes want it."""
         numbers = [float(value) for value in values]
@@ -104,13 +129,24 @@ def installed_messages() -> Messages:
     """Return the message classes of the installed ROS.
 
     Raises:
-        ImportError: a message package is not installed.
+        ImportError: a message package is not installed; says which, and how to install it.
     """
+
+    def module(name: str) -> Any:
+        try:
+            return import_module(name)
+        except ImportError as error:
+            package = name.split(".")[0]
+            raise ImportError(
+                f"the ROS package {package} cannot be imported ({error}): source your ROS "
+                f"installation, or install ros-$ROS_DISTRO-{package.replace('_', '-')}"
+            ) from error
 
     def lookup(full_name: str) -> type:
         package, _, name = full_name.split("/")
-        return getattr(import_module(f"{package}.msg"), name)
+        return getattr(module(f"{package}.msg"), name)
 
+    module("sensor_msgs_py.point_cloud2")
     return Messages(installed=True, lookup=lookup)
 
 
