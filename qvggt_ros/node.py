@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -385,6 +386,24 @@ class ReconstructNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
 
+class _LogHandler(logging.Handler):
+    """Brings what the core logs to /rosout."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record at its own level."""
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
 def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
     bounded = parameter.minimum is not None or parameter.maximum is not None
     descriptor = ParameterDescriptor(
@@ -419,6 +438,9 @@ def main(arguments: list[str] | None = None) -> None:
     node = None
     try:
         node = ReconstructNode()
+        root = logging.getLogger()
+        root.setLevel(logging.INFO)
+        root.addHandler(_LogHandler(node.get_logger()))
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if not node.start():

@@ -12,6 +12,7 @@ from recordings import HEIGHT, INTRINSICS, WIDTH, M, image_message, world_from_c
 from robot import to_ros
 
 from qvggt_core.cloud import frame_cloud
+from qvggt_core.errors import ImageError
 from qvggt_core.stream.frame import FrameGeometry, View
 from qvggt_ros import conversions
 from qvggt_ros.messages import TYPES, installed_messages, rosbags_typestore
@@ -74,10 +75,8 @@ def test_pictures_of_rclpy_and_rosbags_decode_alike():
     )
 
 
-def test_rare_encodings_go_through_cv_bridge():
+def test_what_is_not_known_here_is_asked_of_cv_bridge():
     pytest.importorskip("cv_bridge")
-    nv21 = np.full((12, 8), 128, np.uint8)
-    message = to_ros(
-        image_message(0, encoding="nv21", height=8, width=8, step=8, data=nv21.ravel()), "Image"
-    )
-    assert conversions.decode_image(message).shape == (8, 8, 3)
+    message = to_ros(image_message(0, encoding="bayer_rggb12"), "Image")
+    with pytest.raises(ImageError, match="by cv_bridge neither"):
+        conversions.decode_image(message)
