@@ -57,7 +57,7 @@ _LATCHED_QOS = QoSProfile(
 # Longer than the slowest window takes, or poses of its images would be forgotten by then.
 _TF_CACHE = Duration(seconds=60)
 _SERVICE_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 1.0
+_STOP_TIMEOUT_S = 0.5
 _LARGEST = sys.float_info.max
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -431,8 +431,6 @@ def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the node until Ctrl-C."""
-    # Before PyTorch starts its threads, as in the command line: they wait instead of spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     rclpy.init(args=arguments)
     status, ended = 0, True
     node = None
@@ -465,7 +463,3 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()
