@@ -1,4 +1,4 @@
-"""What a ROS user installs beside the code, checked without ROS: names, values, and what is said."""
+"""What a ROS user installs beside the code, checked without ROS: names, values, documents."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import re
 from pathlib import Path
 
 import pytest
-import tomllib
 import yaml
 
 from qvggt_core.parameters import Parameters
@@ -176,4 +175,3 @@ def test_workflows_call_targets_that_there_are() -> None:
     assert yaml.safe_load(text)
     for target in re.findall(r"make -C \S+ ([a-z-]+)", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())
