@@ -254,8 +254,8 @@ def documentation() -> str:
         "new names may come without that, so readers should skip what they do not know.",
         "",
         "The same recording, network and parameters give the same bytes, on one process or on "
-        "many. What depends on the machine and the moment is beside it, in `run.json`, which has no "
-        "stable form: `recording` (path), `timings` (seconds, memory), `series` (latency and "
+        "many. What depends on the machine and the moment is beside it, in `run.json`, which has "
+        "no stable form: `recording` (path), `timings` (seconds, memory), `series` (latency and "
         "memory over time), `parameters` (effective ones), `versions`.",
         "",
         "Beside it, where there is a ground truth: `errors.csv`, a line per compared pose, and "

@@ -20,6 +20,8 @@ _MIN_OVERLAP = 0.5
 _MIN_POSES = 4
 # The error at the best offset must be this much below that of a typical one.
 _CLEAR = 0.5
+# A path that fits this well at any offset, by its extent, tells nothing.
+_FITS_ANYWAY = 1e-3
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ def estimate_offset(track: Track, truth: Track, reach_s: float = 5.0) -> float:
         )
     best = int(np.argmin(misfits))
     typical = float(np.median(misfits[known]))
-    if misfits[best] > _CLEAR * typical:
+    if misfits[best] > _CLEAR * typical or typical < _FITS_ANYWAY:
         raise EvaluationError(
             "the motion does not tell the clock offset: the path fits to "
             f"{misfits[best]:.2%} of its extent at the best one and to {typical:.2%} at a typical "

@@ -182,11 +182,14 @@ def scale_over_time(
             f"no stretch of {window:g} has {_MIN_WINDOW_POSES} of the {len(truth)} poses: the "
             f"path is {length:g} long"
         )
-    whole = _spread(truth, np.array([0]), np.array([len(truth) - 1]))
-    whole = whole / _spread(estimate, np.array([0]), np.array([len(truth) - 1]))
+    everything = np.array([0]), np.array([len(truth) - 1])
     spreads = _spread(estimate, begin, end)
-    if not (np.isfinite(whole).all() and (spreads > 0.0).all()):
-        raise EvaluationError("the scale is not defined: the estimate stands still on a stretch")
+    if not (spreads > 0.0).all():
+        raise EvaluationError(
+            f"the scale is not defined: the estimate stands still on {int((spreads <= 0.0).sum())} "
+            f"of {len(spreads)} stretches"
+        )
+    whole = _spread(truth, *everything) / _spread(estimate, *everything)
     return ScaleOverTime((begin + end) // 2, _spread(truth, begin, end) / spreads / whole)
 
 

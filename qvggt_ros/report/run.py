@@ -18,7 +18,7 @@ from qvggt_ros.report.pictures import draw_pictures, limits
 from qvggt_ros.report.result import Errors, ResultView
 from qvggt_ros.results import Samples
 
-_MAX_POINTS = 160_000
+_MAX_POINTS = 220_000
 _MAX_CAMERAS = 80
 _BINS = 24
 _DEPTH_COLORS, _CONFIDENCE_COLORS, _ERROR_COLORS = "turbo_r", "viridis", "magma"
@@ -99,10 +99,11 @@ def _page(
                 for reason, count in metrics.result.rejected.items()
             ),
         ],
-        made_rows=[
-            *((f"network {name}", str(value)) for name, value in metrics.model.items()),
-            *((name, str(value)) for name, value in result.run.get("versions", {}).items()),
+        network_rows=[
+            (f"network's {name.replace('_', ' ')}", str(value))
+            for name, value in metrics.model.items()
         ],
+        version_rows=[(name, str(value)) for name, value in result.run.get("versions", {}).items()],
         parameters=yaml.safe_dump(result.run.get("parameters", {}), sort_keys=False),
     )
 
@@ -119,6 +120,9 @@ def _scene(
     low, high = np.percentile(spread, [3, 97], axis=0)
     low, high = np.minimum(low, path.min(axis=0)), np.maximum(high, path.max(axis=0))
     radius = max(float(np.linalg.norm(high - low)) / 2, 1e-3)
+    # Above the camera there is a ceiling at most, and it hides the rest.
+    ceiling = float(path[:, 2].max() + 0.15 * (high[2] - low[2]))
+    high[2] = min(high[2], ceiling)
     forward = track.matrices[:, :2, 2].mean(axis=0)
     heading = float(np.arctan2(forward[1], forward[0])) if np.linalg.norm(forward) > 1e-3 else 0.0
     chosen = np.unique(np.linspace(0, len(path) - 1, min(len(path), _MAX_CAMERAS)).astype(int))
@@ -136,13 +140,12 @@ def _scene(
             }
             for index in chosen
         ],
-        "cameraSize": 0.035 * radius,
+        "cameraSize": 0.028 * radius,
         "frustum": _half_angles(samples),
         "focus": numbers((low + high) / 2),
         "radius": radius,
         "azimuth": heading + np.pi + 0.5,
-        # Above the camera there is a ceiling at most, and it hides the rest.
-        "ceiling": float(path[:, 2].max() + 0.15 * (high[2] - low[2])),
+        "ceiling": ceiling,
     }
 
 

@@ -101,11 +101,11 @@ const Charts = (() => {
       const px = (v) => left + (v - x0) / (x1 - x0) * (width - left - right);
       const py = (v) => height - bottom - (v - y0) / (y1 - y0) * (height - top - bottom);
       const grid = make("g", { class: "grid" }, svg);
-      for (const v of ticks(y0, y1, height / 60)) {
+      for (const v of ticks(y0, y1, height / 50)) {
         make("line", { x1: left, x2: width - right, y1: py(v), y2: py(v) }, grid);
         make("text", { x: left - 8, y: py(v) + 4, "text-anchor": "end" }, grid, number(v));
       }
-      for (const v of ticks(x0, x1, Math.max(2, width / 90))) {
+      for (const v of ticks(x0, x1, Math.max(3, width / 90))) {
         if (spec.kind === "plan") make("line", { x1: px(v), x2: px(v), y1: top, y2: height - bottom }, grid);
         make("text", { x: px(v), y: height - bottom + 18, "text-anchor": "middle" }, grid, number(v));
       }

@@ -15,7 +15,7 @@ const CloudView = (() => {
       vec3 world = low + position * size;
       vec4 seen = view * vec4(world, 1.0);
       gl_Position = projection * seen;
-      gl_PointSize = clamp(reach / max(-seen.z, 1e-6), 1.5, 24.0);
+      gl_PointSize = clamp(reach / max(-seen.z, 1e-6), 1.2, 24.0);
       if (world.z > ceiling) gl_Position = vec4(2.0, 2.0, 2.0, 1.0);
       shade = color.rgb;
       if (tint == 1) shade = ramp((world.z - heights.x) / max(heights.y - heights.x, 1e-9));
@@ -52,9 +52,9 @@ const CloudView = (() => {
       for (int i = 0; i < 8; i++) {
         float a = float(i) * 0.7853982;
         float there = logDepth(at + 1.6 * pixel * vec2(cos(a), sin(a)));
-        behind += clamp(here - there, 0.0, 0.12);
+        behind += clamp(here - there - 0.012, 0.0, 0.1);
       }
-      result = vec4(c.rgb * exp(-3.2 * behind), 1.0);
+      result = vec4(c.rgb * exp(-1.5 * behind), 1.0);
     }`;
   const LINE_VERTEX = `#version 300 es
     in vec3 first, second; in vec4 color;
@@ -211,8 +211,11 @@ const CloudView = (() => {
     }
 
     reset() {
+      // On a narrow screen the width is what the scene must fit into.
+      const aspect = this.canvas.clientWidth / Math.max(this.canvas.clientHeight, 1);
       Object.assign(this, {
-        azimuth: this.data.azimuth, elevation: 0.62, distance: this.data.radius * 2.2,
+        azimuth: this.data.azimuth, elevation: 0.62,
+        distance: this.data.radius * 1.75 * Math.max(1, 1.15 / aspect),
         target: [...this.data.focus] });
       this.draw();
     }
@@ -371,7 +374,7 @@ const CloudView = (() => {
       if (this.shown.cloud) {
         this.uniforms(this.points, {
           view, projection, low: data.cloud.low, size: data.cloud.size,
-          reach: 1.5 * data.cloud.spacing * focal * this.pointScale, ceiling: this.ceiling,
+          reach: 1.25 * data.cloud.spacing * focal * this.pointScale, ceiling: this.ceiling,
           tint: { integer: this.tint }, heights: data.cloud.heights });
         gl.bindVertexArray(this.pointArray);
         gl.drawArrays(gl.POINTS, 0, data.cloud.count);
