@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from recordings import (
@@ -94,8 +95,12 @@ def test_twenty_bags_over_two_processes_equal_one_by_one(bags, one_by_one, tmp_p
 
 
 @pytest.mark.slow
-def test_twenty_bags_over_a_local_ray_cluster_equal_one_by_one(bags, one_by_one, tmp_path):
+def test_twenty_bags_over_a_local_ray_cluster_equal_one_by_one(
+    bags, one_by_one, tmp_path, monkeypatch
+):
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'qvggt_ros[ray]'")
+    # The cluster's processes load the room's network by its name.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     outcomes = list(run_on_ray(jobs_for(bags, tmp_path), "local", load=load_room_network))
     compare_with(one_by_one, tmp_path, outcomes)
 
