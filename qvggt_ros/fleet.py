@@ -278,7 +278,7 @@ def run_on_ray(
             "Ray is not installed: `pip install 'qvggt_ros[ray]'`, or use --workers"
         ) from error
     # One bag, one core; a task that dies with its machine is ours to try again.
-    task = ray.remote(num_cpus=1, max_retries=0)(run_job)
+    task: Any = ray.remote(num_cpus=1, max_retries=0)(run_job)
     try:
         ray.init(address=address, include_dashboard=False, log_to_driver=False)
     except Exception as error:  # Ray raises what its transports raise

@@ -78,8 +78,9 @@ class LiveView:
                 for name in ("cloud", "path", "cameras", "truth")
             }
             self._size = self.server.gui.add_slider("point size", 0.3, 3.0, 0.1, 1.0)
-        for switch in (*self._switches.values(), self._size):
+        for switch in self._switches.values():
             switch.on_update(lambda event: self._apply())
+        self._size.on_update(lambda event: self._apply())
         self._pictures: dict[str, Any] = {}
         self._handles: dict[str, Any] = {}
         self._point_size = 0.01
@@ -248,6 +249,8 @@ class LiveView:
             fov=2 * float(np.arctan2(height / 2, matrix[1, 1])),
             aspect=width / height,
             scale=0.06 * self._scene_size,
+            thickness=2.0,
+            thickness_units="screen",
             color=_ORANGE,
             image=image,
             wxyz=np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), 1),
