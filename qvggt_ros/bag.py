@@ -35,6 +35,7 @@ from qvggt_ros.evaluation import (
     RUN_FILE,
     SAMPLES_FILE,
     EvaluationOptions,
+    camera_frame_of,
     evaluate,
 )
 from qvggt_ros.ground_truth import named_ground_truth, read_ground_truth
@@ -154,7 +155,7 @@ def replay(
     started = time.perf_counter()
     with open_recording(bag) as recording:
         topics = choose_topics(recording, image_topic, camera_info_topic)
-        evaluation = _known_truth(recording, evaluation, truth_required)
+        evaluation = _known_truth(recording, topics, evaluation, truth_required)
         partial = _partial(output)
         run = _Run(recording, topics, network, parameters, partial / "bag", storage, watch)
         interrupted = run.through(limit, progress, stop)
@@ -196,7 +197,10 @@ def replay(
 
 
 def _known_truth(
-    recording: Recording, evaluation: EvaluationOptions | None, required: bool
+    recording: Recording,
+    topics: Topics,
+    evaluation: EvaluationOptions | None,
+    required: bool,
 ) -> EvaluationOptions | None:
     """Return how to compare, or None if there is nothing to compare with.
 
@@ -208,17 +212,17 @@ def _known_truth(
         read_ground_truth(
             evaluation.ground_truth,
             [recording],
-            camera_frame=evaluation.truth_frame,
+            camera_frame=camera_frame_of(recording, topics.image),
+            truth_frame=evaluation.truth_frame,
             times=evaluation.times,
         )
         return evaluation
     if (topic := named_ground_truth(recording)) is not None:
         return replace(evaluation, ground_truth=topic)
     if required:
-        topics = choose_topics(recording).reference
         raise RecordingError(
             f"{recording.path} has no topic that is called ground truth: name one, or a file, "
-            f"with --ground-truth; topics with poses: {', '.join(topics) or 'none'}"
+            f"with --ground-truth; topics with poses: {', '.join(topics.reference) or 'none'}"
         )
     return None
 

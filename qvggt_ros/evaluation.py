@@ -126,7 +126,7 @@ def evaluate(
         source = recording or Path(str(run.get("recording", "")))
         original = stack.enter_context(open_recording(source)) if source.exists() else None
         recordings = [result] if original is None else [original, result]
-        camera_frame = _camera_frame(original, metrics.recording.image_topic)
+        camera_frame = camera_frame_of(original, metrics.recording.image_topic)
         truth = _ground_truth(options, recordings, camera_frame)
         problems = list(truth.notes)
         if original is None:
@@ -176,7 +176,8 @@ def _headline(segment: _Segment, *, in_metres: bool) -> Alignment:
     raise EvaluationError("; ".join(segment.problems))
 
 
-def _camera_frame(original: Recording | None, image_topic: str) -> str:
+def camera_frame_of(original: Recording | None, image_topic: str) -> str:
+    """Return the frame that a recording's images are of; empty if nobody says."""
     if original is None or image_topic not in original.types:
         return ""
     image = original.first(image_topic)

@@ -48,14 +48,14 @@ class LiveView:
         Raises:
             ParameterError: viser is not installed, or the port is refused.
         """
+        if not 1 <= port <= 65535:
+            raise ParameterError(f"a port of {port}: choose 1 to 65535")
         try:
             import viser
         except ImportError as error:
             raise ParameterError(
                 "viser is not installed: `pip install 'qvggt_ros[viz]'`"
             ) from error
-        if not 1 <= port <= 65535:
-            raise ParameterError(f"a port of {port}: choose 1 to 65535")
         try:
             self.server = viser.ViserServer(host=host, port=port, label="qvggt", verbose=False)
         except OSError as error:

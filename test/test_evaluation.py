@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from recordings import (
     M,
     RoomNetwork,
     header,
+    load_room_network,
     pose_message,
     ray_cast,
     room_entries,
@@ -21,13 +23,15 @@ from recordings import (
     world_from_camera,
     write_recording,
 )
+from rich.console import Console
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.errors import EvaluationError, RecordingError
+from qvggt_core.errors import EvaluationError, ParameterError, RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory_files import write_tum
 from qvggt_core.geometry import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.parameters import Parameters
+from qvggt_ros import cli, console
 from qvggt_ros.bag import replay
 from qvggt_ros.evaluation import EvaluationOptions, evaluate
 from qvggt_ros.messages import rosbags_typestore
@@ -372,6 +376,71 @@ def test_a_path_shorter_than_the_distance_of_rpe_says_how_long_it_is(result):
     assert [r.span for r in segment.alignments["sim3"].relative] == ["frames", "time"]
     said = f"no two of {FRAMES} poses are 100 apart: the whole way is {segment.truth_length:g}"
     assert any(said in problem for problem in segment.problems)
+
+
+# The commands
+
+
+def command(capsys, monkeypatch, *arguments):
+    monkeypatch.setattr(console, "out", Console(width=200))
+    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
+    monkeypatch.setattr("qvggt_ros.network.load_network", load_room_network)
+    with pytest.raises(SystemExit) as caught:
+        cli.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return caught.value.code or 0, captured.out, captured.err
+
+
+def test_evaluate_prints_a_table_and_writes_the_report_anew(capsys, monkeypatch, result):
+    status, printed, errors = command(
+        capsys,
+        monkeypatch,
+        *("evaluate", result, "--ground-truth", "/odom", "--rpe-distance", "0.5"),
+        *("--rpe-distance", "100"),
+    )
+    assert status == 0
+    assert "/odom, sim3 alignment" in printed
+    assert "RPE over 0.5 m, rmse" in printed
+    assert "depth, scaled by median" in printed
+    assert "100 apart: the whole way is" in errors
+    assert f"wrote {result / 'report.html'}" in printed
+    assert "/odom" in (result / "report.html").read_text()
+
+
+def test_replay_compares_unless_told_not_to(capsys, monkeypatch, room, tmp_path):
+    def replayed(name, *options):
+        arguments = ("--limit", "4", "--no-report", "--set", "keyframe_min_motion=0", *options)
+        return command(capsys, monkeypatch, "replay", room, "-o", tmp_path / name, *arguments)
+
+    status, printed, _ = replayed("1", "--no-evaluate")
+    assert (status, "ATE" in printed) == (0, False)
+    status, printed, _ = replayed("2", "--ground-truth", "/tf:odom")
+    assert status == 0
+    assert f"/tf:odom.{CAMERA}, sim3 alignment" in printed
+    status, _, errors = replayed("3", "--ground-truth", "/moon")
+    assert status == 2
+    assert "such topics are: /ground_truth/pose" in errors
+    assert not (tmp_path / "3").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--clock-offset", "soon", "'soon' is no number"), ("--tolerance", "-1", "tolerance of -1.0")],
+)
+def test_senseless_options_are_explained(capsys, monkeypatch, result, option, value, says):
+    status, _, errors = command(capsys, monkeypatch, "evaluate", result, option, value)
+    assert status == 2
+    assert says in errors
+
+
+def test_the_live_view_names_what_it_lacks(monkeypatch):
+    from qvggt_ros.live_view import LiveView
+
+    with pytest.raises(ParameterError, match="a port of 0"):
+        LiveView(0)
+    monkeypatch.setitem(sys.modules, "viser", None)
+    with pytest.raises(ParameterError, match=r"qvggt_ros\[viz\]"):
+        LiveView()
 
 
 # The schema

@@ -26,6 +26,8 @@ from qvggt_ros.commands.parameters import read_parameters
 if TYPE_CHECKING:
     from qvggt_ros.fleet import Job, Outcome
 
+_PRINTED = ("run", "frames", "ATE rmse (m)", "by length", "rotation (deg)", "AbsRel", "images/s")
+
 
 def replay_many(
     bags: Annotated[list[Path], typer.Argument(help="Recordings.")],
@@ -180,13 +182,14 @@ def _write_page(
 
 
 def print_results(results: Sequence[Path]) -> None:
-    """Print a row of numbers per result."""
+    """Print a row of numbers per result; the page has more of them."""
     from qvggt_ros.report.comparison import table
 
     heads, rows = table(results)
+    shown = [index for index, head in enumerate(heads) if head in _PRINTED]
     printed = Table()
-    for head in heads:
-        printed.add_column(head, justify="left" if head == heads[0] else "right", no_wrap=True)
+    for index in shown:
+        printed.add_column(heads[index], justify="right" if index else "left", overflow="fold")
     for row in rows:
-        printed.add_row(*(escape(cell) for cell in row))
+        printed.add_row(*(escape(row[index]) for index in shown))
     console.out.print(printed)
