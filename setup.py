@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 NAME = "qvggt_ros"
 
+
+def files(directory: str, pattern: str) -> list[str]:
+    """Return the files to install, relative to this one, as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / directory).glob(pattern))
+
+
 setup(
     name=NAME,
     version="0.1.0",
@@ -26,7 +32,9 @@ setup(
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/config", ["config/reconstruct.yaml"]),
+        (f"share/{NAME}/launch", files("launch", "*.launch.py")),
+        (f"share/{NAME}/config", files("config", "*.*")),
+        (f"share/{NAME}/config/presets", files("config/presets", "*.yaml")),
     ],
     install_requires=[
         "huggingface_hub>=0.30",
@@ -50,6 +58,11 @@ setup(
         "test": ["hypothesis", "psutil", "pytest", "selenium"],
         "viz": ["viser>=1.0"],
     },
-    entry_points={"console_scripts": ["qvggt = qvggt_ros.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "qvggt = qvggt_ros.cli:main",
+            "reconstruct = qvggt_ros.reconstruct:main",
+        ]
+    },
     zip_safe=False,
 )

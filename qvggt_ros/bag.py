@@ -307,6 +307,7 @@ class _Run:
             self.messages,
             self._writer.emit,
             rectified=topics.rectified,
+            transform_mode="world_to_camera",
         )
 
     def through(self, limit: int | None, progress: Progress, stop: Callable[[], bool]) -> bool:

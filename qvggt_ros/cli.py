@@ -23,6 +23,7 @@ from qvggt_ros.commands import (
     replay,
     replay_many,
     synthetic,
+    topics,
     view,
 )
 
@@ -71,6 +72,7 @@ for _command in (
     evaluate.evaluate,
     compare.compare,
     view.view,
+    topics.topics,
     quantize.quantize,
     checkpoint.info,
     checkpoint.download,

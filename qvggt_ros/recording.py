@@ -275,6 +275,18 @@ def choose_topics(
     return Topics(image_topic, camera_info_topic, reference)
 
 
+def odometry_topic(recording: Recording) -> str | None:
+    """Return the topic of the robot's own odometry, by type: not what is called ground truth."""
+    topics = [
+        topic
+        for topic, msgtype in recording.types.items()
+        if msgtype == TYPES["Odometry"]
+        and not topic.startswith(OWN_NAMESPACE)
+        and not {"gt", "ground_truth", "groundtruth", "truth"} & set(topic.split("/"))
+    ]
+    return min(topics, key=lambda topic: (topic.rpartition("/")[2] != "odom", topic), default=None)
+
+
 def _the_image_topic(recording: Recording) -> str:
     types = recording.types
     topics = [

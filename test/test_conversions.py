@@ -307,7 +307,9 @@ def test_stamps_are_exact_both_ways():
 
 def test_pose_and_transform_place_the_optical_frame_in_the_world():
     message = conversions.pose_message(M, geometry(), "map")
-    transforms = conversions.transform_message(M, geometry(), "map").transforms
+    transforms = conversions.transform_message(
+        M, geometry().map_from_camera, "map", "optical", 5
+    ).transforms
     assert message.header.frame_id == transforms[0].header.frame_id == "map"
     assert transforms[0].child_frame_id == "optical"
     assert np.allclose(conversions.read_pose(message), geometry().map_from_camera)
@@ -381,7 +383,10 @@ def test_equal_geometry_gives_equal_bytes():
         pose = conversions.pose_message(M, geometry(), "map")
         return [
             cdr(pose, "PoseStamped"),
-            cdr(conversions.transform_message(M, geometry(), "map"), "TFMessage"),
+            cdr(
+                conversions.transform_message(M, geometry().map_from_camera, "map", "optical", 5),
+                "TFMessage",
+            ),
             cdr(conversions.depth_message(M, geometry()), "Image"),
             cdr(conversions.depth_info_message(M, geometry()), "CameraInfo"),
             cdr(conversions.cloud_message(M, cloud, 5, "optical"), "PointCloud2"),

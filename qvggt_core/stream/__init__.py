@@ -10,6 +10,7 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeDecision, KeyframeGate
+from qvggt_core.stream.metric import MetricScale
 from qvggt_core.stream.network import Network, TorchNetwork
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.reconstructor import Reconstructor
@@ -22,6 +23,7 @@ __all__ = [
     "FrameGeometry",
     "KeyframeDecision",
     "KeyframeGate",
+    "MetricScale",
     "Network",
     "Preprocessor",
     "Reconstruction",
