@@ -25,7 +25,13 @@ from qvggt_core.evaluate.drift import (
 )
 from qvggt_core.evaluate.statistics import statistics
 from qvggt_core.evaluate.track import Track
-from qvggt_core.evaluate.trajectory import ALIGNMENTS, AbsoluteErrors, Alignment, absolute_errors
+from qvggt_core.evaluate.trajectory import (
+    ALIGNMENTS,
+    AbsoluteErrors,
+    Alignment,
+    absolute_errors,
+    straightness,
+)
 from qvggt_core.geometry import inverse
 from qvggt_core.parameters import Parameters
 from qvggt_ros import metrics as schema
@@ -49,6 +55,7 @@ DEPTH_ERRORS_FILE = "depth_errors.csv"
 EVALUATION_FILES = (ERRORS_FILE, DEPTH_ERRORS_FILE)
 
 _SCALE_WINDOW_SHARE = 0.2
+_STRAIGHT = 0.05
 _MAX_RUN_BYTES = 1 << 27
 
 
@@ -245,6 +252,13 @@ class _Segment:
                 )
             except EvaluationError as error:
                 found.problems.append(f"segment {number}, {alignment} alignment: {error}")
+        width = straightness(found.truth.positions)
+        if width < _STRAIGHT and "se3" in found.alignments:
+            found.problems.append(
+                f"segment {number}: the true path is straight (its width is {width:.1%} of its "
+                "length), so positions do not tell the turn about it: rotations after the se3 and "
+                "sim3 alignments are arbitrary about that axis"
+            )
         found.drift_window = _SCALE_WINDOW_SHARE * found.truth.length
         try:
             found.drift = scale_over_time(

@@ -10,7 +10,7 @@ from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.depth import depth_errors, mean_depth_errors
 from qvggt_core.evaluate.drift import pairs_apart, progress, relative_errors, scale_over_time
 from qvggt_core.evaluate.statistics import statistics
-from qvggt_core.evaluate.trajectory import absolute_errors, align
+from qvggt_core.evaluate.trajectory import absolute_errors, align, straightness
 from qvggt_core.geometry import transform
 
 LINE = np.outer(np.arange(11.0), [1.0, 0.0, 0.0])
@@ -147,6 +147,15 @@ def test_nan_is_counted_and_located():
     broken[[3, 7], 0, 3] = np.nan
     with pytest.raises(EvaluationError, match=r"2 of 11 poses of the estimate.*number 3"):
         absolute_errors(broken, poses_at(LINE), "none")
+
+
+def test_how_straight_a_path_is():
+    assert straightness(LINE) == pytest.approx(0.0, abs=1e-12)
+    assert straightness(LINE[:1]) == 0.0
+    ring = np.linspace(0, 2 * np.pi, 100, endpoint=False)
+    circle = np.stack([np.cos(ring), np.sin(ring), 0 * ring], axis=1)
+    assert straightness(circle) == pytest.approx(1.0)
+    assert straightness(circle * [10, 1, 1]) == pytest.approx(0.1)
 
 
 def test_an_unknown_alignment_lists_the_known_ones():

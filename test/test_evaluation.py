@@ -378,6 +378,17 @@ def test_a_path_shorter_than_the_distance_of_rpe_says_how_long_it_is(result):
     assert any(said in problem for problem in segment.problems)
 
 
+def test_a_straight_path_says_that_its_rotation_is_not_told(result, tmp_path):
+    track = Track()
+    for index in range(FRAMES):
+        pose = world_from_camera(index).copy()
+        pose[1:3, 3] = 0.0
+        track.add(stamp_of(index), pose)
+    write_tum(tmp_path / "line.tum", track)
+    metrics = evaluate(result, EvaluationOptions(ground_truth=str(tmp_path / "line.tum")))
+    assert any("width is 0.0% of its length" in p for p in metrics.accuracy.segments[0].problems)
+
+
 # The commands
 
 

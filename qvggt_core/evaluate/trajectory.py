@@ -145,6 +145,20 @@ def align(
     return scale, transform(rotation, translation)
 
 
+def straightness(positions: NDArray) -> float:
+    """Return how wide a path is by how long it is: 0 on a line, 1 where it spreads alike.
+
+    The positions of a straight path do not tell the turn about it, so that rotations after an
+    alignment of positions are arbitrary about that axis.
+
+    Args:
+        positions: (N, 3), N >= 1.
+    """
+    offsets = np.asarray(positions, dtype=np.float64)
+    singular = np.linalg.svd(offsets - offsets.mean(axis=0), compute_uv=False)
+    return float(singular[1] / singular[0]) if len(singular) > 1 and singular[0] > 0.0 else 0.0
+
+
 def absolute_errors(
     estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment = "sim3"
 ) -> AbsoluteErrors:

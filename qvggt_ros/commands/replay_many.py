@@ -189,7 +189,7 @@ def print_results(results: Sequence[Path]) -> None:
     shown = [index for index, head in enumerate(heads) if head in _PRINTED]
     printed = Table()
     for index in shown:
-        printed.add_column(heads[index], justify="right" if index else "left", overflow="fold")
+        printed.add_column(heads[index], justify="right" if index else "left", no_wrap=index == 0)
     for row in rows:
         printed.add_row(*(escape(row[index]) for index in shown))
     console.out.print(printed)
