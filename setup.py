@@ -25,7 +25,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
     package_dir={"qvggt_kernels": "kernels"},
-    package_data={"qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"]},
+    package_data={
+        "qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"],
+        "qvggt_ros": ["report/templates/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -35,6 +38,8 @@ setup(
     ],
     install_requires=[
         "huggingface_hub>=0.30",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.7",
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
@@ -48,7 +53,11 @@ setup(
         "torch>=2.5",
         "typer>=0.12",
     ],
-    extras_require={"test": ["hypothesis", "psutil", "pytest"]},
+    extras_require={
+        "ray": ["ray>=2.40"],
+        "test": ["hypothesis", "psutil", "pytest", "selenium"],
+        "viz": ["viser>=1.0"],
+    },
     entry_points={
         "console_scripts": [
             "qvggt = qvggt_ros.cli:main",

@@ -14,7 +14,18 @@ from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
-from qvggt_ros.commands import checkpoint, parameters, quantize, replay, synthetic, topics
+from qvggt_ros.commands import (
+    checkpoint,
+    compare,
+    evaluate,
+    parameters,
+    quantize,
+    replay,
+    replay_many,
+    synthetic,
+    topics,
+    view,
+)
 
 app = typer.Typer(
     name="qvggt",
@@ -57,6 +68,10 @@ def _options(
 
 for _command in (
     replay.replay,
+    replay_many.replay_many,
+    evaluate.evaluate,
+    compare.compare,
+    view.view,
     topics.topics,
     quantize.quantize,
     checkpoint.info,
