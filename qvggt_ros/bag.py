@@ -179,7 +179,7 @@ def replay(
             shutil.rmtree(partial)
             raise RecordingError(_nothing_came_of_it(run))
         reconstructed = time.perf_counter()
-    files = _write_results(partial, run)
+    files = write_results(partial, run.results, run.parameters)
     metrics = _facts(run, model or {}, interrupted)
     files += [partial / METRICS_FILE, partial / RUN_FILE]
     files[-2].write_text(metrics.to_json(), encoding="utf-8")
@@ -497,23 +497,23 @@ def _run_facts(run: _Run, reconstruction_s: float) -> dict[str, Any]:
         "timings": _timings(run, reconstruction_s),
         "series": run.series.values,
         "parameters": run.parameters.model_dump(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _write_results(partial: Path, run: _Run) -> list[Path]:
-    """Write trajectories, maps, parameters and sample frames."""
-    files = [partial / "bag"]
-    for segment, track in run.results.tracks.items():
+def write_results(directory: Path, results: Results, parameters: Parameters) -> list[Path]:
+    """Write trajectories, maps, parameters and sample frames; return the recording's path too."""
+    files = [directory / "bag"]
+    for segment, track in results.tracks.items():
         files += [
-            partial / segment_file("trajectory.tum", segment),
-            partial / segment_file("points.ply", segment),
+            directory / segment_file("trajectory.tum", segment),
+            directory / segment_file("points.ply", segment),
         ]
         write_tum(files[-2], track)
-        write_ply(files[-1], run.results.cloud(segment))
-    files += [partial / "effective_params.yaml", partial / SAMPLES_FILE]
-    files[-2].write_text(run.parameters.to_yaml(), encoding="utf-8")
-    Samples.of(run.results.samples(_SAMPLES)).write(files[-1])
+        write_ply(files[-1], results.cloud(segment))
+    files += [directory / "effective_params.yaml", directory / SAMPLES_FILE]
+    files[-2].write_text(parameters.to_yaml(), encoding="utf-8")
+    Samples.of(results.samples(_SAMPLES)).write(files[-1])
     return files
 
 
@@ -529,14 +529,15 @@ def _timings(run: _Run, reconstruction_s: float) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in _VERSIONS_OF:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _partial(output: Path) -> Path:
