@@ -110,7 +110,7 @@ def test_a_small_disagreement_is_held_and_a_large_one_changes_the_scale_without_
         return scale.place(pose)[0, 3]
 
     ways = [placed()]
-    for _ in range(60):
+    for _ in range(150):
         journey.go(4.0, steps=1)
         ways.append(placed())
     assert scale.scale.metres_per_unit == pytest.approx(4.0, rel=0.1)

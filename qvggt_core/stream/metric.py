@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import pdist
 
 from qvggt_core.stream.frame import Scale
 from qvggt_core.stream.scale import weighted_median
@@ -16,9 +17,10 @@ _ODOMETRY_KEPT = 4096
 _PENDING_KEPT = 256
 # Odometry between two samples is taken as straight; over a longer gap it is unknown.
 _MAX_ODOMETRY_GAP_NS = 500_000_000
-# Fixes are this share of the distance apart, and are kept over twice the distance.
+# Fixes are this share of the distance apart, and are kept over ten times the distance: one window
+# of a network may well be 20 % off in its lengths.
 _SPACING = 1 / 8
-_KEPT = 2.0
+_KEPT = 10.0
 # Pairs of fixes tell the scale: over a shorter baseline the map's own noise adds to its lengths.
 _BASELINE = 1 / 2
 _MIN_PAIRS = 4
@@ -149,18 +151,15 @@ class MetricScale:
         return (1.0 - share) * self._positions[after - 1] + share * self._positions[after]
 
     def _decide(self, stamp_ns: int) -> str | None:
-        pairs = [
-            (metres, units)
-            for one, other in combinations(self._fixes, 2)
-            if (metres := _distance(one.in_metres, other.in_metres))
-            >= _BASELINE * self.min_distance
-            and (units := _distance(one.in_units, other.in_units)) > 0
-        ]
         way = sum(self._steps())
-        if way < self.min_distance or len(pairs) < _MIN_PAIRS:
+        if way < self.min_distance:
             return None
-        metres, units = np.array(pairs).T
-        found = float(np.exp(weighted_median(np.log(metres / units), metres)))
+        metres = pdist(np.stack([fix.in_metres for fix in self._fixes]))
+        units = pdist(np.stack([fix.in_units for fix in self._fixes]))
+        far = (metres >= _BASELINE * self.min_distance) & (units > 0)
+        if np.count_nonzero(far) < _MIN_PAIRS:
+            return None
+        found = float(np.exp(weighted_median(np.log(metres[far] / units[far]), metres[far])))
         known = self._scale.metres_per_unit
         if known is not None and abs(np.log(found / known)) <= _TOLERANCE:
             self._scale = Scale(known, "odometry", stamp_ns)
