@@ -81,7 +81,8 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     evaluation = ExecuteProcess(cmd=[QVGGT, "evaluate", str(output), *truth], output="screen")
 
     def is_player(action: LaunchDescriptionEntity) -> bool:
-        return getattr(action, "name", "") == "qvggt_bag_player"
+        # A process's name ends with its number in the launch.
+        return (getattr(action, "name", "") or "").startswith("qvggt_bag_player")
 
     stop_recorder = EmitEvent(
         event=SignalProcess(signal_number="SIGINT", process_matcher=matches_action(recorder))

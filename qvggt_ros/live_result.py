@@ -134,12 +134,10 @@ def _geometries(
             continue
         # The network's own picture is not published: this one is a pixel off where a lens bends.
         size = (depth.shape[1], depth.shape[0])
-        view = View(
-            stamp_ns=conversions.stamp_ns(message),
-            image=np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8),
-            frame_id=parts.depth.header.frame_id,
-        )
+        image = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
         intrinsics = np.array(parts.info.k, dtype=np.float64).reshape(3, 3)
+        stamp, camera = conversions.stamp_ns(message), parts.depth.header.frame_id
+        view = View(stamp, image, intrinsics, camera)
         geometry = FrameGeometry(view, pose, intrinsics, depth, confidence)
         yield geometry, parts.pose.header.frame_id
 
