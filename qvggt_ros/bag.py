@@ -437,6 +437,7 @@ def _facts(run: _Run, model: Mapping[str, Any], interrupted: bool) -> schema.Met
         ),
         coverage=schema.Coverage(
             frames=values["published"] / max(values["received"], 1),
+            dropped=max(values["received"] - values["published"], 0),
             depth=run.results.valid_depth / max(values["published"], 1),
             largest_gap_s=float(max(steps, default=0.0)),
             delay_images_median=float(np.median(run.delays)),
@@ -453,6 +454,10 @@ def _run_facts(run: _Run, reconstruction_s: float) -> dict[str, Any]:
     return {
         "format": RUN_FORMAT,
         "recording": str(run.recording.path.resolve()),
+        "latency_is": (
+            "The recording was read as fast as it could be, so latency is the time that the "
+            "frames of a window waited for each other and for the network."
+        ),
         "timings": _timings(run, reconstruction_s),
         "series": run.series.values,
         "parameters": run.parameters.model_dump(),

@@ -104,7 +104,7 @@ def depth_pairs(
         key = (truth.shape, depth.shape, intrinsics.tobytes())
         if key not in layers:
             layers = {
-                key: _sampling(truth.shape, depth.shape, intrinsics, info, parameters, rectified)
+                key: sampling(truth.shape, depth.shape, intrinsics, info, parameters, rectified)
             }
         columns, rows = layers[key]
         moved = cv2.remap(
@@ -145,16 +145,28 @@ def _reconstructed(
             yield stamp, images.pop(stamp), matrices.pop(stamp)
 
 
-def _sampling(
-    truth: tuple[int, ...],
+def sampling(
+    source: tuple[int, ...],
     depth: tuple[int, ...],
     intrinsics: NDArray[np.float64],
     info: Any | None,
     parameters: Parameters,
     rectified: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the columns and rows of the true depth for each pixel of the other."""
-    (true_height, true_width), (height, width) = truth, depth
+    """Return where each pixel of a depth image lies in an image of the camera.
+
+    Args:
+        source: shape of the camera's image, height and width first.
+        depth: shape of the depth image.
+        intrinsics: (3, 3) pinhole matrix of the depth image.
+        info: CameraInfo of the camera's image, or None.
+        parameters: those of the reconstruction.
+        rectified: whether the camera's images were rectified already.
+
+    Returns:
+        Columns and rows for `cv2.remap`, of the shape of the depth image.
+    """
+    (true_height, true_width), (height, width) = source[:2], depth
     camera = (
         conversions.camera_from_info(info, true_width, true_height, rectified=rectified)
         if info is not None
