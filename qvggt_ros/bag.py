@@ -299,6 +299,7 @@ class _Run:
         self.series = _Series()
         self._watch = watch
         self._images: dict[int, int] = {}
+        self._image_count = 0
         reconstructor = Reconstructor(network, parameters)
         self._writer = _BagWriter(bag, storage, recording, topics)
         self.server = ReconstructionServer(
@@ -345,7 +346,9 @@ class _Run:
         try:
             message = self.recording.deserialize(data, msgtype)
             if topic == self.topics.image:
-                self._images[conversions.stamp_ns(message)] = len(self._images)
+                # Stamps may repeat, where a camera sets none.
+                self._images[conversions.stamp_ns(message)] = self._image_count
+                self._image_count += 1
                 self._gather(self.server.on_image(message))
             elif topic == self.topics.camera_info:
                 self.server.on_camera_info(message)
@@ -360,11 +363,11 @@ class _Run:
             self.results.add(reconstruction)
             self._watch(reconstruction)
             for geometry in reconstruction.frames:
-                self.delays.append(len(self._images) - 1 - self._images[geometry.view.stamp_ns])
+                self.delays.append(self._image_count - 1 - self._images[geometry.view.stamp_ns])
         published = sum(len(reconstruction.frames) for reconstruction in reconstructions)
         latencies = self.server.counters.latencies
         for latency in list(latencies)[max(0, len(latencies) - published) :]:
-            self.series.add_latency(len(self._images), latency)
+            self.series.add_latency(self._image_count, latency)
 
 
 def _nothing_came_of_it(run: _Run) -> str:

@@ -315,7 +315,8 @@ def _tiles(result: ResultView) -> list[tuple[str, str]]:
             tiles.append((f"{result.path_error:.1%}", "of the path's length"))
         tiles.append((f"{result.quoted.rotation_deg.rmse:.1f}°", "rotation error (rmse)"))
     if result.depth is not None:
-        tiles.append((f"{result.depth.abs_rel:.1%}", "depth error (AbsRel)"))
+        scaled = "" if unit == "m" else ", scaled by medians"
+        tiles.append((f"{result.depth.abs_rel:.1%}", f"depth error (AbsRel{scaled})"))
         tiles.append((f"{result.depth.delta_1:.1%}", "of the depth within a factor of 1.25"))
     tiles.append((f"{result.track.length:.2f} {unit}", "length of the path"))
     if "frames_per_second" in timings:
