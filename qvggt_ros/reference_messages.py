@@ -1,4 +1,4 @@
-"""Messages that are read back as arrays: poses, transforms, depth images and own clouds."""
+"""Messages of reference data as arrays: poses, transforms and depth images, with their fields."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from qvggt_core.cloud import Cloud
-from qvggt_core.errors import ImageError, RecordingError
-from qvggt_core.geometry import transform
+from qvggt_core.errors import ImageError
 from qvggt_ros import conversions
 
 # Metres per unit (REP-118).
@@ -26,11 +23,7 @@ def read_reference_pose(message: Any) -> NDArray[np.float64]:
     """
     if not hasattr(message, "transform"):
         return conversions.read_pose(message)
-    moved, q = message.transform.translation, message.transform.rotation
-    numbers = np.array([moved.x, moved.y, moved.z, q.x, q.y, q.z, q.w])
-    if not np.isfinite(numbers).all() or not numbers[3:].any():
-        raise RecordingError(f"a transform of {numbers.tolist()} is no pose")
-    return transform(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3])
+    return conversions.read_transform(message)
 
 
 def frames_of(message: Any) -> tuple[str, str]:
@@ -76,33 +69,3 @@ def decode_depth(message: Any) -> NDArray[np.float32]:
     depth = rows.view(kind).astype(np.float32) * np.float32(known[1])
     with np.errstate(invalid="ignore"):
         return np.where(np.isfinite(depth) & (depth > 0.0), depth, np.float32(np.nan))
-
-
-def read_cloud(message: Any) -> Cloud:
-    """Return the points of a sensor_msgs/PointCloud2 that qvggt published.
-
-    Raises:
-        RecordingError: the layout is another one, or the data is short.
-    """
-    layout = conversions.POINT_DTYPE
-    offsets = {field.name: field.offset for field in message.fields}
-    known = {name: entry[1] for name, entry in (layout.fields or {}).items()}
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    count = int(message.width) * int(message.height)
-    if (
-        offsets != known
-        or message.point_step != layout.itemsize
-        or message.is_bigendian
-        or data.size != count * layout.itemsize
-    ):
-        raise RecordingError(
-            f"a cloud of {count} points in {data.size} bytes with fields {offsets} is not laid out "
-            f"as qvggt does, {known}"
-        )
-    points = data.view(layout)
-    colors = np.stack([(points["rgb"] >> shift) & 255 for shift in (16, 8, 0)], axis=-1)
-    return Cloud(
-        np.stack([points[name] for name in "xyz"], axis=-1),
-        colors.astype(np.uint8),
-        points["confidence"].astype(np.float32),
-    )

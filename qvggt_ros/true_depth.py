@@ -104,7 +104,7 @@ def depth_pairs(
         key = (truth.shape, depth.shape, intrinsics.tobytes())
         if key not in layers:
             layers = {
-                key: sampling(truth.shape, depth.shape, intrinsics, info, parameters, rectified)
+                key: _sampling(truth.shape, depth.shape, intrinsics, info, parameters, rectified)
             }
         columns, rows = layers[key]
         moved = cv2.remap(
@@ -145,7 +145,7 @@ def _reconstructed(
             yield stamp, images.pop(stamp), matrices.pop(stamp)
 
 
-def sampling(
+def _sampling(
     source: tuple[int, ...],
     depth: tuple[int, ...],
     intrinsics: NDArray[np.float64],

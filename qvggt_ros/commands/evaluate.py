@@ -58,8 +58,7 @@ DepthTopic = Annotated[
 
 def evaluate(
     result: Annotated[
-        Path,
-        typer.Argument(help="Directory that `qvggt replay` made, or a recording of the live node."),
+        Path, typer.Argument(help="Directory that `qvggt replay` or `qvggt collect` made.")
     ],
     ground_truth: GroundTruth = None,
     truth_frame: TruthFrame = "",
@@ -72,27 +71,13 @@ def evaluate(
     recording: Annotated[
         Path | None, typer.Option(help="What was reconstructed, if it is elsewhere now.")
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", help="Directory to make for a recording of the live node."),
-    ] = None,
     report: Annotated[bool, typer.Option(help="Write pictures and report.html anew.")] = True,
 ) -> None:
     """Compare a result with the ground truth; its metrics.json and report.html tell it."""
-    from qvggt_core.errors import ParameterError
     from qvggt_ros.evaluation import METRICS_FILE
     from qvggt_ros.evaluation import evaluate as evaluate_result
-    from qvggt_ros.live_recording import gather, is_recording
     from qvggt_ros.report import write_report
 
-    if is_recording(result):
-        if output is None:
-            raise ParameterError(
-                f"{result} is a recording: name a directory for its result with --output"
-            )
-        with console.err.status("reading the recording"):
-            gather(result, output)
-        result = output
     options = evaluation_options(
         ground_truth,
         truth_frame=truth_frame,
