@@ -22,7 +22,7 @@ from qvggt_ros.bag import RUN_FORMAT, versions, write_results
 from qvggt_ros.evaluation import METRICS_FILE, RUN_FILE
 from qvggt_ros.live import DIAGNOSTICS_NAME
 from qvggt_ros.recording import Recording, choose_topics, open_recording
-from qvggt_ros.reference_messages import decode_depth
+from qvggt_ros.reference_messages import decode_depth, frames_of
 from qvggt_ros.results import Results
 from qvggt_ros.server import latency_percentiles
 
@@ -146,14 +146,11 @@ def _geometries(
             continue
         # The network's own picture is not published: this one is a pixel off where a lens bends.
         size = (depth.shape[1], depth.shape[0])
-        view = View(
-            stamp_ns=conversions.stamp_ns(message),
-            image=np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8),
-            frame_id=parts.depth.header.frame_id,
-        )
+        image = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        view = View(conversions.stamp_ns(message), image, None, frames_of(parts.depth)[0])
         intrinsics = np.array(parts.info.k, dtype=np.float64).reshape(3, 3)
         geometry = FrameGeometry(view, pose, intrinsics, depth, confidence)
-        yield geometry, parts.pose.header.frame_id
+        yield geometry, frames_of(parts.pose)[0]
 
 
 def _metrics(
