@@ -325,6 +325,7 @@ class _Run:
         self.series = _Series()
         self._watch = watch
         self._images: dict[int, int] = {}
+        self._image_count = 0
         self._odometry = odometry
         self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
         live = Reconstructor(network, parameters)
@@ -384,7 +385,9 @@ class _Run:
         try:
             message = self.recording.deserialize(data, msgtype)
             if topic == self.topics.image:
-                self._images[conversions.stamp_ns(message)] = len(self._images)
+                # Stamps may repeat, where a camera sets none.
+                self._images[conversions.stamp_ns(message)] = self._image_count
+                self._image_count += 1
                 self._gather(self.server.on_image(message))
             elif topic == self.topics.camera_info:
                 self.server.on_camera_info(message)
@@ -401,11 +404,11 @@ class _Run:
             self.results.add(reconstruction)
             self._watch(reconstruction)
             for geometry in reconstruction.frames:
-                self.delays.append(len(self._images) - 1 - self._images[geometry.view.stamp_ns])
+                self.delays.append(self._image_count - 1 - self._images[geometry.view.stamp_ns])
         published = sum(len(reconstruction.frames) for reconstruction in reconstructions)
         latencies = self.server.counters.latencies
         for latency in list(latencies)[max(0, len(latencies) - published) :]:
-            self.series.add_latency(len(self._images), latency)
+            self.series.add_latency(self._image_count, latency)
 
 
 def _nothing_came_of_it(run: _Run) -> str:
@@ -478,6 +481,7 @@ def _facts(run: _Run, model: Mapping[str, Any], interrupted: bool) -> schema.Met
         ),
         coverage=schema.Coverage(
             frames=values["published"] / max(values["received"], 1),
+            dropped=max(values["received"] - values["published"], 0),
             depth=run.results.valid_depth / max(values["published"], 1),
             largest_gap_s=float(max(steps, default=0.0)),
             delay_images_median=float(np.median(run.delays)),
@@ -494,6 +498,10 @@ def _run_facts(run: _Run, reconstruction_s: float) -> dict[str, Any]:
     return {
         "format": RUN_FORMAT,
         "recording": str(run.recording.path.resolve()),
+        "latency_is": (
+            "The recording was read as fast as it could be, so latency is the time that the "
+            "frames of a window waited for each other and for the network."
+        ),
         "timings": _timings(run, reconstruction_s),
         "series": run.series.values,
         "parameters": run.parameters.model_dump(),

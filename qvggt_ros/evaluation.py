@@ -146,7 +146,7 @@ def evaluate(
             segment: _Segment.of(segment, track, truth, offset, options)
             for segment, track in tracks.items()
         }
-        headline = _headline(compared[main], in_metres=metrics.result.unit == "m")
+        headline = _headline(list(compared.values()), in_metres=metrics.result.unit == "m")
         depth = None
         if original is not None:
             depth = _compare_depth(
@@ -175,12 +175,12 @@ def evaluate(
     return metrics
 
 
-def _headline(segment: _Segment, *, in_metres: bool) -> Alignment:
+def _headline(segments: Sequence[_Segment], *, in_metres: bool) -> Alignment:
     """Return the alignment to quote; without a known scale only one is fair."""
     for alignment in ("se3", "origin", "none") if in_metres else ("sim3",):
-        if alignment in segment.alignments:
+        if any(alignment in segment.alignments for segment in segments):
             return alignment
-    raise EvaluationError("; ".join(segment.problems))
+    raise EvaluationError("; ".join(text for segment in segments for text in segment.problems))
 
 
 def camera_frame_of(original: Recording | None, image_topic: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,9 +22,11 @@ from qvggt_ros.bag import RUN_FORMAT, versions, write_results
 from qvggt_ros.evaluation import METRICS_FILE, RUN_FILE
 from qvggt_ros.live import DIAGNOSTICS_NAME
 from qvggt_ros.recording import Recording, choose_topics, open_recording
-from qvggt_ros.reference_messages import decode_depth
+from qvggt_ros.reference_messages import decode_depth, frames_of
 from qvggt_ros.results import Results
+from qvggt_ros.server import latency_percentiles
 
+_LONGEST_LATENCY_S = 60.0
 _NEEDED = ("pose", "depth/image", "depth/camera_info")
 
 
@@ -42,16 +45,20 @@ class _Heard:
     """What the recording of a live node holds."""
 
     frames: dict[int, _Parts] = field(default_factory=dict)
+    received: dict[int, int] = field(default_factory=dict)
     diagnostics: dict[str, str] = field(default_factory=dict)
 
 
-def collect(live: Path, recording: Path, output: Path, *, namespace: str = "qvggt") -> list[Path]:
+def collect(
+    live: Path, recording: Path | None, output: Path, *, namespace: str = "qvggt"
+) -> list[Path]:
     """Make a result directory, as `qvggt replay` makes it, of what a live node published.
 
     Args:
         live: rosbag2 with the node's outputs: pose, depth/image, depth/camera_info, and if they
             are there confidence and /diagnostics.
-        recording: what was played to it: the images, and the ground truth.
+        recording: what was played to it: the images, and the ground truth; None if `live`
+            holds these too, as a robot records them. Then latencies are known per frame.
         output: directory to make; it holds a copy of `live` as `bag`.
         namespace: of the node.
 
@@ -63,6 +70,8 @@ def collect(live: Path, recording: Path, output: Path, *, namespace: str = "qvgg
     """
     if output.exists():
         raise RecordingError(f"{output} exists: choose another, or remove it")
+    played = recording is not None
+    recording = recording or live
     with open_recording(live) as outputs, open_recording(recording) as original:
         heard = _listen(outputs, namespace)
         topics = choose_topics(original)
@@ -82,9 +91,10 @@ def collect(live: Path, recording: Path, output: Path, *, namespace: str = "qvgg
             _copy(live, output / "bag")
             files = write_results(output, results, parameters)
             metrics = _metrics(heard, results, original, worlds, topics.image, topics.camera_info)
+            latencies = {} if played else _latencies(heard)
             files += [output / METRICS_FILE, output / RUN_FILE]
             files[-2].write_text(metrics.to_json(), encoding="utf-8")
-            facts = _run_facts(heard, recording, parameters)
+            facts = _run_facts(heard, recording, parameters, latencies)
             files[-1].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         except BaseException:
             shutil.rmtree(output)
@@ -101,7 +111,7 @@ def _listen(outputs: Recording, namespace: str) -> _Heard:
         raise RecordingError(f"{outputs.path} has no {', '.join(missing)}; its topics are: {found}")
     heard = _Heard()
     fields = {"pose": "pose", "depth/image": "depth", "depth/camera_info": "info"}
-    for topic, msgtype, _, data in outputs.messages([*names, "/diagnostics"]):
+    for topic, msgtype, received_ns, data in outputs.messages([*names, "/diagnostics"]):
         message = outputs.deserialize(data, msgtype)
         if topic == "/diagnostics":
             for status in message.status:
@@ -110,6 +120,8 @@ def _listen(outputs: Recording, namespace: str) -> _Heard:
             continue
         stamp = conversions.stamp_ns(message)
         parts = heard.frames.setdefault(stamp, _Parts())
+        if names[topic] == "pose":
+            heard.received[stamp] = received_ns
         setattr(parts, fields.get(names[topic], "confidence"), message)
     return heard
 
@@ -135,11 +147,10 @@ def _geometries(
         # The network's own picture is not published: this one is a pixel off where a lens bends.
         size = (depth.shape[1], depth.shape[0])
         image = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+        view = View(conversions.stamp_ns(message), image, None, frames_of(parts.depth)[0])
         intrinsics = np.array(parts.info.k, dtype=np.float64).reshape(3, 3)
-        stamp, camera = conversions.stamp_ns(message), parts.depth.header.frame_id
-        view = View(stamp, image, intrinsics, camera)
         geometry = FrameGeometry(view, pose, intrinsics, depth, confidence)
-        yield geometry, parts.pose.header.frame_id
+        yield geometry, frames_of(parts.pose)[0]
 
 
 def _metrics(
@@ -186,10 +197,11 @@ def _metrics(
         ),
         coverage=schema.Coverage(
             frames=published / max(played, 1),
+            dropped=max(played - published, 0),
             depth=results.valid_depth / published,
             largest_gap_s=float(max(steps, default=0.0)),
-            delay_images_median=0.0,
-            delay_images_maximum=0,
+            delay_images_median=None,
+            delay_images_maximum=None,
         ),
         events=[f"worlds: {', '.join(worlds)}", f"dropped images: {told.get('dropped', '?')}"],
         warnings=warnings,
@@ -197,8 +209,18 @@ def _metrics(
     )
 
 
-def _run_facts(heard: _Heard, recording: Path, parameters: Parameters) -> dict[str, Any]:
-    latencies = {
+def _latencies(heard: _Heard) -> dict[int, float]:
+    """Return the seconds from each image's stamp to the recorder's receipt of its pose."""
+    found = {stamp: (ns - stamp) * 1e-9 for stamp, ns in sorted(heard.received.items())}
+    # Other signs and sizes are not latencies but the difference of two clocks.
+    known = all(0.0 <= latency <= _LONGEST_LATENCY_S for latency in found.values())
+    return found if known else {}
+
+
+def _run_facts(
+    heard: _Heard, recording: Path, parameters: Parameters, latencies: dict[int, float]
+) -> dict[str, Any]:
+    told = {
         name.removeprefix("latency_s."): float(value)
         for name, value in heard.diagnostics.items()
         if name.startswith("latency_s.")
@@ -206,8 +228,16 @@ def _run_facts(heard: _Heard, recording: Path, parameters: Parameters) -> dict[s
     return {
         "format": RUN_FORMAT,
         "recording": str(recording.resolve()),
-        "timings": {"latency_s": latencies},
-        "series": {"latency_s": [], "memory_mb": []},
+        "latency_is": (
+            "Latency is the time from an image's stamp to the recorder's receipt of its pose."
+            if latencies
+            else "Latency is what the node said of itself when the recording ended."
+        ),
+        "timings": {"latency_s": latency_percentiles(deque(latencies.values())) or told},
+        "series": {
+            "latency_s": list(enumerate(latencies.values(), start=1)),
+            "memory_mb": [],
+        },
         "parameters": parameters.model_dump(),
         "versions": versions(),
         "live": heard.diagnostics,

@@ -167,12 +167,15 @@ class Coverage(_Part):
     """What part of the recording the reconstruction covers."""
 
     frames: Share = Field(description="Frames with geometry by received images.")
+    dropped: Count = Field(
+        description="Images without geometry: unusable, skipped in haste, or showing nothing new."
+    )
     depth: Share = Field(description="Valid pixels of all depth images.")
     largest_gap_s: float = Field(description="Longest time between poses that follow each other.")
-    delay_images_median: float = Field(
-        description="Images that came before a frame's geometry did, counted after it."
+    delay_images_median: float | None = Field(
+        description="Images that came after a frame and before its geometry; null if not known."
     )
-    delay_images_maximum: Count = Field(description="The most of these.")
+    delay_images_maximum: Count | None = Field(description="The most of these.")
 
 
 class Metrics(_Part):

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,11 +74,13 @@ class Samples:
         if not path.exists():
             return None
         try:
-            if path.stat().st_size > _MAX_SAMPLE_BYTES:
-                raise ValueError(f"{path.stat().st_size} bytes are too many")
+            with ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > _MAX_SAMPLE_BYTES:
+                raise ValueError(f"{size} bytes are too many")
             with np.load(path, allow_pickle=False) as arrays:
                 return cls(**{name: arrays[name] for name in arrays.files})
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise RecordingError(f"cannot read the sample frames {path}: {error}") from error
 
 

@@ -146,15 +146,27 @@ def _reconstructed(
 
 
 def _sampling(
-    truth: tuple[int, ...],
+    source: tuple[int, ...],
     depth: tuple[int, ...],
     intrinsics: NDArray[np.float64],
     info: Any | None,
     parameters: Parameters,
     rectified: bool,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return the columns and rows of the true depth for each pixel of the other."""
-    (true_height, true_width), (height, width) = truth, depth
+    """Return where each pixel of a depth image lies in an image of the camera.
+
+    Args:
+        source: shape of the camera's image, height and width first.
+        depth: shape of the depth image.
+        intrinsics: (3, 3) pinhole matrix of the depth image.
+        info: CameraInfo of the camera's image, or None.
+        parameters: those of the reconstruction.
+        rectified: whether the camera's images were rectified already.
+
+    Returns:
+        Columns and rows for `cv2.remap`, of the shape of the depth image.
+    """
+    (true_height, true_width), (height, width) = source[:2], depth
     camera = (
         conversions.camera_from_info(info, true_width, true_height, rectified=rectified)
         if info is not None

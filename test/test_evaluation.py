@@ -13,8 +13,10 @@ from recordings import (
     INTRINSICS,
     WIDTH,
     M,
+    RecognisingNetwork,
     RoomNetwork,
     header,
+    image_message,
     load_room_network,
     pose_message,
     ray_cast,
@@ -355,6 +357,26 @@ def test_a_truth_that_stands_still_says_so(tmp_path):
     bag = write_recording(tmp_path / "in", entries)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False)
     assert "all 4 true positions are the same" in summary.warnings[-1]
+
+
+def test_a_truth_that_knows_one_segment_of_two_tells_of_that_one(tmp_path):
+    def late(index):
+        message = pose_message(index)
+        message.header.stamp = header(500 + index).stamp
+        return ("/ground_truth/pose", "PoseStamped", stamp_of(500 + index), message)
+
+    entries = [entry for entry in room_entries(6) if entry[0] != "/ground_truth/pose"]
+    for index in range(4):
+        image = image_message(index, header=header(500 + index))
+        entries.append(("/camera/image_raw", "Image", stamp_of(500 + index), image))
+        entries.append(late(index))
+    bag = write_recording(tmp_path / "in", entries)
+    network = RecognisingNetwork()
+    summary = replay(bag, tmp_path / "out", network, PARAMETERS, report=True)
+    first, second = summary.metrics["accuracy"]["segments"]
+    assert (first["compared"], second["compared"]) == (0, 4)
+    assert "nearest is" in first["problems"][0]
+    assert second["alignments"]["sim3"]["translation"]["rmse"] < 1e-5
 
 
 def test_broken_true_poses_are_left_out_and_counted(tmp_path):

@@ -1,10 +1,12 @@
 """What a live node published is evaluated as a replay is."""
 
+import json
 import shutil
 
 import numpy as np
 import pytest
-from recordings import RoomNetwork, read_recording, room_entries, write_recording
+from recordings import RoomNetwork, read_recording, room_entries, stamp_of, write_recording
+from rosbags.rosbag2 import StoragePlugin, Writer
 
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
@@ -12,8 +14,9 @@ from qvggt_ros.bag import replay
 from qvggt_ros.evaluation import EvaluationOptions, evaluate
 from qvggt_ros.live import DIAGNOSTICS_NAME
 from qvggt_ros.live_result import collect
-from qvggt_ros.messages import rosbags_messages
+from qvggt_ros.messages import rosbags_messages, rosbags_typestore
 from qvggt_ros.metrics import Metrics
+from qvggt_ros.report import write_report
 
 M = rosbags_messages()
 
@@ -108,3 +111,53 @@ def test_an_existing_output_is_left_alone(live, flight, tmp_path):
     with pytest.raises(RecordingError, match="exists"):
         collect(live, flight, tmp_path / "result")
     shutil.rmtree(tmp_path / "result")
+
+
+# On a robot, where images and answers are in one recording
+
+
+LATENCY_NS = 250_000_000
+DROPPED = (4, 5)
+
+
+def record_on_a_robot(bag, result, path):
+    """Record a flight as a robot would: images as they come, geometry a quarter second later."""
+    entries = []
+    for source in (bag, result / "bag"):
+        for topic, messages in read_recording(source).items():
+            if source is not bag and not topic.startswith("/qvggt/"):
+                continue
+            for _, data, message in messages:
+                stamp = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
+                if topic.startswith("/qvggt/"):
+                    if stamp in [stamp_of(index) for index in DROPPED]:
+                        continue
+                    stamp += LATENCY_NS
+                entries.append((stamp, topic, message.__msgtype__, data))
+    with Writer(path, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
+        connections = {}
+        for stamp, topic, kind, data in sorted(entries, key=lambda entry: entry[0]):
+            if topic not in connections:
+                connections[topic] = writer.add_connection(
+                    topic, kind, typestore=rosbags_typestore()
+                )
+            writer.write(connections[topic], stamp, data)
+    return path
+
+
+def test_latency_and_drops_of_a_flight_are_told(flight, replayed, tmp_path):
+    live = record_on_a_robot(flight, replayed.output, tmp_path / "live")
+    collect(live, None, tmp_path / "result")
+    found = evaluate(tmp_path / "result", EvaluationOptions())
+    assert found.accuracy is not None
+    (segment,) = found.accuracy.segments
+    assert segment.compared == 9 - len(DROPPED)
+    assert segment.alignments["sim3"].translation.rmse < 1e-5
+    assert found.coverage.dropped == len(DROPPED)
+    assert found.coverage.frames == pytest.approx(1 - len(DROPPED) / 9)
+    assert found.coverage.largest_gap_s == pytest.approx(0.3)
+    run = json.loads((tmp_path / "result" / "run.json").read_text())
+    assert run["timings"]["latency_s"]["p50"] == pytest.approx(0.25)
+    assert len(run["series"]["latency_s"]) == 9 - len(DROPPED)
+    write_report(tmp_path / "result")
+    assert "recorder&#39;s receipt" in (tmp_path / "result" / "report.html").read_text()

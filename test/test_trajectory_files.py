@@ -77,6 +77,8 @@ def test_poses_come_in_the_order_of_time_and_once(tmp_path):
         ("1 0 0 zero 0 0 0 1\n", "line 1: could not convert"),
         ("soon 0 0 0 0 0 0 1\n# a heading goes, a pose does not\n", "holds no pose"),
         ("1e999x 0 0 0 0 0 0 1\n", "line 1: '1e999x' is no time"),
+        ("1e400 0 0 0 0 0 0 1\n", "line 1: '1e400' is no time"),
+        ("1 0 0 0 0 0 0 1\nnan 0 0 0 0 0 0 1\n", "line 2: 'nan' is no time"),
         ("2 0 0 0 0 1 0 0 0 0 1 0\n", "3x3 part is no rotation"),
     ],
 )

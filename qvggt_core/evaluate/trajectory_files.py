@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from qvggt_core.geometry import quaternion, transform
 _COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
 _MAX_BYTES = 1 << 30
 _ORTHOGONAL = 1e-3
+_MAX_STAMP = 1 << 62
 
 
 def read_trajectory(path: Path, times: Path | None = None) -> Track:
@@ -117,9 +118,12 @@ def _stamp(path: Path, number: int, word: str, nanoseconds: bool) -> int:
     """Return nanoseconds; decimals are kept exactly, a float of an epoch would lose them."""
     try:
         value = Decimal(word) * (1 if nanoseconds else 1_000_000_000)
-        return int(value.to_integral_value())
-    except (InvalidOperation, ValueError, OverflowError) as error:
-        raise EvaluationError(f"{path}, line {number}: {word!r} is no time") from error
+        # What no 64-bit stamp holds is no time either, and an exponent must not fill the memory.
+        if abs(value) < _MAX_STAMP:
+            return int(value.to_integral_value())
+    except (ArithmeticError, ValueError):
+        pass
+    raise EvaluationError(f"{path}, line {number}: {word!r} is no time")
 
 
 def _read_times(path: Path, times: Path | None, poses: int) -> list[int]:

@@ -12,8 +12,11 @@ from qvggt_ros import console
 
 def collect(
     live: Annotated[Path, typer.Argument(help="rosbag2 of what the node published.")],
-    recording: Annotated[Path, typer.Option(help="rosbag2 that was played to it.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")],
+    recording: Annotated[
+        Path | None,
+        typer.Option(help="rosbag2 that was played to it, where the first has no images itself."),
+    ] = None,
     namespace: Annotated[str, typer.Option(help="Of the node.")] = "qvggt",
 ) -> None:
     """Make a result of what a live node published; `qvggt evaluate` tells how good it is."""

@@ -57,7 +57,9 @@ DepthTopic = Annotated[
 
 
 def evaluate(
-    result: Annotated[Path, typer.Argument(help="Directory that `qvggt replay` made.")],
+    result: Annotated[
+        Path, typer.Argument(help="Directory that `qvggt replay` or `qvggt collect` made.")
+    ],
     ground_truth: GroundTruth = None,
     truth_frame: TruthFrame = "",
     truth_times: TruthTimes = None,

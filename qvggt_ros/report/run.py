@@ -86,10 +86,7 @@ def _page(
         truth_unit="m",
         **_accuracy_tables(result),
         **_frames(samples, result),
-        time_caption=(
-            "The recording was read as fast as it could be, so latency is the time that the "
-            "frames of a window waited for each other and for the network."
-        ),
+        time_caption=str(result.run.get("latency_is", "")),
         time_rows=_time_rows(result.run.get("timings", {})),
         count_rows=_count_rows(result),
         events=[
@@ -318,7 +315,8 @@ def _tiles(result: ResultView) -> list[tuple[str, str]]:
             tiles.append((f"{result.path_error:.1%}", "of the path's length"))
         tiles.append((f"{result.quoted.rotation_deg.rmse:.1f}°", "rotation error (rmse)"))
     if result.depth is not None:
-        tiles.append((f"{result.depth.abs_rel:.1%}", "depth error (AbsRel)"))
+        scaled = "" if unit == "m" else ", scaled by medians"
+        tiles.append((f"{result.depth.abs_rel:.1%}", f"depth error (AbsRel{scaled})"))
         tiles.append((f"{result.depth.delta_1:.1%}", "of the depth within a factor of 1.25"))
     tiles.append((f"{result.track.length:.2f} {unit}", "length of the path"))
     if "frames_per_second" in timings:
@@ -430,7 +428,8 @@ def _frames(samples: Samples | None, result: ResultView) -> dict[str, Any]:
     shown = np.stack([depths, truths]) if known and truths is not None else depths
     low, high = limits(shown)
     least, most = limits(samples.confidences)
-    rows = [("image", "image"), ("depth", "depth"), ("confidence", "confidence")]
+    rows = [("image", "image"), ("depth", "depth")]
+    sure = bool(np.isfinite(samples.confidences).any())
     ramps = [
         ramp(
             f"depth ({'m' if known else unit})",
@@ -443,9 +442,11 @@ def _frames(samples: Samples | None, result: ResultView) -> dict[str, Any]:
     if known and truths is not None:
         with np.errstate(invalid="ignore", divide="ignore"):
             wrong = np.abs(depths - truths) / truths
-        rows[2:2] = [("true depth", "truth"), ("error", "error")]
+        rows += [("true depth", "truth"), ("error", "error")]
         ramps.append(ramp("error by true depth", _ERROR_COLORS, "0", "20 % and more"))
-    ramps.append(ramp("confidence", _CONFIDENCE_COLORS, f"{least:.1f}", f"{most:.1f}"))
+    if sure:
+        rows.append(("confidence", "confidence"))
+        ramps.append(ramp("confidence", _CONFIDENCE_COLORS, f"{least:.1f}", f"{most:.1f}"))
     frames = []
     for index, stamp in enumerate(samples.stamps_ns):
         frame = {
@@ -517,16 +518,25 @@ def _count_rows(result: ResultView) -> list[tuple[str, str]]:
     return [
         ("images received", f"{found.received:,}"),
         ("frames with geometry", f"{found.published:,} ({coverage.frames:.1%})"),
-        ("messages dropped as unusable", f"{sum(found.rejected.values()):,}"),
-        ("frames that showed nothing new", f"{found.gated:,}"),
-        ("keyframes", f"{found.keyframes:,}"),
-        ("runs of the network", f"{found.windows:,}"),
+        ("images without geometry", f"{coverage.dropped:,}"),
+        ("messages refused as unusable", f"{sum(found.rejected.values()):,}"),
+        *(
+            [
+                ("frames that showed nothing new", f"{found.gated:,}"),
+                ("keyframes", f"{found.keyframes:,}"),
+                ("runs of the network", f"{found.windows:,}"),
+            ]
+            if found.windows
+            else []
+        ),
         ("map segments", f"{found.segments:,}"),
         ("longest time between poses", f"{coverage.largest_gap_s:.2f} s"),
         ("pixels with depth", f"{coverage.depth:.1%}"),
         (
             "images until geometry, median and most",
-            f"{coverage.delay_images_median:g}, {coverage.delay_images_maximum}",
+            "-"
+            if coverage.delay_images_median is None
+            else f"{coverage.delay_images_median:g}, {coverage.delay_images_maximum}",
         ),
-        ("scale", "unknown" if metres is None else f"{metres:g} m per unit"),
+        ("scale", found.scale_source if metres is None else f"{metres:g} m per unit"),
     ]

@@ -54,7 +54,7 @@ const CloudView = (() => {
         float there = logDepth(at + 1.6 * pixel * vec2(cos(a), sin(a)));
         behind += clamp(here - there - 0.012, 0.0, 0.1);
       }
-      result = vec4(c.rgb * exp(-1.5 * behind), 1.0);
+      result = vec4(c.rgb * exp(-1.2 * behind), 1.0);
     }`;
   const LINE_VERTEX = `#version 300 es
     in vec3 first, second; in vec4 color;
