@@ -48,7 +48,10 @@ setup(
         "torch>=2.5",
         "typer>=0.12",
     ],
-    extras_require={"test": ["hypothesis", "psutil", "pytest"]},
+    extras_require={
+        "dds": ["cyclonedds>=11,<12"],
+        "test": ["hypothesis", "psutil", "pytest"],
+    },
     entry_points={
         "console_scripts": [
             "qvggt = qvggt_ros.cli:main",

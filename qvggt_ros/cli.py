@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
-from qvggt_ros.commands import checkpoint, parameters, quantize, replay, synthetic, topics
+from qvggt_ros.commands import checkpoint, live, parameters, quantize, replay, synthetic, topics
 
 app = typer.Typer(
     name="qvggt",
@@ -57,6 +57,8 @@ def _options(
 
 for _command in (
     replay.replay,
+    live.live,
+    live.play,
     topics.topics,
     quantize.quantize,
     checkpoint.info,
