@@ -17,6 +17,7 @@ from xml.sax.saxutils import quoteattr
 
 import numpy as np
 from rosbags.interfaces import Nodetype
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from qvggt_core.errors import ParameterError, TransportError
@@ -32,7 +33,9 @@ try:
         WaitSet,
     )
     from cyclonedds.domain import Domain, DomainParticipant
-    from cyclonedds.idl import IdlStruct, annotations, make_idl_struct, types
+    from cyclonedds.idl import IdlStruct, make_idl_struct
+    from cyclonedds.idl import annotations as idl_annotations
+    from cyclonedds.idl import types as idl_types
     from cyclonedds.internal import InvalidSample
     from cyclonedds.pub import DataWriter
     from cyclonedds.qos import Policy, Qos
@@ -47,15 +50,31 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+# Indexed as `sequence[byte]` is in annotations, which type checkers do not see through.
+types: Any = idl_types
+
 LOOPBACK = "127.0.0.1"
 MAX_DOMAIN_ID = 232
 
 _DISCOVERY_TOPIC = "ros_discovery_info"
 _DISCOVERY_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
+# Fields as of Jazzy and later, in which a GID has 16 bytes. rosbags' own definitions call them
+# char, which ROS takes for uint8, and so have hashes that are not those of ROS.
+_DISCOVERY_DEFINITIONS = {
+    "rmw_dds_common/msg/Gid": "uint8[16] data",
+    "rmw_dds_common/msg/NodeEntitiesInfo": (
+        "string<=256 node_namespace\n"
+        "string<=256 node_name\n"
+        "Gid[] reader_gid_seq\n"
+        "Gid[] writer_gid_seq"
+    ),
+    _DISCOVERY_TYPE: "Gid gid\nNodeEntitiesInfo[] node_entities_info_seq",
+}
 
 _TOPIC_NAME = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 # Longer than a whole cloud takes; then a reader that hangs costs messages, never the robot's time.
 _MAX_BLOCKING = duration(milliseconds=100)
+_MAX_SAMPLE = "256MiB"
 
 # `uint8` is announced as `byte`, which has the same bytes on the wire and is what ROS makes of it
 # (octet): release 11 announcing a sequence of uint8 crashes participants of release 0.10.5.
@@ -92,8 +111,9 @@ class Participant:
             name: name of the node.
             namespace: its namespace.
             domain_id: as ROS_DOMAIN_ID, 0 to 232.
-            interface: name or address of the network interface; by default nothing leaves this
-                machine. CYCLONEDDS_URI is not read.
+            interface: name or address of the network interface; by default nothing is sent
+                beyond this machine. Cyclone DDS listens on all addresses whatever the interface:
+                who is on a hostile network needs a firewall. CYCLONEDDS_URI is not read.
 
         Raises:
             ParameterError: a name or the domain is refused.
@@ -104,6 +124,7 @@ class Participant:
         self._namespace = "/" + _checked(namespace).strip("/") if namespace.strip("/") else "/"
         self._name = _checked(name)
         self._typestore = rosbags_typestore()
+        self._discovery = _discovery_typestore()
         self._subscriptions: list[Subscription] = []
         self._publishers: list[Publisher] = []
         try:
@@ -113,7 +134,7 @@ class Participant:
             self._announcement = Publisher(
                 self._entity,
                 _DISCOVERY_TOPIC,
-                _wire_type(self._typestore, _DISCOVERY_TYPE),
+                _wire_type(self._discovery, _DISCOVERY_TYPE),
                 _quality(latched=True),
             )
         except DDSException as error:
@@ -205,19 +226,17 @@ class Participant:
         """Leave the domain; others see it at once. Publishers and subscriptions end with it."""
         for attached, _ in list(self._waitset.attached):
             self._waitset.detach(attached)
-        for endpoint in (*self._subscriptions, *self._publishers, self._announcement):
-            endpoint.close()
+        for subscription in self._subscriptions:
+            subscription.close()
+        for publisher in (*self._publishers, self._announcement):
+            publisher.close()
         self._subscriptions, self._publishers = [], []
         # A binding's entity ends when nothing refers to it: children first, the domain last.
         del self._announcement, self._waitset, self._entity, self._domain
 
     def _announce(self) -> None:
         """Say which endpoints are the node's, as a ROS node does (rmw_dds_common)."""
-        store = self._typestore.types
-        gid, node, participant = (
-            store[f"rmw_dds_common/msg/{name}"]
-            for name in ("Gid", "NodeEntitiesInfo", "ParticipantEntitiesInfo")
-        )
+        gid, node, participant = (self._discovery.types[name] for name in _DISCOVERY_DEFINITIONS)
 
         def gid_of(entity: Any) -> Any:
             return gid(data=np.frombuffer(entity.guid.bytes, dtype=np.uint8))
@@ -389,22 +408,20 @@ def _carry_cdr(announced: Any) -> None:
 
 
 def _wire_type(typestore: Typestore, name: str) -> _WireType:
-    announced = _announced_type(typestore, name, {})
+    announced = idl_type(typestore, name, {})
     _carry_cdr(announced)
     user_data = f"typehash={typestore.hash_rihs01(name)};".encode()
     return _WireType(name, typestore, announced, user_data)
 
 
-def _announced_type(
-    typestore: Typestore, name: str, known: dict[str, type[IdlStruct]]
-) -> type[IdlStruct]:
+def idl_type(typestore: Typestore, name: str, known: dict[str, type[IdlStruct]]) -> type[IdlStruct]:
     """Return the IDL of a message type: `pkg::msg::dds_::Name_`, final."""
     if name in known:
         return known[name]
     if name not in typestore.fielddefs:
         raise TransportError(f"the message type {name} is not known")
     package, _, short = name.rpartition("/")
-    nested = partial(_announced_type, typestore, known=known)
+    nested = partial(idl_type, typestore, known=known)
 
     def field(definition: Any) -> Any:
         kind, content = definition
@@ -423,7 +440,7 @@ def _announced_type(
         return types.sequence[field(element), size] if size else types.sequence[field(element)]
 
     _, fields = typestore.fielddefs[name]
-    known[name] = announced = annotations.final(
+    known[name] = announced = idl_annotations.final(
         make_idl_struct(
             f"{short}_",
             f"{package.replace('/', '.')}.dds_.{short}_",
@@ -431,6 +448,13 @@ def _announced_type(
         )
     )
     return announced
+
+
+def _discovery_typestore() -> Typestore:
+    typestore = get_typestore(Stores.EMPTY)
+    for name, text in _DISCOVERY_DEFINITIONS.items():
+        typestore.register(get_types_from_msg(text, name))
+    return typestore
 
 
 def _wire_topic(topic: str) -> str:
@@ -476,6 +500,7 @@ def _configuration(interface: str) -> str:
         f"<Interfaces><NetworkInterface {chosen}/></Interfaces>{multicast}"
         "<MaxMessageSize>65500B</MaxMessageSize></General>"
         f"{discovery if loopback else ''}"
-        '<Internal><SocketReceiveBufferSize max="16MiB"/></Internal>'
+        '<Internal><SocketReceiveBufferSize max="16MiB"/>'
+        f"<MaxSampleSize>{_MAX_SAMPLE}</MaxSampleSize></Internal>"
         "</Domain></CycloneDDS>"
     )

@@ -23,6 +23,8 @@ _SAVE_TIMEOUT_S = 60.0
 # The worker takes the newest image alone; more are kept so that it counts what it drops.
 _IMAGES_KEPT = 8
 _DIAGNOSTICS_KEPT = 10
+# As the broadcaster of tf2.
+_TRANSFORMS_KEPT = 100
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,13 @@ class DdsNode:
             self._participant.spin(min(_SPIN_S, max(0.0, due - time.monotonic())))
             if time.monotonic() >= due:
                 due = time.monotonic() + period
-                state = self._live.diagnostics(self._what_is_missing())
+                state = self.diagnostics()
                 self._diagnostics.publish(state)
                 tell(state)
+
+    def diagnostics(self) -> Any:
+        """Return diagnostic_msgs/DiagnosticArray of the state."""
+        return self._live.diagnostics(self._what_is_missing())
 
     def save_map(self) -> tuple[Path, int]:
         """Write the map as PLY; return the file and its number of points.
@@ -148,6 +154,7 @@ class DdsNode:
                 "/tf" if topic == "tf" else f"{below}/{topic}",
                 TYPES[type_name],
                 latched=topic == "path",
+                depth=_TRANSFORMS_KEPT if topic == "tf" else 1,
             )
             for topic, type_name in outputs_of(parameters).items()
             if topic != "tf" or parameters.publish_tf != "none"

@@ -65,7 +65,6 @@ def live(
             interface=interface,
             load=load_network,
         )
-    ended = True
     try:
         with console.stop_on_interrupt() as stop:
             console.out.print(
@@ -74,16 +73,17 @@ def live(
             )
             with console.err.status("waiting for images") as status:
                 node.run(stop, lambda state: status.update(escape(_line(state))))
+        console.out.print(_line(node.diagnostics()), soft_wrap=True, highlight=False, markup=False)
         if save_map:
             path, points = node.save_map()
             console.out.print(f"wrote {path}, {points:,} points", soft_wrap=True, highlight=False)
     finally:
-        ended = node.close()
-    if not ended:
-        # A network in the middle of a window cannot be interrupted, and nobody shall wait for it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+        node.close()
+    # Nobody shall wait for a network in the middle of a window, which cannot be interrupted, nor
+    # for PyTorch to be taken apart, which takes seconds on a busy machine.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def play(
