@@ -224,6 +224,8 @@ class Participant:
 
     def close(self) -> None:
         """Leave the domain; others see it at once. Publishers and subscriptions end with it."""
+        if not hasattr(self, "_domain"):
+            return
         for attached, _ in list(self._waitset.attached):
             self._waitset.detach(attached)
         for subscription in self._subscriptions:

@@ -184,4 +184,7 @@ class DdsNode:
     def _what_is_missing(self) -> str:
         if self._images.publishers:
             return f"{self.inputs.image} has a publisher that sends nothing"
-        return f"nobody publishes {self.inputs.image} where this participant hears it"
+        return (
+            f"nobody publishes {self.inputs.image} in this domain and on this interface; a ROS 2 "
+            "of default settings is on the network's, not on loopback"
+        )

@@ -116,7 +116,11 @@ def play(
             interrupted = stop()
     finally:
         participant.close()
-    console.out.print(f"played {played} messages of {bag}", soft_wrap=True, highlight=False)
+    for warning in played.warnings:
+        console.err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+    console.out.print(
+        f"played {played.messages} messages of {bag}", soft_wrap=True, highlight=False
+    )
     if interrupted:
         raise typer.Exit(console.EXIT_INTERRUPTED)
 
