@@ -55,7 +55,7 @@ setup(
     entry_points={
         "console_scripts": [
             "qvggt = qvggt_ros.cli:main",
-            "reconstruct = qvggt_ros.node:main",
+            "reconstruct = qvggt_ros.reconstruct:main",
         ]
     },
     zip_safe=False,

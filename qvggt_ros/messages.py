@@ -14,6 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -49,6 +57,25 @@ TYPES: dict[str, str] = {
     for name in names
 }
 """Full ROS names of the message types in use."""
+
+
+_NO_LIMIT = QosTime(sec=2147483647, nsec=4294967295)
+
+LATCHED = (
+    Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL,
+        deadline=_NO_LIMIT,
+        lifespan=_NO_LIMIT,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_NO_LIMIT,
+        avoid_ros_namespace_conventions=False,
+    ),
+)
+"""For a recorded topic that late listeners need too, such as /tf_static: a player offers what the
+recording says, and without it `ros2 bag play` and a transform listener do not match."""
 
 
 class Messages:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -56,7 +57,7 @@ _LATCHED_QOS = QoSProfile(
 # Longer than the slowest window takes, or poses of its images would be forgotten by then.
 _TF_CACHE = Duration(seconds=60)
 _SERVICE_TIMEOUT_S = 30.0
-_STOP_TIMEOUT_S = 1.0
+_STOP_TIMEOUT_S = 0.5
 _LARGEST = sys.float_info.max
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -385,6 +386,24 @@ class ReconstructNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
 
+class _LogHandler(logging.Handler):
+    """Brings what the core logs to /rosout."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record at its own level."""
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
 def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
     bounded = parameter.minimum is not None or parameter.maximum is not None
     descriptor = ParameterDescriptor(
@@ -412,13 +431,14 @@ def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the node until Ctrl-C."""
-    # Before PyTorch starts its threads, as in the command line: they wait instead of spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     rclpy.init(args=arguments)
     status, ended = 0, True
     node = None
     try:
         node = ReconstructNode()
+        root = logging.getLogger()
+        root.setLevel(logging.INFO)
+        root.addHandler(_LogHandler(node.get_logger()))
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if not node.start():
@@ -443,7 +463,3 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.flush()
         os._exit(status)
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

@@ -120,11 +120,13 @@ class MetricScale:
             return
         metres = float(np.linalg.norm(in_metres - self._fix.in_metres))
         units = float(np.linalg.norm(in_units - self._fix.in_units))
-        if metres < self.min_distance / _PIECES:
+        piece = self.min_distance / _PIECES
+        if metres < piece:
             return
         self._fix = _Fix(stamp_ns, in_metres, in_units)
         if units > 0:
-            self._ratios.append((metres / units, metres))
+            # A jump of the odometry counts as one piece, however far it went.
+            self._ratios.append((metres / units, min(metres, 2.0 * piece)))
 
     def _odometry_at(self, stamp_ns: int) -> NDArray[np.float64] | None:
         stamps = np.array(self._stamps, dtype=np.int64)

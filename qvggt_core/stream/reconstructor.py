@@ -53,6 +53,7 @@ class Reconstructor:
         gated: number of frames that left the window without geometry; none do, unless the
             network fails.
         segment: number of the current map.
+        parameters: how to reconstruct, see `set_parameters`.
     """
 
     def __init__(self, network: Network, parameters: Parameters) -> None:
@@ -60,7 +61,7 @@ class Reconstructor:
         self.gated = 0
         self.segment = 0
         self._network = network
-        self._parameters = parameters
+        self.parameters = parameters
         # One for each camera of a rig: each remembers how to rectify its own.
         self._preprocessors: dict[str, Preprocessor] = {}
         self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
@@ -111,7 +112,7 @@ class Reconstructor:
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
-        self._parameters = parameters
+        self.parameters = parameters
         self._gate.min_motion = parameters.keyframe_min_motion
         self._metric.min_distance = parameters.min_odometry_distance
         self._metric.set_parameter(parameters.metres_per_unit)
@@ -175,7 +176,7 @@ class Reconstructor:
                 entry.tokens = self._network.encode(entry.view.image)
 
     def _trusted_depth(self, prediction: WindowPrediction) -> NDArray[np.float32]:
-        percentile = self._parameters.min_confidence_percentile
+        percentile = self.parameters.min_confidence_percentile
         return np.stack(
             [
                 valid_depth(depth, confidence, percentile)
@@ -195,7 +196,7 @@ class Reconstructor:
             prediction.camera_from_world[shared],
             depth[shared],
             prediction.confidence[shared],
-            self._parameters.max_scale_spread,
+            self.parameters.max_scale_spread,
         )
 
     def _gauge(self, camera_from_window: NDArray[np.float64]) -> Similarity:
@@ -228,7 +229,7 @@ class Reconstructor:
                     if told:
                         self._tell(told)
                 intrinsics = prediction.intrinsics[index]
-                if entry.view.intrinsics is not None and self._parameters.use_camera_intrinsics:
+                if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
                     intrinsics = entry.view.intrinsics
                 frames.append(
                     FrameGeometry(
@@ -289,7 +290,7 @@ class Reconstructor:
     def _preprocessor(self, frame: Frame) -> Preprocessor:
         if frame.source not in self._preprocessors:
             self._preprocessors[frame.source] = Preprocessor(
-                self._network.image_width, self._network.patch_size, self._parameters.rectify
+                self._network.image_width, self._network.patch_size, self.parameters.rectify
             )
         return self._preprocessors[frame.source]
 
@@ -300,7 +301,7 @@ class Reconstructor:
         seconds = (frames[0].stamp_ns - self._last[0].stamp_ns) / 1e9
         if seconds < 0:
             return f"time went back by {-seconds:.3f} s"
-        if seconds > self._parameters.max_gap_s:
+        if seconds > self.parameters.max_gap_s:
             return f"no frame came for {seconds:.3f} s"
         old, new = (
             ", ".join(repr(frame.frame_id) for frame in each) for each in (self._last, frames)
