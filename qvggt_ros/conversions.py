@@ -463,11 +463,23 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
     points["rgb"] = (red << 16) | (green << 8) | blue
     points["confidence"] = cloud.confidence
     float32 = messages.PointField.FLOAT32
-    fields = [
-        messages.PointField(name=name, offset=4 * index, datatype=float32, count=1)
-        for index, name in enumerate(POINT_DTYPE.names or ())
-    ]
-    return messages.cloud(points, fields, header(messages, nanoseconds, frame_id))
+    # Not by sensor_msgs_py's create_cloud: it copies twice, and a copy into new pages is what a
+    # large message costs (benchmarks/ros_layer.py has both).
+    return messages.with_octets(
+        messages.PointCloud2,
+        points,
+        header=header(messages, nanoseconds, frame_id),
+        height=1,
+        width=len(points),
+        fields=[
+            messages.PointField(name=name, offset=4 * index, datatype=float32, count=1)
+            for index, name in enumerate(POINT_DTYPE.names or ())
+        ],
+        is_bigendian=False,
+        point_step=POINT_DTYPE.itemsize,
+        row_step=POINT_DTYPE.itemsize * len(points),
+        is_dense=True,
+    )
 
 
 DIAGNOSTIC_LEVELS = {"OK": 0, "WARN": 1, "ERROR": 2, "STALE": 3}

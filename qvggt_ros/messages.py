@@ -110,31 +110,6 @@ class Messages:
         message.data.frombytes(octets.data)
         return message
 
-    def cloud(self, points: NDArray, fields: list[Any], header: Any) -> Any:
-        """Return sensor_msgs/PointCloud2 of a structured array (N,), unordered and dense.
-
-        An installed ROS makes it with its own sensor_msgs_py; both ways serialise to equal bytes.
-        """
-        if self.installed:
-            from sensor_msgs_py.point_cloud2 import create_cloud, dtype_from_fields
-
-            # The declared type is what create_cloud checks; `rgb` is bits, declared FLOAT32.
-            message = create_cloud(header, fields, points.view(dtype_from_fields(fields)))
-            message.is_dense = True
-            return message
-        return self.with_octets(
-            self.PointCloud2,
-            points,
-            header=header,
-            height=1,
-            width=len(points),
-            fields=fields,
-            is_bigendian=False,
-            point_step=points.dtype.itemsize,
-            row_step=points.dtype.itemsize * len(points),
-            is_dense=True,
-        )
-
     def doubles(self, values: Iterable[float]) -> Any:
         """Return a float64 sequence as the message classes want it."""
         numbers = [float(value) for value in values]
@@ -173,7 +148,6 @@ def installed_messages() -> Messages:
         package, _, name = full_name.split("/")
         return getattr(module(f"{package}.msg"), name)
 
-    module("sensor_msgs_py.point_cloud2")
     return Messages(installed=True, lookup=lookup)
 
 
