@@ -10,13 +10,10 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
-from rosbags.interfaces import Nodetype
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -33,15 +30,14 @@ try:
         WaitSet,
     )
     from cyclonedds.domain import Domain, DomainParticipant
-    from cyclonedds.idl import IdlStruct, make_idl_struct
-    from cyclonedds.idl import annotations as idl_annotations
-    from cyclonedds.idl import types as idl_types
     from cyclonedds.internal import InvalidSample
     from cyclonedds.pub import DataWriter
     from cyclonedds.qos import Policy, Qos
     from cyclonedds.sub import DataReader
     from cyclonedds.topic import Topic
     from cyclonedds.util import duration
+
+    from qvggt_ros.dds_types import WireType, wire_type
 except ImportError as error:
     raise TransportError(
         f"Cyclone DDS cannot be imported ({error}): install the extra dds, "
@@ -50,15 +46,12 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
-# Indexed as `sequence[byte]` is in annotations, which type checkers do not see through.
-types: Any = idl_types
-
 LOOPBACK = "127.0.0.1"
 MAX_DOMAIN_ID = 232
 
 _DISCOVERY_TOPIC = "ros_discovery_info"
 _DISCOVERY_TYPE = "rmw_dds_common/msg/ParticipantEntitiesInfo"
-# Fields as of Jazzy and later, in which a GID has 16 bytes. rosbags' own definitions call them
+# Of Iron and later, whose GID has 16 bytes (Humble: 24). rosbags' own definitions call them
 # char, which ROS takes for uint8, and so have hashes that are not those of ROS.
 _DISCOVERY_DEFINITIONS = {
     "rmw_dds_common/msg/Gid": "uint8[16] data",
@@ -76,30 +69,12 @@ _TOPIC_NAME = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 _MAX_BLOCKING = duration(milliseconds=100)
 _MAX_SAMPLE = "256MiB"
 
-# `uint8` is announced as `byte`, which has the same bytes on the wire and is what ROS makes of it
-# (octet): release 11 announcing a sequence of uint8 crashes participants of release 0.10.5.
-_BASE_TYPES: dict[str, Any] = {
-    "bool": bool,
-    "byte": types.byte,
-    "char": types.byte,
-    "uint8": types.byte,
-    "int8": types.int8,
-    "int16": types.int16,
-    "uint16": types.uint16,
-    "int32": types.int32,
-    "uint32": types.uint32,
-    "int64": types.int64,
-    "uint64": types.uint64,
-    "float32": types.float32,
-    "float64": types.float64,
-}
-
 
 class Participant:
     """What is one process, and one node, to the graph.
 
-    It is made of one domain of DDS, so a process has one participant per domain at a time.
-    Callbacks run in `spin`; publishing is possible from any thread.
+    A process has one at a time in a domain. Callbacks run in `spin`; publishing is possible from
+    any thread.
     """
 
     def __init__(
@@ -134,7 +109,7 @@ class Participant:
             self._announcement = Publisher(
                 self._entity,
                 _DISCOVERY_TOPIC,
-                _wire_type(self._discovery, _DISCOVERY_TYPE),
+                wire_type(self._discovery, _DISCOVERY_TYPE),
                 _quality(latched=True),
             )
         except DDSException as error:
@@ -169,7 +144,7 @@ class Participant:
         publisher = Publisher(
             self._entity,
             _wire_topic(topic),
-            _wire_type(typestore or self._typestore, type_name),
+            wire_type(typestore or self._typestore, type_name),
             _quality(latched=latched, depth=depth),
         )
         self._publishers.append(publisher)
@@ -205,7 +180,7 @@ class Participant:
         subscription = Subscription(
             self._entity,
             _wire_topic(topic),
-            _wire_type(self._typestore, type_name),
+            wire_type(self._typestore, type_name),
             _quality(reliable=reliable, latched=latched, depth=depth),
             take,
             refuse,
@@ -267,11 +242,11 @@ class Publisher:
     """
 
     def __init__(
-        self, participant: DomainParticipant, topic: str, wire_type: _WireType, quality: Qos
+        self, participant: DomainParticipant, topic: str, wire_type: WireType, quality: Qos
     ) -> None:
         """Announce the publisher."""
         self.dropped = 0
-        self._wire_type = wire_type
+        self._type = wire_type
         self.writer = DataWriter(
             participant,
             Topic(participant, topic, wire_type.announced),
@@ -289,7 +264,7 @@ class Publisher:
         Raises:
             TransportError: it cannot be sent.
         """
-        self.publish_cdr(self._wire_type.serialize(message))
+        self.publish_cdr(self._type.serialize(message))
 
     def publish_cdr(self, data: bytes) -> None:
         """Send a message that is serialised already, such as one from a recording.
@@ -298,7 +273,7 @@ class Publisher:
             TransportError: it cannot be sent.
         """
         try:
-            self.writer.write(self._wire_type.announced.of(data))
+            self.writer.write(self._type.announced.of(data))
         except DDSException as error:
             if error.code != DDSException.DDS_RETCODE_TIMEOUT:
                 raise TransportError(f"a message cannot be sent: {error}") from error
@@ -321,14 +296,14 @@ class Subscription:
         self,
         participant: DomainParticipant,
         topic: str,
-        wire_type: _WireType,
+        wire_type: WireType,
         quality: Qos,
         take: Callable[[Any], None],
         refuse: Callable[[str], None],
         depth: int,
     ) -> None:
         """Announce the subscription."""
-        self._wire_type = wire_type
+        self._type = wire_type
         self._take = take
         self._refuse = refuse
         self._depth = depth
@@ -353,10 +328,10 @@ class Subscription:
             if isinstance(sample, InvalidSample):
                 continue
             try:
-                message = self._wire_type.deserialize(sample.cdr)
+                message = self._type.deserialize(sample.cdr)
             except Exception as error:  # bytes from the network raise whatever they lead to
                 self._refuse(
-                    f"a {self._wire_type.name} of {len(sample.cdr)} bytes cannot be read "
+                    f"a {self._type.name} of {len(sample.cdr)} bytes cannot be read "
                     f"({type(error).__name__}: {error})"
                 )
             else:
@@ -365,91 +340,6 @@ class Subscription:
     def close(self) -> None:
         """Take the subscription back."""
         del self.condition, self.reader
-
-
-@dataclass(frozen=True)
-class _WireType:
-    """A message type on the wire.
-
-    Attributes:
-        name: full ROS name.
-        typestore: serialises and deserialises it.
-        announced: its IDL, for discovery.
-        user_data: its hash, as ROS endpoints carry it.
-    """
-
-    name: str
-    typestore: Typestore
-    announced: type[Any]
-    user_data: bytes
-
-    def serialize(self, message: Any) -> bytes:
-        return bytes(self.typestore.serialize_cdr(message, self.name))
-
-    def deserialize(self, data: bytes) -> Any:
-        return self.typestore.deserialize_cdr(data, self.name)
-
-
-def _carry_cdr(announced: Any) -> None:
-    """Let samples of an IDL type be their own serialisation, in `cdr`.
-
-    The binding's own way packs every byte of a picture as a Python number, a hundred
-    milliseconds for one; the type store takes a tenth of a millisecond for the same bytes.
-    """
-
-    def carrier(cls: Any, data: bytes, *arguments: Any, **options: Any) -> Any:
-        sample = cls.__new__(cls)
-        sample.cdr = data
-        return sample
-
-    announced.of = classmethod(carrier)
-    announced.serialize = lambda sample, *arguments, **options: sample.cdr
-    announced.deserialize = classmethod(carrier)
-    # Asked for the key of a sample without data; the messages of ROS have none.
-    announced.deserialize_key = classmethod(carrier)
-
-
-def _wire_type(typestore: Typestore, name: str) -> _WireType:
-    announced = idl_type(typestore, name, {})
-    _carry_cdr(announced)
-    user_data = f"typehash={typestore.hash_rihs01(name)};".encode()
-    return _WireType(name, typestore, announced, user_data)
-
-
-def idl_type(typestore: Typestore, name: str, known: dict[str, type[IdlStruct]]) -> type[IdlStruct]:
-    """Return the IDL of a message type: `pkg::msg::dds_::Name_`, final."""
-    if name in known:
-        return known[name]
-    if name not in typestore.fielddefs:
-        raise TransportError(f"the message type {name} is not known")
-    package, _, short = name.rpartition("/")
-    nested = partial(idl_type, typestore, known=known)
-
-    def field(definition: Any) -> Any:
-        kind, content = definition
-        if kind == Nodetype.NAME:
-            return nested(content)
-        if kind == Nodetype.BASE:
-            base, limit = content
-            if base == "string":
-                return types.bounded_str[limit] if limit else str
-            if base not in _BASE_TYPES:
-                raise TransportError(f"the message type {name} has a {base}, unknown to DDS")
-            return _BASE_TYPES[base]
-        element, size = content
-        if kind == Nodetype.ARRAY:
-            return types.array[field(element), size]
-        return types.sequence[field(element), size] if size else types.sequence[field(element)]
-
-    _, fields = typestore.fielddefs[name]
-    known[name] = announced = idl_annotations.final(
-        make_idl_struct(
-            f"{short}_",
-            f"{package.replace('/', '.')}.dds_.{short}_",
-            {field_name: field(definition) for field_name, definition in fields},
-        )
-    )
-    return announced
 
 
 def _discovery_typestore() -> Typestore:

@@ -88,6 +88,7 @@ class DdsNode:
                 "node alone knows; choose none or world_to_camera here"
             )
         self.inputs = inputs
+        self._closed = False
         messages = rosbags_messages()
         self._participant = Participant(
             "reconstruct", namespace=namespace, domain_id=domain_id, interface=interface
@@ -100,7 +101,7 @@ class DdsNode:
             self._live = LiveReconstruction(
                 parameters,
                 messages,
-                lambda topic, message, stamp_ns: self._publishers[topic].publish(message),
+                self._emit,
                 wanted=self._is_wanted,
                 now_ns=time.time_ns,
                 rectified="image_rect" in inputs.image,
@@ -144,6 +145,8 @@ class DdsNode:
     def close(self) -> bool:
         """Leave the domain and release the network; return whether its thread ended in time."""
         ended = self._live.close(_STOP_TIMEOUT_S)
+        # A window that is still being worked on has nobody to go to.
+        self._closed = True
         self._participant.close()
         return ended
 
@@ -179,7 +182,12 @@ class DdsNode:
         subscribe(inputs.odometry, TYPES["Odometry"], live.on_odometry, refuse=live.on_unreadable)
 
     def _is_wanted(self, topic: str) -> bool:
-        return topic in self._publishers and self._publishers[topic].subscribers > 0
+        if self._closed or topic not in self._publishers:
+            return False
+        return self._publishers[topic].subscribers > 0
+
+    def _emit(self, topic: str, message: Any, stamp_ns: int) -> None:
+        self._publishers[topic].publish(message)
 
     def _what_is_missing(self) -> str:
         if self._images.publishers:

@@ -44,8 +44,9 @@ from cyclonedds.topic import Topic
 from qvggt_core.errors import ParameterError, TransportError
 from qvggt_core.parameters import Parameters
 from qvggt_ros.conversions import stamp_ns
-from qvggt_ros.dds import Participant, idl_type
+from qvggt_ros.dds import Participant
 from qvggt_ros.dds_node import DdsNode, Inputs
+from qvggt_ros.dds_types import idl_type
 from qvggt_ros.messages import TYPES, rosbags_typestore
 from qvggt_ros.player import Played, play
 from qvggt_ros.server import OUTPUTS
@@ -488,7 +489,7 @@ def test_a_camera_at_30_hz_against_a_slow_network(participant, domain_id):
     assert "Traceback" not in errors
 
 
-def test_who_listens_late_is_served_and_garbage_costs_only_itself(participant, domain_id):
+def test_who_listens_late_is_served_and_garbage_costs_only_itself(participant, domain_id, tmp_path):
     states: list[dict[str, str]] = []
 
     def take(message: Any) -> None:
@@ -504,7 +505,12 @@ def test_who_listens_late_is_served_and_garbage_costs_only_itself(participant, d
         image_message(0, width=2**31),
     ]
     with (
-        live(domain_id, *EVERY_FRAME, options=("--namespace", "robot")),
+        live(
+            domain_id,
+            *EVERY_FRAME,
+            f"map_directory={tmp_path}",
+            options=("--namespace", "robot", "--save-map"),
+        ) as server,
         Camera(participant) as camera,
     ):
         assert spin_until(participant, lambda: states and int(states[-1]["published"]) > 3)
@@ -523,6 +529,12 @@ def test_who_listens_late_is_served_and_garbage_costs_only_itself(participant, d
         camera.go_on()
         before = len(poses)
         assert spin_until(participant, lambda: len(poses) > before + 2)
+
+        server.send_signal(signal.SIGINT)
+        printed, _ = server.communicate(timeout=30)
+    assert server.returncode == 0
+    (saved,) = tmp_path.glob("map_*.ply")
+    assert f"wrote {saved}" in printed
     assert {message.header.frame_id for message in poses} == {"map"}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from pathlib import Path
@@ -65,6 +66,9 @@ def live(
             interface=interface,
             load=load_network,
         )
+    # What is loaded stays: no collection of garbage needs to go through PyTorch's modules again,
+    # neither between images nor at the end.
+    gc.freeze()
     try:
         with console.stop_on_interrupt() as stop:
             console.out.print(
