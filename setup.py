@@ -25,7 +25,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
     package_dir={"qvggt_kernels": "kernels"},
-    package_data={"qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"]},
+    package_data={
+        "qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"],
+        "qvggt_ros": ["report/templates/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -35,6 +38,8 @@ setup(
     ],
     install_requires=[
         "huggingface_hub>=0.30",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.7",
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
@@ -50,7 +55,9 @@ setup(
     ],
     extras_require={
         "dds": ["cyclonedds>=11,<12"],
-        "test": ["hypothesis", "psutil", "pytest"],
+        "ray": ["ray>=2.40"],
+        "test": ["hypothesis", "psutil", "pytest", "selenium"],
+        "viz": ["viser>=1.0"],
     },
     entry_points={
         "console_scripts": [

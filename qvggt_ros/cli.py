@@ -14,7 +14,19 @@ from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
-from qvggt_ros.commands import checkpoint, live, parameters, quantize, replay, synthetic, topics
+from qvggt_ros.commands import (
+    checkpoint,
+    compare,
+    evaluate,
+    live,
+    parameters,
+    quantize,
+    replay,
+    replay_many,
+    synthetic,
+    topics,
+    view,
+)
 
 app = typer.Typer(
     name="qvggt",
@@ -57,6 +69,10 @@ def _options(
 
 for _command in (
     replay.replay,
+    replay_many.replay_many,
+    evaluate.evaluate,
+    compare.compare,
+    view.view,
     live.live,
     live.play,
     topics.topics,

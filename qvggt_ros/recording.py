@@ -20,7 +20,7 @@ from qvggt_ros.messages import TYPES, rosbags_typestore
 
 logger = logging.getLogger(__name__)
 
-POSE_TYPES = (TYPES["PoseStamped"], TYPES["Odometry"])
+POSE_TYPES = (TYPES["PoseStamped"], TYPES["Odometry"], TYPES["TransformStamped"])
 """Message types that can hold a reference trajectory."""
 
 OWN_NAMESPACE = "/qvggt/"
