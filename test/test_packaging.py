@@ -75,8 +75,8 @@ def test_pinned_requirements_satisfy_the_declared_ones() -> None:
 def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:
     pinned = {
         line.split("==")[0].lower()
-        for file in ("requirements.txt", "requirements-dev.txt")
-        for line in (ROOT / file).read_text().splitlines()
+        for file in ROOT.glob("requirements*.txt")
+        for line in file.read_text().splitlines()
         if "==" in line
     }
     extras = re.search(
