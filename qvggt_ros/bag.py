@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -24,6 +25,7 @@ from qvggt_core.cloud import write_ply
 from qvggt_core.errors import EvaluationError, ParameterError, QvggtError, RecordingError
 from qvggt_core.evaluate.trajectory_files import write_tum
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.reconstructor import Reconstructor
@@ -39,12 +41,20 @@ from qvggt_ros.evaluation import (
     evaluate,
 )
 from qvggt_ros.ground_truth import named_ground_truth, read_ground_truth
-from qvggt_ros.messages import TYPES, Messages, rosbags_messages, rosbags_typestore
-from qvggt_ros.recording import OWN_NAMESPACE, Recording, Topics, choose_topics, open_recording
+from qvggt_ros.messages import LATCHED, TYPES, Messages, rosbags_messages, rosbags_typestore
+from qvggt_ros.recording import (
+    OWN_NAMESPACE,
+    Recording,
+    Topics,
+    choose_topics,
+    odometry_topic,
+    open_recording,
+)
 from qvggt_ros.reference_messages import read_reference_pose
 from qvggt_ros.report import write_report
 from qvggt_ros.results import Results, Samples, segment_file
 from qvggt_ros.server import OUTPUTS, ReconstructionServer, latency_percentiles
+from qvggt_ros.transforms import TransformTree
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +115,7 @@ def replay(
     *,
     image_topic: str | None = None,
     camera_info_topic: str | None = None,
+    use_odometry: bool = False,
     storage: str = "mcap",
     limit: int | None = None,
     overwrite: bool = False,
@@ -130,6 +141,8 @@ def replay(
         parameters: how to reconstruct.
         image_topic: Image or CompressedImage topic; found by type if not given.
         camera_info_topic: its CameraInfo; found by name if not given.
+        use_odometry: whether the recording's odometry tells the scale; each segment is then in
+            metres from its first frame.
         storage: "mcap" or "sqlite3".
         limit: number of images after which to end.
         overwrite: replace an output of a former replay.
@@ -157,13 +170,16 @@ def replay(
         topics = choose_topics(recording, image_topic, camera_info_topic)
         evaluation = _known_truth(recording, topics, evaluation, truth_required)
         partial = _partial(output)
-        run = _Run(recording, topics, network, parameters, partial / "bag", storage, watch)
+        odometry = _odometry(recording) if use_odometry else None
+        run = _Run(
+            recording, topics, odometry, network, parameters, partial / "bag", storage, watch
+        )
         interrupted = run.through(limit, progress, stop)
         if run.server.counters.published == 0:
             shutil.rmtree(partial)
             raise RecordingError(_nothing_came_of_it(run))
         reconstructed = time.perf_counter()
-    files = _write_results(partial, run)
+    files = write_results(partial, run.results, run.parameters)
     metrics = _facts(run, model or {}, interrupted)
     files += [partial / METRICS_FILE, partial / RUN_FILE]
     files[-2].write_text(metrics.to_json(), encoding="utf-8")
@@ -194,6 +210,14 @@ def replay(
         warnings=tuple(metrics.warnings),
         interrupted=interrupted,
     )
+
+
+def _odometry(recording: Recording) -> str:
+    topic = odometry_topic(recording)
+    if topic is None:
+        topics = ", ".join(f"{name} [{kind}]" for name, kind in recording.types.items())
+        raise RecordingError(f"{recording.path} has no nav_msgs/Odometry; it has {topics}")
+    return topic
 
 
 def _known_truth(
@@ -239,6 +263,7 @@ class _BagWriter:
                 "/tf" if topic == "tf" else OWN_NAMESPACE + topic,
                 TYPES[name],
                 typestore=self._typestore,
+                offered_qos_profiles=LATCHED if topic == "path" else (),
             )
             for topic, name in OUTPUTS.items()
         }
@@ -283,6 +308,7 @@ class _Run:
         self,
         recording: Recording,
         topics: Topics,
+        odometry: str | None,
         network: Network,
         parameters: Parameters,
         bag: Path,
@@ -299,7 +325,10 @@ class _Run:
         self.series = _Series()
         self._watch = watch
         self._images: dict[int, int] = {}
-        reconstructor = Reconstructor(network, parameters)
+        self._odometry = odometry
+        self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
+        live = Reconstructor(network, parameters)
+        reconstructor = live if odometry is None else DeferredReconstructor(live)
         self._writer = _BagWriter(bag, storage, recording, topics)
         self.server = ReconstructionServer(
             reconstructor,
@@ -308,7 +337,15 @@ class _Run:
             self._writer.emit,
             rectified=topics.rectified,
             transform_mode="world_to_camera",
+            lookup=self._lookup,
         )
+
+    def _lookup(self, target: str, source: str, stamp_ns: int) -> NDArray[np.float64] | None:
+        try:
+            found = self._tree.track(target, source, [stamp_ns])
+        except RecordingError:
+            return None
+        return found.poses[0] if len(found) else None
 
     def through(self, limit: int | None, progress: Progress, stop: Callable[[], bool]) -> bool:
         """Run; return whether it was stopped. The written recording is whole in any case."""
@@ -321,6 +358,8 @@ class _Run:
         topics = self.topics
         total = min(limit or sys.maxsize, self.recording.count(topics.image))
         used = [topics.image, *topics.reference]
+        if self._odometry is not None and self._odometry not in used:
+            used.append(self._odometry)
         if topics.camera_info is not None:
             used.append(topics.camera_info)
             # The first image may come before the calibration that belongs to it.
@@ -351,6 +390,8 @@ class _Run:
                 self.server.on_camera_info(message)
             else:
                 read_reference_pose(message)  # what is no pose is not copied
+                if topic == self._odometry:
+                    self.server.on_odometry(message)
                 self._writer.copy(topic, data, conversions.stamp_ns(message) or received_ns)
         except QvggtError as error:
             self.server.reject(f"{topic}: {error}", is_image=topic == self.topics.image)
@@ -456,23 +497,23 @@ def _run_facts(run: _Run, reconstruction_s: float) -> dict[str, Any]:
         "timings": _timings(run, reconstruction_s),
         "series": run.series.values,
         "parameters": run.parameters.model_dump(),
-        "versions": _versions(),
+        "versions": versions(),
     }
 
 
-def _write_results(partial: Path, run: _Run) -> list[Path]:
-    """Write trajectories, maps, parameters and sample frames."""
-    files = [partial / "bag"]
-    for segment, track in run.results.tracks.items():
+def write_results(directory: Path, results: Results, parameters: Parameters) -> list[Path]:
+    """Write trajectories, maps, parameters and sample frames; return the recording's path too."""
+    files = [directory / "bag"]
+    for segment, track in results.tracks.items():
         files += [
-            partial / segment_file("trajectory.tum", segment),
-            partial / segment_file("points.ply", segment),
+            directory / segment_file("trajectory.tum", segment),
+            directory / segment_file("points.ply", segment),
         ]
         write_tum(files[-2], track)
-        write_ply(files[-1], run.results.cloud(segment))
-    files += [partial / "effective_params.yaml", partial / SAMPLES_FILE]
-    files[-2].write_text(run.parameters.to_yaml(), encoding="utf-8")
-    Samples.of(run.results.samples(_SAMPLES)).write(files[-1])
+        write_ply(files[-1], results.cloud(segment))
+    files += [directory / "effective_params.yaml", directory / SAMPLES_FILE]
+    files[-2].write_text(parameters.to_yaml(), encoding="utf-8")
+    Samples.of(results.samples(_SAMPLES)).write(files[-1])
     return files
 
 
@@ -488,14 +529,15 @@ def _timings(run: _Run, reconstruction_s: float) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version(), "machine": platform.machine()}
+def versions() -> dict[str, str]:
+    """Return the versions of what a result depends on."""
+    found = {"python": platform.python_version(), "machine": platform.machine()}
     for name in _VERSIONS_OF:
         try:
-            versions[name] = version(name)
+            found[name] = version(name)
         except PackageNotFoundError:
             continue
-    return versions
+    return found
 
 
 def _partial(output: Path) -> Path:

@@ -16,6 +16,7 @@ from qvggt_core.errors import QvggtError
 from qvggt_ros import console
 from qvggt_ros.commands import (
     checkpoint,
+    collect,
     compare,
     evaluate,
     live,
@@ -71,6 +72,7 @@ for _command in (
     replay.replay,
     replay_many.replay_many,
     evaluate.evaluate,
+    collect.collect,
     compare.compare,
     view.view,
     live.live,

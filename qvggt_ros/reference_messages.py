@@ -6,10 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
-from qvggt_core.errors import ImageError, RecordingError
-from qvggt_core.geometry import transform
+from qvggt_core.errors import ImageError
 from qvggt_ros import conversions
 
 # Metres per unit (REP-118).
@@ -25,11 +23,7 @@ def read_reference_pose(message: Any) -> NDArray[np.float64]:
     """
     if not hasattr(message, "transform"):
         return conversions.read_pose(message)
-    moved, q = message.transform.translation, message.transform.rotation
-    numbers = np.array([moved.x, moved.y, moved.z, q.x, q.y, q.z, q.w])
-    if not np.isfinite(numbers).all() or not numbers[3:].any():
-        raise RecordingError(f"a transform of {numbers.tolist()} is no pose")
-    return transform(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3])
+    return conversions.read_transform(message)
 
 
 def frames_of(message: Any) -> tuple[str, str]:

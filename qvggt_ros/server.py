@@ -75,13 +75,11 @@ def outputs_of(parameters: Parameters) -> dict[str, str]:
 
 
 class FrameReconstructor(Protocol):
-    """What the server needs of a reconstructor.
+    """What the server needs of a reconstructor."""
 
-    Attributes:
-        gated: frames that got no geometry because they showed nothing new.
-    """
-
-    gated: int
+    @property
+    def gated(self) -> int:
+        """Frames that got no geometry because they showed nothing new."""
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""

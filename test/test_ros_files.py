@@ -152,7 +152,7 @@ def test_requirements_beside_ros_keep_what_ros_needs() -> None:
     setup = (ROOT / "setup.py").read_text()
     declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
     assert declared
-    needed = {name.lower() for name in re.findall(r'"([A-Za-z_\-]+)', declared[1])}
+    needed = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
     assert needed <= set(named)
     assert "<2" in named["numpy"]
     assert "<80" in named["setuptools"]

@@ -1,6 +1,7 @@
 """The stream: frames in, geometry in one map out."""
 
 from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
+from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
@@ -19,6 +20,7 @@ from qvggt_core.stream.scale import valid_depth
 __all__ = [
     "Alignment",
     "Anchor",
+    "DeferredReconstructor",
     "Frame",
     "FrameGeometry",
     "KeyframeDecision",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import combinations, pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,19 +14,22 @@ from qvggt_core.stream.scale import weighted_median
 
 _ODOMETRY_KEPT = 4096
 _PENDING_KEPT = 256
-_RATIOS_KEPT = 64
 # Odometry between two samples is taken as straight; over a longer gap it is unknown.
 _MAX_ODOMETRY_GAP_NS = 500_000_000
-# Distances are compared over pieces of the way, so that a wrong piece is outvoted.
-_PIECES = 8
-_MIN_RATIOS = 4
+# Fixes are this share of the distance apart, and are kept over twice the distance.
+_SPACING = 1 / 8
+_KEPT = 2.0
+# Pairs of fixes tell the scale: over a shorter baseline the map's own noise adds to its lengths.
+_BASELINE = 1 / 2
+_MIN_PAIRS = 4
+# A step by so many times the usual is odometry that was reset, not a robot that moved.
+_JUMP = 5.0
 # A scale that changes with every window is worse for a map than one that is off by less.
-_TOLERANCE = 0.05
+_TOLERANCE = 0.1
 
 
 @dataclass(frozen=True)
 class _Fix:
-    stamp_ns: int
     in_metres: NDArray[np.float64]
     in_units: NDArray[np.float64]
 
@@ -34,9 +38,10 @@ class MetricScale:
     """The similarity from a map segment's units to metres.
 
     A monocular map has a unit of its own, and drifts in it. Where odometry of the same robot is
-    known, the lengths of the same pieces of the way are compared; the scale is the weighted
-    median of their ratios. Once it is known it is held until the newest pieces disagree by more
-    than 5 %; then it changes, without a jump of the pose, from where the camera is.
+    known, distances between the same places are compared; the scale is the weighted median of
+    their ratios over the last part of the way. Once it is known it is held until the newest part
+    disagrees by more than 10 %; then it changes, without a jump of the pose, from where the camera
+    is.
     """
 
     def __init__(self, metres_per_unit: float = 0.0, min_distance: float = 1.0) -> None:
@@ -51,6 +56,7 @@ class MetricScale:
         self._stamps: deque[int] = deque(maxlen=_ODOMETRY_KEPT)
         self._positions: deque[NDArray[np.float64]] = deque(maxlen=_ODOMETRY_KEPT)
         self._last: NDArray[np.float64] = np.zeros(3)
+        self._fixes: list[_Fix] = []
         self.reset()
 
     @property
@@ -64,7 +70,7 @@ class MetricScale:
             return
         self._parameter = metres_per_unit
         self._change(Scale(metres_per_unit, "parameter") if metres_per_unit else Scale())
-        self._ratios.clear()
+        self._fixes = []
 
     def reset(self) -> None:
         """Begin a segment with a unit of its own."""
@@ -72,8 +78,7 @@ class MetricScale:
         self._offset = np.zeros(3)
         self._last = np.zeros(3)
         self._pending: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PENDING_KEPT)
-        self._ratios: deque[tuple[float, float]] = deque(maxlen=_RATIOS_KEPT)
-        self._fix: _Fix | None = None
+        self._fixes = []
 
     def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         """Take a position of the camera, (3,) metres, in the odometry's own world."""
@@ -84,7 +89,7 @@ class MetricScale:
             self._stamps.clear()
             self._positions.clear()
             self._pending.clear()
-            self._fix = None
+            self._fixes = []
         self._stamps.append(stamp_ns)
         self._positions.append(np.asarray(position, dtype=np.float64))
 
@@ -111,22 +116,25 @@ class MetricScale:
         return self._scale.metres_per_unit or 1.0
 
     def _compare(self, stamp_ns: int, in_units: NDArray[np.float64]) -> None:
+        """Keep a place as a fix, if it is far enough from the last one."""
         in_metres = self._odometry_at(stamp_ns)
         if in_metres is None:
-            self._fix = None
+            self._fixes = []
             return
-        if self._fix is None:
-            self._fix = _Fix(stamp_ns, in_metres, in_units)
-            return
-        metres = float(np.linalg.norm(in_metres - self._fix.in_metres))
-        units = float(np.linalg.norm(in_units - self._fix.in_units))
-        piece = self.min_distance / _PIECES
-        if metres < piece:
-            return
-        self._fix = _Fix(stamp_ns, in_metres, in_units)
-        if units > 0:
-            # A jump of the odometry counts as one piece, however far it went.
-            self._ratios.append((metres / units, min(metres, 2.0 * piece)))
+        fix = _Fix(in_metres, in_units)
+        if self._fixes:
+            step = _distance(self._fixes[-1].in_metres, in_metres)
+            if step < _SPACING * self.min_distance:
+                return
+            steps = self._steps()
+            if steps and step > _JUMP * float(np.median(steps)):
+                self._fixes = []
+        self._fixes.append(fix)
+        while sum(self._steps()) > _KEPT * self.min_distance:
+            self._fixes.pop(0)
+
+    def _steps(self) -> list[float]:
+        return [_distance(one.in_metres, other.in_metres) for one, other in pairwise(self._fixes)]
 
     def _odometry_at(self, stamp_ns: int) -> NDArray[np.float64] | None:
         stamps = np.array(self._stamps, dtype=np.int64)
@@ -141,24 +149,25 @@ class MetricScale:
         return (1.0 - share) * self._positions[after - 1] + share * self._positions[after]
 
     def _decide(self, stamp_ns: int) -> str | None:
-        newest: list[tuple[float, float]] = []
-        distance = 0.0
-        for ratio, metres in reversed(self._ratios):
-            newest.append((ratio, metres))
-            distance += metres
-            if distance >= 2.0 * self.min_distance and len(newest) >= _MIN_RATIOS:
-                break
-        if distance < self.min_distance or len(newest) < _MIN_RATIOS:
+        pairs = [
+            (metres, units)
+            for one, other in combinations(self._fixes, 2)
+            if (metres := _distance(one.in_metres, other.in_metres))
+            >= _BASELINE * self.min_distance
+            and (units := _distance(one.in_units, other.in_units)) > 0
+        ]
+        way = sum(self._steps())
+        if way < self.min_distance or len(pairs) < _MIN_PAIRS:
             return None
-        ratios, weights = np.array(newest).T
-        found = float(np.exp(weighted_median(np.log(ratios), weights)))
+        metres, units = np.array(pairs).T
+        found = float(np.exp(weighted_median(np.log(metres / units), metres)))
         known = self._scale.metres_per_unit
         if known is not None and abs(np.log(found / known)) <= _TOLERANCE:
             self._scale = Scale(known, "odometry", stamp_ns)
             return None
         self._change(Scale(found, "odometry", stamp_ns))
         if known is None:
-            return f"the scale is known from {distance:.2f} m of odometry: {found:.4g} m per unit"
+            return f"the scale is known from {way:.2f} m of odometry: {found:.4g} m per unit"
         return f"the scale changed from {known:.4g} to {found:.4g} m per unit, by odometry"
 
     def _change(self, scale: Scale) -> None:
@@ -168,3 +177,7 @@ class MetricScale:
         else:
             self._offset = np.zeros(3)
         self._scale = scale
+
+
+def _distance(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(other - one))

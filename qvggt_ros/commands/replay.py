@@ -48,6 +48,10 @@ def replay(
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Found beside the images if not given.")
     ] = None,
+    odometry: Annotated[
+        bool,
+        typer.Option("--odometry", help="Take the scale from the recording's odometry."),
+    ] = False,
     storage: Annotated[str, typer.Option(help="Storage of the result: mcap or sqlite3.")] = "mcap",
     limit: Annotated[int | None, typer.Option(help="End after so many images.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a former output.")] = False,
@@ -100,6 +104,7 @@ def replay(
             loaded.parameters,
             image_topic=image_topic,
             camera_info_topic=camera_info_topic,
+            use_odometry=odometry,
             storage=storage,
             limit=limit,
             overwrite=overwrite,

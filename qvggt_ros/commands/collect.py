@@ -1,0 +1,25 @@
+"""`qvggt collect`: what a live node published, as a result to evaluate and to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qvggt_ros import console
+
+
+def collect(
+    live: Annotated[Path, typer.Argument(help="rosbag2 of what the node published.")],
+    recording: Annotated[Path, typer.Option(help="rosbag2 that was played to it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")],
+    namespace: Annotated[str, typer.Option(help="Of the node.")] = "qvggt",
+) -> None:
+    """Make a result of what a live node published; `qvggt evaluate` tells how good it is."""
+    from qvggt_ros.live_result import collect as collect_result
+
+    with console.err.status("collecting"):
+        files = collect_result(live, recording, output, namespace=namespace)
+    for file in files:
+        console.out.print(f"wrote {file}", soft_wrap=True, highlight=False)
