@@ -5,6 +5,7 @@
 `result/report.html` shows it; `result/bag` holds what the node published.
 """
 
+import signal
 from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
@@ -85,7 +86,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         return (getattr(action, "name", "") or "").startswith("qvggt_bag_player")
 
     stop_recorder = EmitEvent(
-        event=SignalProcess(signal_number="SIGINT", process_matcher=matches_action(recorder))
+        event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(recorder))
     )
     return [
         recorder,
