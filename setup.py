@@ -7,6 +7,12 @@ from setuptools import find_packages, setup
 ROOT = Path(__file__).parent
 NAME = "qvggt_ros"
 
+
+def files(directory: str, pattern: str) -> list[str]:
+    """Return the files to install, relative to this one, as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / directory).glob(pattern))
+
+
 setup(
     name=NAME,
     version="0.1.0",
@@ -19,14 +25,21 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
     package_dir={"qvggt_kernels": "kernels"},
-    package_data={"qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"]},
+    package_data={
+        "qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"],
+        "qvggt_ros": ["report/templates/*"],
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/config", ["config/reconstruct.yaml"]),
+        (f"share/{NAME}/launch", files("launch", "*.launch.py")),
+        (f"share/{NAME}/config", files("config", "*.*")),
+        (f"share/{NAME}/config/presets", files("config/presets", "*.yaml")),
     ],
     install_requires=[
         "huggingface_hub>=0.30",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.7",
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
@@ -40,7 +53,17 @@ setup(
         "torch>=2.5",
         "typer>=0.12",
     ],
-    extras_require={"test": ["hypothesis", "psutil", "pytest"]},
-    entry_points={"console_scripts": ["qvggt = qvggt_ros.cli:main"]},
+    extras_require={
+        "dds": ["cyclonedds>=11,<12"],
+        "ray": ["ray>=2.40"],
+        "test": ["hypothesis", "psutil", "pytest", "selenium"],
+        "viz": ["viser>=1.0"],
+    },
+    entry_points={
+        "console_scripts": [
+            "qvggt = qvggt_ros.cli:main",
+            "reconstruct = qvggt_ros.reconstruct:main",
+        ]
+    },
     zip_safe=False,
 )

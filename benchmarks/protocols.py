@@ -21,7 +21,7 @@ from machine import describe
 from qvggt_core.evaluate.protocols import PROTOCOLS, make_benchmark
 from qvggt_core.model import shipped_checkpoint
 
-PAGE = Path(__file__).parents[1] / "docs/evaluation.md"
+PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 MARKS = ("<!-- results -->", "<!-- /results -->")
 LEAST_FITNESS = 0.2
 SCENES = {"co3d": 12, "re10k": 12, "7scenes": 6, "nrgbd": 12, "tum": 4, "euroc": 4}
@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def write_page(results: dict[str, Any]) -> None:
-    """Put the tables into docs/evaluation.md."""
+    """Put the tables into docs/benchmarks.md."""
     before, _, rest = PAGE.read_text().partition(MARKS[0])
     _, _, after = rest.partition(MARKS[1])
     PAGE.write_text(before + MARKS[0] + "\n\n" + page(results) + MARKS[1] + after)

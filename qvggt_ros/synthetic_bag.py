@@ -21,7 +21,7 @@ from qvggt_core.synthetic.render import Scene, pinhole
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.synthetic.world import make_world
 from qvggt_ros.conversions import header
-from qvggt_ros.messages import Messages, rosbags_messages, rosbags_typestore
+from qvggt_ros.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore
 
 _EPOCH_NS = 1_700_000_000_000_000_000
 _BAG_VERSION: Final = 9
@@ -130,7 +130,10 @@ def write_bag(
         for topic, stamp, message in stream:
             if topic not in topics:
                 topics[topic] = writer.add_connection(
-                    topic, message.__msgtype__, typestore=typestore
+                    topic,
+                    message.__msgtype__,
+                    typestore=typestore,
+                    offered_qos_profiles=LATCHED if topic == "/tf_static" else (),
                 )
             data = typestore.serialize_cdr(message, message.__msgtype__)
             writer.write(topics[topic], stamp, data)

@@ -41,7 +41,7 @@ def test_commands_exist() -> None:
 
 
 def test_the_protocols_tables_are_the_raw_results() -> None:
-    page = (ROOT / "docs/evaluation.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
     raw = json.loads((ROOT / "benchmarks/results/protocols.json").read_text(encoding="utf-8"))
     assert tuple(raw["protocols"]) == PROTOCOLS
     for protocol, result in raw["protocols"].items():

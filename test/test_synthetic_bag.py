@@ -174,3 +174,14 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path: Path, change: dict, says
     with pytest.raises(ParameterError, match=says):
         write_bag(tmp_path / "bag", **{**SMALL, **change})
     assert not (tmp_path / "bag").exists()
+
+
+def test_a_player_offers_static_transforms_to_late_listeners(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", **SMALL)
+    with AnyReader([bag.path]) as reader:
+        offered = {
+            c.topic: [qos.durability.name for qos in c.ext.offered_qos_profiles]  # type: ignore[union-attr]
+            for c in reader.connections
+        }
+    assert offered["/tf_static"] == ["TRANSIENT_LOCAL"]
+    assert offered["/tf"] == []

@@ -23,7 +23,7 @@ _SHOWN = 5
 def benchmark(
     protocol: Annotated[
         str,
-        typer.Argument(help="co3d, re10k, 7scenes, nrgbd, tum or euroc; see docs/evaluation.md."),
+        typer.Argument(help="co3d, re10k, 7scenes, nrgbd, tum or euroc; see docs/benchmarks.md."),
     ],
     data: Annotated[Path, typer.Option("--data", help="Directory that holds the data set.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the results.")],

@@ -1,4 +1,4 @@
-"""The papers' protocols: which frames, which alignment, which numbers. See docs/evaluation.md."""
+"""The papers' protocols: which frames, which alignment, which numbers. See docs/benchmarks.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Reconstruction on 7-Scenes and NRGBD: accuracy, completeness and normal consistency.
 
 The alignment, the keyframes and the thresholds are those of CUT3R's evaluation (Wang et al., CVPR
-2025); docs/evaluation.md writes every choice down, with the three places where ours differ.
+2025); docs/benchmarks.md writes every choice down, with the three places where ours differ.
 """
 
 from __future__ import annotations
