@@ -26,8 +26,8 @@ from qvggt_core.evaluate.datasets import (
     euroc,
     nrgbd,
     seven_scenes,
-    tum,
 )
+from qvggt_core.evaluate.datasets.files import read_truth
 from qvggt_core.geometry import inverse
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.layouts import LAYOUTS, write_layout
@@ -191,10 +191,10 @@ def test_nrgbd_poses_are_opengls(tmp_path):
 def test_tum_poses_have_the_quaternion_in_the_order_x_y_z_w(tmp_path):
     text = "# timestamp tx ty tz qx qy qz qw\n1305031453.3595 1 2 3 0 0 0.70710678 0.70710678\n"
     (tmp_path / "groundtruth.txt").write_text(text)
-    stamps, poses = tum.read_groundtruth(tmp_path / "groundtruth.txt")
-    assert stamps.tolist() == [1_305_031_453_359_500_000]
+    truth = read_truth(tmp_path / "groundtruth.txt")
+    assert truth.stamps_ns == [1_305_031_453_359_500_000]
     # A quarter turn about z brings the camera's x to the world's y.
-    np.testing.assert_allclose(poses[0] @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-8)
+    np.testing.assert_allclose(truth.poses[0] @ [1, 0, 0, 1], [1, 3, 3, 1], atol=1e-8)
 
 
 def test_tum_depth_has_5000_units_a_metre_and_freiburg_cameras_go_by_name(tmp_path):
@@ -226,10 +226,10 @@ def test_euroc_cameras_sit_on_a_body_whose_quaternion_begins_with_w(tmp_path):
         "distortion_coefficients: [-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05]\n"
     )
     camera, body_from_camera = euroc.read_sensor(tmp_path / "sensor.yaml")
-    stamps, bodies = euroc.read_groundtruth(tmp_path / "data.csv")
-    assert stamps.tolist() == [1403715000000000000]
+    bodies = read_truth(tmp_path / "data.csv")
+    assert bodies.stamps_ns == [1403715000000000000]
     # 10 cm ahead on a body at (1, 2, 3) that was turned left by a quarter.
-    np.testing.assert_allclose(bodies[0] @ body_from_camera @ [0, 0, 0, 1], [1, 2.1, 3, 1])
+    np.testing.assert_allclose(bodies.poses[0] @ body_from_camera @ [0, 0, 0, 1], [1, 2.1, 3, 1])
     assert camera.distortion_model == "plumb_bob"
     assert camera.distortion == (-0.28340811, 0.07395907, 0.00019359, 1.76187114e-05)
 
@@ -459,9 +459,14 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "2 " * 16, "no rotation matrix"),
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "nan " * 16, "not finite"),
         ("nrgbd", "studio_1/poses.txt", "1 2 3", "3 numbers, no multiple of 16"),
-        ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "1 2 3\n", "line 1: 3 fields"),
-        ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "1 0 0 0 0 0 0 0\n", "is no pose"),
-        ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "x 0 0 0 0 0 0 1\n", "no time in seconds"),
+        ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "1 2 3\n", "line 1: '1 2 3' is no pose"),
+        (
+            "tum",
+            "rgbd_dataset_studio_1/groundtruth.txt",
+            "1 0 0 0 0 0 0 0\n",
+            "quaternion of zeros",
+        ),
+        ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "1e400 0 0 0 0 0 0 1\n", "no time"),
         ("tum", "rgbd_dataset_studio_1/calibration.txt", "1 2 3 4 5\n", "lines must be fx fy cx"),
         ("euroc", "studio_1/mav0/cam0/sensor.yaml", "rate_hz: 20", "does not describe a camera"),
         ("euroc", "studio_1/mav0/cam0/data.csv", "x,y.png\n", "no time in nanoseconds"),

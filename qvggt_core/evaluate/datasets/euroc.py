@@ -20,15 +20,14 @@ from qvggt_core.errors import DatasetError, ImageError
 from qvggt_core.evaluate.datasets.files import (
     below,
     nearest,
-    numbers,
     read_table,
     read_text,
+    read_truth,
     require_files,
     rigid,
     subdirectories,
 )
 from qvggt_core.evaluate.datasets.scene import Contents, PosedFrame, PosedScene
-from qvggt_core.evaluate.datasets.tum import poses_of
 
 _NAMES = (
     "MH_01_easy MH_02_easy MH_03_medium MH_04_difficult MH_05_difficult V1_01_easy V1_02_medium "
@@ -77,11 +76,13 @@ class Euroc:
         if not images:
             raise DatasetError(f"{listing} lists no images")
         require_files([file for _, file in images], f"sequence {name}")
-        stamps, world_from_body = read_groundtruth(truth_file)
+        world_from_body = read_truth(truth_file)
         frames = []
         for stamp, file in images:
-            index = nearest(stamps, stamp, _TOLERANCE_NS)
-            pose = None if index is None else world_from_body[index] @ body_from_camera
+            index = nearest(world_from_body.stamps_ns, stamp, _TOLERANCE_NS)
+            pose = None
+            if index is not None:
+                pose = world_from_body.poses[index] @ body_from_camera
             frames.append(PosedFrame(file, camera, pose, stamp))
         return PosedScene(name, tuple(frames))
 
@@ -111,21 +112,6 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
     except ImageError as error:
         raise DatasetError(f"{path}: {error}") from error
     return camera, rigid(body_from_camera, f"{path}, T_BS")
-
-
-def read_groundtruth(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the stamps (N,) in nanoseconds, sorted, and world_from_body (N, 4, 4).
-
-    Raises:
-        DatasetError: a line cannot be read, or its quaternion is none.
-    """
-    rows = read_table(path, 8, ",")
-    stamps = np.array([_nanoseconds(row[0], path) for row in rows], dtype=np.int64)
-    values = numbers([field for row in rows for field in row[1:8]], str(path)).reshape(-1, 7)
-    # The file has w first.
-    poses = poses_of(values[:, [0, 1, 2, 4, 5, 6, 3]], str(path))
-    order = np.argsort(stamps, kind="stable")
-    return stamps[order], poses[order]
 
 
 def _nanoseconds(text: str, path: Path) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import gzip
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.camera import Camera
-from qvggt_core.errors import DatasetError, ImageError
+from qvggt_core.errors import DatasetError, EvaluationError, ImageError
+from qvggt_core.evaluate.track import Track
+from qvggt_core.evaluate.trajectory_files import read_trajectory
 
 # Text files beyond this are not what they seem to be; CO3D's largest annotation is below 1 GiB.
 _MAX_TEXT = 256 * 2**20
@@ -155,6 +158,19 @@ def read_pose(path: Path) -> NDArray[np.float64]:
     return rigid(values.reshape(4, 4), str(path))
 
 
+def read_truth(path: Path) -> Track:
+    """Return the poses of a trajectory file, in the order of time.
+
+    Raises:
+        DatasetError: it is missing, empty, or a line is no pose; says which.
+    """
+    require_files([path], "the data set")
+    try:
+        return read_trajectory(path)
+    except EvaluationError as error:
+        raise DatasetError(str(error)) from error
+
+
 def rigid(matrix: NDArray, where: str) -> NDArray[np.float64]:
     """Return a (4, 4) transform whose rotation is made exact.
 
@@ -187,16 +203,12 @@ def stamp_ns(text: str, where: str) -> int:
         raise DatasetError(f"{where}: {text!r} is no time in seconds") from None
 
 
-def nearest(stamps: NDArray[np.int64], wanted: int, tolerance_ns: int) -> int | None:
+def nearest(stamps: Sequence[int], wanted: int, tolerance_ns: int) -> int | None:
     """Return the index of the sorted stamp that is nearest to `wanted`, if it is near enough."""
-    if len(stamps) == 0:
-        return None
-    after = int(np.searchsorted(stamps, wanted))
-    index = min(
-        (i for i in (after - 1, after) if 0 <= i < len(stamps)),
-        key=lambda i: abs(int(stamps[i]) - wanted),
-    )
-    return index if abs(int(stamps[index]) - wanted) <= tolerance_ns else None
+    after = bisect.bisect_left(stamps, wanted)
+    candidates = [i for i in (after - 1, after) if 0 <= i < len(stamps)]
+    index = min(candidates, key=lambda i: abs(stamps[i] - wanted), default=None)
+    return None if index is None or abs(stamps[index] - wanted) > tolerance_ns else index
 
 
 def read_image(path: Path) -> NDArray[np.uint8]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import DatasetError
 from qvggt_core.evaluate.datasets.files import (
@@ -21,16 +20,15 @@ from qvggt_core.evaluate.datasets.files import (
     image_size,
     metric_depth,
     nearest,
-    numbers,
     read_calibration,
     read_png16,
     read_table,
+    read_truth,
     require_files,
     stamp_ns,
     subdirectories,
 )
 from qvggt_core.evaluate.datasets.scene import Contents, PosedFrame, PosedScene
-from qvggt_core.geometry import transform
 
 UNITS_PER_METRE = 5000.0
 SIZE = (640, 480)
@@ -80,21 +78,21 @@ class TumRgbd:
         require_files([file for _, file in (*images, *depths)], f"sequence {name}")
         if not images:
             raise DatasetError(f"{directory / 'rgb.txt'} lists no images")
-        pose_stamps, poses = read_groundtruth(directory / "groundtruth.txt")
-        depth_stamps = np.array([stamp for stamp, _ in depths], dtype=np.int64)
+        truth = read_truth(directory / "groundtruth.txt")
+        depth_stamps = [stamp for stamp, _ in depths]
         width, height = image_size(images[0][1])
         camera = calibrated(
             self._calibration(directory, name, width, height), width, height, str(directory)
         )
         frames = []
         for stamp, file in images:
-            pose = nearest(pose_stamps, stamp, _TOLERANCE_NS)
+            pose = nearest(truth.stamps_ns, stamp, _TOLERANCE_NS)
             depth = nearest(depth_stamps, stamp, _TOLERANCE_NS)
             frames.append(
                 PosedFrame(
                     image_file=file,
                     camera=camera,
-                    world_from_camera=None if pose is None else poses[pose],
+                    world_from_camera=None if pose is None else truth.poses[pose],
                     stamp_ns=stamp,
                     read_depth=None if depth is None else partial(_read_depth, depths[depth][1]),
                 )
@@ -113,40 +111,6 @@ class TumRgbd:
             f"of {', '.join(CALIBRATIONS)} or its size is not 640x480, and there is no "
             f"{directory}/calibration.txt"
         )
-
-
-def read_groundtruth(path: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return the stamps (N,) in nanoseconds, sorted, and world_from_camera (N, 4, 4).
-
-    Raises:
-        DatasetError: a line cannot be read, or its quaternion is none.
-    """
-    rows = read_table(path, 8)
-    stamps = np.array([stamp_ns(row[0], str(path)) for row in rows], dtype=np.int64)
-    values = numbers([field for row in rows for field in row[1:8]], str(path)).reshape(-1, 7)
-    return _sorted(stamps, poses_of(values, str(path)))
-
-
-def poses_of(values: NDArray, where: str) -> NDArray[np.float64]:
-    """Return the (N, 4, 4) transforms of rows tx ty tz qx qy qz qw.
-
-    Raises:
-        DatasetError: a value is not finite or a quaternion far from unit length; says which row.
-    """
-    norms = np.linalg.norm(values[:, 3:], axis=1)
-    wrong = np.flatnonzero(~(np.isfinite(values).all(axis=1) & (np.abs(norms - 1) < 0.01)))
-    if len(wrong):
-        raise DatasetError(f"{where}, pose {wrong[0]}: {values[wrong[0]].tolist()} is no pose")
-    rotations = Rotation.from_quat(values[:, 3:]).as_matrix() if len(values) else []
-    poses = [transform(r, t) for r, t in zip(rotations, values[:, :3], strict=True)]
-    return np.stack(poses) if poses else np.empty((0, 4, 4))
-
-
-def _sorted(
-    stamps: NDArray[np.int64], poses: NDArray[np.float64]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    order = np.argsort(stamps, kind="stable")
-    return stamps[order], poses[order]
 
 
 def _listed(path: Path) -> list[tuple[int, Path]]:
