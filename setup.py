@@ -54,6 +54,7 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "dds": ["cyclonedds>=11,<12"],
         "ray": ["ray>=2.40"],
         "test": ["hypothesis", "psutil", "pytest", "selenium"],
         "viz": ["viser>=1.0"],

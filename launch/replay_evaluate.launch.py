@@ -5,6 +5,7 @@
 `result/report.html` shows it; `result/bag` holds what the node published.
 """
 
+import signal
 from pathlib import Path
 
 from ament_index_python.packages import get_package_prefix, get_package_share_directory
@@ -81,10 +82,11 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     evaluation = ExecuteProcess(cmd=[QVGGT, "evaluate", str(output), *truth], output="screen")
 
     def is_player(action: LaunchDescriptionEntity) -> bool:
-        return getattr(action, "name", "") == "qvggt_bag_player"
+        # A process's name ends with its number in the launch.
+        return (getattr(action, "name", "") or "").startswith("qvggt_bag_player")
 
     stop_recorder = EmitEvent(
-        event=SignalProcess(signal_number="SIGINT", process_matcher=matches_action(recorder))
+        event=SignalProcess(signal_number=signal.SIGINT, process_matcher=matches_action(recorder))
     )
     return [
         recorder,

@@ -24,6 +24,10 @@ class RecordingError(QvggtError):
     """A recording cannot be read, or holds nothing that can be reconstructed."""
 
 
+class TransportError(QvggtError):
+    """Live messages cannot be sent or received."""
+
+
 class AlignmentError(QvggtError):
     """A window cannot be aligned to the map."""
 

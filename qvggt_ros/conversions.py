@@ -6,8 +6,9 @@ world is z-up. `PoseStamped` and TF give the pose of the camera's optical frame 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -106,6 +107,25 @@ def time_message(messages: Messages, nanoseconds: int) -> Any:
     """Return integer nanoseconds as builtin_interfaces/Time."""
     seconds, nanosec = divmod(nanoseconds, NANOSECONDS)
     return messages.Time(sec=seconds, nanosec=nanosec)
+
+
+def move_stamps(message: Any, moved: Callable[[int], int]) -> None:
+    """Replace every stamp in one of rosbags' messages, in place; a stamp of zero, none, stays.
+
+    Args:
+        message: the message.
+        moved: returns the new stamp of a stamp, in nanoseconds.
+    """
+    if isinstance(message, list):
+        for element in message:
+            move_stamps(element, moved)
+    elif getattr(message, "__msgtype__", "") == "builtin_interfaces/msg/Time":
+        if message.sec or message.nanosec:
+            nanoseconds = moved(message.sec * NANOSECONDS + message.nanosec)
+            message.sec, message.nanosec = divmod(nanoseconds, NANOSECONDS)
+    elif dataclasses.is_dataclass(message):
+        for each in dataclasses.fields(message):
+            move_stamps(getattr(message, each.name), moved)
 
 
 def header(messages: Messages, nanoseconds: int, frame_id: str) -> Any:

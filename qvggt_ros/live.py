@@ -115,6 +115,11 @@ class LiveReconstruction:
         """Take an Odometry."""
         self._worker.put(lambda: self._server.on_odometry(message))
 
+    def on_unreadable(self, reason: str, *, is_image: bool = False) -> None:
+        """Count a message that could not even be read."""
+        self._images += is_image
+        self._worker.put(lambda: self._server.reject(reason, is_image=is_image))
+
     def pause(self) -> None:
         """Drop what waits; the next image begins a new map."""
         self._worker.forget()

@@ -72,6 +72,22 @@ def test_pinned_requirements_satisfy_the_declared_ones() -> None:
     assert names == pinned
 
 
+def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:
+    pinned = {
+        line.split("==")[0].lower()
+        for file in ROOT.glob("requirements*.txt")
+        for line in file.read_text().splitlines()
+        if "==" in line
+    }
+    extras = re.search(
+        r"extras_require=\{(.*?)\n    \}", (ROOT / "setup.py").read_text(), re.DOTALL
+    )
+    assert extras
+    names = set(re.findall(r'"([a-z_\-]+)[^"]*"[,\]]', extras[1]))
+    assert {"cyclonedds", "pytest"} <= names
+    assert names <= pinned
+
+
 @pytest.mark.parametrize("key", ["sensor_msgs", "geometry_msgs", "nav_msgs", "tf2_msgs"])
 def test_message_packages_are_declared_to_ros(key: str) -> None:
     tree = ElementTree.parse(ROOT / "package.xml")
