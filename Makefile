@@ -25,7 +25,11 @@ run: setup ## fly through a synthetic room and reconstruct it, into out/sample
 		--frames 80 --width 256 --height 192 --step 0.1
 	$(BIN)/qvggt replay $(OUT)/sample-recording -o $(OUT)/sample --overwrite
 
-test: setup ## run the tests (a few minutes on two cores)
+# Optional: without open3d, the tests that compare with it are skipped and say so.
+$(VENV)/.reference: $(VENV)/.ready requirements-reference.txt
+	-$(BIN)/python -m pip install --quiet -r requirements-reference.txt && touch $@
+
+test: setup $(VENV)/.reference ## run the tests (a few minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)

@@ -15,6 +15,7 @@ from rich.markup import escape
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
 from qvggt_ros.commands import (
+    benchmark,
     checkpoint,
     collect,
     compare,
@@ -78,6 +79,7 @@ for _command in (
     live.live,
     live.play,
     topics.topics,
+    benchmark.benchmark,
     quantize.quantize,
     checkpoint.info,
     checkpoint.download,

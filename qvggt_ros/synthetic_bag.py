@@ -16,6 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from qvggt_core.errors import ParameterError, RecordingError
 from qvggt_core.geometry import FLU_FROM_OPTICAL, inverse, quaternion, transform
 from qvggt_core.synthetic.flight import fly
+from qvggt_core.synthetic.lens import Lens
 from qvggt_core.synthetic.render import Scene, pinhole
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.synthetic.world import make_world
@@ -113,7 +114,12 @@ def write_bag(
     poses = fly(scene.world, flight, frames, seed, step=step)
     _make_way(output, overwrite)
     rng = np.random.default_rng([8, seed])
-    camera = _Lens(pinhole(height, width, np.radians(horizontal_fov)), height, width, distortion)
+    camera = Lens(
+        pinhole(height, width, np.radians(horizontal_fov)),
+        height,
+        width,
+        _DISTORTION if distortion else (),
+    )
     messages = rosbags_messages()
     typestore = rosbags_typestore()
     topics: dict[str, Any] = {}
@@ -135,50 +141,11 @@ def write_bag(
     return SyntheticBag(output, frames, float(steps.sum()), tuple(topics))
 
 
-@dataclass(frozen=True)
-class _Lens:
-    """A camera with or without plumb_bob distortion."""
-
-    intrinsics: NDArray[np.float64]
-    height: int
-    width: int
-    distorted: bool
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        return np.array(_DISTORTION if self.distorted else (0.0,) * 5)
-
-    def maps(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray, int, int]:
-        """Return where each pixel lies in a larger pinhole image, and that image's matrix."""
-        x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
-        pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2).astype(np.float64)
-        rays = cv2.undistortPoints(pixels, self.intrinsics, self.coefficients)[:, 0]
-        # Barrel distortion sees further than the pinhole: render up to its outermost ray.
-        reach = np.abs(rays).max(axis=0) + 2.0 / self.intrinsics[[0, 1], [0, 1]]
-        focal = self.intrinsics[0, 0]
-        width, height = (2 * np.ceil(reach * focal)).astype(int)
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        located = (rays * focal + matrix[:2, 2]).astype(np.float32)
-        located = located.reshape(self.height, self.width, 2)
-        return located[..., 0], located[..., 1], matrix, int(height), int(width)
-
-    def picture(self, scene: Scene, pose: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return colour and z-depth at the lens's own pixels."""
-        if not self.distorted:
-            rendering = scene.render(pose, self.intrinsics, self.height, self.width)
-            return rendering.colour, rendering.depth
-        map_x, map_y, matrix, height, width = self.maps()
-        rendering = scene.render(pose, matrix, height, width)
-        colour = cv2.remap(rendering.colour, map_x, map_y, cv2.INTER_LINEAR)
-        depth = cv2.remap(rendering.depth, map_x, map_y, cv2.INTER_NEAREST)
-        return colour.astype(np.uint8, copy=False), depth.astype(np.float32, copy=False)
-
-
 def _messages(
     messages: Messages,
     scene: Scene,
     poses: NDArray,
-    camera: _Lens,
+    camera: Lens,
     rng: np.random.Generator,
     rate_hz: float,
     compressed: bool,
@@ -307,7 +274,7 @@ def _png(messages: Messages, stamp: int, colour: NDArray[np.uint8]) -> Any:
     )
 
 
-def _camera_info(messages: Messages, stamp: int, camera: _Lens) -> Any:
+def _camera_info(messages: Messages, stamp: int, camera: Lens) -> Any:
     k = camera.intrinsics
     projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
     return messages.CameraInfo(
@@ -315,7 +282,7 @@ def _camera_info(messages: Messages, stamp: int, camera: _Lens) -> Any:
         height=camera.height,
         width=camera.width,
         distortion_model="plumb_bob",
-        d=messages.doubles(camera.coefficients),
+        d=messages.doubles(np.array(camera.distortion or (0.0,) * 5)),
         k=messages.doubles(k.reshape(-1)),
         r=messages.doubles(np.eye(3).reshape(-1)),
         p=messages.doubles(projection.reshape(-1)),
