@@ -23,6 +23,9 @@ def synth(
     height: Annotated[int, typer.Option(help="Image rows.")] = 240,
     rate: Annotated[float, typer.Option(help="Images per second.")] = 10.0,
     step: Annotated[float, typer.Option(help="Metres between images.")] = 0.08,
+    shutter: Annotated[
+        float, typer.Option(help="Length of an exposure, as a share of the time between images.")
+    ] = 0.1,
     distortion: Annotated[bool, typer.Option(help="Bend the images as a wide lens does.")] = False,
     compressed: Annotated[bool, typer.Option(help="Write PNG images instead of raw ones.")] = False,
     storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
@@ -43,6 +46,7 @@ def synth(
             height=height,
             rate_hz=rate,
             step=step,
+            shutter=shutter,
             distortion=distortion,
             compressed=compressed,
             storage=storage,
