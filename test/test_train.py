@@ -28,6 +28,7 @@ from qvggt_core.model import (
 )
 from qvggt_core.quantize import quantize_checkpoint
 from qvggt_core.synthetic.assess import summarise, trivial_metrics
+from qvggt_core.synthetic.initial import load_initial_weights
 from qvggt_core.synthetic.losses import (
     camera_loss,
     depth_loss,
@@ -402,3 +403,6 @@ def test_committed_configurations_are_valid_and_their_widths_fit_the_group_size(
         config = TrainConfig.read(path)
         assert config.model["embed_dim"] % 128 == 0
         assert config.pool.width == config.model["img_size"]
+        if config.initial_weights is not None:
+            network = VGGT(ModelConfig.from_dict(config.model))
+            load_initial_weights(network, config.initial_weights, config.directory)

@@ -12,7 +12,7 @@ from qvggt_ros import console
 
 def synth(
     output: Annotated[Path, typer.Option("--output", "-o", help="Recording to make.")],
-    world: Annotated[str, typer.Option(help="room, corridor, arena or terrain.")] = "room",
+    world: Annotated[str, typer.Option(help="studio, room, corridor, arena or terrain.")] = "room",
     flight: Annotated[
         str, typer.Option(help="hover, straight, arc, orbit, look_around, wander or survey.")
     ] = "orbit",
