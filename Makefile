@@ -20,9 +20,8 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml
 	touch $@
 
 run: setup ## fly through a synthetic room and reconstruct it, into out/sample
-	rm -rf $(OUT)/sample-recording
 	$(BIN)/qvggt synth -o $(OUT)/sample-recording --world studio --flight survey --seed 1 \
-		--frames 80 --width 256 --height 192 --step 0.1
+		--frames 80 --width 256 --height 192 --step 0.1 --overwrite
 	$(BIN)/qvggt replay $(OUT)/sample-recording -o $(OUT)/sample --overwrite
 
 # Optional: without open3d, the tests that compare with it are skipped and say so.

@@ -28,22 +28,27 @@ class Lens:
     distortion: tuple[float, ...] = ()
 
     def picture(
-        self, scene: Scene, world_from_camera: NDArray, samples: int = 4
+        self,
+        scene: Scene,
+        world_from_camera: NDArray,
+        samples: int = 4,
+        exposed: NDArray | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         """Return colour (H, W, 3) and z-depth (H, W) at the lens's own pixels.
 
         Args:
             scene: what it looks into.
-            world_from_camera: (4, 4), optical axes.
+            world_from_camera: (4, 4), optical axes, in the middle of the exposure.
             samples: extra rays per pixel, see `Scene.render`.
+            exposed: (samples, 4, 4) the same at instants of the exposure; None if it is short.
         """
         if not any(self.distortion):
             rendering = scene.render(
-                world_from_camera, self.intrinsics, self.height, self.width, samples
+                world_from_camera, self.intrinsics, self.height, self.width, samples, exposed
             )
             return rendering.colour, rendering.depth
         map_x, map_y, matrix, height, width = self._maps()
-        rendering = scene.render(world_from_camera, matrix, height, width, samples)
+        rendering = scene.render(world_from_camera, matrix, height, width, samples, exposed)
         colour = cv2.remap(rendering.colour, map_x, map_y, cv2.INTER_LINEAR)
         depth = cv2.remap(rendering.depth, map_x, map_y, cv2.INTER_NEAREST)
         return colour.astype(np.uint8, copy=False), depth.astype(np.float32, copy=False)

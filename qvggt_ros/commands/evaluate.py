@@ -159,7 +159,7 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         for scaled_by, errors in depth["alignments"].items():
             rows.append(
                 (
-                    f"depth, scaled by {scaled_by}",
+                    f"depth, {_SCALED[scaled_by]}",
                     f"AbsRel {errors['abs_rel']:.4f}, RMSE {errors['rmse']:.3f} m, "
                     f"{errors['delta_1']:.1%} within 1.25",
                 )
@@ -167,6 +167,11 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
+_SCALED = {
+    "none": "as it is",
+    "trajectory": "scaled by trajectory",
+    "median": "scaled by median",
+}
 _UNITS = {"frames": "frame", "distance": "m", "time": "s"}
 
 

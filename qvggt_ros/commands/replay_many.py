@@ -58,6 +58,9 @@ def replay_many(
         typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
     ] = None,
     image_topic: Annotated[str | None, typer.Option(help="Found by type if not given.")] = None,
+    odometry: Annotated[
+        bool, typer.Option("--odometry", help="Take the scale from the recordings' odometry.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(help="End each after so many images.")] = None,
     report: Annotated[bool, typer.Option(help="Write a report for each.")] = True,
     evaluate: Annotated[
@@ -108,6 +111,7 @@ def replay_many(
             truth_required=bool(evaluate) or ground_truth is not None,
             options={
                 "image_topic": image_topic,
+                "use_odometry": odometry,
                 "limit": limit,
                 "report": report,
                 "overwrite": overwrite,

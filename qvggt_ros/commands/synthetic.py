@@ -48,6 +48,10 @@ def synth(
     step: Annotated[
         float | None, typer.Option(help="Metres between images; 0.08, or what suits the layout.")
     ] = None,
+    shutter: Annotated[
+        float,
+        typer.Option(help="Bag: length of an exposure, as a share of the time between images."),
+    ] = 0.1,
     distortion: Annotated[
         bool, typer.Option(help="Bend the images as a wide lens does (bag and euroc).")
     ] = False,
@@ -101,6 +105,7 @@ def synth(
             rate_hz=rate,
             step=0.08 if step is None else step,
             horizontal_fov=fov,
+            shutter=shutter,
             distortion=distortion,
             compressed=compressed,
             storage=storage,
