@@ -138,9 +138,11 @@ def _play(bag: str, given: dict[str, str], node: LifecycleNode) -> list[LaunchDe
     command += ["--loop"] if given["bag_loop"] == "true" else []
     player = ExecuteProcess(cmd=command, name="qvggt_bag_player", output="log")
     return [
-        # What is played before the node listens would be lost.
+        # What is played before the node listens would be lost; an activation later on is another's.
         RegisterEventHandler(
-            OnStateTransition(target_lifecycle_node=node, goal_state="active", entities=[player])
+            OnStateTransition(
+                target_lifecycle_node=node, goal_state="active", entities=[player], handle_once=True
+            )
         ),
         RegisterEventHandler(OnProcessExit(target_action=player, on_exit=_say_how_it_ended)),
         RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end_with_the_node)),

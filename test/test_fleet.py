@@ -179,7 +179,7 @@ def test_the_command_names_what_failed_and_keeps_the_rest(capsys, monkeypatch, b
     status, printed, _ = run(
         capsys,
         monkeypatch,
-        *("compare", tmp_path / "out" / "flight_00", tmp_path / "out" / "flight_01"),
+        *("compare-runs", tmp_path / "out" / "flight_00", tmp_path / "out" / "flight_01"),
         *("-o", tmp_path / "two.html", "--title", "<b>two</b>"),
     )
     assert status == 0

@@ -114,12 +114,22 @@ def listen(node, topic: str, name: str, count: int = 1, timeout_s: float = 60.0)
     return heard
 
 
+def lifecycle(node: str, transition: str) -> None:
+    done = subprocess.run(
+        ["ros2", "lifecycle", "set", node, transition], capture_output=True, text=True, timeout=60
+    )
+    assert "successful" in done.stdout, done.stdout + done.stderr
+
+
 def test_a_recording_gives_points_and_ctrl_c_ends_it(flight, launch, ears):
     it = launch(f"bag:={flight}", "publish_tf:=map_to_odom", "bag_loop:=true", "bag_rate:=0.5")
     points = listen(ears, "/qvggt/points", "PointCloud2", 4)
     assert all(message.width > 100 for message in points)
     assert {message.header.frame_id for message in points} == {"camera_optical_frame"}
     listen(ears, "/qvggt/pose", "PoseStamped")
+    for transition in ("deactivate", "activate"):
+        lifecycle("/qvggt/reconstruct", transition)
+    listen(ears, "/qvggt/pose", "PoseStamped", 4)
     assert any("reconstruct" in " ".join(child.cmdline()) for child in it.children())
     seconds = it.interrupt()
     said = it.log.read_text()
@@ -152,13 +162,7 @@ def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
     while "unconfigured" not in subprocess.run(get, capture_output=True, text=True).stdout:
         assert time.monotonic() < end, it.log.read_text()
     for transition in ("configure", "activate"):
-        done = subprocess.run(
-            ["ros2", "lifecycle", "set", "/other/reconstruct", transition],
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert "successful" in done.stdout, done.stdout + done.stderr
+        lifecycle("/other/reconstruct", transition)
     size = subprocess.run(
         ["ros2", "param", "get", "/other/reconstruct", "window_size"],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""`qvggt compare`: results side by side, in one page and one table."""
+"""`qvggt compare-runs`: results side by side, in one page and one table."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from qvggt_ros import console
 
 
-def compare(
+def compare_runs(
     results: Annotated[list[Path], typer.Argument(help="Directories that `qvggt replay` made.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="Page to write: .html.")],
     title: Annotated[str, typer.Option(help="What the page is called.")] = "Comparison",
