@@ -4,7 +4,8 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).parent
+# Resolved: colcon's --symlink-install runs this file through a link in its build directory.
+ROOT = Path(__file__).resolve().parent
 NAME = "qvggt_ros"
 
 

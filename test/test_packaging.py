@@ -47,6 +47,42 @@ def test_colcon_sees_an_ament_python_package(tmp_path: Path) -> None:
     assert listed.stdout.strip().endswith("(ros.ament_python)")
 
 
+@pytest.mark.parametrize("option", [[], ["--symlink-install"]], ids=["copy", "symlink"])
+def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[str]) -> None:
+    workspace = tmp_path / "src" / "qvggt"
+    shutil.copytree(
+        ROOT,
+        workspace,
+        ignore=shutil.ignore_patterns(".git", ".venv", "out", "test", "build", "*.egg-info"),
+    )
+    built = subprocess.run(
+        [sys.executable, "-m", "colcon", "--log-base", "/dev/null", "build", *option],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    prefix = tmp_path / "install" / "qvggt_ros"
+    share = prefix / "share" / "qvggt_ros"
+    for name in (
+        "package.xml",
+        "launch/reconstruct.launch.py",
+        "launch/replay_evaluate.launch.py",
+        "config/reconstruct.yaml",
+        "config/presets/indoor.yaml",
+        "config/qvggt.rviz",
+    ):
+        assert (share / name).is_file(), name
+    assert (prefix / "share/ament_index/resource_index/packages/qvggt_ros").is_file()
+    for script in ("qvggt", "reconstruct"):
+        first = (prefix / "lib/qvggt_ros" / script).read_text().splitlines()[0]
+        assert sys.executable in first
+    (network,) = (tmp_path / ("src/qvggt" if option else "install")).rglob(
+        "qvggt-small-int4.safetensors"
+    )
+    assert network.stat().st_size > 1_000_000
+
+
 def test_scripts_go_where_ros2_run_looks() -> None:
     config = configparser.ConfigParser()
     config.read(ROOT / "setup.cfg")
