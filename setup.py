@@ -19,7 +19,13 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
     package_dir={"qvggt_kernels": "kernels"},
-    package_data={"qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"]},
+    package_data={
+        "qvggt_core": [
+            "models/*.safetensors",
+            "quantize/studies/*.yaml",
+            "synthetic/configs/*.yaml",
+        ]
+    },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
@@ -40,7 +46,10 @@ setup(
         "torch>=2.5",
         "typer>=0.12",
     ],
-    extras_require={"test": ["hypothesis", "psutil", "pytest"]},
+    extras_require={
+        "quantize": ["scikit-learn>=1.3"],
+        "test": ["hypothesis", "psutil", "pytest"],
+    },
     entry_points={"console_scripts": ["qvggt = qvggt_ros.cli:main"]},
     zip_safe=False,
 )

@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
-from qvggt_ros.commands import checkpoint, parameters, quantize, replay, synthetic
+from qvggt_ros.commands import checkpoint, compare, parameters, quantize, replay, synthetic
 
 app = typer.Typer(
     name="qvggt",
@@ -58,6 +58,8 @@ def _options(
 for _command in (
     replay.replay,
     quantize.quantize,
+    quantize.sensitivity,
+    compare.compare,
     checkpoint.info,
     checkpoint.download,
     synthetic.synth,

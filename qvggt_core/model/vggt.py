@@ -65,7 +65,8 @@ class VGGT(nn.Module):
         """
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
-        return self.decode(*self.aggregator(tokens, *grid), *grid, heads)
+        patches, camera = self.aggregator(tokens, *grid)
+        return self.decode(patches, camera, *grid, heads)
 
     def decode(
         self,

@@ -131,7 +131,7 @@ def calibrate(
     recipe: Recipe,
     data: CalibrationSet,
     *,
-    options: CalibrationOptions = CalibrationOptions(),  # noqa: B008 (frozen)
+    options: CalibrationOptions = CalibrationOptions(),
     workspace: Path | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Calibrated:
@@ -360,12 +360,13 @@ class _BlockWork:
         except QuantizationError as error:
             raise QuantizationError(f"{path}.weight: {error}") from None
         wrong = represented_weight(packed) - weight
-        energy = output_error(weight, statistics.second_moment)
+        lost = output_error(wrong, statistics.second_moment)
+        energy = max(output_error(weight, statistics.second_moment), 1e-30)
         self.reports[name] = LinearReport(
             name=f"{path}.weight",
             alpha=treatment.alpha,
             weight_error=float(wrong.norm() / weight.norm().clamp_min(1e-30)),
-            output_error=(output_error(wrong, statistics.second_moment) / max(energy, 1e-30)) ** 0.5,
+            output_error=(lost / energy) ** 0.5,
         )
         parent, _, leaf = LINEARS[name].rpartition(".")
         setattr(self.block.get_submodule(parent), leaf, packed)
@@ -407,7 +408,11 @@ class _Store:
             parent, _, leaf = leaf_path.rpartition(".")
             linear = site.block.get_submodule(leaf_path)
             assert isinstance(linear, nn.Linear)
-            shapes = {n.rpartition(".")[2]: t.shape for n, t in state.items() if n.startswith(leaf_path + ".")}
+            shapes = {
+                n.rpartition(".")[2]: t.shape
+                for n, t in state.items()
+                if n.startswith(leaf_path + ".")
+            }
             packed = empty_packed_linear(linear, shapes, descriptions.get(leaf_path, {}))
             setattr(site.block.get_submodule(parent), leaf, packed)
         site.block.load_state_dict({n: t.to(device) for n, t in state.items()}, assign=True)

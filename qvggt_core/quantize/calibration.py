@@ -1,4 +1,4 @@
-"""The calibration set: windows of images, with ground truth where there is any, checked on arrival."""
+"""The calibration set: windows of images, with ground truth where there is any, checked."""
 
 from __future__ import annotations
 

@@ -38,7 +38,10 @@ def searched_clip(weight: Tensor, second_moment: Tensor, precision: Precision) -
     group = precision.group_size
     groups = weight.shape[1] // group
     blocks = torch.stack(
-        [second_moment[g * group : (g + 1) * group, g * group : (g + 1) * group] for g in range(groups)]
+        [
+            second_moment[g * group : (g + 1) * group, g * group : (g + 1) * group]
+            for g in range(groups)
+        ]
     )
     exact = weight.float().unflatten(1, (groups, group))
     best = torch.full((weight.shape[0], groups), float("inf"), device=weight.device)
@@ -118,7 +121,7 @@ def train_block(
 ) -> dict[Linear, TrainedLinear]:
     """Train ranges and factors of a block so that it gives what it gave in full precision.
 
-    Mean squared error of the block's output, AdamW, one step a batch, a cosine to zero.
+    Mean squared error of the block's output, AdamW, one step a window, a cosine to zero.
 
     Args:
         block: in full precision, and left so.
@@ -131,13 +134,21 @@ def train_block(
     Returns:
         The trained stand-ins, by linear.
     """
+    # One window a step: as many steps as the images allow, at the cost of one pass an epoch.
+    inputs = [
+        BlockInput(row[None], given.rope, given.across_frames)
+        for given in inputs
+        for row in given.x.unbind(0)
+    ]
     with torch.no_grad():
         targets = [run_block(block, given) for given in inputs]
     exact = {name: linear_of(block, name) for name in precisions}
     trained: dict[Linear, TrainedLinear] = {}
     for name, linear in exact.items():
         assert isinstance(linear, nn.Linear)
-        trained[name] = TrainedLinear(linear, precisions[name], factors[name], rotations.get(name, 0))
+        trained[name] = TrainedLinear(
+            linear, precisions[name], factors[name], rotations.get(name, 0)
+        )
         _place(block, name, trained[name])
     clips = [p for t in trained.values() for p in (t.weight_logit, t.input_logit)]
     optimizer = torch.optim.AdamW(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
@@ -30,6 +29,13 @@ def compensation_token(camera_tokens: Tensor, patch_norm: float, directions: int
     Raises:
         QuantizationError: fewer than two tokens, or tokens whose mean is zero.
     """
+    try:
+        from sklearn.decomposition import PCA
+    except ImportError as error:
+        raise QuantizationError(
+            "camera information compensation needs scikit-learn: pip install 'qvggt_ros[quantize]'"
+        ) from error
+
     if len(camera_tokens) < 2:
         raise QuantizationError(
             f"{len(camera_tokens)} camera token has no principal directions: give more images"

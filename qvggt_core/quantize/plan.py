@@ -136,8 +136,8 @@ class Plan(BaseModel):
             rules = tuple(
                 Rule(
                     match=rule.match,
-                    bits=bits,  # type: ignore[arg-type]
-                    activations=activations,  # type: ignore[arg-type]
+                    bits=bits,
+                    activations=activations,
                     group_size=rule.group_size if activations == 16 else None,
                 )
                 if rule.bits < 16
@@ -231,7 +231,9 @@ def parse_precision(text: str) -> tuple[int, int]:
     bits, activations = int(found[1]), int(found[2])
     Plan(name="probe", rules=(Rule(match="*", bits=4),)).at(bits, activations)
     if bits >= 16:
-        raise QuantizationError(f"precision {text!r} quantizes nothing: weights have 3, 4 or 8 bits")
+        raise QuantizationError(
+            f"precision {text!r} quantizes nothing: weights have 3, 4 or 8 bits"
+        )
     return bits, activations
 
 

@@ -70,7 +70,9 @@ def input_statistics(
     Raises:
         QuantizationError: an input is not finite.
     """
-    tokens = sum(given.x.shape[:3].numel() - skipped * given.x.shape[:2].numel() for given in inputs)
+    tokens = sum(
+        given.x.shape[:3].numel() - skipped * given.x.shape[:2].numel() for given in inputs
+    )
     stride = max(1, -(-tokens // MAX_TOKENS))
     gatherers = {
         name: _Gatherer(linear_of(block, name), stride, (rotations or {}).get(name, 0))

@@ -53,18 +53,21 @@ def sites_of(model: VGGT) -> list[Site]:
     """Return the transformer blocks of a network in the order in which it runs them."""
     aggregator, config = model.aggregator, model.config
     found: list[Site] = []
+
+    def add(path: str, part: Part, index: int, special_tokens: int) -> None:
+        block = model.get_submodule(path)
+        assert isinstance(block, Block)
+        found.append(Site(path, part, index, block, special_tokens))
+
     if isinstance(aggregator.patch_embed, Encoder):
-        for index, block in enumerate(aggregator.patch_embed.blocks):
-            path = f"aggregator.patch_embed.blocks.{index}"
-            special = aggregator.patch_embed.num_special_tokens
-            found.append(Site(path, "encoder", index, block, special))
-    special = config.num_special_tokens
+        special = aggregator.patch_embed.num_special_tokens
+        for index in range(len(aggregator.patch_embed.blocks)):
+            add(f"aggregator.patch_embed.blocks.{index}", "encoder", index, special)
     for index in range(config.depth):
-        frame, window = aggregator.frame_blocks[index], aggregator.global_blocks[index]
-        found.append(Site(f"aggregator.frame_blocks.{index}", "frame", index, frame, special))
-        found.append(Site(f"aggregator.global_blocks.{index}", "global", index, window, special))
-    for index, block in enumerate(model.camera_head.trunk):
-        found.append(Site(f"camera_head.trunk.{index}", "camera", index, block, 0))
+        add(f"aggregator.frame_blocks.{index}", "frame", index, config.num_special_tokens)
+        add(f"aggregator.global_blocks.{index}", "global", index, config.num_special_tokens)
+    for index in range(config.camera_trunk_depth):
+        add(f"camera_head.trunk.{index}", "camera", index, 0)
     return found
 
 
@@ -148,6 +151,10 @@ class Walk:
                 break
             passage = self._step(site, passage)
         return self._heads(passage)
+
+    def tokens(self) -> list[Tensor]:
+        """Return the tokens (B, S, N, C) of every batch before the next block."""
+        return [passage.x for passage in self._passages]
 
     def camera_tokens(self) -> Tensor:
         """Return the camera tokens (B * S, 2C) of all windows, once the aggregator is behind."""
