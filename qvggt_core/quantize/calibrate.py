@@ -101,6 +101,7 @@ class Calibrated:
         state: entries of all blocks, and of the compensation token, by name.
         linears: the packed linears, by path.
         reports: what became of each linear.
+        notes: what was decided on the way, for people.
         resumed_blocks: blocks that were taken over from an interrupted run.
         seconds: time that this run took.
     """
@@ -108,6 +109,7 @@ class Calibrated:
     state: dict[str, Tensor] = field(default_factory=dict)
     linears: dict[str, PackedLinear] = field(default_factory=dict)
     reports: list[LinearReport] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     resumed_blocks: int = 0
     seconds: float = 0.0
 
@@ -167,10 +169,7 @@ def calibrate(
         if progress:
             progress(number, len(walk.sites), site.path)
         if site.part == "camera" and site.index == 0 and recipe.compensation:
-            tokens = walk.camera_tokens()
-            token = compensation_token(tokens, walk.patch_norm, recipe.compensation)
-            model.camera_head.cict_token = token.to(options.device)
-            result.state[_COMPENSATION] = token
+            _compensate(walk, recipe, targets, result)
         reports = store.read(site)
         if reports is None:
             precisions = _precisions(checkpoint, plan, group_size, site)
@@ -184,6 +183,32 @@ def calibrate(
     store.remove()
     result.seconds = time.perf_counter() - started
     return result
+
+
+def _compensate(
+    walk: Walk, recipe: Recipe, targets: Sequence[TaskTargets], result: Calibrated
+) -> None:
+    """Give the camera head its compensation token, unless the heads are asked and refuse it."""
+    head = walk.model.camera_head
+    token = compensation_token(walk.camera_tokens(), walk.patch_norm, recipe.compensation)
+    before = _heads_loss(walk, targets) if targets else 0.0
+    head.cict_token = token.to(head.token_norm.weight.device)
+    if recipe.compensation_judged and targets:
+        after = _heads_loss(walk, targets)
+        kept = after < before
+        result.notes.append(
+            f"camera compensation token {'kept' if kept else 'left out'}: the heads' loss is "
+            f"{before:.5f} without it, {after:.5f} with it"
+        )
+        if not kept:
+            head.cict_token = None
+            return
+    result.state[_COMPENSATION] = token
+
+
+def _heads_loss(walk: Walk, targets: Sequence[TaskTargets]) -> float:
+    losses = [task_loss(walk.predict(batch), wanted) for batch, wanted in enumerate(targets)]
+    return sum(losses) / len(losses)
 
 
 class _BlockWork:
@@ -314,14 +339,10 @@ class _BlockWork:
         try:
             self._apply_factors(name, factors)
             self._pack(name, trial)
-            losses = [
-                task_loss(self.walk.predict(batch), wanted)
-                for batch, wanted in enumerate(self.targets)
-            ]
+            return _heads_loss(self.walk, self.targets)
         finally:
             before.restore()
             self.treatments[name], self.statistics[name] = treatment, statistics
-        return sum(losses) / len(losses)
 
     def _apply_factors(self, name: Linear, factors: Tensor) -> None:
         """Fold factors into the block, or leave them to the packed layer where nothing can."""

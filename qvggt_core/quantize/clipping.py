@@ -121,7 +121,7 @@ def train_block(
 ) -> dict[Linear, TrainedLinear]:
     """Train ranges and factors of a block so that it gives what it gave in full precision.
 
-    Mean squared error of the block's output, AdamW, one step a window, a cosine to zero.
+    Mean squared error of the block's output, AdamW, a cosine to zero.
 
     Args:
         block: in full precision, and left so.
@@ -134,11 +134,10 @@ def train_block(
     Returns:
         The trained stand-ins, by linear.
     """
-    # One window a step: as many steps as the images allow, at the cost of one pass an epoch.
     inputs = [
-        BlockInput(row[None], given.rope, given.across_frames)
+        BlockInput(rows, given.rope, given.across_frames)
         for given in inputs
-        for row in given.x.unbind(0)
+        for rows in given.x.split(settings.windows)
     ]
     with torch.no_grad():
         targets = [run_block(block, given) for given in inputs]

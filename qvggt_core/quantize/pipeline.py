@@ -81,6 +81,7 @@ class QuantizationReport:
         layers: the weights in integers, in the checkpoint's order.
         dropped: tensors of heads that were left out.
         unused_rules: globs of the plan that decided over no tensor.
+        notes: what calibration decided on the way, for people.
         resumed_blocks: blocks that were taken over from an interrupted run.
         calibration_seconds: time that calibration took in this run.
     """
@@ -94,6 +95,7 @@ class QuantizationReport:
     layers: tuple[LayerReport, ...]
     dropped: int
     unused_rules: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     resumed_blocks: int = 0
     calibration_seconds: float = 0.0
 
@@ -205,6 +207,7 @@ def quantize_checkpoint(
         layers=tuple(writer.layers),
         dropped=len(checkpoint.names()) - len(names),
         unused_rules=plan.unused_rules(names),
+        notes=tuple(calibrated.notes),
         resumed_blocks=calibrated.resumed_blocks,
         calibration_seconds=calibrated.seconds,
     )

@@ -256,6 +256,8 @@ def _print_report(result: QuantizationReport) -> None:
             f"mean {sum(errors) / len(errors):.2%}, largest {worst.output_error:.2%} "
             f"at {worst.name}",
         )
+    for note in result.notes:
+        facts.add_row("[dim]decided[/]", escape(note))
     console.out.print(facts)
 
 

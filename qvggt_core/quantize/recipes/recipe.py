@@ -42,11 +42,13 @@ class LearnedClipping:
 
     Attributes:
         epochs: passes over the calibration windows.
+        windows: windows in a step.
         clip_rate: learning rate of the ranges.
         scale_rate: learning rate of the scales.
     """
 
     epochs: int = 15
+    windows: int = 4
     clip_rate: float = 1e-2
     scale_rate: float = 1e-3
 
@@ -65,6 +67,8 @@ class Recipe:
         rounding: "nearest" or "gptq".
         token_filter: whether statistics leave the special tokens of each frame out.
         compensation: principal directions K of the camera compensation token, 0 for none.
+        compensation_judged: whether the token stays only if the heads lose less with it on the
+            images that candidates are judged on; needs task candidates.
     """
 
     name: str
@@ -76,6 +80,7 @@ class Recipe:
     rounding: Literal["nearest", "gptq"] = "nearest"
     token_filter: bool = False
     compensation: int = 0
+    compensation_judged: bool = False
 
     @property
     def calibrated(self) -> bool:
