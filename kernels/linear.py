@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .dispatch import int4_linear
 from .hadamard import check_rotation, hadamard_transform
 from .integer import integer_linear, levels, pack_integer
-from .packing import PLANES, PackingError, check_group, group_size_of, pack
+from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
 
 
 class PackedLinear(nn.Module):
@@ -74,12 +74,15 @@ class Int4Linear(PackedLinear):
     Attributes:
         qweight: (N, K/g, g/4) int16, see `qvggt_kernels.packing`.
         scales: (N, K/g) bfloat16.
+        zeros: (N, K/g) uint8, the stored number that stands for zero in each group; None for
+            symmetric weights, where it is 8 everywhere.
     """
 
     _stored = ("scales", "input_scale")
 
     qweight: Tensor
     scales: Tensor
+    zeros: Tensor | None
 
     def __init__(
         self,
@@ -90,6 +93,7 @@ class Int4Linear(PackedLinear):
         bias: bool = True,
         rotation: int = 0,
         input_scale: bool = False,
+        zeros: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         """Make a layer of zeros, to be filled by `load_state_dict`.
@@ -106,6 +110,8 @@ class Int4Linear(PackedLinear):
         self.register_buffer("qweight", torch.zeros(words, dtype=torch.int16, device=device))
         scales = torch.zeros((out_features, groups), dtype=torch.bfloat16, device=device)
         self.register_buffer("scales", scales)
+        points = torch.full_like(scales, ZERO, dtype=torch.uint8) if zeros else None
+        self.register_buffer("zeros", points)
         ones = torch.ones(in_features, device=device) if input_scale else None
         self.register_buffer("input_scale", ones)
         self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
@@ -119,6 +125,7 @@ class Int4Linear(PackedLinear):
         *,
         rotation: int = 0,
         input_scale: Tensor | None = None,
+        zeros: Tensor | None = None,
     ) -> Int4Linear:
         """Make a layer of what a quantization recipe returns.
 
@@ -128,6 +135,7 @@ class Int4Linear(PackedLinear):
             bias: (N,) floating, or None.
             rotation: block of the input's Hadamard transform, 0 for none.
             input_scale: (K,) float32 factors on the input, or None.
+            zeros: (N, K/g) uint8, q + 8 of what stands for zero in each group, or None for 8.
 
         Raises:
             PackingError: the arguments do not fit together.
@@ -145,7 +153,7 @@ class Int4Linear(PackedLinear):
             device="meta",
         )
         layer.qweight, layer.scales, layer.bias = qweight, scales, bias
-        layer.input_scale = input_scale
+        layer.input_scale, layer.zeros = input_scale, zeros
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -153,7 +161,7 @@ class Int4Linear(PackedLinear):
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        return int4_linear(self.prepare(x), self.qweight, self.scales, bias)
+        return int4_linear(self.prepare(x), self.qweight, self.scales, bias, self.zeros)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""

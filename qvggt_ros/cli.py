@@ -67,6 +67,7 @@ for _command in (
     parameters.params,
 ):
     app.command()(_command)
+app.command("import")(quantize.import_released)
 
 
 if __name__ == "__main__":

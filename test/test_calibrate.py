@@ -350,7 +350,14 @@ def test_training_brings_a_block_closer_and_leaves_it_in_full_precision(source, 
     ones = {name: torch.ones(linear_of(block, name).in_features) for name in LINEARS}
     errors = []
     for epochs in (0, 8):
-        trained = train_block(block, inputs, precisions, ones, {}, LearnedClipping(epochs=epochs, windows=1, clip_rate=0.1))
+        trained = train_block(
+            block,
+            inputs,
+            precisions,
+            ones,
+            {},
+            LearnedClipping(epochs=epochs, windows=1, clip_rate=0.1),
+        )
         exact = torch.cat([run_block(block, given) for given in inputs])
         snapshot = Snapshot(block)
         for name, stand_in in trained.items():
@@ -479,7 +486,9 @@ FEW = CalibrationOptions(batch=3, judged_images=4)
 QUICK = {
     "quantvggt": replace(RECIPES["quantvggt"], learned_clipping=LearnedClipping(epochs=2)),
     "qvggt": replace(
-        RECIPES["qvggt"], scaling=replace(RECIPES["qvggt"].scaling, task_candidates=2)
+        RECIPES["qvggt"],
+        scaling=replace(RECIPES["qvggt"].scaling, task_candidates=2),
+        compensation_judged=False,
     ),
 }
 
@@ -529,6 +538,16 @@ def test_ground_truth_can_be_the_target(source, data, tmp_path):
     )
     said = json.loads(read_checkpoint(tmp_path / "q.safetensors").metadata["calibration"])
     assert said["ground_truth"] is True
+
+
+def test_the_compensation_token_stays_only_if_the_heads_lose_less_with_it(source, data, tmp_path):
+    recipe = replace(QUICK["qvggt"], compensation_judged=True)
+    target = tmp_path / "q.safetensors"
+    report = quantize_checkpoint(source, target, recipe=recipe, data=data, options=FEW)
+    (note,) = report.notes
+    without, joined = (float(part.split()[0]) for part in note.split("loss is ")[1].split(", "))
+    assert ("kept" in note) == (joined < without)
+    assert ("camera_head.cict_token" in read_checkpoint(target)) == ("kept" in note)
 
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(source, data, tmp_path):

@@ -47,7 +47,8 @@ _WEIGHT = ".weight"
 _QUANTIZED = ".qweight"
 _SCALES = ".scales"
 _INPUT_SCALE = ".input_scale"
-PACKED_EXTRAS = (_SCALES, _INPUT_SCALE, ".clip")
+_ZEROS = ".zeros"
+PACKED_EXTRAS = (_SCALES, _INPUT_SCALE, _ZEROS, ".clip")
 """Endings of what a packed linear has beside its words and its bias."""
 
 WEIGHTS_PER_WORD: Mapping[torch.dtype, int] = {torch.int16: 4, torch.uint8: 2, torch.int8: 1}
@@ -115,7 +116,7 @@ class Checkpoint:
     def _config(self) -> ModelConfig:
         version = self.metadata.get(_FORMAT_KEY)
         if version is None:
-            return _config_from_shapes(self.path, self._shapes)
+            return config_from_shapes(self.path, self._shapes)
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{self.path} has format version {version!r}, this qvggt reads "
@@ -157,6 +158,17 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_torch(path: Path) -> Checkpoint:
+    state = torch_entries(path)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return Checkpoint(path, {}, shapes, state.__getitem__)
+
+
+def torch_entries(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a PyTorch `.pt` file, memory-mapped; nothing else is unpickled.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no named tensors.
+    """
     try:
         content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
@@ -169,9 +181,7 @@ def _open_torch(path: Path) -> Checkpoint:
             content = content[key]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
-    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    return Checkpoint(path, {}, shapes, state.__getitem__)
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def load_model(
@@ -257,7 +267,7 @@ def _quantize_structure(model: nn.Module, checkpoint: Checkpoint) -> None:
         try:
             shapes = {
                 suffix.removeprefix("."): checkpoint.shape(path + suffix)
-                for suffix in (_SCALES, _INPUT_SCALE)
+                for suffix in (_SCALES, _INPUT_SCALE, _ZEROS)
                 if path + suffix in checkpoint
             }
             quantized = empty_packed_linear(linear, shapes, descriptions.get(path, {}))
@@ -293,7 +303,11 @@ def empty_packed_linear(
     if linear.in_features % groups:
         raise PackingError(f"{groups} groups of scales for {linear.in_features} inputs")
     return Int4Linear(
-        linear.in_features, linear.out_features, group_size=linear.in_features // groups, **extras
+        linear.in_features,
+        linear.out_features,
+        group_size=linear.in_features // groups,
+        zeros="zeros" in shapes,
+        **extras,
     )
 
 
@@ -370,7 +384,7 @@ def _check(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> N
         )
 
 
-def _config_from_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+def config_from_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     """Read the sizes of a VGGT of other origin off its shapes.
 
     Head widths of encoder (64) and the number of camera heads (the aggregator's) are the

@@ -281,3 +281,20 @@ def _print_sweep(sweep: Sweep) -> None:
     cells = (f"{whole.camera:.5f}", f"{whole.depth:.3%}", f"{whole.points:.3%}", "100.0%")
     table.add_row("everything", "", *cells)
     console.out.print(table)
+
+
+def import_released(
+    file: Annotated[Path, typer.Argument(help="QVGGT's released model-v2.pt.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Full-precision VGGT, for a file that holds quantized blocks alone."),
+    ] = None,
+    licence: Annotated[str | None, typer.Option(help="Of the base weights.")] = None,
+) -> None:
+    """Convert a checkpoint that QVGGT's authors released."""
+    from qvggt_core.quantize.awq_import import import_released as convert
+
+    count = convert(file, output, base, licence)
+    console.out.print(f"{count} linears carried over in 4 bits")
+    info(output)
