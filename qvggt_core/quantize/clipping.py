@@ -73,7 +73,8 @@ class TrainedLinear(nn.Module):
         self, linear: nn.Linear, precision: Precision, factors: Tensor, rotation: int
     ) -> None:
         super().__init__()
-        self.weight = linear.weight.detach()
+        weight = linear.weight.detach()
+        self.weight = hadamard_transform(weight, rotation) if rotation else weight
         self.bias = None if linear.bias is None else linear.bias.detach()
         self.precision = precision
         self.rotation = rotation

@@ -83,7 +83,7 @@ def _markdown_table(rows: Sequence[RowResult]) -> list[str]:
         "MB", "bits/weight", "peak MiB", "ms", "sets",
     ]  # fmt: skip
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    best = max(row.scores["auc_30"].value for row in rows)
+    best = max(row.scores["auc_30"].value for row in rows) or 1.0
     for row in rows:
         auc = row.scores["auc_30"]
         filled = round(_BAR_CELLS * auc.value / best)
