@@ -36,7 +36,6 @@ from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.recipes import LearnedClipping
 from qvggt_core.quantize.rounding import (
     gptq,
-    output_error,
     quantize_weight,
     quantized_linear,
     represented_weight,
@@ -161,7 +160,10 @@ def test_a_moment_of_many_tokens_takes_them_evenly(source, data, monkeypatch):
     walk = Walk(model_of(source), data.images, batch=2)
     walk.advance()
     found = input_statistics(walk.site.block, walk.inputs())
-    assert {statistics.tokens for statistics in found.values()} == {44}
+    # 132 tokens, every third one: fewer than any linear has columns, so they are kept.
+    assert {len(statistics.samples) for statistics in found.values()} == {44}
+    whole = found["fc1"].samples
+    assert torch.allclose(whole.t() @ whole / 44, found["fc1"].second_moment, atol=1e-4)
 
 
 def test_rotated_statistics_are_those_of_rotated_inputs(source, data):
@@ -240,6 +242,13 @@ def correlated(tokens, columns, seed=0):
     return torch.randn(tokens, columns, generator=generator) @ mixing
 
 
+def statistics_of(x):
+    """Statistics with the tokens themselves where they are fewer than columns."""
+    moment = x.t() @ x / len(x)
+    samples = x if len(x) <= x.shape[1] else None
+    return InputStatistics(x.abs().mean(0), x.abs().amax(0), moment, samples)
+
+
 def optimal_brain_quantization(weight, moment, delta, damping):
     """Round column after column, correcting the rest by the explicit inverse each time."""
     w = weight.double().clone()
@@ -292,11 +301,16 @@ def test_gptq_bears_inputs_that_were_never_seen():
     assert (q[:, 5] == 0).all()
 
 
-def test_output_error_is_the_mean_squared_output():
-    x = correlated(50, 8)
+@pytest.mark.parametrize("tokens", [5, 50])
+def test_output_energy_is_the_mean_squared_output(tokens):
+    x = correlated(tokens, 8)
     d = torch.randn(3, 8)
+    statistics = statistics_of(x)
     expected = float((x @ d.t()).square().sum(1).mean())
-    assert output_error(d, x.t() @ x / 50) == pytest.approx(expected, rel=1e-4)
+    assert statistics.output_energy(d) == pytest.approx(expected, rel=1e-4)
+    factors = torch.linspace(0.5, 2, 8)
+    halved = float(((x / factors) @ d.t()).square().sum(1).mean())
+    assert statistics.divided(factors).output_energy(d) == pytest.approx(halved, rel=1e-4)
 
 
 def test_a_searched_range_loses_less_than_the_whole_range():
@@ -312,7 +326,7 @@ def test_a_searched_range_loses_less_than_the_whole_range():
     errors = []
     for share in (clip, None):
         layer = quantized_linear(weight, None, precision, clip=share)
-        errors.append(output_error(represented_weight(layer) - weight, moment))
+        errors.append(statistics_of(x).output_energy(represented_weight(layer) - weight))
     assert errors[0] < 0.9 * errors[1]
 
 

@@ -33,7 +33,7 @@ from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.plan import Plan, Precision
 from qvggt_core.quantize.recipes import Recipe
 from qvggt_core.quantize.recipes.recipe import Linear
-from qvggt_core.quantize.rounding import output_error, quantized_linear, represented_weight
+from qvggt_core.quantize.rounding import quantized_linear, represented_weight
 from qvggt_core.quantize.scaling import (
     Snapshot,
     fold_inverse,
@@ -324,11 +324,11 @@ class _BlockWork:
     def _reconstruction(self, name: Linear, factors: Tensor) -> float:
         """Return the share of the output's energy that rounding costs with these factors."""
         treatment = self.treatments[name]
-        moment = self.statistics[name].scaled(factors)
+        statistics = self.statistics[name].divided(factors)
         weight = self._rotated_weight(name) * factors
         layer = quantized_linear(weight, None, treatment.precision)
         wrong = represented_weight(layer) - weight
-        return output_error(wrong, moment) / max(output_error(weight, moment), 1e-30)
+        return statistics.output_energy(wrong) / max(statistics.output_energy(weight), 1e-30)
 
     def _judged(self, name: Linear, factors: Tensor) -> float:
         """Return what the heads lose when the linear is quantized with these factors."""
@@ -346,13 +346,7 @@ class _BlockWork:
 
     def _apply_factors(self, name: Linear, factors: Tensor) -> None:
         """Fold factors into the block, or leave them to the packed layer where nothing can."""
-        statistics = self.statistics[name]
-        self.statistics[name] = InputStatistics(
-            statistics.mean_magnitude / factors,
-            statistics.max_magnitude / factors,
-            statistics.scaled(factors),
-            statistics.tokens,
-        )
+        self.statistics[name] = self.statistics[name].divided(factors)
         if foldable(name) and not self.treatments[name].rotation:
             fold_inverse(self.block, name, factors)
             scale_weight(self.block, name, factors)
@@ -381,8 +375,8 @@ class _BlockWork:
         except QuantizationError as error:
             raise QuantizationError(f"{path}.weight: {error}") from None
         wrong = represented_weight(packed) - weight
-        lost = output_error(wrong, statistics.second_moment)
-        energy = max(output_error(weight, statistics.second_moment), 1e-30)
+        lost = statistics.output_energy(wrong)
+        energy = max(statistics.output_energy(weight), 1e-30)
         self.reports[name] = LinearReport(
             name=f"{path}.weight",
             alpha=treatment.alpha,

@@ -20,6 +20,9 @@ from qvggt_core.quantize.size import scale_columns
 _ROWS = 256
 """Rows that are rounded at once, so that temporaries stay small beside the weight."""
 
+_DOUBLE = 1024
+"""Columns up to which a second moment is factorised in double precision."""
+
 _GPTQ_COLUMNS = 128
 """Columns whose errors are gathered before the rest of the weight is corrected."""
 
@@ -152,10 +155,11 @@ def gptq(
 
 def _correction(second_moment: Tensor, damping: float) -> Tensor:
     """Return the upper Cholesky factor of the damped second moment's inverse, (K, K)."""
-    moment = second_moment.double()
+    # Wide moments cost minutes in double precision, and the damping leaves single enough room.
+    moment = second_moment.double() if len(second_moment) <= _DOUBLE else second_moment.float()
     diagonal = moment.diagonal()
     for share in (damping, 10 * damping):
-        damped = moment + torch.diag((diagonal == 0).double() + share * diagonal.mean())
+        damped = moment + torch.diag((diagonal == 0).to(moment) + share * diagonal.mean())
         factor, failed = torch.linalg.cholesky_ex(damped)
         if not failed:
             inverse = torch.cholesky_inverse(factor)
@@ -164,11 +168,6 @@ def _correction(second_moment: Tensor, damping: float) -> Tensor:
         f"the inputs' second moment ({moment.shape[0]} columns, mean diagonal "
         f"{float(diagonal.mean()):g}) cannot be inverted: calibrate on more varied images"
     )
-
-
-def output_error(difference: Tensor, second_moment: Tensor) -> float:
-    """Return the mean of |D x|^2 for a weight's error D (N, K), from the moment of x (K, K)."""
-    return float(((difference @ second_moment) * difference).sum())
 
 
 def quantized_linear(

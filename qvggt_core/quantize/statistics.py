@@ -34,17 +34,28 @@ class InputStatistics:
         mean_magnitude: (K,) mean |x| per column.
         max_magnitude: (K,) largest |x| per column.
         second_moment: (K, K) mean of x x^T.
-        tokens: n of the second moment.
+        samples: (n, K) the tokens of the second moment while they are fewer than K, else None.
     """
 
     mean_magnitude: Tensor
     max_magnitude: Tensor
     second_moment: Tensor
-    tokens: int = 0
+    samples: Tensor | None = None
 
-    def scaled(self, factors: Tensor) -> Tensor:
-        """Return the second moment (K, K) of the input divided by factors (K,)."""
-        return self.second_moment / factors[:, None] / factors[None, :]
+    def divided(self, factors: Tensor) -> InputStatistics:
+        """Return the statistics of the input divided by factors (K,)."""
+        return InputStatistics(
+            self.mean_magnitude / factors,
+            self.max_magnitude / factors,
+            self.second_moment / factors[:, None] / factors[None, :],
+            None if self.samples is None else self.samples / factors,
+        )
+
+    def output_energy(self, weight: Tensor) -> float:
+        """Return the mean of |W x|^2 over tokens, for a weight or a weight's error W (N, K)."""
+        if self.samples is not None:
+            return float((self.samples @ weight.t()).square().sum()) / max(len(self.samples), 1)
+        return float(((weight @ self.second_moment) * weight).sum())
 
 
 def linear_of(block: Block, linear: Linear) -> nn.Module:
@@ -99,6 +110,7 @@ class _Gatherer:
         self._rotation = rotation
         self._offset = self._seen = self._moment_tokens = 0
         self._sum: Tensor | None = None
+        self._samples: list[Tensor] | None = []
         self.handle = linear.register_forward_pre_hook(self._see)
 
     def begin(self, counted: Tensor) -> None:
@@ -123,6 +135,10 @@ class _Gatherer:
             torch.maximum(self._max, x.abs().amax(dim=0), out=self._max)
         sampled = x[(-self._seen) % self._stride :: self._stride]
         self._moment.addmm_(sampled.t(), sampled)
+        if self._samples is not None:
+            self._samples.append(sampled)
+            if self._moment_tokens + len(sampled) > x.shape[1]:
+                self._samples = None
         self._moment_tokens += len(sampled)
         self._seen += len(x)
 
@@ -138,5 +154,5 @@ class _Gatherer:
             self._sum / max(self._seen, 1),
             self._max,
             self._moment / max(self._moment_tokens, 1),
-            self._moment_tokens,
+            None if self._samples is None else torch.cat(self._samples),
         )

@@ -16,7 +16,7 @@ from qvggt_ros.commands.checkpoint import info
 
 if TYPE_CHECKING:
     from qvggt_core.model import Checkpoint
-    from qvggt_core.quantize import CalibrationSet, Plan, QuantizationReport
+    from qvggt_core.quantize import CalibrationSet, Plan, QuantizationReport, Recipe
     from qvggt_core.quantize.sensitivity import Sweep
 
 _CALIBRATION_HELP = (
@@ -24,15 +24,19 @@ _CALIBRATION_HELP = (
     "synthetic:WORLD."
 )
 _AUTO = "auto"
+_CALIBRATED, _UNCALIBRATED = "qvggt+", "rtn"
 
 
 def quantize(
     checkpoint: Annotated[Path, typer.Argument(help="Full-precision VGGT: .pt or .safetensors.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors.")],
     recipe: Annotated[
-        str,
-        typer.Option(help="rtn, smoothquant, gptq, awq, qvggt, quantvggt or qvggt+."),
-    ] = "rtn",
+        str | None,
+        typer.Option(
+            help="rtn, smoothquant, gptq, awq, qvggt, quantvggt or qvggt+; if not given, qvggt+ "
+            "with calibration images and rtn without."
+        ),
+    ] = None,
     plan: Annotated[
         str,
         typer.Option(help="What is in integers: uniform, qvggt-paper, auto, or a YAML file."),
@@ -58,6 +62,9 @@ def quantize(
     judged_images: Annotated[
         int, typer.Option(help="Images on which a task-aware search asks the heads.")
     ] = 32,
+    task_candidates: Annotated[
+        int | None, typer.Option(help="Alphas per linear that the heads judge; qvggt: 4.")
+    ] = None,
     budget_mb: Annotated[float | None, typer.Option(help="For plan auto: size in MB.")] = None,
     budget_bits: Annotated[
         float | None, typer.Option(help="For plan auto: bits per weight of the whole file.")
@@ -75,6 +82,7 @@ def quantize(
 
     opened = read_checkpoint(checkpoint)
     columns = _group_size(group_size)
+    recipe = recipe or (_UNCALIBRATED if calibration is None else _CALIBRATED)
     data = None
     if calibration is not None:
         data = _calibration_set(
@@ -92,7 +100,7 @@ def quantize(
         result = quantize_checkpoint(
             opened,
             output,
-            recipe=recipe,
+            recipe=_changed_recipe(recipe, task_candidates),
             plan=chosen,
             precision=None if plan == _AUTO else precision,
             group_size=columns,
@@ -154,6 +162,19 @@ def sensitivity(
     _print_sweep(sweep)
     for file in files:
         console.out.print(f"wrote {file}", soft_wrap=True, highlight=False)
+
+
+def _changed_recipe(name: str, task_candidates: int | None) -> str | Recipe:
+    from dataclasses import replace
+
+    from qvggt_core.quantize import RECIPES
+
+    if task_candidates is None or name not in RECIPES:
+        return name
+    scaling = RECIPES[name].scaling
+    if scaling is None or scaling.method != "search":
+        raise QuantizationError(f"the recipe {name} searches nothing that heads could judge")
+    return replace(RECIPES[name], scaling=replace(scaling, task_candidates=task_candidates))
 
 
 def _group_size(text: str) -> int | str:
