@@ -19,7 +19,7 @@ from qvggt_core.model import VGGT, ModelConfig, Prediction, encode_pose, read_ch
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.quantize import PRESETS, CalibrationSet, Truth, planned_sizes
 from qvggt_core.quantize.compare import Protocol, run_studies
-from qvggt_core.quantize.scores import METRICS, score_windows
+from qvggt_core.quantize.scores import METRICS, run_windows, score_outputs
 from qvggt_core.quantize.sensitivity import BLOCK, auto_plan, draw_heat_map, sweep_sensitivity
 from qvggt_core.quantize.sources import pool_windows
 from qvggt_core.quantize.study import STUDIES, Study, load_study
@@ -106,8 +106,13 @@ class KnowsTheTruth:
         return Prediction((encodings.float(),), depth, torch.ones_like(depth))
 
 
+def score(network, windows):
+    full = run_windows(KnowsTheTruth(windows), windows)
+    return score_outputs(run_windows(network, windows), windows, full).values
+
+
 def test_the_truth_scores_full_marks_in_any_gauge(windows):
-    scores = score_windows(KnowsTheTruth(windows), windows).values
+    scores = score(KnowsTheTruth(windows), windows)
     assert set(scores) == set(METRICS)
     assert np.allclose(scores["auc_30"], 100.0)
     assert np.allclose(scores["auc_5"], 100.0)
@@ -120,11 +125,14 @@ def test_the_truth_scores_full_marks_in_any_gauge(windows):
 
 
 def test_a_known_turn_costs_what_the_definition_says(windows):
-    scores = score_windows(KnowsTheTruth(windows, degrees=10.5), windows).values
+    scores = score(KnowsTheTruth(windows, degrees=10.5), windows)
     assert np.allclose(scores["rotation"], 10.5, atol=1e-2)
     # Below 11, 12, ... 30 degrees: 20 of 30 thresholds.
     assert np.allclose(scores["auc_30"], 100 * 20 / 30, atol=1e-6)
     assert np.allclose(scores["auc_5"], 0.0)
+    # The full-precision network knows the truth, so the turn is all of the drift.
+    assert np.allclose(scores["pose_drift"], 10.5, atol=1e-2)
+    assert np.allclose(scores["depth_drift"], 0.0)
 
 
 # --- intervals ----------------------------------------------------------------------------
@@ -240,6 +248,8 @@ def test_rows_come_with_sizes_intervals_and_differences(compared, source):
         assert set(row.scores) == set(METRICS)
         assert all(i.low <= i.value <= i.high for i in row.scores.values())
     assert full.changes["auc_30"] == (0.0, 0.0, 0.0)
+    assert full.scores["pose_drift"].value == full.scores["depth_drift"].value == 0.0
+    assert nearest.scores["depth_drift"].value > 0
     difference = nearest.scores["abs_rel"].value - full.scores["abs_rel"].value
     assert nearest.changes["abs_rel"].value == pytest.approx(difference)
 

@@ -33,7 +33,7 @@ from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.plan import Plan, Precision
 from qvggt_core.quantize.recipes import Recipe
 from qvggt_core.quantize.recipes.recipe import Linear
-from qvggt_core.quantize.rounding import quantized_linear, represented_weight
+from qvggt_core.quantize.rounding import nearest_weight, quantized_linear, represented_weight
 from qvggt_core.quantize.scaling import (
     Snapshot,
     fold_inverse,
@@ -326,8 +326,7 @@ class _BlockWork:
         treatment = self.treatments[name]
         statistics = self.statistics[name].divided(factors)
         weight = self._rotated_weight(name) * factors
-        layer = quantized_linear(weight, None, treatment.precision)
-        wrong = represented_weight(layer) - weight
+        wrong = nearest_weight(weight, treatment.precision).sub_(weight)
         return statistics.output_energy(wrong) / max(statistics.output_energy(weight), 1e-30)
 
     def _judged(self, name: Linear, factors: Tensor) -> float:

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from qvggt_core.model.blocks import Block
 from qvggt_core.quantize.plan import Precision
 from qvggt_core.quantize.recipes.recipe import LearnedClipping, Linear
-from qvggt_core.quantize.rounding import highest, quantize_weight
+from qvggt_core.quantize.rounding import highest, nearest_weight
 from qvggt_core.quantize.statistics import LINEARS, linear_of
 from qvggt_core.quantize.walk import BlockInput, run_block
 
@@ -46,11 +46,9 @@ def searched_clip(weight: Tensor, second_moment: Tensor, precision: Precision) -
     exact = weight.float().unflatten(1, (groups, group))
     best = torch.full((weight.shape[0], groups), float("inf"), device=weight.device)
     share = torch.ones_like(best)
-    dtype = torch.bfloat16 if precision.activations == 16 else torch.float32
     for candidate in _SHARES:
         clip = torch.full_like(best, candidate)
-        q, scales = quantize_weight(weight, group, precision.bits, clip, dtype)
-        wrong = q.unflatten(1, (groups, group)).float() * scales.float()[..., None] - exact
+        wrong = nearest_weight(weight, precision, clip).unflatten(1, (groups, group)).sub_(exact)
         moved = torch.einsum("ngi,gij->ngj", wrong, blocks)
         error = (moved * wrong).sum(dim=2)
         better = error < best

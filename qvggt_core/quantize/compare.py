@@ -30,7 +30,13 @@ from qvggt_core.quantize.calibration import CalibrationSet
 from qvggt_core.quantize.pipeline import quantize_checkpoint
 from qvggt_core.quantize.plan import PRESETS, Plan, load_plan
 from qvggt_core.quantize.sampling import choose_windows
-from qvggt_core.quantize.scores import METRICS, WindowScores, score_windows
+from qvggt_core.quantize.scores import (
+    METRICS,
+    Outputs,
+    WindowScores,
+    run_windows,
+    score_outputs,
+)
 from qvggt_core.quantize.sensitivity import auto_plan, sweep_sensitivity
 from qvggt_core.quantize.study import AUTO, Row, Study
 from qvggt_core.synthetic.windows import Windows
@@ -203,6 +209,7 @@ class _Runner:
         self._footprint = footprint
         self._identity = f"{checkpoint.sha256()} {json.dumps(protocol.describe(), sort_keys=True)}"
         self._model: VGGT | None = None
+        self._outputs: Outputs | None = None
         self._plans: dict[tuple[str, str | int, float], Plan] = {}
         workspace.mkdir(parents=True, exist_ok=True)
 
@@ -268,8 +275,9 @@ class _Runner:
             return _read_repetition(path)
         network, megabytes, bits, seconds = make()
         model = load_model(network, self._protocol.device, torch.float32)
-        scores = score_windows(model, self._protocol.evaluation)
+        said = run_windows(model, self._protocol.evaluation)
         del model
+        scores = score_outputs(said, self._protocol.evaluation, self._full_outputs())
         cost = None
         if self._footprint and footprint_dtype:
             _, frames, _, height, width = self._protocol.evaluation.images.shape
@@ -282,6 +290,11 @@ class _Runner:
         if self._model is None:
             self._model = load_model(self._checkpoint.path, self._protocol.device, torch.float32)
         return self._model
+
+    def _full_outputs(self) -> Outputs:
+        if self._outputs is None:
+            self._outputs = run_windows(self._full_model(), self._protocol.evaluation)
+        return self._outputs
 
     def _plan(self, row: Row, auto_bits: float) -> Plan:
         if row.plan != AUTO:

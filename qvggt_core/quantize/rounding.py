@@ -95,6 +95,25 @@ def _quantize_rows(
     return steps.round_().clamp_(-top - 1, top).to(torch.int8).flatten(1), scales
 
 
+def nearest_weight(weight: Tensor, precision: Precision, clip: Tensor | None = None) -> Tensor:
+    """Return the weight (N, K) float32 that rounding to nearest makes of a weight.
+
+    Args:
+        weight: (N, K).
+        precision: integers.
+        clip: see `quantize_weight`.
+    """
+    dtype = scale_dtype_of(precision)
+    q, scales = quantize_weight(weight, precision.group_size, precision.bits, clip, dtype)
+    grouped = q.unflatten(1, (scales.shape[1], -1)).float()
+    return grouped.mul_(scales.float().unsqueeze(2)).flatten(1)
+
+
+def scale_dtype_of(precision: Precision) -> torch.dtype:
+    """Return the dtype in which a packed layer keeps its scales."""
+    return torch.bfloat16 if precision.activations == 16 else torch.float32
+
+
 def gptq(
     weight: Tensor,
     second_moment: Tensor,
@@ -198,7 +217,7 @@ def quantized_linear(
     """
     columns = weight.shape[1]
     group = precision.group_size
-    dtype = torch.bfloat16 if precision.activations == 16 else torch.float32
+    dtype = scale_dtype_of(precision)
     if second_moment is None:
         q, scales = quantize_weight(weight, group, precision.bits, clip, dtype)
     else:

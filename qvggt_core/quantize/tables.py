@@ -32,6 +32,8 @@ _COLUMNS = (
     _Column("accuracy", "accuracy cm", ".2f", False, 100.0),
     _Column("completeness", "completeness cm", ".2f", False, 100.0),
     _Column("normal_consistency", "normals", ".4f", True),
+    _Column("pose_drift", "pose drift °", ".2f", False),
+    _Column("depth_drift", "depth drift %", ".2f", False, 100.0),
 )
 _BAR_CELLS = 10
 
@@ -123,8 +125,9 @@ def page(results: Sequence[StudyResult], facts: dict[str, Any]) -> str:
         f"Network {facts['network']}, {protocol['evaluation_windows']} held-out windows of "
         f"{protocol['evaluation_frames']} frames at {protocol['size']}; calibrated on "
         f"{protocol['calibration_images']} images, {len(protocol['seeds'])} draws. Bars show the "
-        "value, whiskers the 95 % interval over windows. Sizes are of the file, memory and time "
-        "of one window on one thread."
+        "value, whiskers the 95 % interval over windows. Drift is the distance from the "
+        "full-precision network's own answers. Sizes are of the file, memory and time of one "
+        "window on one thread."
     )
     return f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><title>Quantization recipes compared</title>
