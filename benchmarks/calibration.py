@@ -4,7 +4,10 @@ Weights are random (time and memory do not depend on them), images are a synthet
 network is mapped from its file: `peak_rss` counts the file's pages that were touched, which the
 kernel may drop at any time, `peak_anonymous` the memory that is really taken.
 
-    python benchmarks/calibration.py --recipe qvggt+ --images 4 --frames 2 --width 56
+    python benchmarks/calibration.py --recipe qvggt --task-candidates 0 --images 4 --width 56
+
+The time of one judgement by the heads, of which a task-aware search makes one per candidate,
+linear and batch, is measured from the middle of the network beside it.
 """
 
 from __future__ import annotations
@@ -13,16 +16,23 @@ import argparse
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from machine import describe
 from rich.console import Console
 
-from qvggt_core.model import VGGT, ModelConfig, read_checkpoint, save_checkpoint
-from qvggt_core.quantize import RECIPES, CalibrationOptions, quantize_checkpoint
+from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.quantize import (
+    RECIPES,
+    CalibrationOptions,
+    CalibrationSet,
+    quantize_checkpoint,
+)
 from qvggt_core.quantize.sampling import choose_windows
 from qvggt_core.quantize.sources import synthetic_world
+from qvggt_core.quantize.walk import Walk
 
 GIB = 1 << 30
 
@@ -65,11 +75,24 @@ def memory(entry: str) -> int:
     return 1024 * int(status.split(f"{entry}:")[1].split()[0])
 
 
+def judgement_seconds(source: Path, data: CalibrationSet) -> float:
+    """Return the processor time of asking the heads once, from the middle of the network."""
+    model = load_model(source, dtype=torch.float32, heads=("camera", "depth", "points"))
+    walk = Walk(model, data.images[:1], batch=1, judged=1)
+    while walk.position < len(walk.sites) // 2:
+        walk.advance()
+    walk.predict(0)
+    used = time.process_time()
+    walk.predict(0)
+    return time.process_time() - used
+
+
 def main() -> None:
     """Quantize and write what it took."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--recipe", default="qvggt+")
     parser.add_argument("--precision", default=None)
+    parser.add_argument("--task-candidates", type=int, default=None)
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--frames", type=int, default=2)
     parser.add_argument("--width", type=int, default=56)
@@ -88,13 +111,17 @@ def main() -> None:
     data = choose_windows(
         synthetic_world("studio", args.frames, clips, height, args.width), args.images, "random", 0
     )
+    recipe = RECIPES[args.recipe]
+    if args.task_candidates is not None and recipe.scaling is not None:
+        scaling = replace(recipe.scaling, task_candidates=args.task_candidates)
+        recipe = replace(recipe, scaling=scaling)
     watch = MemoryWatch()
     watch.start()
     started, used = time.perf_counter(), time.process_time()
     report = quantize_checkpoint(
         read_checkpoint(source),
         args.folder / "vggt-1b-quantized.safetensors",
-        recipe=RECIPES[args.recipe],
+        recipe=recipe,
         precision=args.precision,
         data=data,
         options=CalibrationOptions(judged_images=args.judged_images),
@@ -103,20 +130,23 @@ def main() -> None:
             f"{time.perf_counter() - started:7.0f} s  {index}/{total} {name}", highlight=False
         ),
     )
+    wall, processor = time.perf_counter() - started, time.process_time() - used
+    peak_rss = memory("VmHWM")
     watch.stop()
     errors = [layer.output_error for layer in report.layers if layer.output_error is not None]
     result = {
         "machine": describe(),
-        "recipe": RECIPES[args.recipe].to_dict(),
+        "recipe": recipe.to_dict(),
         "calibration": data.describe(),
         "source_bytes": source.stat().st_size,
         "target_bytes": report.file_bytes,
         "linears": len(report.layers),
         "mean_output_error": sum(errors) / max(len(errors), 1),
-        "wall_seconds": time.perf_counter() - started,
-        "processor_seconds": time.process_time() - used,
+        "wall_seconds": wall,
+        "processor_seconds": processor,
         "resumed_blocks": report.resumed_blocks,
-        "peak_rss_gib": memory("VmHWM") / GIB,
+        "judgement_seconds": judgement_seconds(source, data),
+        "peak_rss_gib": peak_rss / GIB,
         "peak_anonymous_gib": watch.peak_anonymous / GIB,
     }
     args.output.parent.mkdir(parents=True, exist_ok=True)

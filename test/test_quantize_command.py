@@ -86,6 +86,28 @@ def test_quantize_calibrates_on_a_folder_and_the_file_says_so(source, folder, tm
     load_model(target)
 
 
+def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, capsys, monkeypatch):
+    target = tmp_path / "q.safetensors"
+    arguments = ("--recipe", "gptq", "--calibration", folder, "--images", 4, "--frames", 2)
+    from qvggt_core.quantize import calibrate
+
+    finished = calibrate._Store.write
+
+    def interrupted(store, site, reports):
+        finished(store, site, reports)
+        if site.path == "aggregator.frame_blocks.1":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(calibrate._Store, "write", interrupted)
+        status, _, err = run(capsys, "quantize", source, "-o", target, *arguments)
+    assert status == 130
+    assert "run the same command again" in err
+    status, out, _ = run(capsys, "quantize", source, "-o", target, *arguments)
+    assert status == 0
+    assert "3 blocks of a former run" in out
+
+
 def test_images_alone_choose_the_best_recipe(source, folder, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
     arguments = ("--calibration", folder, "--images", 4, "--frames", 2)

@@ -78,6 +78,7 @@ class Walk:
         model: the network; blocks behind the walk may have been changed.
         sites: its blocks in order.
         position: index of the block that is next.
+        patch_norm: mean length of the last tap's patch tokens, once the aggregator is behind.
     """
 
     def __init__(self, model: VGGT, images: Tensor, batch: int = 4, judged: int = 0) -> None:
@@ -133,13 +134,16 @@ class Walk:
         """Run the next block as it is now, and stand before the one after it."""
         site = self.site
         if site.part != "camera":
+            lengths = []
             for number, passage in enumerate(self._passages):
                 moved = self._step(site, passage)
-                if moved.patches and site.path.endswith(f".{self.model.config.depth - 1}"):
-                    self.patch_norm = float(moved.patches[-1].norm(dim=-1).mean())
+                if moved.patches:
+                    lengths.append(float(moved.patches[-1].norm(dim=-1).mean()))
                 # Without heads to ask, nobody reads what the taps left.
                 keep = number < self._judged
                 self._passages[number] = moved if keep else moved._replace(patches=())
+            if site.part == "global" and site.index == self.model.config.depth - 1:
+                self.patch_norm = sum(lengths) / len(lengths)
         self.position += 1
 
     @torch.no_grad()

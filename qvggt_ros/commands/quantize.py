@@ -96,20 +96,25 @@ def quantize(
     elif budget_mb is not None or budget_bits is not None:
         raise QuantizationError("a budget is solved by --plan auto: add it, or leave the budget")
     workspace = output.with_name(output.name + ".partial")
-    with console.steps("quantizing") as steps:
-        result = quantize_checkpoint(
-            opened,
-            output,
-            recipe=_changed_recipe(recipe, task_candidates),
-            plan=chosen,
-            precision=None if plan == _AUTO else precision,
-            group_size=columns,
-            heads=heads,
-            data=data,
-            options=CalibrationOptions(device=device, judged_images=judged_images),
-            workspace=workspace,
-            progress=steps,
-        )
+    try:
+        with console.steps("quantizing") as steps:
+            result = quantize_checkpoint(
+                opened,
+                output,
+                recipe=_changed_recipe(recipe, task_candidates),
+                plan=chosen,
+                precision=None if plan == _AUTO else precision,
+                group_size=columns,
+                heads=heads,
+                data=data,
+                options=CalibrationOptions(device=device, judged_images=judged_images),
+                workspace=workspace,
+                progress=steps,
+            )
+    except KeyboardInterrupt:
+        if workspace.exists():
+            console.err.print("interrupted: run the same command again to go on from there")
+        raise typer.Exit(console.EXIT_INTERRUPTED) from None
     if report is not None:
         report.parent.mkdir(parents=True, exist_ok=True)
         report.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
