@@ -35,6 +35,9 @@ _COLUMNS = (
     _Column("pose_drift", "pose drift °", ".2f", False),
     _Column("depth_drift", "depth drift %", ".2f", False, 100.0),
 )
+_BARRED = _COLUMNS[-2]
+"""What bars of characters show: AUC differs too little for them."""
+
 _BAR_CELLS = 10
 
 
@@ -72,7 +75,7 @@ def write_tables(
 
 
 def markdown(results: Sequence[StudyResult], facts: dict[str, Any]) -> str:
-    """Return all tables in Markdown, with bars of characters for AUC@30."""
+    """Return all tables in Markdown, with bars of characters for the pose drift."""
     lines = [f"Network `{facts['network']}`, SHA-256 `{facts['network_sha256'][:16]}…`.", ""]
     for result in results:
         lines += [f"### {result.study.title}", "", *_markdown_table(result.rows), ""]
@@ -80,22 +83,22 @@ def markdown(results: Sequence[StudyResult], facts: dict[str, Any]) -> str:
 
 
 def _markdown_table(rows: Sequence[RowResult]) -> list[str]:
-    headings = [
-        "", "bits", "", "AUC@30 [95 %]", "change [95 %]", *(c.heading for c in _COLUMNS[1:]),
-        "MB", "bits/weight", "peak MiB", "ms", "sets",
-    ]  # fmt: skip
+    shown = [c for c in _COLUMNS if c.name not in ("auc_30", _BARRED.name)]
+    headings = ["", "bits", "AUC@30 [95 %]", "change [95 %]", _BARRED.heading, ""]
+    headings += [c.heading for c in shown]
+    headings += ["MB", "bits/weight", "peak MiB", "ms", "sets"]
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
-    best = max(row.scores["auc_30"].value for row in rows) or 1.0
+    longest = max(row.scores[_BARRED.name].value for row in rows) or 1.0
     for row in rows:
-        auc = row.scores["auc_30"]
-        filled = round(_BAR_CELLS * auc.value / best)
+        auc, barred = row.scores["auc_30"], row.scores[_BARRED.name].value
         cells = [
             row.label,
             row.precision,
-            "█" * filled + "░" * (_BAR_CELLS - filled),
             f"{auc.value:.2f} [{auc.low:.2f}, {auc.high:.2f}]",
             _change(row),
-            *(format(c.factor * row.scores[c.name].value, c.form) for c in _COLUMNS[1:]),
+            format(barred, _BARRED.form),
+            "█" * round(_BAR_CELLS * barred / longest),
+            *(format(c.factor * row.scores[c.name].value, c.form) for c in shown),
             f"{row.megabytes:.2f}",
             f"{row.bits_per_weight:.2f}",
             "" if row.footprint is None else f"{row.footprint.peak_mib:.0f}",
@@ -180,14 +183,14 @@ def _bar(column: _Column, interval: Interval, top: float) -> str:
 
 
 _STYLE = """
-body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:84rem;padding:0 1rem}
+body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:112rem;padding:0 1rem}
 body{color:#1c2430}
 h1{font-size:1.5rem}h2{font-size:1.15rem;margin:2rem 0 .6rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;white-space:nowrap}
-th,td{padding:.3rem .6rem;text-align:left;border-bottom:1px solid #e3e7ee;font-weight:400}
+th,td{padding:.3rem .5rem;text-align:left;border-bottom:1px solid #e3e7ee;font-weight:400}
 thead th{color:#5b6675;font-size:.85rem}tbody th{font-weight:600}
 tr.full{background:#f5f7fa}td.number{text-align:right;font-variant-numeric:tabular-nums}
-td.bar{min-width:5.2rem}td.bar span{font-variant-numeric:tabular-nums}
+td.bar{min-width:4.6rem}td.bar span{font-variant-numeric:tabular-nums}
 td.bar i{display:block;position:relative;height:.45rem;background:#eef1f5;border-radius:2px}
 td.bar b{display:block;height:100%;border-radius:2px;background:#2f7ed8}
 td.bar.down b{background:#d9822b}

@@ -295,7 +295,7 @@ def _print_sweep(sweep: Sweep) -> None:
     for row in rows[:20]:
         damage = row.damage
         table.add_row(
-            row.path,
+            row.path.removeprefix("aggregator."),
             row.kind,
             f"{damage.camera:.5f}",
             f"{damage.depth:.3%}",
