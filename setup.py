@@ -27,7 +27,11 @@ setup(
     packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
     package_dir={"qvggt_kernels": "kernels"},
     package_data={
-        "qvggt_core": ["models/*.safetensors", "synthetic/configs/*.yaml"],
+        "qvggt_core": [
+            "models/*.safetensors",
+            "quantize/studies/*.yaml",
+            "synthetic/configs/*.yaml",
+        ],
         "qvggt_ros": ["report/templates/*"],
     },
     data_files=[
@@ -56,6 +60,7 @@ setup(
     ],
     extras_require={
         "dds": ["cyclonedds>=11,<12"],
+        "quantize": ["scikit-learn>=1.3"],
         "ray": ["ray>=2.40"],
         "test": ["hypothesis", "psutil", "pytest", "selenium"],
         "viz": ["viser>=1.0"],

@@ -1,31 +1,5 @@
 """Describes the machine that a benchmark ran on, for the raw results."""
 
-from __future__ import annotations
+from qvggt_core.evaluate.machine import describe_machine as describe
 
-import platform
-from pathlib import Path
-
-import torch
-
-_TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
-
-
-def describe() -> dict[str, object]:
-    """Return CPU, GPU, threads and versions as plain data."""
-    cpu: dict[str, str] = {}
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            key, _, value = line.partition(":")
-            cpu.setdefault(key.strip(), value.strip())
-    flags = cpu.get("flags", "").split()
-    return {
-        "cpu": cpu.get("model name", platform.processor()),
-        "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
-        "cpu_flags": [flag for flag in _TELLING_FLAGS if flag in flags],
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "system": platform.platform(),
-    }
+__all__ = ["describe"]

@@ -1,20 +1,43 @@
-"""INT4 linear layers: packed storage, the reference, and the fast path of each device."""
+"""Packed linear layers: storage, the reference, and the fast path of each device."""
 
 from .capability import fastest_dtype
 from .dispatch import int4_linear
-from .linear import Int4Linear
+from .hadamard import hadamard_block, hadamard_transform
+from .integer import (
+    ACTIVATION_BITS,
+    INTEGER_LAYOUTS,
+    integer_linear,
+    integer_product,
+    levels,
+    pack_integer,
+    quantize_tokens,
+    unpack_integer,
+)
+from .linear import Int4Linear, IntegerLinear, PackedLinear
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
 from .reference import dequantize
 
 __all__ = [
+    "ACTIVATION_BITS",
     "GROUP_SIZES",
+    "INTEGER_LAYOUTS",
     "LAYOUT",
     "Int4Linear",
+    "IntegerLinear",
+    "PackedLinear",
     "PackingError",
     "dequantize",
     "fastest_dtype",
     "group_size_of",
+    "hadamard_block",
+    "hadamard_transform",
     "int4_linear",
+    "integer_linear",
+    "integer_product",
+    "levels",
     "pack",
+    "pack_integer",
+    "quantize_tokens",
     "unpack",
+    "unpack_integer",
 ]

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .packing import PLANES
+from .packing import PLANES, ZERO
 
 
 class _Encoding(NamedTuple):
@@ -62,13 +62,16 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def dequantize(qweight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+def dequantize(
+    qweight: Tensor, scales: Tensor, dtype: torch.dtype, zeros: Tensor | None = None
+) -> Tensor:
     """Unpack a weight into the calling thread's scratch; same bits as the reference.
 
     Args:
         qweight: (N, K/g, g/4) int16, contiguous.
         scales: (N, K/g) bfloat16.
         dtype: one of `DTYPES`.
+        zeros: (N, K/g) uint8 in [0, 15], see the reference; None is 8.
 
     Returns:
         (N, K) of `dtype`, valid until this thread's next call with this dtype.
@@ -80,13 +83,21 @@ def dequantize(qweight: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     packed = qweight.view(torch.int32) if dtype == torch.bfloat16 else qweight
     torch.bitwise_right_shift(packed.unsqueeze(2), _SHIFTS, out=words)
     words.bitwise_and_(mask).bitwise_or_(exponent)
-    values.sub_(zero).mul_(scales[:, :, None, None])
+    # A zero point moves the offset by a few whole numbers, which both encodings hold exactly.
+    offset = zero if zeros is None else (zeros.to(dtype) + (zero - ZERO))[:, :, None, None]
+    values.sub_(offset).mul_(scales[:, :, None, None])
     return weight
 
 
-def int4_linear(x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor:
+def int4_linear(
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None = None,
+) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); not differentiable."""
-    return F.linear(x, dequantize(qweight, scales, x.dtype), bias)
+    return F.linear(x, dequantize(qweight, scales, x.dtype, zeros), bias)
 
 
 def _new_views(dtype: torch.dtype, shape: torch.Size) -> _Views:

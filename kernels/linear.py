@@ -1,17 +1,70 @@
-"""A linear layer whose weight stays packed in four bits."""
+"""Linear layers whose weights stay packed: 4-bit weights alone, or integers on both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from .dispatch import int4_linear
-from .packing import PLANES, check_group, group_size_of, pack
+from .hadamard import check_rotation, hadamard_transform
+from .integer import integer_linear, levels, pack_integer
+from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
 
 
-class Int4Linear(nn.Module):
+class PackedLinear(nn.Module):
+    """What packed linears share: a prepared input, and storage that a cast leaves alone.
+
+    The input may be rotated and scaled before it meets the weight, where a quantization recipe
+    could not fold that into the layer before:
+
+        x' = H x * input_scale
+
+    Attributes:
+        in_features: K.
+        out_features: N.
+        rotation: block of the Hadamard transform H, 0 for none.
+        input_scale: (K,) float32, or None.
+        bias: (N,) or None.
+    """
+
+    _stored: ClassVar[tuple[str, ...]] = ()
+    """Buffers that keep their dtype whatever the module is cast to."""
+
+    input_scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(self, in_features: int, out_features: int, rotation: int) -> None:
+        super().__init__()
+        check_rotation(in_features, rotation)
+        self.in_features = in_features
+        self.out_features = out_features
+        self.rotation = rotation
+
+    def prepare(self, x: Tensor) -> Tensor:
+        """Return the input (..., K) rotated and scaled, in its dtype."""
+        if not self.rotation and self.input_scale is None:
+            return x
+        prepared = x.float()
+        if self.rotation:
+            prepared = hadamard_transform(prepared, self.rotation)
+        if self.input_scale is not None:
+            prepared = prepared * self.input_scale
+        return prepared.to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        stored = {name: getattr(self, name) for name in self._stored}
+        super()._apply(fn, recurse)
+        for name, before in stored.items():
+            after = getattr(self, name)
+            if before is not None and after.dtype != before.dtype:
+                setattr(self, name, before.to(after.device))
+        return self
+
+
+class Int4Linear(PackedLinear):
     """Drop-in for `nn.Linear` at inference: 4-bit weight, 16-bit group scales, any float input.
 
     It computes in the dtype of its input and keeps no unpacked weight. Casting the module
@@ -21,12 +74,15 @@ class Int4Linear(nn.Module):
     Attributes:
         qweight: (N, K/g, g/4) int16, see `qvggt_kernels.packing`.
         scales: (N, K/g) bfloat16.
-        bias: (N,) or None.
+        zeros: (N, K/g) uint8, the stored number that stands for zero in each group; None for
+            symmetric weights, where it is 8 everywhere.
     """
+
+    _stored = ("scales", "input_scale")
 
     qweight: Tensor
     scales: Tensor
-    bias: Tensor | None
+    zeros: Tensor | None
 
     def __init__(
         self,
@@ -35,33 +91,51 @@ class Int4Linear(nn.Module):
         *,
         group_size: int = 128,
         bias: bool = True,
+        rotation: int = 0,
+        input_scale: bool = False,
+        zeros: bool = False,
         device: torch.device | str | None = None,
     ) -> None:
         """Make a layer of zeros, to be filled by `load_state_dict`.
 
         Raises:
-            PackingError: the group size is unknown or does not divide `in_features`.
+            PackingError: the group size or the rotation is unknown or does not divide
+                `in_features`.
         """
-        super().__init__()
+        super().__init__(in_features, out_features, rotation)
         check_group(in_features, group_size)
-        self.in_features = in_features
-        self.out_features = out_features
         self.group_size = group_size
         groups = in_features // group_size
         words = (out_features, groups, group_size // PLANES)
         self.register_buffer("qweight", torch.zeros(words, dtype=torch.int16, device=device))
         scales = torch.zeros((out_features, groups), dtype=torch.bfloat16, device=device)
         self.register_buffer("scales", scales)
+        points = torch.full_like(scales, ZERO, dtype=torch.uint8) if zeros else None
+        self.register_buffer("zeros", points)
+        ones = torch.ones(in_features, device=device) if input_scale else None
+        self.register_buffer("input_scale", ones)
         self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
 
     @classmethod
-    def from_quantized(cls, q: Tensor, scales: Tensor, bias: Tensor | None = None) -> Int4Linear:
+    def from_quantized(
+        cls,
+        q: Tensor,
+        scales: Tensor,
+        bias: Tensor | None = None,
+        *,
+        rotation: int = 0,
+        input_scale: Tensor | None = None,
+        zeros: Tensor | None = None,
+    ) -> Int4Linear:
         """Make a layer of what a quantization recipe returns.
 
         Args:
             q: (N, K) int8 in [-8, 7].
             scales: (N, K/g) bfloat16.
             bias: (N,) floating, or None.
+            rotation: block of the input's Hadamard transform, 0 for none.
+            input_scale: (K,) float32 factors on the input, or None.
+            zeros: (N, K/g) uint8, q + 8 of what stands for zero in each group, or None for 8.
 
         Raises:
             PackingError: the arguments do not fit together.
@@ -71,9 +145,15 @@ class Int4Linear(nn.Module):
         qweight = pack(q, group_size)
         group_size_of(qweight, scales)
         layer = cls(
-            in_features, out_features, group_size=group_size, bias=bias is not None, device="meta"
+            in_features,
+            out_features,
+            group_size=group_size,
+            bias=bias is not None,
+            rotation=rotation,
+            device="meta",
         )
         layer.qweight, layer.scales, layer.bias = qweight, scales, bias
+        layer.input_scale, layer.zeros = input_scale, zeros
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
@@ -81,7 +161,7 @@ class Int4Linear(nn.Module):
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        return int4_linear(x, self.qweight, self.scales, bias)
+        return int4_linear(self.prepare(x), self.qweight, self.scales, bias, self.zeros)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -90,9 +170,123 @@ class Int4Linear(nn.Module):
             f"group_size={self.group_size}, bias={self.bias is not None}"
         )
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Int4Linear:
-        scales = self.scales
-        super()._apply(fn, recurse)
-        if self.scales.dtype != scales.dtype:
-            self.scales = scales.to(self.scales.device)
-        return self
+
+class IntegerLinear(PackedLinear):
+    """Drop-in for `nn.Linear` at inference that multiplies integers by integers.
+
+    Weights have 8 or 4 bits and a scale per output, activations 8 or 4 bits and a scale per
+    token, found when the token arrives; products are summed in 32-bit integers. Not
+    differentiable.
+
+    Attributes:
+        weight_bits: 8 or 4.
+        activation_bits: 8 or 4.
+        qweight: (K, N) int8 or (K, N/2) uint8, see `qvggt_kernels.integer`.
+        scales: (N,) float32.
+        clip: () float32, share of a token's largest magnitude that its range covers.
+    """
+
+    _stored = ("scales", "input_scale", "clip")
+
+    qweight: Tensor
+    scales: Tensor
+    clip: Tensor
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        bias: bool = True,
+        rotation: int = 0,
+        input_scale: bool = False,
+        device: torch.device | str | None = None,
+    ) -> None:
+        """Make a layer of zeros, to be filled by `load_state_dict`.
+
+        Raises:
+            PackingError: other bits, an odd number of outputs in 4 bits, or a rotation that
+                does not fit.
+        """
+        super().__init__(in_features, out_features, rotation)
+        levels(weight_bits), levels(activation_bits)
+        if weight_bits == 4 and out_features % 2:
+            raise PackingError(f"{out_features} outputs are odd: 4-bit rows are stored in pairs")
+        self.weight_bits = weight_bits
+        self.activation_bits = activation_bits
+        shape = (in_features, out_features * weight_bits // 8)
+        dtype = torch.int8 if weight_bits == 8 else torch.uint8
+        self.register_buffer("qweight", torch.zeros(shape, dtype=dtype, device=device))
+        self.register_buffer("scales", torch.zeros(out_features, device=device))
+        self.register_buffer("clip", torch.ones((), device=device))
+        ones = torch.ones(in_features, device=device) if input_scale else None
+        self.register_buffer("input_scale", ones)
+        self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
+
+    @classmethod
+    def from_quantized(
+        cls,
+        q: Tensor,
+        scales: Tensor,
+        bias: Tensor | None = None,
+        *,
+        weight_bits: int,
+        activation_bits: int,
+        clip: float = 1.0,
+        rotation: int = 0,
+        input_scale: Tensor | None = None,
+    ) -> IntegerLinear:
+        """Make a layer of what a quantization recipe returns.
+
+        Args:
+            q: (N, K) int8, in [-8, 7] for 4 bits.
+            scales: (N,) float32.
+            bias: (N,) floating, or None.
+            weight_bits: 8 or 4.
+            activation_bits: 8 or 4.
+            clip: see the class.
+            rotation: block of the input's Hadamard transform, 0 for none.
+            input_scale: (K,) float32 factors on the input, or None.
+
+        Raises:
+            PackingError: the arguments do not fit together.
+        """
+        out_features, in_features = q.shape
+        if scales.shape != (out_features,) or scales.dtype != torch.float32:
+            raise PackingError(
+                f"scales are {tuple(scales.shape)} {scales.dtype}, not ({out_features},) float32"
+            )
+        layer = cls(
+            in_features,
+            out_features,
+            weight_bits=weight_bits,
+            activation_bits=activation_bits,
+            bias=bias is not None,
+            rotation=rotation,
+            device="meta",
+        )
+        layer.qweight, layer.scales, layer.bias = pack_integer(q, weight_bits), scales, bias
+        layer.clip = torch.tensor(clip, dtype=torch.float32, device=q.device)
+        layer.input_scale = input_scale
+        return layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., in_features) to (..., out_features), in the dtype of `x`."""
+        return integer_linear(
+            self.prepare(x.float()),
+            self.qweight,
+            self.scales,
+            self.bias,
+            self.activation_bits,
+            self.clip,
+        ).to(x.dtype)
+
+    def extra_repr(self) -> str:
+        """Return the sizes for `repr`."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"weight_bits={self.weight_bits}, activation_bits={self.activation_bits}, "
+            f"bias={self.bias is not None}"
+        )

@@ -25,6 +25,9 @@ GROUP_SIZES = (32, 64, 128)
 PLANES = 4
 """Numbers in a word."""
 
+ZERO = 8
+"""Stored number that stands for zero where a group has no zero point of its own."""
+
 _LOWEST, _HIGHEST = -8, 7
 
 

@@ -18,6 +18,7 @@ from qvggt_ros.commands import (
     benchmark,
     checkpoint,
     collect,
+    compare,
     compare_runs,
     evaluate,
     live,
@@ -81,6 +82,8 @@ for _command in (
     topics.topics,
     benchmark.benchmark,
     quantize.quantize,
+    quantize.sensitivity,
+    compare.compare,
     checkpoint.info,
     checkpoint.download,
     synthetic.synth,
@@ -88,6 +91,7 @@ for _command in (
     parameters.params,
 ):
     app.command()(_command)
+app.command("import")(quantize.import_released)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qvggt_kernels import LAYOUT, Int4Linear, dequantize, unpack
+from qvggt_kernels import LAYOUT, Int4Linear, IntegerLinear, dequantize
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
@@ -22,10 +22,11 @@ from qvggt_core.quantize import (
     Precision,
     Rule,
     load_plan,
+    parse_precision,
     planned_sizes,
     quantize_checkpoint,
 )
-from qvggt_core.quantize.recipes.rtn import quantize_weight
+from qvggt_core.quantize.rounding import quantize_weight
 
 TINY = ModelConfig(
     img_size=56,
@@ -165,6 +166,38 @@ def test_only_linear_weights_get_four_bits(name, shape):
     assert Plan(rules=(Rule(match="*", bits=4),)).precision(name, shape) == Precision(16)
 
 
+def test_a_plan_moves_to_other_bits_and_keeps_what_it_protects():
+    plan = PRESETS["qvggt-paper"].at(4, 8)
+    protected = "aggregator.frame_blocks.14.mlp.fc1.weight"
+    assert plan.precision(protected, (4096, 1024)) == Precision(16)
+    quantized = "aggregator.frame_blocks.13.mlp.fc1.weight"
+    assert plan.precision(quantized, (4096, 1024)) == Precision(4, 1024, 8)
+    assert plan.precision(quantized, (4095, 1024)) == Precision(16), "4-bit rows come in pairs"
+    with pytest.raises(QuantizationError, match="8-bit weights"):
+        plan.at(8, 16)
+
+
+def test_one_scale_a_row_is_a_group_size_of_its_own():
+    plan = Plan(rules=(Rule(match="*", bits=3, group_size="channel"),))
+    assert plan.precision("x.weight", (8, 384)) == Precision(3, 384)
+    assert PRESETS["uniform"].precision(
+        "camera_head.trunk.0.mlp.fc2.weight", (512, 2048), "channel"
+    ) == Precision(4, 2048)
+
+
+@pytest.mark.parametrize(
+    ("text", "bits"), [("w4a16", (4, 16)), ("W8A8", (8, 8)), ("w3a16", (3, 16))]
+)
+def test_a_precision_is_read_from_its_name(text, bits):
+    assert parse_precision(text) == bits
+
+
+@pytest.mark.parametrize("text", ["int4", "w4", "w8a16", "w4a7", "w16a16", ""])
+def test_a_precision_that_is_none_is_refused(text):
+    with pytest.raises(QuantizationError):
+        parse_precision(text)
+
+
 @pytest.mark.parametrize("plan", PRESETS.values(), ids=PRESETS)
 def test_plans_survive_yaml(plan):
     assert Plan.from_yaml(plan.to_yaml()) == plan
@@ -180,7 +213,9 @@ def test_a_plan_is_read_from_a_file_or_by_its_name(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("rules:\n- {match: a, bits: 3}", r"rules\.1\.bits: .*4, 16 or 32, found 3"),
+        ("rules:\n- {match: a, bits: 5}", r"rules\.1\.bits: .*3, 4, 8, 16 or 32, found 5"),
+        ("rules:\n- {match: a, bits: 8}", r"rules\.1: .*8-bit weights are multiplied by"),
+        ("rules:\n- {match: a, bits: 16, activations: 8}", r"rules\.1: .*need integer weights"),
         ("rules:\n- {match: a, bits: 16}\n- {match: b, bits: 4, group_size: 48}", r"rules\.2\.gr"),
         ("rules:\n- {bits: 4}", r"rules\.1\.match: .*found nothing"),
         ("rules:\n- {match: a, bits: 4, speed: 9}", r"rules\.1\.speed: .*found 9"),
@@ -352,39 +387,47 @@ def test_the_report_counts_what_the_file_holds(source, tmp_path):
         assert layer.relative_error == pytest.approx(
             float((weight - kept).norm() / weight.norm()), rel=1e-5
         )
-        assert layer.bits_per_weight == 4 + 16 / layer.group_size
+        assert layer.bits_per_weight == 4 + 16 / layer.precision.group_size
+        assert layer.output_error is None
     assert json.loads(json.dumps(report.to_dict()))["plan"] == "uniform"
 
 
-def test_a_recipe_can_be_any_function_and_sees_its_statistics(source, tmp_path):
-    name = "aggregator.frame_blocks.0.attn.qkv.weight"
-    statistics = {name: {"mean_magnitude": torch.ones(64)}}
-    seen = {}
+@pytest.mark.parametrize("precision", ["w8a8", "w4a8", "w4a4", "w3a16"])
+def test_other_bits_run_alone_and_come_close_as_their_bits_allow(source, tmp_path, precision):
+    report = quantize_checkpoint(source, tmp_path / "q.safetensors", precision=precision)
+    network = load_model(report.target, dtype=torch.float32)
+    packed = IntegerLinear if precision != "w3a16" else Int4Linear
+    assert sum(isinstance(module, packed) for module in network.modules()) == 40
+    assert report.file_bytes == report.target.stat().st_size
+    images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    full = load_model(source, dtype=torch.float32)
+    with torch.inference_mode():
+        said, exact = network(images).depth, full(images).depth
+    assert (said - exact).norm() < {"w8a8": 0.01}.get(precision, 0.2) * exact.norm()
 
-    def ones(name, weight, group_size, statistics):
-        seen[name] = statistics
-        scales = torch.ones(weight.shape[0], weight.shape[1] // group_size, dtype=torch.bfloat16)
-        return torch.ones(weight.shape, dtype=torch.int8), scales
 
-    target = tmp_path / "int4.safetensors"
-    quantize_checkpoint(source, target, recipe=ones, statistics=statistics, calibration="abc")
-    assert seen[name] is statistics[name]
-    assert seen[name.replace("frame", "global")] is None
-    qweight = read_checkpoint(target).tensor(name.replace(".weight", ".qweight"))
-    assert (unpack(qweight, 4 * qweight.shape[2]) == 1).all()
-    assert read_checkpoint(target).metadata["calibration"] == "abc"
+def test_a_file_gives_the_same_bits_each_time_it_is_loaded(source, tmp_path):
+    images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(1))
+    for precision in ("w4a16", "w4a4"):
+        target = tmp_path / f"{precision}.safetensors"
+        quantize_checkpoint(source, target, precision=precision)
+        first, second = (load_model(target, dtype=torch.float32) for _ in range(2))
+        with torch.inference_mode():
+            one, other = first(images), second(images)
+        assert torch.equal(one.depth, other.depth)
+        assert torch.equal(one.pose_encodings[-1], other.pose_encodings[-1])
 
 
 def test_a_failure_leaves_the_old_file_and_no_other(source, tmp_path):
     target = tmp_path / "int4.safetensors"
     target.write_bytes(b"precious")
-
-    def fails(name, weight, group_size, statistics):
-        raise QuantizationError("no")
-
-    with pytest.raises(QuantizationError, match="no"):
-        quantize_checkpoint(source, target, recipe=fails)
-    assert [path.name for path in tmp_path.iterdir()] == ["int4.safetensors"]
+    state = {name: read_checkpoint(source).tensor(name) for name in read_checkpoint(source).names()}
+    state["camera_head.trunk.1.mlp.fc2.weight"] = torch.full((128, 512), float("nan"))
+    save_checkpoint(tmp_path / "damaged.safetensors", state, TINY)
+    with pytest.raises(QuantizationError, match=r"trunk\.1\.mlp\.fc2\.weight"):
+        quantize_checkpoint(tmp_path / "damaged.safetensors", target)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["damaged.safetensors", "int4.safetensors"]
     assert target.read_bytes() == b"precious"
 
 
@@ -405,6 +448,8 @@ def test_what_cannot_be_asked_is_refused(source, tmp_path):
     target = tmp_path / "int4.safetensors"
     with pytest.raises(QuantizationError, match="no recipe 'gtpq'; known: rtn"):
         quantize_checkpoint(source, target, recipe="gtpq")
+    with pytest.raises(QuantizationError, match="the recipe gptq needs images"):
+        quantize_checkpoint(source, target, recipe="gptq")
     with pytest.raises(QuantizationError, match="group size 256 is not one of"):
         quantize_checkpoint(source, target, group_size=256)
     with pytest.raises(QuantizationError, match=r"no heads \['track'\]"):
@@ -422,12 +467,3 @@ def without_point_head(folder: Path) -> Path:
     config = replace(TINY, point_head=False)
     save_checkpoint(folder / "no_points.safetensors", VGGT(config).state_dict(), config)
     return folder / "no_points.safetensors"
-
-
-def test_a_recipe_that_breaks_its_contract_is_named(source, tmp_path):
-    def too_wide(name, weight, group_size, statistics):
-        q, scales = quantize_weight(weight, group_size)
-        return q, scales.float()
-
-    with pytest.raises(QuantizationError, match=r"aggregator\..*recipe's result is refused"):
-        quantize_checkpoint(source, tmp_path / "int4.safetensors", recipe=too_wide)

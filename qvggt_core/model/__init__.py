@@ -2,6 +2,7 @@
 
 from qvggt_core.model.checkpoint import (
     Checkpoint,
+    describe_linears,
     load_model,
     part_sizes,
     read_checkpoint,
@@ -20,6 +21,7 @@ __all__ = [
     "ModelConfig",
     "Prediction",
     "decode_pose",
+    "describe_linears",
     "encode_pose",
     "load_model",
     "part_sizes",

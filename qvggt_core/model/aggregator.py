@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from qvggt_core.model.blocks import Block
+from qvggt_core.model.blocks import Block, RotaryTable
 from qvggt_core.model.config import ModelConfig
 from qvggt_core.model.encoder import Encoder, PatchEmbed
 from qvggt_core.model.rope import RotaryTables
@@ -26,6 +26,22 @@ class AggregatedTokens(NamedTuple):
 
     patches: tuple[Tensor, ...]
     camera: Tensor
+
+
+class Passage(NamedTuple):
+    """Where a window stands between two blocks.
+
+    Attributes:
+        x: all tokens (B, S, N, C).
+        patches: what the tapped blocks so far have left for the heads.
+        frame_half: patch tokens (B, S, P, C) of a tapped frame block whose global block is next.
+        camera: camera tokens (B, S, C) of the last frame block, (B, S, 2C) after the last block.
+    """
+
+    x: Tensor
+    patches: tuple[Tensor, ...] = ()
+    frame_half: Tensor | None = None
+    camera: Tensor | None = None
 
 
 class Aggregator(nn.Module):
@@ -65,35 +81,47 @@ class Aggregator(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Map RGB images (..., 3, H, W) in [0, 1] to patch tokens (..., P, C)."""
-        weight = self.camera_token
-        normalised = (images - self.image_mean.to(images)) / self.image_std.to(images)
-        frames = normalised.to(weight.dtype).reshape(-1, *images.shape[-3:])
-        tokens = self.patch_embed(frames)
+        tokens = self.patch_embed(self.normalise(images))
         return tokens.reshape(*images.shape[:-3], *tokens.shape[1:])
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """Map RGB images (..., 3, H, W) in [0, 1] to what the patch embedding reads, (F, ...)."""
+        normalised = (images - self.image_mean.to(images)) / self.image_std.to(images)
+        return normalised.to(self.camera_token.dtype).reshape(-1, *images.shape[-3:])
 
     def forward(self, tokens: Tensor, rows: int, columns: int) -> AggregatedTokens:
         """Aggregate patch tokens (B, S, rows * columns, C) over frames and window."""
-        config = self.config
-        start = config.num_special_tokens
         rope = self.rope(rows, columns, tokens.device)
-        x = torch.cat([self._special_tokens(tokens), tokens], dim=2)
-        patches: list[Tensor] = []
-        camera = x[:, :, 0]
-        for index, (frame_block, global_block) in enumerate(
-            zip(self.frame_blocks, self.global_blocks, strict=True)
-        ):
-            tapped = index in config.taps
-            x = frame_block(x, rope)
-            # Blocks overwrite their input without gradients, so what is kept is copied now.
-            frame_half = x[:, :, start:].clone() if tapped else None
-            frame_camera = x[:, :, 0].clone() if index == config.depth - 1 else None
-            x = global_block(x, rope, across_frames=True)
-            if frame_half is not None:
-                patches.append(torch.cat([frame_half, x[:, :, start:]], dim=-1))
-                del frame_half
-            if frame_camera is not None:
-                camera = torch.cat([frame_camera, x[:, :, 0]], dim=-1)
-        return AggregatedTokens(tuple(patches), camera)
+        passage = self.enter(tokens)
+        for index in range(self.config.depth):
+            passage = self.frame_step(passage, index, rope)
+            passage = self.global_step(passage, index, rope)
+        assert passage.camera is not None
+        return AggregatedTokens(passage.patches, passage.camera)
+
+    def enter(self, tokens: Tensor) -> Passage:
+        """Put the special tokens before the patch tokens (B, S, P, C) of every frame."""
+        return Passage(torch.cat([self._special_tokens(tokens), tokens], dim=2))
+
+    def frame_step(self, passage: Passage, index: int, rope: RotaryTable) -> Passage:
+        """Run a frame block; without gradients it overwrites the tokens that it is given."""
+        x = self.frame_blocks[index](passage.x, rope)
+        start = self.config.num_special_tokens
+        # Blocks overwrite their input without gradients, so what is kept is copied now.
+        half = x[:, :, start:].clone() if index in self.config.taps else None
+        camera = x[:, :, 0].clone() if index == self.config.depth - 1 else None
+        return passage._replace(x=x, frame_half=half, camera=camera)
+
+    def global_step(self, passage: Passage, index: int, rope: RotaryTable) -> Passage:
+        """Run a global block and keep what heads read of the pair of blocks."""
+        x = self.global_blocks[index](passage.x, rope, across_frames=True)
+        patches, half, camera = passage.patches, passage.frame_half, passage.camera
+        if half is not None:
+            start = self.config.num_special_tokens
+            patches = (*patches, torch.cat([half, x[:, :, start:]], dim=-1))
+        if camera is not None:
+            camera = torch.cat([camera, x[:, :, 0]], dim=-1)
+        return Passage(x, patches, None, camera)
 
     def _special_tokens(self, tokens: Tensor) -> Tensor:
         batch, frames = tokens.shape[:2]

@@ -14,7 +14,14 @@ _ADAPTIVE_NORM_EPS = 1e-6
 
 
 class CameraHead(nn.Module):
-    """VGGT's camera head, under its checkpoint names."""
+    """VGGT's camera head, under its checkpoint names.
+
+    Attributes:
+        cict_token: (2C,) camera information compensation token that joins the camera tokens of
+            every window (QVGGT, section 3.3), or None.
+    """
+
+    cict_token: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -30,9 +37,17 @@ class CameraHead(nn.Module):
         self.embed_pose = nn.Linear(SIZE, dim)
         self.poseLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(dim, 3 * dim))
         self.pose_branch = Mlp(dim, dim // 2, SIZE)
+        self.register_buffer("cict_token", None)
 
     def forward(self, camera_tokens: Tensor) -> list[Tensor]:
         """Map camera tokens (B, S, 2C) to one pose encoding (B, S, 9) per iteration."""
+        if self.cict_token is None:
+            return self._refine(camera_tokens)
+        compensation = self.cict_token.expand(len(camera_tokens), 1, -1)
+        encodings = self._refine(torch.cat([camera_tokens, compensation], dim=1))
+        return [encoding[:, :-1] for encoding in encodings]
+
+    def _refine(self, camera_tokens: Tensor) -> list[Tensor]:
         tokens = self.token_norm(camera_tokens)
         adapted = F.layer_norm(tokens, tokens.shape[-1:], eps=_ADAPTIVE_NORM_EPS)
         raw = torch.zeros_like(self.empty_pose_tokens)

@@ -11,13 +11,21 @@ import json
 import os
 import pickle
 import tempfile
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import LAYOUT, Int4Linear, PackingError, fastest_dtype
+from qvggt_kernels import (
+    INTEGER_LAYOUTS,
+    LAYOUT,
+    Int4Linear,
+    IntegerLinear,
+    PackedLinear,
+    PackingError,
+    fastest_dtype,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -38,6 +46,19 @@ _SHOWN = 3
 _WEIGHT = ".weight"
 _QUANTIZED = ".qweight"
 _SCALES = ".scales"
+_INPUT_SCALE = ".input_scale"
+_ZEROS = ".zeros"
+PACKED_EXTRAS = (_SCALES, _INPUT_SCALE, _ZEROS, ".clip")
+"""Endings of what a packed linear has beside its words and its bias."""
+
+WEIGHTS_PER_WORD: Mapping[torch.dtype, int] = {torch.int16: 4, torch.uint8: 2, torch.int8: 1}
+"""Weights in a packed word, by the dtype of the words."""
+
+_COMPENSATION = "camera_head.cict_token"
+_INTEGER_LAYOUTS = "integer_layouts"
+_DESCRIBED = ("weight_bits", "activation_bits", "rotation")
+LINEARS_KEY = "linears"
+"""Metadata entry that says of packed linears what their tensors do not."""
 
 
 class Checkpoint:
@@ -95,7 +116,7 @@ class Checkpoint:
     def _config(self) -> ModelConfig:
         version = self.metadata.get(_FORMAT_KEY)
         if version is None:
-            return _config_from_shapes(self.path, self._shapes)
+            return config_from_shapes(self.path, self._shapes)
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{self.path} has format version {version!r}, this qvggt reads "
@@ -137,6 +158,17 @@ def _open_safetensors(path: Path) -> Checkpoint:
 
 
 def _open_torch(path: Path) -> Checkpoint:
+    state = torch_entries(path)
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return Checkpoint(path, {}, shapes, state.__getitem__)
+
+
+def torch_entries(path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a PyTorch `.pt` file, memory-mapped; nothing else is unpickled.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no named tensors.
+    """
     try:
         content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
@@ -149,9 +181,7 @@ def _open_torch(path: Path) -> Checkpoint:
             content = content[key]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
-    state = {name: value for name, value in content.items() if isinstance(value, Tensor)}
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
-    return Checkpoint(path, {}, shapes, state.__getitem__)
+    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
 
 
 def load_model(
@@ -217,13 +247,9 @@ def _is_channels_last(entry: Tensor) -> bool:
 
 
 def _quantize_structure(model: nn.Module, checkpoint: Checkpoint) -> None:
-    """Replace the linears that the file holds in 4 bits, leaving them empty."""
-    layout = checkpoint.metadata.get("layout", LAYOUT)
-    if layout != LAYOUT:
-        raise CheckpointError(
-            f"{checkpoint.path} packs its weights as {layout!r}, this qvggt reads {LAYOUT!r}: "
-            "install the release that wrote it, or quantize again"
-        )
+    """Replace the linears that the file holds in integers, leaving them empty."""
+    _check_layouts(checkpoint)
+    descriptions = _linear_descriptions(checkpoint)
     for name in checkpoint.names():
         if not name.endswith(_QUANTIZED):
             continue
@@ -238,22 +264,98 @@ def _quantize_structure(model: nn.Module, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{checkpoint.path}: {path} is quantized but is no linear layer")
         if path + _SCALES not in checkpoint:
             raise CheckpointError(f"{checkpoint.path}: {path} has {_QUANTIZED} but no {_SCALES}")
-        groups = checkpoint.shape(path + _SCALES)[-1]
-        if linear.in_features % groups:
-            raise CheckpointError(
-                f"{checkpoint.path}: {path} has {groups} groups of scales for "
-                f"{linear.in_features} inputs"
-            )
         try:
-            quantized = Int4Linear(
-                linear.in_features,
-                linear.out_features,
-                group_size=linear.in_features // groups,
-                bias=linear.bias is not None,
-            )
-        except PackingError as error:
+            shapes = {
+                suffix.removeprefix("."): checkpoint.shape(path + suffix)
+                for suffix in (_SCALES, _INPUT_SCALE, _ZEROS)
+                if path + suffix in checkpoint
+            }
+            quantized = empty_packed_linear(linear, shapes, descriptions.get(path, {}))
+        except (PackingError, TypeError) as error:
             raise CheckpointError(f"{checkpoint.path}: {path}: {error}") from error
         setattr(parent, leaf, quantized)
+    if _COMPENSATION in checkpoint:
+        (width,) = checkpoint.shape(_COMPENSATION) or (0,)
+        model.get_submodule("camera_head").register_buffer("cict_token", torch.zeros(width))
+
+
+def empty_packed_linear(
+    linear: nn.Linear, shapes: Mapping[str, Sequence[int]], description: Mapping[str, int]
+) -> PackedLinear:
+    """Return the packed layer that takes a linear's place, to be filled by its tensors.
+
+    Args:
+        linear: what it stands for.
+        shapes: of the packed layer's tensors, by their own names.
+        description: what `describe_linears` said of it.
+
+    Raises:
+        PackingError: the tensors and the description are of no packed layer.
+    """
+    extras: dict[str, Any] = {
+        **description,
+        "bias": linear.bias is not None,
+        "input_scale": "input_scale" in shapes,
+    }
+    if "weight_bits" in description:
+        return IntegerLinear(linear.in_features, linear.out_features, **extras)
+    groups = shapes["scales"][-1]
+    if linear.in_features % groups:
+        raise PackingError(f"{groups} groups of scales for {linear.in_features} inputs")
+    return Int4Linear(
+        linear.in_features,
+        linear.out_features,
+        group_size=linear.in_features // groups,
+        zeros="zeros" in shapes,
+        **extras,
+    )
+
+
+def _check_layouts(checkpoint: Checkpoint) -> None:
+    said = [checkpoint.metadata.get("layout", LAYOUT)]
+    said += filter(None, checkpoint.metadata.get(_INTEGER_LAYOUTS, "").split(" "))
+    for layout in said:
+        if layout not in (LAYOUT, *INTEGER_LAYOUTS.values()):
+            raise CheckpointError(
+                f"{checkpoint.path} packs its weights as {layout!r}, this qvggt reads {LAYOUT!r} "
+                f"and {', '.join(INTEGER_LAYOUTS.values())}: install the release that wrote it, "
+                "or quantize again"
+            )
+
+
+def _linear_descriptions(checkpoint: Checkpoint) -> dict[str, dict[str, int]]:
+    """Return what the file says of its packed linears beyond their tensors, by path."""
+    try:
+        found = json.loads(checkpoint.metadata.get(LINEARS_KEY, "{}"))
+        return {
+            path: {key: int(value) for key, value in description.items() if key in _DESCRIBED}
+            for path, description in found.items()
+        }
+    except (ValueError, AttributeError, TypeError) as error:
+        raise CheckpointError(
+            f"{checkpoint.path}: its description of packed linears cannot be read: {error!r}"
+        ) from error
+
+
+def describe_linears(linears: Mapping[str, PackedLinear]) -> dict[str, str]:
+    """Return the metadata that a file needs to be loaded with these packed linears."""
+    descriptions = {}
+    for path, linear in linears.items():
+        description = {"rotation": linear.rotation} if linear.rotation else {}
+        if isinstance(linear, IntegerLinear):
+            description |= {
+                "weight_bits": linear.weight_bits,
+                "activation_bits": linear.activation_bits,
+            }
+        if description:
+            descriptions[path] = description
+    bits = {d["weight_bits"] for d in descriptions.values() if "weight_bits" in d}
+    metadata = {"layout": LAYOUT}
+    if bits:
+        metadata[_INTEGER_LAYOUTS] = " ".join(INTEGER_LAYOUTS[b] for b in sorted(bits))
+    if descriptions:
+        metadata[LINEARS_KEY] = json.dumps(descriptions, sort_keys=True)
+    return metadata
 
 
 def _check(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -282,7 +384,7 @@ def _check(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> N
         )
 
 
-def _config_from_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
+def config_from_shapes(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> ModelConfig:
     """Read the sizes of a VGGT of other origin off its shapes.
 
     Head widths of encoder (64) and the number of camera heads (the aggregator's) are the
@@ -409,8 +511,8 @@ def part_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
                 tensor = checkpoint.tensor(name)
                 stored += tensor.numel() * tensor.element_size()
                 if name.endswith(_QUANTIZED):
-                    weights += 4 * tensor.numel()
-                elif not name.endswith(_SCALES):
+                    weights += WEIGHTS_PER_WORD.get(tensor.dtype, 1) * tensor.numel()
+                elif not name.endswith(PACKED_EXTRAS):
                     weights += tensor.numel()
         if stored:
             sizes[part] = (weights, stored)

@@ -13,6 +13,7 @@ from qvggt_core.model.blocks import Block
 from qvggt_core.model.config import EncoderConfig
 
 _NORM_EPS = 1e-6
+_REGISTERS = 4
 
 
 class PatchEmbed(nn.Module):
@@ -34,10 +35,10 @@ class Encoder(nn.Module):
         super().__init__()
         dim = config.embed_dim
         self.side = img_size // patch_size
-        self.num_registers = 4
+        self.num_special_tokens = 1 + _REGISTERS
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, self.side**2 + 1, dim))
-        self.register_tokens = nn.Parameter(torch.zeros(1, self.num_registers, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, _REGISTERS, dim))
         self.mask_token = nn.Parameter(torch.zeros(1, dim), requires_grad=False)
         self.patch_embed = PatchEmbed(patch_size, dim)
         self.blocks = nn.ModuleList(
@@ -49,11 +50,18 @@ class Encoder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (F, 3, H, W) to tokens (F, P, C), row by row."""
+        x = self.enter(images)
+        for block in self.blocks:
+            x = block(x)
+        return self.leave(x)
+
+    def enter(self, images: Tensor) -> Tensor:
+        """Map normalised images (F, 3, H, W) to the first block's tokens (F, 1, 5 + P, C)."""
         frames, _, height, width = images.shape
         patches = self.patch_embed(images)
         grid = (height // self.patch_size, width // self.patch_size)
         cls_position, patch_positions = self._positions(*grid, patches.dtype)
-        x = torch.cat(
+        return torch.cat(
             [
                 (self.cls_token + cls_position).to(patches.dtype).expand(frames, -1, -1),
                 self.register_tokens.to(patches.dtype).expand(frames, -1, -1),
@@ -61,9 +69,10 @@ class Encoder(nn.Module):
             ],
             dim=1,
         )[:, None]
-        for block in self.blocks:
-            x = block(x)
-        return self.norm(x[:, 0, 1 + self.num_registers :])
+
+    def leave(self, x: Tensor) -> Tensor:
+        """Map the last block's tokens (F, 1, 5 + P, C) to patch tokens (F, P, C)."""
+        return self.norm(x[:, 0, self.num_special_tokens :])
 
     def _positions(self, rows: int, columns: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         cls_position, grid = self.pos_embed[:, :1], self.pos_embed[:, 1:]

@@ -66,16 +66,27 @@ class VGGT(nn.Module):
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
         patches, camera = self.aggregator(tokens, *grid)
+        return self.decode(patches, camera, *grid, heads)
+
+    def decode(
+        self,
+        patches: tuple[Tensor, ...],
+        camera: Tensor,
+        rows: int,
+        columns: int,
+        heads: Collection[str] = HEADS,
+    ) -> Prediction:
+        """Let the heads read what the aggregator left, see `AggregatedTokens`."""
         poses: tuple[Tensor, ...] = ()
         depth = depth_confidence = points = points_confidence = None
         if "camera" in heads:
             head_dtype = self.camera_head.token_norm.weight.dtype
             poses = tuple(self.camera_head(camera.to(head_dtype)))
         if "depth" in heads and self.depth_head is not None:
-            raw = self.depth_head(patches, *grid)
+            raw = self.depth_head(patches, rows, columns)
             depth, depth_confidence = raw[:, :, 0].exp(), 1 + raw[:, :, 1].exp()
         if "points" in heads and self.point_head is not None:
-            raw = self.point_head(patches, *grid)
+            raw = self.point_head(patches, rows, columns)
             coordinates = raw[:, :, :3]
             points = (coordinates.sign() * coordinates.abs().expm1()).movedim(2, -1)
             points_confidence = 1 + raw[:, :, 3].exp()

@@ -1,13 +1,24 @@
-"""Quantization: a full-precision checkpoint in, a 4-bit checkpoint out."""
+"""Quantization: a full-precision checkpoint in, a checkpoint in integers out."""
 
+from qvggt_core.quantize.calibrate import CalibrationOptions
+from qvggt_core.quantize.calibration import CalibrationSet, Truth, windows_of_frames
 from qvggt_core.quantize.pipeline import LayerReport, QuantizationReport, quantize_checkpoint
-from qvggt_core.quantize.plan import PRESETS, Plan, Precision, Rule, load_plan
+from qvggt_core.quantize.plan import (
+    PRESETS,
+    Plan,
+    Precision,
+    Rule,
+    load_plan,
+    parse_precision,
+)
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.size import PartSize, planned_sizes
 
 __all__ = [
     "PRESETS",
     "RECIPES",
+    "CalibrationOptions",
+    "CalibrationSet",
     "LayerReport",
     "PartSize",
     "Plan",
@@ -15,7 +26,10 @@ __all__ = [
     "QuantizationReport",
     "Recipe",
     "Rule",
+    "Truth",
     "load_plan",
+    "parse_precision",
     "planned_sizes",
     "quantize_checkpoint",
+    "windows_of_frames",
 ]

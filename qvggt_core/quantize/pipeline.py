@@ -1,7 +1,8 @@
-"""From a full-precision checkpoint to one 4-bit `.safetensors` file, tensor by tensor."""
+"""From a full-precision checkpoint to one `.safetensors` file in integers, tensor by tensor."""
 
 from __future__ import annotations
 
+import json
 import mmap
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -9,40 +10,61 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import LAYOUT, PackingError, dequantize, group_size_of, pack
+from qvggt_kernels import PackedLinear
 from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
-from qvggt_core.model import Checkpoint, read_checkpoint, save_checkpoint
-from qvggt_core.quantize.plan import DEFAULT_GROUP_SIZE, Plan, load_plan
-from qvggt_core.quantize.recipes import RECIPES, Recipe, Statistics
-from qvggt_core.quantize.size import PartSize, planned_sizes
+from qvggt_core.model import Checkpoint, describe_linears, read_checkpoint, save_checkpoint
+from qvggt_core.quantize.calibrate import (
+    Calibrated,
+    CalibrationOptions,
+    LinearReport,
+    calibrate,
+)
+from qvggt_core.quantize.calibration import CalibrationSet
+from qvggt_core.quantize.plan import (
+    DEFAULT_GROUP_SIZE,
+    PRESETS,
+    Plan,
+    Precision,
+    load_plan,
+    parse_precision,
+)
+from qvggt_core.quantize.recipes import RECIPES, Recipe
+from qvggt_core.quantize.rounding import quantized_linear, represented_weight
+from qvggt_core.quantize.size import PartSize, stored_sizes
 
 _HEADS = {"camera": "camera_head.", "depth": "depth_head.", "points": "point_head."}
 _ALWAYS_KEPT = ("camera",)
 _TRACK_HEAD = "track_head."
-_ROWS = 256
-"""Rows of a weight that are worked on at once, so that temporaries stay small beside it."""
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
+UNCALIBRATED = "none"
+"""What a checkpoint's metadata says of its calibration when there was none."""
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """One 4-bit weight.
+    """One weight in integers.
 
     Attributes:
         name: of the weight in the full-precision checkpoint.
         shape: (N, K).
-        group_size: columns per scale.
-        bits_per_weight: scales included.
-        relative_error: |W - W_hat| / |W|, Frobenius norms; 0 for an all-zero weight.
+        precision: bits, columns per scale, and activations.
+        bits_per_weight: everything that the packed layer adds included.
+        relative_error: |W - W_hat| / |W|, Frobenius norms, rotation and factors applied; 0 for
+            an all-zero weight.
+        output_error: root of the share of the output's energy that rounding costs on the
+            calibration images; None where nothing was calibrated.
+        alpha: exponent of the factors that a search chose, or None.
     """
 
     name: str
     shape: tuple[int, int]
-    group_size: int
+    precision: Precision
     bits_per_weight: float
     relative_error: float
+    output_error: float | None = None
+    alpha: float | None = None
 
 
 @dataclass(frozen=True)
@@ -54,26 +76,36 @@ class QuantizationReport:
         file_bytes: its size.
         plan: name of the plan.
         recipe: name of the recipe.
+        calibration: what was calibrated on, see `CalibrationSet.describe`; None for nothing.
         parts: weights and bytes of each part of the network.
-        layers: the 4-bit weights, in the checkpoint's order.
+        layers: the weights in integers, in the checkpoint's order.
         dropped: tensors of heads that were left out.
         unused_rules: globs of the plan that decided over no tensor.
+        notes: what calibration decided on the way, for people.
+        resumed_blocks: blocks that were taken over from an interrupted run.
+        calibration_seconds: time that calibration took in this run.
     """
 
     target: Path
     file_bytes: int
     plan: str
     recipe: str
+    calibration: Mapping[str, Any] | None
     parts: Mapping[str, PartSize]
     layers: tuple[LayerReport, ...]
     dropped: int
     unused_rules: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    resumed_blocks: int = 0
+    calibration_seconds: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as plain data, for JSON."""
         data = asdict(self)
         data["target"] = str(self.target)
         data["parts"] = {part: size._asdict() for part, size in self.parts.items()}
+        for layer in data["layers"]:
+            layer["precision"] = Precision(*layer["precision"])._asdict()
         return data
 
 
@@ -83,92 +115,194 @@ def quantize_checkpoint(
     *,
     recipe: str | Recipe = "rtn",
     plan: Plan | str | Path = "uniform",
-    group_size: int = DEFAULT_GROUP_SIZE,
+    precision: str | None = None,
+    group_size: int | str = DEFAULT_GROUP_SIZE,
     heads: Collection[str] = ("camera", "depth"),
-    statistics: Mapping[str, Statistics] | None = None,
-    calibration: str = "none",
+    data: CalibrationSet | None = None,
+    options: CalibrationOptions = CalibrationOptions(),  # noqa: B008 (frozen)
+    workspace: Path | None = None,
     licence: str | None = None,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> QuantizationReport:
-    """Write a 4-bit checkpoint that runs without the full-precision one.
+    """Write a checkpoint in integers that runs without the full-precision one.
 
-    One full-precision tensor is in memory at a time, beside the result. The file appears
-    whole or not at all.
+    Without calibration, one full-precision tensor is in memory at a time, beside the result;
+    with it, the network is, mapped from its file. The file appears whole or not at all.
 
     Args:
         source: full-precision checkpoint of a VGGT; the track head's tensors are left out.
         target: `.safetensors` file to write; replaced if it is there.
-        recipe: name in `RECIPES`, or a function like those.
+        recipe: a recipe or its name in `RECIPES`.
         plan: a plan, a preset's name, or a YAML file.
-        group_size: columns per scale, for rules that name none.
+        precision: bits of all that the plan has in integers, e.g. "w4a4"; None takes the
+            recipe's for presets and leaves other plans as they are.
+        group_size: columns per scale, or "channel", for rules that name none.
         heads: of "camera", "depth", "points" those to keep; the camera head always stays.
-        statistics: what calibration saw at each linear's input, by the weight's name.
-        calibration: hash of the calibration set, for the metadata.
+        data: calibration set; needed by all recipes but rtn.
+        options: how calibration runs.
+        workspace: directory for finished blocks, so that an interrupted calibration goes on.
         licence: of the base weights; None takes what the source's metadata says, or "unknown".
-        progress: called before each tensor with its index, the number of tensors, its name.
+        progress: called before each block, then before each tensor, with its index, how many
+            there are, its name.
 
     Raises:
         CheckpointError: the source cannot be read.
         QuantizationError: the plan or recipe is unknown, a head is not in the source, the
-            source is quantized already, or a weight cannot be quantized.
+            source is quantized already, calibration data is missing or of no use, or a weight
+            cannot be quantized.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
-    plan = plan if isinstance(plan, Plan) else load_plan(plan)
-    choose, recipe_name = _recipe(recipe)
+    recipe = _recipe(recipe)
+    plan = planned(plan, recipe, precision)
     names = _kept(checkpoint, heads)
-    state: dict[str, Tensor] = {}
-    layers = []
+    calibrated = Calibrated()
+    if recipe.calibrated:
+        if data is None:
+            raise QuantizationError(
+                f"the recipe {recipe.name} needs images to calibrate on: name a folder, a video, "
+                "a recording or a synthetic world, or use rtn"
+            )
+        calibrated = calibrate(
+            checkpoint,
+            plan,
+            group_size,
+            recipe,
+            data,
+            options=options,
+            workspace=workspace,
+            progress=progress,
+        )
+    writer = _Writer(checkpoint, plan, group_size, calibrated)
     for index, name in enumerate(names):
         if progress:
             progress(index, len(names), name)
-        weight = checkpoint.tensor(name)
-        precision = plan.precision(name, weight.shape, group_size)
-        if precision.bits == 4:
-            q, scales = choose(name, weight, precision.group_size, (statistics or {}).get(name))
-            qweight = _packed(name, q, scales, precision.group_size)
-            path = name.removesuffix(".weight")
-            state[f"{path}.qweight"] = _off_the_heap(qweight)
-            state[f"{path}.scales"] = _off_the_heap(scales)
-            layers.append(_layer_report(name, weight, qweight, scales))
-        else:
-            state[name] = _off_the_heap(_rounded(name, weight, _DTYPES[precision.bits]))
+        writer.add(name)
+    writer.add_new_entries()
     config = replace(
         checkpoint.config,
         depth_head=checkpoint.config.depth_head and "depth" in heads,
         point_head=checkpoint.config.point_head and "points" in heads,
     )
     metadata = {
-        "layout": LAYOUT,
+        **describe_linears(writer.linears),
         "plan": plan.to_yaml(),
-        "recipe": recipe_name,
+        "recipe": recipe.name,
+        "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
         "group_size": str(group_size),
-        "calibration": calibration,
+        "calibration": data.to_metadata() if data and recipe.calibrated else UNCALIBRATED,
         "base_model": checkpoint.path.name,
         "base_sha256": checkpoint.sha256(),
         "licence": licence or checkpoint.metadata.get("licence", "unknown"),
         **{key: value for key, value in checkpoint.metadata.items() if key == "note"},
     }
     target = Path(target)
-    save_checkpoint(target, state, config, metadata)
-    shapes = {name: checkpoint.shape(name) for name in names}
+    save_checkpoint(target, writer.state, config, metadata)
     return QuantizationReport(
         target=target,
         file_bytes=target.stat().st_size,
         plan=plan.name,
-        recipe=recipe_name,
-        parts=planned_sizes(plan, shapes, group_size),
-        layers=tuple(layers),
+        recipe=recipe.name,
+        calibration=data.describe() if data and recipe.calibrated else None,
+        parts=stored_sizes(writer.state),
+        layers=tuple(writer.layers),
         dropped=len(checkpoint.names()) - len(names),
         unused_rules=plan.unused_rules(names),
+        notes=tuple(calibrated.notes),
+        resumed_blocks=calibrated.resumed_blocks,
+        calibration_seconds=calibrated.seconds,
     )
 
 
-def _recipe(recipe: str | Recipe) -> tuple[Recipe, str]:
-    if not isinstance(recipe, str):
-        return recipe, getattr(recipe, "__qualname__", "custom")
+def planned(plan: Plan | str | Path, recipe: Recipe, precision: str | None) -> Plan:
+    """Return the plan that a run follows: a preset takes the recipe's precision if none is asked.
+
+    Raises:
+        QuantizationError: the plan or the precision is refused.
+    """
+    preset = not isinstance(plan, Plan) and str(plan) in PRESETS
+    plan = plan if isinstance(plan, Plan) else load_plan(plan)
+    wanted = precision or (recipe.precision if preset else None)
+    return plan if wanted is None else plan.at(*parse_precision(wanted))
+
+
+class _Writer:
+    """Gathers the entries of the file, each in the precision that the plan has for it."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, plan: Plan, group_size: int | str, calibrated: Calibrated
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._plan = plan
+        self._group_size = group_size
+        self._calibrated = calibrated
+        self._reports: dict[str, LinearReport] = {r.name: r for r in calibrated.reports}
+        self.state: dict[str, Tensor] = {}
+        self.linears: dict[str, PackedLinear] = {}
+        self.layers: list[LayerReport] = []
+
+    def add(self, name: str) -> None:
+        """Add what a tensor of the full-precision checkpoint has become."""
+        shape = self._checkpoint.shape(name)
+        precision = self._plan.precision(name, shape, self._group_size)
+        if precision.quantized:
+            self._add_linear(name, precision)
+            return
+        tensor = self._calibrated.state.get(name)
+        if tensor is None:
+            tensor = self._checkpoint.tensor(name)
+        self.state[name] = _off_the_heap(_rounded(name, tensor, _DTYPES[precision.bits]))
+
+    def add_new_entries(self) -> None:
+        """Add what calibration has brought that belongs to no tensor and no linear."""
+        known = {*self._checkpoint.names(), *self.state}
+        for name, tensor in self._calibrated.state.items():
+            if name not in known:
+                self.state[name] = tensor
+
+    def _add_linear(self, name: str, precision: Precision) -> None:
+        path = name.removesuffix(".weight")
+        linear = self._calibrated.linears.get(path)
+        weight = self._checkpoint.tensor(name)
+        if linear is None:
+            try:
+                linear = quantized_linear(weight, None, precision)
+            except QuantizationError as error:
+                raise QuantizationError(f"{name}: {error}") from None
+            wrong, norm = _difference(linear, weight)
+            report = LinearReport(name, None, wrong / norm if norm else 0.0, 0.0)
+        else:
+            report = self._reports[name]
+        stored = {key: tensor for key, tensor in linear.state_dict().items() if key != "bias"}
+        for key, tensor in stored.items():
+            self.state[f"{path}.{key}"] = _off_the_heap(tensor)
+        # What was packed lives in the file's pages from here on.
+        self.linears[path] = linear.to("meta")
+        calibrated = name in self._reports
+        self.layers.append(
+            LayerReport(
+                name=name,
+                shape=(weight.shape[0], weight.shape[1]),
+                precision=precision,
+                bits_per_weight=8 * sum(t.nbytes for t in stored.values()) / weight.numel(),
+                relative_error=report.weight_error,
+                output_error=report.output_error if calibrated else None,
+                alpha=report.alpha,
+            )
+        )
+
+
+def _difference(linear: PackedLinear, weight: Tensor) -> tuple[float, float]:
+    """Return the norms of a packed weight's error and of the weight."""
+    wrong = represented_weight(linear).sub_(weight.float())
+    return float(wrong.norm()), float(weight.float().norm())
+
+
+def _recipe(recipe: str | Recipe) -> Recipe:
+    if isinstance(recipe, Recipe):
+        return recipe
     if recipe not in RECIPES:
         raise QuantizationError(f"there is no recipe {recipe!r}; known: {', '.join(RECIPES)}")
-    return RECIPES[recipe], recipe
+    return RECIPES[recipe]
 
 
 def _kept(checkpoint: Checkpoint, heads: Collection[str]) -> list[str]:
@@ -193,15 +327,6 @@ def _kept(checkpoint: Checkpoint, heads: Collection[str]) -> list[str]:
     return [name for name in names if not name.startswith((*dropped, _TRACK_HEAD))]
 
 
-def _packed(name: str, q: Tensor, scales: Tensor, group_size: int) -> Tensor:
-    try:
-        qweight = torch.cat([pack(rows, group_size) for rows in q.split(_ROWS)])
-        group_size_of(qweight, scales)
-    except PackingError as error:
-        raise QuantizationError(f"{name}: the recipe's result is refused: {error}") from error
-    return qweight
-
-
 def _off_the_heap(tensor: Tensor) -> Tensor:
     """Return a copy in pages of its own.
 
@@ -220,20 +345,3 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
             "the checkpoint is damaged or its training diverged"
         )
     return rounded
-
-
-def _layer_report(name: str, weight: Tensor, qweight: Tensor, scales: Tensor) -> LayerReport:
-    rows, columns = weight.shape
-    error = norm = 0.0
-    parts = (whole.split(_ROWS) for whole in (weight, qweight, scales))
-    for exact, words, steps in zip(*parts, strict=True):
-        exact = exact.float()
-        error += float((dequantize(words, steps, torch.float32) - exact).square().sum())
-        norm += float(exact.square().sum())
-    return LayerReport(
-        name=name,
-        shape=(rows, columns),
-        group_size=columns // scales.shape[1],
-        bits_per_weight=8 * (qweight.nbytes + scales.nbytes) / weight.numel(),
-        relative_error=(error / norm) ** 0.5 if norm else 0.0,
-    )

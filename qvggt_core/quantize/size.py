@@ -6,15 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from qvggt_core.model.checkpoint import PARTS
+from qvggt_kernels import GROUP_SIZES
+from torch import Tensor
+
+from qvggt_core.model.checkpoint import PACKED_EXTRAS, PARTS, WEIGHTS_PER_WORD
 from qvggt_core.quantize.plan import DEFAULT_GROUP_SIZE, Plan, Precision
 
 
 class PartSize(NamedTuple):
-    """Weights of a part of the network, how many of them have 4 bits, and bytes for all."""
+    """Weights of a part of the network, how many of them are integers, and bytes for all."""
 
     weights: int
-    weights_4bit: int
+    weights_quantized: int
     nbytes: int
 
 
@@ -23,25 +26,41 @@ def part_of(name: str) -> str:
     return next((part for part, prefixes in PARTS.items() if name.startswith(prefixes)), "other")
 
 
+def scale_columns(columns: int, group_size: int) -> int:
+    """Return the columns that share a stored scale.
+
+    One scale a row is stored once per widest group of the packed layout that divides the row.
+    """
+    if group_size in GROUP_SIZES:
+        return group_size
+    return max(size for size in GROUP_SIZES if columns % size == 0)
+
+
 def stored_bytes(shape: Sequence[int], precision: Precision) -> int:
-    """Return the bytes of a tensor as it is stored: with its 2-byte scales for 4 bits."""
+    """Return the bytes of a tensor as it is stored: integers with their scales.
+
+    What a recipe adds beside them (factors on a layer's input) is not foreseen here.
+    """
     weights = math.prod(shape)
-    if precision.bits == 4:
-        return weights // 2 + 2 * (weights // precision.group_size)
-    return weights * precision.bits // 8
+    if not precision.quantized:
+        return weights * precision.bits // 8
+    if precision.activations < 16:
+        # A clip factor, and one float32 scale a row.
+        return weights // (1 if precision.bits == 8 else 2) + 4 * shape[0] + 4
+    return weights // 2 + 2 * (weights // scale_columns(shape[1], precision.group_size))
 
 
 def planned_sizes(
     plan: Plan,
     shapes: Mapping[str, Sequence[int]],
-    group_size: int = DEFAULT_GROUP_SIZE,
+    group_size: int | str = DEFAULT_GROUP_SIZE,
 ) -> dict[str, PartSize]:
     """Return the size of each part that has tensors, without allocating any.
 
     Args:
         plan: which tensor is stored how.
         shapes: of the full-precision checkpoint's tensors, by name.
-        group_size: for 4-bit rules that name none.
+        group_size: for rules that name none.
     """
     sizes: dict[str, PartSize] = {}
     for name, shape in shapes.items():
@@ -50,7 +69,27 @@ def planned_sizes(
         before = sizes.get(part_of(name), PartSize(0, 0, 0))
         sizes[part_of(name)] = PartSize(
             before.weights + weights,
-            before.weights_4bit + (weights if precision.bits == 4 else 0),
+            before.weights_quantized + (weights if precision.quantized else 0),
             before.nbytes + stored_bytes(shape, precision),
         )
     return sizes
+
+
+def stored_sizes(state: Mapping[str, Tensor]) -> dict[str, PartSize]:
+    """Return the size of each part that has tensors, from the tensors of a written file."""
+    sizes: dict[str, PartSize] = {}
+    for name, tensor in state.items():
+        packed = name.endswith(".qweight")
+        counted = 0 if name.endswith(PACKED_EXTRAS) and _of_packed(name, state) else tensor.numel()
+        weights = counted * (WEIGHTS_PER_WORD[tensor.dtype] if packed else 1)
+        before = sizes.get(part_of(name), PartSize(0, 0, 0))
+        sizes[part_of(name)] = PartSize(
+            before.weights + weights,
+            before.weights_quantized + (weights if packed else 0),
+            before.nbytes + tensor.nbytes,
+        )
+    return sizes
+
+
+def _of_packed(name: str, state: Mapping[str, Tensor]) -> bool:
+    return f"{name.rpartition('.')[0]}.qweight" in state

@@ -20,6 +20,7 @@ def info(
 ) -> None:
     """Show what a checkpoint holds: size and bits per part, and what it says of itself."""
     from qvggt_core.model import part_sizes, read_checkpoint
+    from qvggt_core.model.checkpoint import LINEARS_KEY
 
     checkpoint = read_checkpoint(file)
     table = Table(title=str(file), title_justify="left")
@@ -34,6 +35,8 @@ def info(
     console.out.print(table)
     facts = Table(show_header=False, box=None)
     for name, value in {**checkpoint.metadata, "config": checkpoint.config}.items():
+        if name == LINEARS_KEY:
+            continue  # a line per layer, for the loader
         facts.add_row(f"[dim]{escape(name)}[/]", escape(str(value)))
     console.out.print(facts)
 

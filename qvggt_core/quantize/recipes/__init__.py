@@ -1,32 +1,41 @@
-"""Recipes: how the numbers of a 4-bit weight are chosen.
+"""Recipes: how the numbers of a plan's integers are chosen, each a description in its own file.
 
-A recipe is a function
+A recipe says which of the shared steps are taken, in the order in which they are taken, block
+by block of the network (`qvggt_core.quantize.calibrate`):
 
-    recipe(name, weight, group_size, statistics) -> (q, scales)
+    rotate -> scale -> clip -> round
 
-    name: of the weight in the checkpoint, e.g. "aggregator.frame_blocks.0.attn.qkv.weight"
-    weight: (N, K) floating, on the host
-    group_size: columns per scale g; it divides K
-    statistics: what calibration saw at this linear's input, named tensors with K in their
-        last dimension, e.g. the mean magnitude per column; None where nothing was calibrated
-    q: (N, K) int8 in [-8, 7]
-    scales: (N, K/g) bfloat16; the weight becomes q * scale
-
-Which weights it is asked about, and in which groups, is the plan's business; packing and
-writing is the pipeline's. A recipe that needs statistics raises QuantizationError without
-them. To add one, write its file and name it in `RECIPES`.
+Which weights are integers, of how many bits, is the plan's business; writing is the
+pipeline's. To add a recipe, describe it in a file of its own and name it in `RECIPES`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-from torch import Tensor
+from qvggt_core.quantize.recipes import (
+    awq,
+    gptq,
+    quantvggt,
+    qvggt,
+    qvggt_plus,
+    rtn,
+    smoothquant,
+)
+from qvggt_core.quantize.recipes.recipe import LearnedClipping, Recipe, Scaling
 
-from qvggt_core.quantize.recipes import rtn
-
-Statistics = Mapping[str, Tensor]
-Recipe = Callable[[str, Tensor, int, Statistics | None], tuple[Tensor, Tensor]]
-
-RECIPES: Mapping[str, Recipe] = {"rtn": rtn.recipe}
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe
+    for recipe in (
+        rtn.RECIPE,
+        smoothquant.RECIPE,
+        gptq.RECIPE,
+        awq.RECIPE,
+        qvggt.RECIPE,
+        quantvggt.RECIPE,
+        qvggt_plus.RECIPE,
+    )
+}
 """Recipes by the name that the command line and a checkpoint's metadata use."""
+
+__all__ = ["RECIPES", "LearnedClipping", "Recipe", "Scaling"]

@@ -1,0 +1,158 @@
+"""Time and memory of calibrating a VGGT-1B-shaped network with random weights, block by block.
+
+Weights are random (time and memory do not depend on them), images are a synthetic flight. The
+network is mapped from its file: `peak_rss` counts the file's pages that were touched, which the
+kernel may drop at any time, `peak_anonymous` the memory that is really taken.
+
+    python benchmarks/calibration.py --recipe qvggt --task-candidates 0 --images 4 --width 56
+
+The time of one judgement by the heads, of which a task-aware search makes one per candidate,
+linear and batch, is measured from the middle of the network beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from machine import describe
+from rich.console import Console
+
+from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.quantize import (
+    RECIPES,
+    CalibrationOptions,
+    CalibrationSet,
+    quantize_checkpoint,
+)
+from qvggt_core.quantize.sampling import choose_windows
+from qvggt_core.quantize.sources import synthetic_world
+from qvggt_core.quantize.walk import Walk
+
+GIB = 1 << 30
+
+
+def make_checkpoint(path: Path) -> None:
+    """Write a float32 checkpoint with VGGT-1B's names and shapes and random weights."""
+    config = ModelConfig.vggt_1b()
+    with torch.device("meta"):
+        shapes = {name: entry.shape for name, entry in VGGT(config).state_dict().items()}
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+    for name, shape in shapes.items():
+        fan_in = shape[1:].numel() if len(shape) > 1 else 1
+        state[name] = torch.randn(shape, generator=generator) / max(fan_in, 1) ** 0.5
+    save_checkpoint(path, state, config, {"licence": "random weights"})
+
+
+class MemoryWatch(threading.Thread):
+    """Samples this process's memory until it is told to stop."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.peak_anonymous = 0
+        self._stopped = threading.Event()
+
+    def run(self) -> None:
+        """Sample twice a second."""
+        while not self._stopped.wait(0.5):
+            self.peak_anonymous = max(self.peak_anonymous, memory("RssAnon"))
+
+    def stop(self) -> None:
+        """End sampling."""
+        self._stopped.set()
+        self.join()
+
+
+def memory(entry: str) -> int:
+    """Return an entry of this process's memory status, in bytes."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return 1024 * int(status.split(f"{entry}:")[1].split()[0])
+
+
+def judgement_seconds(source: Path, data: CalibrationSet) -> float:
+    """Return the processor time of asking the heads once, from the middle of the network."""
+    model = load_model(source, dtype=torch.float32, heads=("camera", "depth", "points"))
+    walk = Walk(model, data.images[:1], batch=1, judged=1)
+    while walk.position < len(walk.sites) // 2:
+        walk.advance()
+    walk.predict(0)
+    used = time.process_time()
+    walk.predict(0)
+    return time.process_time() - used
+
+
+def main() -> None:
+    """Quantize and write what it took."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--recipe", default="qvggt+")
+    parser.add_argument("--precision", default=None)
+    parser.add_argument("--task-candidates", type=int, default=None)
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=2)
+    parser.add_argument("--width", type=int, default=56)
+    parser.add_argument("--judged-images", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("out/vggt-1b-random"))
+    parser.add_argument("--output", type=Path, default=Path("benchmarks/results/calibration.json"))
+    args = parser.parse_args()
+    console = Console()
+    torch.set_num_threads(args.threads)
+    source = args.folder / "vggt-1b-random.safetensors"
+    if not source.exists():
+        make_checkpoint(source)
+    height = max(14, round(0.75 * args.width / 14) * 14)
+    clips = -(-args.images // args.frames)
+    data = choose_windows(
+        synthetic_world("studio", args.frames, clips, height, args.width), args.images, "random", 0
+    )
+    recipe = RECIPES[args.recipe]
+    if args.task_candidates is not None and recipe.scaling is not None:
+        scaling = replace(recipe.scaling, task_candidates=args.task_candidates)
+        recipe = replace(recipe, scaling=scaling)
+    watch = MemoryWatch()
+    watch.start()
+    started, used = time.perf_counter(), time.process_time()
+    report = quantize_checkpoint(
+        read_checkpoint(source),
+        args.folder / "vggt-1b-quantized.safetensors",
+        recipe=recipe,
+        precision=args.precision,
+        data=data,
+        options=CalibrationOptions(judged_images=args.judged_images),
+        workspace=args.folder / "partial",
+        progress=lambda index, total, name: console.print(
+            f"{time.perf_counter() - started:7.0f} s  {index}/{total} {name}", highlight=False
+        ),
+    )
+    wall, processor = time.perf_counter() - started, time.process_time() - used
+    peak_rss = memory("VmHWM")
+    watch.stop()
+    errors = [layer.output_error for layer in report.layers if layer.output_error is not None]
+    result = {
+        "machine": describe(),
+        "recipe": recipe.to_dict(),
+        "calibration": data.describe(),
+        "source_bytes": source.stat().st_size,
+        "target_bytes": report.file_bytes,
+        "linears": len(report.layers),
+        "mean_output_error": sum(errors) / max(len(errors), 1),
+        "wall_seconds": wall,
+        "processor_seconds": processor,
+        "resumed_blocks": report.resumed_blocks,
+        "judgement_seconds": judgement_seconds(source, data),
+        "peak_rss_gib": peak_rss / GIB,
+        "peak_anonymous_gib": watch.peak_anonymous / GIB,
+    }
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    console.print(f"wrote {args.output}")
+
+
+if __name__ == "__main__":
+    main()

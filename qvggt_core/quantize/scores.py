@@ -1,0 +1,162 @@
+"""How well a network does on windows with known geometry, window by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from qvggt_core.evaluate.relative_pose import RelativePoseErrors, relative_pose_errors
+from qvggt_core.evaluate.surface import surface_errors
+from qvggt_core.evaluate.trajectory import align_sim3
+from qvggt_core.geometry import inverse
+from qvggt_core.model import VGGT, decode_pose
+from qvggt_core.quantize.task import unprojected
+from qvggt_core.synthetic.windows import Windows
+
+_SAMPLED = slice(2, None, 4)
+"""Every fourth pixel per axis becomes a point: neighbours say the same and cost time."""
+
+_NORMAL_NEIGHBOURS = 12
+METRICS = (
+    "auc_30",
+    "auc_15",
+    "auc_5",
+    "rotation",
+    "translation",
+    "abs_rel",
+    "accuracy",
+    "completeness",
+    "normal_consistency",
+    "pose_drift",
+    "depth_drift",
+)
+"""What is measured; AUC and normal consistency are better when higher, the rest when lower."""
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a network says of N windows of S frames.
+
+    Attributes:
+        camera_from_world: (N, S, 4, 4) float64.
+        depth: (N, S, H, W) float32.
+        points: (N, S, h, w, 3) float32 of every n-th pixel, depth unprojected with the cameras.
+    """
+
+    camera_from_world: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    points: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Scores of N windows.
+
+    Attributes:
+        values: (N,) per name in `METRICS`: mean AUC of the window's pairs in percent, median
+            errors of its pairs in degrees, AbsRel of its depth after one scale, point errors in
+            metres after the best similarity transform between its points; and the drift from
+            the full-precision network's outputs: mean over pairs of the larger of both angles
+            in degrees, mean relative change of depth.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.values["auc_30"])
+
+
+@torch.no_grad()
+def run_windows(network: VGGT, windows: Windows, batch: int = 8) -> Outputs:
+    """Run a network on windows.
+
+    Args:
+        network: with camera and depth heads, in the dtype that it shall compute in.
+        windows: what to reconstruct.
+        batch: windows per forward pass.
+    """
+    device = next(network.parameters()).device
+    height, width = windows.images.shape[-2:]
+    parts = []
+    for images in windows.images.split(batch):
+        said = network(images.to(device).float() / 255.0, heads=("camera", "depth"))
+        encodings = said.pose_encodings[-1].float()
+        assert said.depth is not None
+        depth = said.depth.float()
+        poses, _ = decode_pose(encodings, height, width)
+        pose = np.tile(np.eye(4), (*poses.shape[:2], 1, 1))
+        pose[:, :, :3] = poses.double().cpu().numpy()
+        points = unprojected(depth, encodings)[:, :, _SAMPLED, _SAMPLED]
+        parts.append((pose, depth.cpu().numpy(), points.cpu().numpy()))
+    camera_from_world, depths, clouds = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Outputs(camera_from_world, depths, clouds)
+
+
+def score_outputs(said: Outputs, windows: Windows, full: Outputs) -> WindowScores:
+    """Compare outputs with the truth of their windows, and with the full-precision network's."""
+    rows = [_window_scores(said, windows, full, index) for index in range(len(said.depth))]
+    return WindowScores({name: np.array([row[name] for row in rows]) for name in METRICS})
+
+
+def _window_scores(said: Outputs, windows: Windows, full: Outputs, index: int) -> dict[str, float]:
+    world_from_camera = windows.world_from_camera[index].numpy()
+    pose, depth = said.camera_from_world[index], said.depth[index]
+    errors = relative_pose_errors(pose, inverse(world_from_camera))
+    drift = relative_pose_errors(pose, full.camera_from_world[index])
+    true_depth = windows.depth[index].numpy()
+    intrinsics = windows.intrinsics[index].numpy()
+    return {
+        **_pose_scores(errors),
+        "abs_rel": _relative_depth_error(depth, true_depth),
+        **_point_scores(said.points[index], true_depth, world_from_camera, intrinsics),
+        "pose_drift": float(drift.worst.mean()),
+        "depth_drift": float(np.mean(np.abs(depth / full.depth[index] - 1.0))),
+    }
+
+
+def _pose_scores(errors: RelativePoseErrors) -> dict[str, float]:
+    worst = errors.worst
+    scores = {
+        f"auc_{limit}": 100.0 * float(np.mean([(worst < t).mean() for t in range(1, limit + 1)]))
+        for limit in (30, 15, 5)
+    }
+    return {
+        **scores,
+        "rotation": float(np.median(errors.rotation)),
+        "translation": float(np.median(errors.translation)),
+    }
+
+
+def _relative_depth_error(depth: NDArray, truth: NDArray) -> float:
+    valid = np.isfinite(truth)
+    scale = np.median(truth[valid]) / np.median(depth[valid])
+    return float(np.mean(np.abs(scale * depth[valid] - truth[valid]) / truth[valid]))
+
+
+def _point_scores(
+    points: NDArray, depth: NDArray, world_from_camera: NDArray, intrinsics: NDArray
+) -> dict[str, float]:
+    frames, height, width = depth.shape
+    v, u = np.mgrid[0:height, 0:width][:, _SAMPLED, _SAMPLED]
+    z = depth[:, _SAMPLED, _SAMPLED]
+    rays = np.linalg.inv(intrinsics) @ np.stack([u, v, np.ones_like(u)]).reshape(3, -1).astype(
+        float
+    )
+    in_camera = rays.reshape(frames, 3, *z.shape[1:]) * z[:, None]
+    truth = np.einsum("fij,fjhw->fhwi", world_from_camera[:, :3, :3], in_camera)
+    truth = truth + world_from_camera[:, None, None, :3, 3]
+    valid = np.isfinite(z)
+    estimate, truth = points[valid].astype(np.float64), truth[valid]
+    scale, rotation, translation = align_sim3(estimate, truth)
+    errors = surface_errors(
+        scale * estimate @ rotation.T + translation, truth, neighbours=_NORMAL_NEIGHBOURS
+    )
+    return {
+        "accuracy": errors.accuracy_mean,
+        "completeness": errors.completeness_mean,
+        "normal_consistency": errors.normal_consistency_mean,
+    }

@@ -1,0 +1,184 @@
+"""QVGGT's released layout: packed here as its format describes, converted, and run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from qvggt_kernels import Int4Linear, cpu, dequantize
+
+from qvggt_core.errors import CheckpointError, QuantizationError
+from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.quantize.awq_import import import_awq_linear, import_released, unpack_awq
+
+SMALL = ModelConfig(
+    img_size=518,
+    embed_dim=128,
+    depth=4,
+    num_heads=2,
+    encoder=None,
+    camera_trunk_depth=1,
+    camera_num_heads=2,
+    dpt_features=16,
+    dpt_out_channels=(16, 16, 16, 16),
+    taps=(0, 1, 2, 3),
+)
+
+
+def packed_as_awq(u):
+    """Pack (N, K) numbers of 0..15 number by number, as the format's description reads."""
+    rows, columns = u.shape
+    shuffled = np.empty_like(u)
+    for column in range(columns):
+        base, place = column // 32 * 32, column % 32
+        d, r, e = place // 8, place % 8 // 2, place % 2
+        shuffled[:, base + 8 * r + 4 * e + d] = u[:, column]
+    words = np.zeros((rows // 4, columns), np.uint16)
+    for four in range(rows // 4):
+        for stretch in range(columns // 64):
+            line = np.concatenate(
+                [shuffled[4 * four + row, 64 * stretch : 64 * stretch + 64] for row in range(4)]
+            )
+            for word in range(64):
+                value = 0
+                for place in range(4):
+                    value |= int(line[4 * word + place]) << 4 * place
+                words[four, 64 * stretch + word] = value
+    return torch.from_numpy(words.view(np.int16))
+
+
+def released_weight(rows, columns, seed=0, symmetric=False):
+    rng = np.random.default_rng(seed)
+    u = rng.integers(0, 16, (rows, columns))
+    groups = columns // 128
+    padded = -(-groups // 8) * 8
+    steps, zeros = np.zeros((padded, rows), np.float16), np.zeros((padded, rows))
+    steps[:groups] = rng.uniform(0.001, 0.02, (groups, rows))
+    zeros[:groups] = 8 if symmetric else rng.integers(3, 13, (groups, rows))
+    scaled = (-steps.astype(np.float32) * zeros).astype(np.float16)
+    per_column = np.repeat(np.arange(groups), 128)
+    weight = u * steps.astype(np.float64)[per_column].T + scaled.astype(np.float64)[per_column].T
+    return u, torch.from_numpy(steps), torch.from_numpy(scaled), torch.from_numpy(weight)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(4, 64), (8, 128), (12, 256)])
+def test_every_number_is_found_where_the_format_puts_it(rows, columns):
+    u = np.random.default_rng(1).integers(0, 16, (rows, columns))
+    assert np.array_equal(unpack_awq(packed_as_awq(u)).numpy(), u)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_a_weight_carries_over_but_for_its_scales_last_bits(symmetric):
+    u, steps, scaled, weight = released_weight(8, 256, symmetric=symmetric)
+    layer = import_awq_linear(packed_as_awq(u), steps, scaled)
+    assert (layer.zeros is None) == symmetric
+    ours = dequantize(layer.qweight, layer.scales, torch.float64, layer.zeros)
+    assert (ours - weight).abs().max() <= weight.abs().max() / 256
+    x = torch.randn(5, 256)
+    assert torch.allclose(layer(x), x @ ours.float().t(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", sorted(cpu.DTYPES, key=str))
+def test_zero_points_give_the_same_bits_on_the_fast_path(dtype):
+    u, steps, scaled, _ = released_weight(8, 256)
+    layer = import_awq_linear(packed_as_awq(u), steps, scaled)
+    fast = cpu.dequantize(layer.qweight, layer.scales, dtype, layer.zeros)
+    assert torch.equal(fast, dequantize(layer.qweight, layer.scales, dtype, layer.zeros))
+
+
+def test_other_formats_are_refused_with_what_was_found():
+    u, steps, scaled, _ = released_weight(8, 128)
+    with pytest.raises(QuantizationError, match="are no whole numbers of 0 to 15"):
+        import_awq_linear(packed_as_awq(u), steps, scaled * 0.9)
+    with pytest.raises(QuantizationError, match=r"needs \(1 or more, 8\)"):
+        import_awq_linear(packed_as_awq(u), steps[:, :5], scaled)
+    with pytest.raises(QuantizationError, match="not \\(N/4, K\\) int16"):
+        unpack_awq(torch.zeros(2, 100, dtype=torch.int16))
+
+
+def released_file(path, state, quantized, extra):
+    """Write a released checkpoint: `quantized` weights packed, the rest in float16."""
+    entries, exact = {}, {name: tensor.clone() for name, tensor in state.items()}
+    for number, name in enumerate(quantized):
+        rows, columns = state[f"{name}.weight"].shape
+        u, steps, scaled, weight = released_weight(rows, columns, seed=number)
+        entries |= {
+            f"{name}.qweight": packed_as_awq(u),
+            f"{name}.scales": steps,
+            f"{name}.scaled_zeros": scaled,
+        }
+        exact[f"{name}.weight"] = weight.float()
+    for name, tensor in state.items():
+        if f"{name.removesuffix('.weight')}.qweight" not in entries:
+            entries[name] = tensor.half()
+    torch.save({**entries, **extra}, path)
+    return exact
+
+
+@pytest.fixture
+def quantized_names():
+    blocks = ("aggregator.frame_blocks.1", "aggregator.global_blocks.2", "camera_head.trunk.0")
+    linears = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    return [f"{block}.{linear}" for block in blocks for linear in linears]
+
+
+def initial_state():
+    torch.manual_seed(0)
+    return VGGT(SMALL).initialise().state_dict()
+
+
+def test_a_released_checkpoint_becomes_one_of_ours_and_says_the_same(tmp_path, quantized_names):
+    factors = torch.linspace(0.5, 2.0, 512)
+    extra = {
+        "cict_token": torch.randn(256),
+        "cict_topk": torch.tensor(32),
+        "aggregator.frame_blocks.1.mlp.act.scales": factors,
+    }
+    exact = released_file(tmp_path / "model-v2.pt", initial_state(), quantized_names, extra)
+    target = tmp_path / "ours.safetensors"
+    assert import_released(tmp_path / "model-v2.pt", target) == 12
+    network = load_model(target, dtype=torch.float32)
+    assert sum(isinstance(module, Int4Linear) for module in network.modules()) == 12
+    assert torch.equal(network.camera_head.cict_token, extra["cict_token"])
+
+    reference = VGGT(SMALL)
+    exact["aggregator.frame_blocks.1.mlp.fc2.weight"] /= factors
+    reference.load_state_dict(exact)
+    reference.camera_head.cict_token = extra["cict_token"]
+    images = torch.rand(1, 2, 3, 28, 42)
+    with torch.inference_mode():
+        ours, theirs = network(images), reference.eval()(images)
+    assert (ours.depth - theirs.depth).norm() < 0.02 * theirs.depth.norm()
+
+
+def test_blocks_alone_need_their_base(tmp_path, quantized_names):
+    state = initial_state()
+    released_file(tmp_path / "model-v2.pt", state, quantized_names, {})
+    entries = torch.load(tmp_path / "model-v2.pt", weights_only=True)
+    blocks = {f"model.{k}": v for k, v in entries.items() if k.startswith("aggregator.frame_bl")}
+    torch.save(blocks, tmp_path / "blocks.pt")
+    with pytest.raises(CheckpointError, match="holds no VGGT"):
+        import_released(tmp_path / "blocks.pt", tmp_path / "ours.safetensors")
+    save_checkpoint(tmp_path / "base.safetensors", state, SMALL)
+    count = import_released(
+        tmp_path / "blocks.pt", tmp_path / "ours.safetensors", tmp_path / "base.safetensors"
+    )
+    assert count == 4
+    load_model(tmp_path / "ours.safetensors")
+
+
+def test_what_is_no_released_checkpoint_is_refused(tmp_path):
+    torch.save(initial_state(), tmp_path / "full.pt")
+    with pytest.raises(CheckpointError, match="no packed weights"):
+        import_released(tmp_path / "full.pt", tmp_path / "ours.safetensors")
+    (tmp_path / "text.pt").write_text("hello")
+    with pytest.raises(CheckpointError):
+        import_released(tmp_path / "text.pt", tmp_path / "ours.safetensors")
+    assert not (tmp_path / "ours.safetensors").exists()
+
+
+def test_zero_points_survive_the_file(tmp_path, quantized_names):
+    released_file(tmp_path / "model-v2.pt", initial_state(), quantized_names, {})
+    import_released(tmp_path / "model-v2.pt", tmp_path / "ours.safetensors")
+    name = "camera_head.trunk.0.attn.qkv.zeros"
+    assert read_checkpoint(tmp_path / "ours.safetensors").tensor(name).dtype == torch.uint8
