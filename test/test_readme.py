@@ -26,7 +26,7 @@ def test_linked_files_exist() -> None:
     for path in PAGES:
         page = path.read_text(encoding="utf-8")
         links = [link for link in re.findall(r"\]\(([^)#]+)\)", page) if "://" not in link]
-        assert links
+        assert links or path.name != "README.md"
         for link in links:
             assert (path.parent / link).exists(), link
 
