@@ -24,7 +24,7 @@ from qvggt_core.synthetic.pool import build_pool, open_pool
 from qvggt_core.synthetic.train import TrainConfig
 from qvggt_core.synthetic.windows import evaluation_windows
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small.yaml"
+CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
 OTHER_WORLDS = ("room", "corridor", "arena")
 OTHER_CLIPS = 16
 COLUMNS = ("auc_30", "auc_15", "auc_5", "rotation", "translation", "abs_rel", "delta")

@@ -118,7 +118,8 @@ def relative_pose_loss(
         discount: weight of an iteration over that of the next.
     """
     iterations = torch.stack(list(pose_encodings))
-    first, second = torch.triu_indices(*(2 * [target.shape[1]]), offset=1, device=target.device)
+    frames = target.shape[1]
+    first, second = torch.triu_indices(frames, frames, offset=1, device=target.device)
     rotation, translation = _relative_poses(iterations, first, second)
     true_rotation, true_translation = _relative_poses(target[None], first, second)
     angle = _norm((rotation - true_rotation).flatten(-2)) / 2**0.5
