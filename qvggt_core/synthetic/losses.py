@@ -110,7 +110,8 @@ def relative_pose_loss(
 
     The camera loss asks where each camera is in the first one's frame; for neighbours, which
     lie close together, an error that is small there is a large one in the direction of their
-    motion. Wang et al., "pi^3", 2025, sec. 3.3, supervise pairs likewise.
+    motion. Wang et al., "pi^3: Permutation-Equivariant Visual Geometry Learning", 2025, supervise
+    pairs likewise.
 
     Args:
         pose_encodings: (B, S, 9) per iteration, the last is the result.
