@@ -85,6 +85,7 @@ class TrainConfig(BaseModel):
     """A training run.
 
     Attributes:
+        licence: of the weights that come out, for their file's metadata.
         seed: of weights, windows and augmentation.
         model: sizes of the network, see `ModelConfig`.
         pool: what to train on, see `PoolConfig`.
@@ -115,6 +116,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    licence: str = "unknown"
     seed: int = 0
     model: dict[str, Any]
     pool: PoolConfig
@@ -423,6 +425,7 @@ class _Run:
         metadata = {
             "training_step": str(self.step),
             "training_config": self.config.model_dump_json(),
+            "licence": self.config.licence,
         }
         save_checkpoint(output / _MODEL, self.averaged.state_dict(), self.model_config, metadata)
 
