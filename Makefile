@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 OUT ?= out
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-slow lint format bench docs clean
+.PHONY: help setup run test test-ros test-slow lint format bench docs clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -20,16 +20,23 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml
 	touch $@
 
 run: setup ## fly through a synthetic room and reconstruct it, into out/sample
-	rm -rf $(OUT)/sample-recording
 	$(BIN)/qvggt synth -o $(OUT)/sample-recording --world studio --flight survey --seed 1 \
-		--frames 80 --width 256 --height 192 --step 0.1
+		--frames 80 --width 256 --height 192 --step 0.1 --overwrite
 	$(BIN)/qvggt replay $(OUT)/sample-recording -o $(OUT)/sample --overwrite
 
-test: setup ## run the tests (a few minutes on two cores)
+# Optional: without open3d, the tests that compare with it are skipped and say so.
+$(VENV)/.reference: $(VENV)/.ready requirements-reference.txt
+	-$(BIN)/python -m pip install --quiet -r requirements-reference.txt && touch $@
+
+test: setup $(VENV)/.reference ## run the tests (a few minutes on two cores)
 	$(BIN)/python -m pytest
 
 test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
 	$(BIN)/python -m pytest -m "slow or vggt_1b"
+
+# In a shell with ROS 2 and the workspace sourced; launch_testing's plugin does not bear pytest 8+.
+test-ros: ## run the tests of the node on an installed ROS 2
+	python3 -m pytest -p no:launch_testing -p no:launch_ros test/ros
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

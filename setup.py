@@ -4,8 +4,15 @@ from pathlib import Path
 
 from setuptools import find_packages, setup
 
-ROOT = Path(__file__).parent
+# Resolved: colcon's --symlink-install runs this file through a link in its build directory.
+ROOT = Path(__file__).resolve().parent
 NAME = "qvggt_ros"
+
+
+def files(directory: str, pattern: str) -> list[str]:
+    """Return the files to install, relative to this one, as setuptools wants them."""
+    return sorted(str(path.relative_to(ROOT)) for path in (ROOT / directory).glob(pattern))
+
 
 setup(
     name=NAME,
@@ -24,15 +31,20 @@ setup(
             "models/*.safetensors",
             "quantize/studies/*.yaml",
             "synthetic/configs/*.yaml",
-        ]
+        ],
+        "qvggt_ros": ["report/templates/*"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
         (f"share/{NAME}", ["package.xml"]),
-        (f"share/{NAME}/config", ["config/reconstruct.yaml"]),
+        (f"share/{NAME}/launch", files("launch", "*.launch.py")),
+        (f"share/{NAME}/config", files("config", "*.*")),
+        (f"share/{NAME}/config/presets", files("config/presets", "*.yaml")),
     ],
     install_requires=[
         "huggingface_hub>=0.30",
+        "jinja2>=3.1",
+        "markupsafe>=2.1",
         "matplotlib>=3.7",
         "numpy>=1.24",
         "opencv-python-headless>=4.8",
@@ -47,9 +59,17 @@ setup(
         "typer>=0.12",
     ],
     extras_require={
+        "dds": ["cyclonedds>=11,<12"],
         "quantize": ["scikit-learn>=1.3"],
-        "test": ["hypothesis", "psutil", "pytest"],
+        "ray": ["ray>=2.40"],
+        "test": ["hypothesis", "psutil", "pytest", "selenium"],
+        "viz": ["viser>=1.0"],
     },
-    entry_points={"console_scripts": ["qvggt = qvggt_ros.cli:main"]},
+    entry_points={
+        "console_scripts": [
+            "qvggt = qvggt_ros.cli:main",
+            "reconstruct = qvggt_ros.reconstruct:main",
+        ]
+    },
     zip_safe=False,
 )

@@ -77,6 +77,8 @@ class Camera:
     def project(self, points: NDArray) -> NDArray[np.float64]:
         """Return the pixels (N, 2) of points (N, 3) in the optical frame, distortion included."""
         points = np.asarray(points, dtype=np.float64).reshape(-1, 1, 3)
+        if len(points) == 0:
+            return np.empty((0, 2))
         zero = np.zeros(3)
         coefficients = np.array(self.distortion)
         if self.distortion_model == "equidistant" and self.distortion:

@@ -8,11 +8,18 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt_core.errors import RecordingError
 from qvggt_core.geometry import unproject
 from qvggt_core.stream.frame import FrameGeometry
 
 _KEY_BITS = 21
 _PLY_TYPES = {"<f4": "float", "|u1": "uchar"}
+_PLY_PROPERTIES = (
+    dict.fromkeys("xyz", "<f4")
+    | dict.fromkeys(("red", "green", "blue"), "|u1")
+    | {"confidence": "<f4"}
+)
+_MAX_PLY_HEADER = 1024
 
 
 @dataclass(frozen=True)
@@ -159,20 +166,45 @@ def _mean_per_voxel(rows: NDArray[np.float64], voxel: float) -> NDArray[np.float
 
 def write_ply(path: Path, cloud: Cloud) -> None:
     """Write a cloud as a binary little-endian PLY file with colour and confidence."""
-    types = (
-        dict.fromkeys("xyz", "<f4")
-        | dict.fromkeys(("red", "green", "blue"), "|u1")
-        | {"confidence": "<f4"}
-    )
-    vertices = np.empty(len(cloud), dtype=list(types.items()))
+    vertices = np.empty(len(cloud), dtype=list(_PLY_PROPERTIES.items()))
     for axis, name in enumerate("xyz"):
         vertices[name] = cloud.positions[:, axis]
     for channel, name in enumerate(("red", "green", "blue")):
         vertices[name] = cloud.colors[:, channel]
     vertices["confidence"] = cloud.confidence
-    properties = "".join(f"property {_PLY_TYPES[kind]} {name}\n" for name, kind in types.items())
-    header = (
-        "ply\nformat binary_little_endian 1.0\n"
-        f"element vertex {len(cloud)}\n{properties}end_header\n"
+    path.write_bytes(_ply_header(len(cloud)) + vertices.tobytes())
+
+
+def read_ply(path: Path) -> Cloud:
+    """Read a cloud that `write_ply` wrote.
+
+    Raises:
+        RecordingError: the file is missing, cut off, or of another layout.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordingError(f"cannot read the cloud {path}: {error}") from error
+    layout = np.dtype(list(_PLY_PROPERTIES.items()))
+    end = content.find(b"end_header\n", 0, _MAX_PLY_HEADER) + len(b"end_header\n")
+    count = max(len(content) - end, 0) // layout.itemsize
+    if content[:end] != _ply_header(count):
+        raise RecordingError(
+            f"{path} is no cloud of this qvggt, or is cut off after {count} points: "
+            "reconstruct again"
+        )
+    vertices = np.frombuffer(content, dtype=layout, count=count, offset=end)
+    return Cloud(
+        np.stack([vertices[name] for name in "xyz"], axis=-1),
+        np.stack([vertices[name] for name in ("red", "green", "blue")], axis=-1),
+        vertices["confidence"].copy(),
     )
-    path.write_bytes(header.encode("ascii") + vertices.tobytes())
+
+
+def _ply_header(count: int) -> bytes:
+    properties = "".join(
+        f"property {_PLY_TYPES[kind]} {name}\n" for name, kind in _PLY_PROPERTIES.items()
+    )
+    return (
+        f"ply\nformat binary_little_endian 1.0\nelement vertex {count}\n{properties}end_header\n"
+    ).encode("ascii")

@@ -3,6 +3,10 @@
 Every message says what was wrong, the value that was found, and what to do about it.
 """
 
+from __future__ import annotations
+
+from pathlib import Path
+
 
 class QvggtError(Exception):
     """Root of all errors that qvggt raises on purpose."""
@@ -24,6 +28,10 @@ class RecordingError(QvggtError):
     """A recording cannot be read, or holds nothing that can be reconstructed."""
 
 
+class TransportError(QvggtError):
+    """Live messages cannot be sent or received."""
+
+
 class AlignmentError(QvggtError):
     """A window cannot be aligned to the map."""
 
@@ -38,3 +46,21 @@ class TrainingError(QvggtError):
 
 class EvaluationError(QvggtError):
     """A metric is not defined on the data that it was given."""
+
+
+class DatasetError(QvggtError):
+    """A data set is missing, partial, or not laid out as its makers lay it out.
+
+    Attributes:
+        missing: the files and directories that are not there, all of them; the message names
+            the first ones.
+    """
+
+    def __init__(self, message: str, missing: tuple[Path, ...] = ()) -> None:
+        """Take the message and what is missing."""
+        super().__init__(message)
+        self.missing = missing
+
+
+class ExcludedSceneError(DatasetError):
+    """A scene is complete, but the protocol leaves it out; says why."""

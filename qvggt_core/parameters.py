@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,48 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qvggt_core.errors import ParameterError
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
+_CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
+
+
+@dataclass(frozen=True)
+class ParameterDescription:
+    """What there is to know of one parameter.
+
+    Attributes:
+        name: its name.
+        default: its default.
+        description: what it is, in a sentence or two.
+        read_only: whether it is fixed once the network is loaded.
+        choices: the values that a text may have; empty if any.
+        minimum: smallest number allowed, None without a bound.
+        maximum: largest number allowed, None without a bound.
+        minimum_excluded: whether the minimum itself is not allowed.
+        maximum_excluded: whether the maximum itself is not allowed.
+    """
+
+    name: str
+    default: bool | int | float | str | list[str]
+    description: str
+    read_only: bool
+    choices: tuple[str, ...] = ()
+    minimum: float | None = None
+    maximum: float | None = None
+    minimum_excluded: bool = False
+    maximum_excluded: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The values that are allowed, in words; empty for any."""
+        if self.choices:
+            return ", ".join(f"`{choice}`" for choice in self.choices)
+        if isinstance(self.default, bool):
+            return "`true`, `false`"
+        bounds = []
+        if self.minimum is not None:
+            bounds.append(f"{'>' if self.minimum_excluded else '≥'} {self.minimum:g}")
+        if self.maximum is not None:
+            bounds.append(f"{'<' if self.maximum_excluded else '≤'} {self.maximum:g}")
+        return ", ".join(bounds)
 
 
 class Parameters(BaseModel):
@@ -94,7 +138,16 @@ class Parameters(BaseModel):
     metres_per_unit: float = Field(
         0.0,
         ge=0.0,
-        description="Length of one map unit in metres; 0 means unknown, and frames say so.",
+        description=(
+            "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
+            "frames say so."
+        ),
+    )
+    min_odometry_distance: float = Field(
+        1.0,
+        gt=0.0,
+        le=1000.0,
+        description="Metres of odometry after which the scale that they tell is trusted.",
     )
     max_scale_spread: float = Field(
         1.5,
@@ -125,6 +178,13 @@ class Parameters(BaseModel):
         description="Camera frame for images whose header names none.",
         json_schema_extra=_STRUCTURAL,
     )
+    points_frame: Literal["camera", "world"] = Field(
+        "camera",
+        description=(
+            "Frame of the clouds: the camera's optical frame, from which costmaps can clear, or "
+            "the world."
+        ),
+    )
     min_confidence_percentile: float = Field(
         20.0,
         ge=0.0,
@@ -148,6 +208,69 @@ class Parameters(BaseModel):
         gt=0.0,
         le=1.0,
         description="Voxel of the saved map, as a fraction of the median depth.",
+        json_schema_extra=_STRUCTURAL,
+    )
+
+    # The node
+    autostart: bool = Field(
+        True,
+        description="Node: configure and activate at start; false leaves that to others.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    cameras: list[str] = Field(
+        [""],
+        min_length=1,
+        max_length=16,
+        description=(
+            "Node: names of a rig's cameras, whose topics they precede (`front/image`); the first "
+            "one gives the pose. One empty name is a single camera without a prefix."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    sync_slop_s: float = Field(
+        0.03,
+        gt=0.0,
+        le=1.0,
+        description="Node: largest difference in seconds between the stamps of a rig's images.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    image_transport: Literal["raw", "compressed"] = Field(
+        "raw",
+        description="Node: raw (`image`) or compressed (`image/compressed`: JPEG, PNG).",
+        json_schema_extra=_STRUCTURAL,
+    )
+    publish_tf: Literal["none", "world_to_camera", "map_to_odom", "odom_to_base"] = Field(
+        "none",
+        description=(
+            "Node: which transform it owns. map_to_odom where other odometry exists, odom_to_base "
+            "where it is the only one, world_to_camera for a camera in the hand. The former two "
+            "wait for the scale."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    odom_frame: str = Field(
+        "odom",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="Node: world of the robot's odometry.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    base_frame: str = Field(
+        "base_link",
+        pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
+        description="Node: the robot's base.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    map_directory: str = Field(
+        "~/qvggt_maps",
+        min_length=1,
+        description="Node: where the service save_map writes.",
+    )
+    diagnostics_period_s: float = Field(
+        1.0,
+        ge=0.1,
+        le=60.0,
+        description="Node: seconds between diagnostics.",
+        json_schema_extra=_STRUCTURAL,
     )
 
     @model_validator(mode="after")
@@ -158,6 +281,40 @@ class Parameters(BaseModel):
                 f"{self.window_size}: choose at most {self.window_size - 1}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _cameras_are_told_apart(self) -> Parameters:
+        if len(set(self.cameras)) < len(self.cameras):
+            raise ValueError(f"cameras {self.cameras} has a name twice")
+        for name in self.cameras if len(self.cameras) > 1 else ():
+            if not _CAMERA_NAME.match(name):
+                raise ValueError(
+                    f"camera {name!r} is no name of a topic: letters, digits and underscores, a "
+                    "letter first"
+                )
+        if len(self.cameras) > self.window_size:
+            raise ValueError(
+                f"{len(self.cameras)} cameras do not fit into a window of {self.window_size} views"
+            )
+        return self
+
+    @classmethod
+    def describe(cls) -> tuple[ParameterDescription, ...]:
+        """Return what there is to know of each parameter, in order."""
+        return tuple(
+            ParameterDescription(
+                name=name,
+                default=schema["default"],
+                description=schema["description"],
+                read_only=schema.get("read_only", False),
+                choices=tuple(schema.get("enum", ())),
+                minimum=schema.get("minimum", schema.get("exclusiveMinimum")),
+                maximum=schema.get("maximum", schema.get("exclusiveMaximum")),
+                minimum_excluded="exclusiveMinimum" in schema,
+                maximum_excluded="exclusiveMaximum" in schema,
+            )
+            for name, schema in cls.model_json_schema()["properties"].items()
+        )
 
     @classmethod
     def build(cls, values: dict[str, Any]) -> Parameters:
@@ -203,7 +360,9 @@ class Parameters(BaseModel):
     def to_yaml(self) -> str:
         """Return the parameters as a ROS parameter file."""
         return yaml.safe_dump(
-            {"/**": {"ros__parameters": self.model_dump()}}, sort_keys=False, allow_unicode=True
+            {"/**": {"ros__parameters": self.model_dump()}},
+            sort_keys=False,
+            allow_unicode=True,
         )
 
 

@@ -14,7 +14,22 @@ from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
-from qvggt_ros.commands import checkpoint, compare, parameters, quantize, replay, synthetic
+from qvggt_ros.commands import (
+    benchmark,
+    checkpoint,
+    collect,
+    compare,
+    compare_runs,
+    evaluate,
+    live,
+    parameters,
+    quantize,
+    replay,
+    replay_many,
+    synthetic,
+    topics,
+    view,
+)
 
 app = typer.Typer(
     name="qvggt",
@@ -57,6 +72,15 @@ def _options(
 
 for _command in (
     replay.replay,
+    replay_many.replay_many,
+    evaluate.evaluate,
+    collect.collect,
+    compare_runs.compare_runs,
+    view.view,
+    live.live,
+    live.play,
+    topics.topics,
+    benchmark.benchmark,
     quantize.quantize,
     quantize.sensitivity,
     compare.compare,

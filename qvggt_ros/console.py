@@ -14,6 +14,7 @@ out = Console()
 err = Console(stderr=True)
 
 EXIT_ERROR = 2
+EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 

@@ -6,8 +6,9 @@ world is z-up. `PoseStamped` and TF give the pose of the camera's optical frame 
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -37,6 +38,23 @@ POINT_DTYPE = np.dtype(
 """Layout of a point in PointCloud2; `rgb` is 0x00RRGGBB, declared FLOAT32 as RViz expects."""
 
 _SAME_ASPECT = 0.01
+
+
+@dataclass(frozen=True)
+class OdometryEstimate:
+    """A pose, a velocity, and how sure they are.
+
+    Attributes:
+        world_from_child: (4, 4) float64.
+        twist: (6,) linear m/s and angular rad/s, in the child's frame.
+        pose_variance: (6,) of x, y, z and rotation about x, y, z.
+        twist_variance: (6,) of the twist.
+    """
+
+    world_from_child: NDArray[np.float64]
+    twist: NDArray[np.float64]
+    pose_variance: NDArray[np.float64]
+    twist_variance: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,25 @@ def time_message(messages: Messages, nanoseconds: int) -> Any:
     return messages.Time(sec=seconds, nanosec=nanosec)
 
 
+def move_stamps(message: Any, moved: Callable[[int], int]) -> None:
+    """Replace every stamp in one of rosbags' messages, in place; a stamp of zero, none, stays.
+
+    Args:
+        message: the message.
+        moved: returns the new stamp of a stamp, in nanoseconds.
+    """
+    if isinstance(message, list):
+        for element in message:
+            move_stamps(element, moved)
+    elif getattr(message, "__msgtype__", "") == "builtin_interfaces/msg/Time":
+        if message.sec or message.nanosec:
+            nanoseconds = moved(message.sec * NANOSECONDS + message.nanosec)
+            message.sec, message.nanosec = divmod(nanoseconds, NANOSECONDS)
+    elif dataclasses.is_dataclass(message):
+        for each in dataclasses.fields(message):
+            move_stamps(getattr(message, each.name), moved)
+
+
 def header(messages: Messages, nanoseconds: int, frame_id: str) -> Any:
     """Return a std_msgs/Header."""
     return messages.Header(stamp=time_message(messages, nanoseconds), frame_id=frame_id)
@@ -128,13 +165,10 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 
 def _decode_raw(message: Any) -> NDArray[np.uint8]:
     width, height, step = message.width, message.height, message.step
+    _check_size(width, height)
     encoding = _ENCODINGS.get(message.encoding.strip().lower())
     if encoding is None:
-        raise ImageError(
-            f"image encoding {message.encoding!r} is not a picture that can be read; "
-            f"known: {', '.join(_ENCODINGS)}"
-        )
-    _check_size(width, height)
+        return _decode_by_cv_bridge(message)
     row = width * encoding.channels * encoding.itemsize
     if step < row:
         raise ImageError(
@@ -152,6 +186,26 @@ def _decode_raw(message: Any) -> NDArray[np.uint8]:
         pixels = rows.view(">u2" if message.is_bigendian else "<u2")
         rows = (pixels >> 8).astype(np.uint8)
     return _to_rgb(rows.reshape(height, width, encoding.channels), encoding, message.encoding)
+
+
+def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
+    """Return a picture of one of the rarer encodings, such as nv21, as cv_bridge reads it."""
+    unknown = f"image encoding {message.encoding!r} is not a picture that can be read"
+    if _is_depth(message.encoding):
+        raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
+    try:
+        # Its C++ part was built for one major version of NumPy, and says so in several ways.
+        from cv_bridge import CvBridge
+    except Exception as error:
+        raise ImageError(
+            f"{unknown} without cv_bridge, which cannot be imported ({error}): install "
+            "ros-$ROS_DISTRO-cv-bridge (with NumPy 1.x on Humble and Jazzy); "
+            f"known without it: {', '.join(_ENCODINGS)}"
+        ) from error
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
+    except Exception as error:  # C++ exceptions come as several types
+        raise ImageError(f"{unknown}, by cv_bridge neither: {error}") from error
 
 
 def _to_rgb(pixels: NDArray[np.uint8], encoding: _Encoding, name: str) -> NDArray[np.uint8]:
@@ -272,7 +326,12 @@ def camera_from_info(
 
 def world_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
     """Return the name of the world: it says whether its unit is the metre, and which map it is."""
-    name = parameters.unscaled_frame if scale.metres_per_unit is None else parameters.map_frame
+    if scale.metres_per_unit is None:
+        name = parameters.unscaled_frame
+    elif parameters.publish_tf == "odom_to_base":
+        name = parameters.odom_frame
+    else:
+        name = parameters.map_frame
     return name if segment == 0 else f"{name}_{segment}"
 
 
@@ -288,20 +347,52 @@ def pose_message(messages: Messages, geometry: FrameGeometry, world: str) -> Any
     )
 
 
-def transform_message(messages: Messages, geometry: FrameGeometry, world: str) -> Any:
-    """Return tf2_msgs/TFMessage of the camera's optical frame in the world."""
-    x, y, z = geometry.map_from_camera[:3, 3].tolist()
+def transform_message(
+    messages: Messages,
+    parent_from_child: NDArray[np.float64],
+    parent: str,
+    child: str,
+    nanoseconds: int,
+) -> Any:
+    """Return tf2_msgs/TFMessage of one (4, 4) transform."""
+    x, y, z = parent_from_child[:3, 3].tolist()
     return messages.TFMessage(
         transforms=[
             messages.TransformStamped(
-                header=header(messages, geometry.view.stamp_ns, world),
-                child_frame_id=geometry.view.frame_id,
+                header=header(messages, nanoseconds, parent),
+                child_frame_id=child,
                 transform=messages.Transform(
                     translation=messages.Vector3(x=x, y=y, z=z),
-                    rotation=_quaternion_message(messages, geometry.map_from_camera),
+                    rotation=_quaternion_message(messages, parent_from_child),
                 ),
             )
         ]
+    )
+
+
+def odometry_message(
+    messages: Messages, odometry: OdometryEstimate, world: str, child: str, nanoseconds: int
+) -> Any:
+    """Return nav_msgs/Odometry: the pose in the world, the twist in the child's frame (REP-147)."""
+    x, y, z = odometry.world_from_child[:3, 3].tolist()
+    linear, angular = odometry.twist[:3].tolist(), odometry.twist[3:].tolist()
+    return messages.Odometry(
+        header=header(messages, nanoseconds, world),
+        child_frame_id=child,
+        pose=messages.PoseWithCovariance(
+            pose=messages.Pose(
+                position=messages.Point(x=x, y=y, z=z),
+                orientation=_quaternion_message(messages, odometry.world_from_child),
+            ),
+            covariance=messages.doubles(np.diag(odometry.pose_variance).ravel()),
+        ),
+        twist=messages.TwistWithCovariance(
+            twist=messages.Twist(
+                linear=messages.Vector3(**dict(zip("xyz", linear, strict=True))),
+                angular=messages.Vector3(**dict(zip("xyz", angular, strict=True))),
+            ),
+            covariance=messages.doubles(np.diag(odometry.twist_variance).ravel()),
+        ),
     )
 
 
@@ -317,11 +408,20 @@ def path_message(messages: Messages, poses: Sequence[Any]) -> Any:
 
 def depth_message(messages: Messages, geometry: FrameGeometry) -> Any:
     """Return the depth along the optical axis as sensor_msgs/Image 32FC1, NaN invalid (REP-118)."""
-    depth = np.ascontiguousarray(geometry.depth, dtype=np.float32)
-    height, width = depth.shape
+    return _float_image(messages, geometry, geometry.depth)
+
+
+def confidence_message(messages: Messages, geometry: FrameGeometry) -> Any:
+    """Return the network's confidence in the depth as sensor_msgs/Image 32FC1, 1 and above."""
+    return _float_image(messages, geometry, geometry.confidence)
+
+
+def _float_image(messages: Messages, geometry: FrameGeometry, values: NDArray[np.float32]) -> Any:
+    pixels = np.ascontiguousarray(values, dtype=np.float32)
+    height, width = pixels.shape
     return messages.with_octets(
         messages.Image,
-        depth,
+        pixels,
         header=header(messages, geometry.view.stamp_ns, geometry.view.frame_id),
         height=height,
         width=width,
@@ -363,6 +463,8 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
     points["rgb"] = (red << 16) | (green << 8) | blue
     points["confidence"] = cloud.confidence
     float32 = messages.PointField.FLOAT32
+    # Not by sensor_msgs_py's create_cloud: it copies twice, and a copy into new pages is what a
+    # large message costs (benchmarks/ros_layer.py has both).
     return messages.with_octets(
         messages.PointCloud2,
         points,
@@ -380,6 +482,43 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
     )
 
 
+DIAGNOSTIC_LEVELS = {"OK": 0, "WARN": 1, "ERROR": 2, "STALE": 3}
+"""Levels of diagnostic_msgs/DiagnosticStatus."""
+
+
+def diagnostics_message(
+    messages: Messages,
+    name: str,
+    level: str,
+    text: str,
+    values: Mapping[str, str],
+    nanoseconds: int,
+) -> Any:
+    """Return diagnostic_msgs/DiagnosticArray with one status."""
+    return messages.DiagnosticArray(
+        header=header(messages, nanoseconds, ""),
+        status=[
+            messages.DiagnosticStatus(
+                level=messages.octet(DIAGNOSTIC_LEVELS[level]),
+                name=name,
+                message=text,
+                hardware_id="",
+                values=[messages.KeyValue(key=key, value=value) for key, value in values.items()],
+            )
+        ],
+    )
+
+
+def read_transform(message: Any) -> NDArray[np.float64]:
+    """Return parent_from_child, (4, 4), of a geometry_msgs/TransformStamped.
+
+    Raises:
+        RecordingError: a number is not finite, or the quaternion is zero.
+    """
+    translation, q = message.transform.translation, message.transform.rotation
+    return _rigid([translation.x, translation.y, translation.z, q.x, q.y, q.z, q.w])
+
+
 def read_pose(message: Any) -> NDArray[np.float64]:
     """Return the pose of a PoseStamped or Odometry message, (4, 4), in its header's frame.
 
@@ -388,7 +527,11 @@ def read_pose(message: Any) -> NDArray[np.float64]:
     """
     pose = message.pose.pose if hasattr(message.pose, "pose") else message.pose
     position, q = pose.position, pose.orientation
-    numbers = np.array([position.x, position.y, position.z, q.x, q.y, q.z, q.w])
+    return _rigid([position.x, position.y, position.z, q.x, q.y, q.z, q.w])
+
+
+def _rigid(values: Sequence[float]) -> NDArray[np.float64]:
+    numbers = np.array(values, dtype=np.float64)
     if not np.isfinite(numbers).all() or not numbers[3:].any():
         raise RecordingError(f"a pose of {numbers.tolist()} is no pose")
     return transform(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3])

@@ -14,6 +14,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rosbags.interfaces import (
+    Qos,
+    QosDurability,
+    QosHistory,
+    QosLiveliness,
+    QosReliability,
+    QosTime,
+)
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
@@ -21,14 +29,18 @@ TYPES: dict[str, str] = {
     name: f"{package}/msg/{name}"
     for package, names in {
         "builtin_interfaces": ("Time",),
+        "diagnostic_msgs": ("DiagnosticArray", "DiagnosticStatus", "KeyValue"),
         "std_msgs": ("Header",),
         "geometry_msgs": (
             "Point",
             "Pose",
             "PoseStamped",
+            "PoseWithCovariance",
             "Quaternion",
             "Transform",
             "TransformStamped",
+            "Twist",
+            "TwistWithCovariance",
             "Vector3",
         ),
         "nav_msgs": ("Odometry", "Path"),
@@ -45,6 +57,25 @@ TYPES: dict[str, str] = {
     for name in names
 }
 """Full ROS names of the message types in use."""
+
+
+_NO_LIMIT = QosTime(sec=2147483647, nsec=4294967295)
+
+LATCHED = (
+    Qos(
+        history=QosHistory.KEEP_LAST,
+        depth=1,
+        reliability=QosReliability.RELIABLE,
+        durability=QosDurability.TRANSIENT_LOCAL,
+        deadline=_NO_LIMIT,
+        lifespan=_NO_LIMIT,
+        liveliness=QosLiveliness.AUTOMATIC,
+        liveliness_lease_duration=_NO_LIMIT,
+        avoid_ros_namespace_conventions=False,
+    ),
+)
+"""For a recorded topic that late listeners need too, such as /tf_static: a player offers what the
+recording says, and without it `ros2 bag play` and a transform listener do not match."""
 
 
 class Messages:
@@ -65,6 +96,10 @@ class Messages:
             return self.__dict__["_classes"][name]
         except KeyError:
             raise AttributeError(f"qvggt uses no message type {name!r}") from None
+
+    def octet(self, value: int) -> Any:
+        """Return a value of a `byte` field: rclpy wants one byte, rosbags a number."""
+        return bytes([value]) if self.installed else value
 
     def with_octets(self, message_class: Callable[..., Any], data: NDArray, **fields: Any) -> Any:
         """Return a message whose field `data` (uint8[]) holds the memory of an array."""
@@ -96,12 +131,22 @@ def installed_messages() -> Messages:
     """Return the message classes of the installed ROS.
 
     Raises:
-        ImportError: a message package is not installed.
+        ImportError: a message package is not installed; says which, and how to install it.
     """
+
+    def module(name: str) -> Any:
+        try:
+            return import_module(name)
+        except ImportError as error:
+            package = name.split(".")[0]
+            raise ImportError(
+                f"the ROS package {package} cannot be imported ({error}): source your ROS "
+                f"installation, or install ros-$ROS_DISTRO-{package.replace('_', '-')}"
+            ) from error
 
     def lookup(full_name: str) -> type:
         package, _, name = full_name.split("/")
-        return getattr(import_module(f"{package}.msg"), name)
+        return getattr(module(f"{package}.msg"), name)
 
     return Messages(installed=True, lookup=lookup)
 

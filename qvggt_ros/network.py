@@ -10,7 +10,7 @@ import torch
 from qvggt_kernels import fastest_dtype
 
 from qvggt_core.errors import ParameterError
-from qvggt_core.model import load_model, read_checkpoint, shipped_checkpoint
+from qvggt_core.model import HEADS, load_model, read_checkpoint, shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
 
@@ -33,8 +33,12 @@ class LoadedNetwork:
     facts: dict[str, Any]
 
 
-def load_network(parameters: Parameters) -> LoadedNetwork:
+def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNetwork:
     """Load the network that the parameters name, or the one that ships.
+
+    Args:
+        parameters: which file, and how it computes.
+        with_points: whether its point head is loaded too.
 
     Raises:
         CheckpointError: the file is missing or does not fit.
@@ -49,8 +53,9 @@ def load_network(parameters: Parameters) -> LoadedNetwork:
         if parameters.compute_dtype == "auto"
         else getattr(torch, parameters.compute_dtype)
     )
-    model = load_model(path, device=device, dtype=dtype, heads=("camera", "depth"))
-    network = TorchNetwork(model, device, parameters.image_width)
+    heads = HEADS if with_points else ("camera", "depth")
+    model = load_model(path, device=device, dtype=dtype, heads=heads)
+    network = TorchNetwork(model, device, parameters.image_width, with_points)
     effective = parameters.with_values(
         checkpoint=str(path),
         device=device,

@@ -20,7 +20,7 @@ from qvggt_ros.messages import TYPES, rosbags_typestore
 
 logger = logging.getLogger(__name__)
 
-POSE_TYPES = (TYPES["PoseStamped"], TYPES["Odometry"])
+POSE_TYPES = (TYPES["PoseStamped"], TYPES["Odometry"], TYPES["TransformStamped"])
 """Message types that can hold a reference trajectory."""
 
 OWN_NAMESPACE = "/qvggt/"
@@ -273,6 +273,18 @@ def choose_topics(
         if msgtype in POSE_TYPES and not topic.startswith(OWN_NAMESPACE)
     )
     return Topics(image_topic, camera_info_topic, reference)
+
+
+def odometry_topic(recording: Recording) -> str | None:
+    """Return the topic of the robot's own odometry, by type: not what is called ground truth."""
+    topics = [
+        topic
+        for topic, msgtype in recording.types.items()
+        if msgtype == TYPES["Odometry"]
+        and not topic.startswith(OWN_NAMESPACE)
+        and not {"gt", "ground_truth", "groundtruth", "truth"} & set(topic.split("/"))
+    ]
+    return min(topics, key=lambda topic: (topic.rpartition("/")[2] != "odom", topic), default=None)
 
 
 def _the_image_topic(recording: Recording) -> str:

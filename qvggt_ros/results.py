@@ -2,122 +2,86 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.cloud import Cloud, VoxelMap, empty_cloud, frame_cloud
-from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.trajectory import absolute_trajectory_error, align_sim3
-from qvggt_core.geometry import quaternion
+from qvggt_core.errors import RecordingError
+from qvggt_core.evaluate.track import Track
+from qvggt_core.evaluate.trajectory_files import read_trajectory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction
 
 _SAMPLES_KEPT = 24
-_MAX_STAMP_GAP_NS = 10_000_000
-_MIN_COMPARED = 3
-
-
-@dataclass
-class Track:
-    """Poses over time, in one world.
-
-    Attributes:
-        stamps_ns: capture times in integer nanoseconds.
-        poses: (4, 4) float64 each, the world from the thing that moves.
-    """
-
-    stamps_ns: list[int] = field(default_factory=list)
-    poses: list[NDArray[np.float64]] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        """Return the number of poses."""
-        return len(self.poses)
-
-    def add(self, stamp_ns: int, pose: NDArray[np.float64]) -> None:
-        """Append a pose."""
-        self.stamps_ns.append(stamp_ns)
-        self.poses.append(pose)
-
-    @property
-    def seconds(self) -> NDArray[np.float64]:
-        """(N,) seconds since the first pose."""
-        return np.array([stamp - self.stamps_ns[0] for stamp in self.stamps_ns]) * 1e-9
-
-    @property
-    def matrices(self) -> NDArray[np.float64]:
-        """(N, 4, 4) poses."""
-        return np.array(self.poses).reshape(-1, 4, 4)
-
-    @property
-    def positions(self) -> NDArray[np.float64]:
-        """(N, 3) positions."""
-        return self.matrices[:, :3, 3]
-
-    @property
-    def length(self) -> float:
-        """Length of the path in the world's unit."""
-        return float(np.linalg.norm(np.diff(self.positions, axis=0), axis=1).sum())
+_MAX_SAMPLE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """A trajectory beside a reference at the same stamps, aligned by a similarity.
+class Samples:
+    """Some frames as the network saw them, with what it said, and the truth where it is known.
 
     Attributes:
-        topic: where the reference comes from.
-        seconds: (M,) time of the compared poses since the trajectory began.
-        reference_in_map: (M, 3) positions of the reference, brought into the map.
-        ate: root mean square of the distances, in the reference's unit.
-        reference_length: length of the reference's path, in its own unit.
+        stamps_ns: (S,) capture times.
+        images: (S, H, W, 3) uint8, RGB.
+        depths: (S, H, W) float32 in the map's unit, NaN where invalid.
+        confidences: (S, H, W) float32.
+        intrinsics: (S, 3, 3) float64 in pixels.
+        truths: (S, H, W) float32 in metres, NaN where unknown, or None.
     """
 
-    topic: str
-    seconds: NDArray[np.float64]
-    reference_in_map: NDArray[np.float64]
-    ate: float
-    reference_length: float
+    stamps_ns: NDArray[np.int64]
+    images: NDArray[np.uint8]
+    depths: NDArray[np.float32]
+    confidences: NDArray[np.float32]
+    intrinsics: NDArray[np.float64]
+    truths: NDArray[np.float32] | None = None
 
+    def __len__(self) -> int:
+        """Return the number of frames."""
+        return len(self.stamps_ns)
 
-def compare(topic: str, track: Track, reference: Track) -> Comparison | None:
-    """Compare with the poses of a reference, or return None where that is not defined.
+    @classmethod
+    def of(cls, frames: Sequence[FrameGeometry]) -> Samples:
+        """Return the samples of some frames, all of the size of the first."""
+        frames = [frame for frame in frames if frame.depth.shape == frames[0].depth.shape]
+        return cls(
+            np.array([frame.view.stamp_ns for frame in frames], dtype=np.int64),
+            np.stack([frame.view.image for frame in frames]),
+            np.stack([np.asarray(frame.depth, dtype=np.float32) for frame in frames]),
+            np.stack([np.asarray(frame.confidence, dtype=np.float32) for frame in frames]),
+            np.stack([np.asarray(frame.intrinsics, dtype=np.float64) for frame in frames]),
+        )
 
-    Poses belong together when their stamps differ by at most 10 ms, as in evo.
-    """
-    own, other = _matches(np.array(track.stamps_ns), np.array(reference.stamps_ns))
-    if len(own) < _MIN_COMPARED:
-        return None
-    estimate, truth = track.matrices[own], reference.matrices[other]
-    try:
-        error = absolute_trajectory_error(estimate, truth)
-        scale, rotation, translation = align_sim3(estimate[:, :3, 3], truth[:, :3, 3])
-    except EvaluationError:
-        return None
-    if scale <= 0.0:
-        return None
-    return Comparison(
-        topic=topic,
-        seconds=track.seconds[own],
-        reference_in_map=(truth[:, :3, 3] - translation) @ rotation / scale,
-        ate=error.rmse,
-        reference_length=error.path_length,
-    )
+    def write(self, path: Path) -> None:
+        """Write to an .npz file."""
+        arrays = {name: value for name, value in vars(self).items() if value is not None}
+        np.savez_compressed(path, **arrays)
 
+    @classmethod
+    def read(cls, path: Path) -> Samples | None:
+        """Read from an .npz file; None if there is none.
 
-def _matches(
-    own: NDArray[np.int64], other: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the indices of stamps and of their nearest counterparts, where near enough."""
-    order = np.argsort(other, kind="stable")
-    after = np.clip(np.searchsorted(other[order], own), 1, len(other) - 1)
-    candidates = order[np.stack([after - 1, after])]
-    gaps = np.abs(other[candidates] - own)
-    nearest = candidates[gaps.argmin(axis=0), np.arange(len(own))]
-    near = gaps.min(axis=0) <= _MAX_STAMP_GAP_NS
-    return np.nonzero(near)[0], nearest[near]
+        Raises:
+            RecordingError: the file is not what `write` made.
+        """
+        if not path.exists():
+            return None
+        try:
+            with ZipFile(path) as archive:
+                size = sum(entry.file_size for entry in archive.infolist())
+            if size > _MAX_SAMPLE_BYTES:
+                raise ValueError(f"{size} bytes are too many")
+            with np.load(path, allow_pickle=False) as arrays:
+                return cls(**{name: arrays[name] for name in arrays.files})
+        except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
+            raise RecordingError(f"cannot read the sample frames {path}: {error}") from error
 
 
 class Results:
@@ -126,12 +90,14 @@ class Results:
     Attributes:
         tracks: camera poses per segment.
         seconds: wall time per step of the reconstruction.
+        valid_depth: share of valid pixels, summed over the frames.
     """
 
     def __init__(self, parameters: Parameters) -> None:
         """Start with nothing."""
         self.tracks: dict[int, Track] = {}
         self.seconds: Counter[str] = Counter()
+        self.valid_depth = 0.0
         self._parameters = parameters
         self._maps: dict[int, VoxelMap] = {}
         self._samples: list[tuple[int, FrameGeometry]] = []
@@ -147,6 +113,7 @@ class Results:
         voxels = self._maps.setdefault(result.segment, VoxelMap(self._parameters.map_voxel))
         for geometry in result.frames:
             track.add(geometry.view.stamp_ns, geometry.map_from_camera)
+            self.valid_depth += float(np.isfinite(geometry.depth).mean())
             self._sample(result.segment, geometry)
             cloud = frame_cloud(geometry, self._parameters.max_depth_edge)
             if len(cloud):
@@ -180,18 +147,25 @@ class Results:
             self._sample_stride *= 2
 
 
-def write_tum(path: Path, track: Track) -> None:
-    """Write a trajectory in TUM's format: seconds x y z qx qy qz qw, stamps to the nanosecond."""
-    rotations = quaternion(track.matrices[:, :3, :3]) if len(track) else np.empty((0, 4))
-    lines = []
-    for stamp, position, rotation in zip(track.stamps_ns, track.positions, rotations, strict=True):
-        seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-        numbers = " ".join(f"{value:.9f}" for value in (*position, *rotation))
-        lines.append(f"{seconds}.{nanoseconds:09d} {numbers}\n")
-    path.write_text("".join(lines), encoding="ascii")
-
-
 def segment_file(name: str, segment: int) -> str:
     """Return the name of a file of one segment: `points.ply`, `points_1.ply`, ..."""
     stem, _, suffix = name.rpartition(".")
     return name if segment == 0 else f"{stem}_{segment}.{suffix}"
+
+
+def read_tracks(directory: Path) -> dict[int, Track]:
+    """Return the camera's poses of each segment of a result.
+
+    Raises:
+        RecordingError: there is no trajectory.
+        EvaluationError: one cannot be read.
+    """
+    tracks = {}
+    for path in directory.glob("trajectory*.tum"):
+        if (name := re.fullmatch(r"trajectory(?:_(\d+))?\.tum", path.name)) is not None:
+            tracks[int(name[1] or 0)] = read_trajectory(path)
+    if not tracks:
+        raise RecordingError(
+            f"{directory} is no result of a reconstruction: it has no trajectory.tum"
+        )
+    return dict(sorted(tracks.items()))

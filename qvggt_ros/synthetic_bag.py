@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -15,12 +16,13 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from qvggt_core.errors import ParameterError, RecordingError
 from qvggt_core.geometry import FLU_FROM_OPTICAL, inverse, quaternion, transform
-from qvggt_core.synthetic.flight import fly
+from qvggt_core.synthetic.flight import exposure_poses, fly
+from qvggt_core.synthetic.lens import Lens
 from qvggt_core.synthetic.render import Scene, pinhole
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.synthetic.world import make_world
 from qvggt_ros.conversions import header
-from qvggt_ros.messages import Messages, rosbags_messages, rosbags_typestore
+from qvggt_ros.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore
 
 _EPOCH_NS = 1_700_000_000_000_000_000
 _BAG_VERSION: Final = 9
@@ -28,6 +30,8 @@ _BASE_FRAME = "base_link"
 _CAMERA_FRAME = "camera_optical_frame"
 # plumb_bob k1 k2 p1 p2 k3 of a wide lens.
 _DISTORTION = (-0.22, 0.06, 0.001, -0.0005, 0.0)
+# Rays per pixel beside the one through its centre; each has an instant of the exposure.
+_SAMPLES = 4
 _STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 # The camera sits 10 cm ahead of and 5 cm above the robot's base.
 _BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([0.1, 0.0, 0.05]))
@@ -67,10 +71,13 @@ def write_bag(
     compressed: bool = False,
     noise: float = 0.01,
     exposure: float = 0.05,
+    shutter: float = 0.1,
     storage: str = "mcap",
     overwrite: bool = False,
 ) -> SyntheticBag:
-    """Render a flight and write it as a rosbag2; equal arguments give equal bytes.
+    """Render a flight and write it as a rosbag2, whole or not at all.
+
+    Equal arguments give equal bytes.
 
     Topics: /camera/image_raw (rgb8; with `compressed` /camera/image_raw/compressed, PNG),
     /camera/camera_info, /camera/depth (32FC1 metres, NaN in the sky), /ground_truth/pose (the
@@ -93,6 +100,8 @@ def write_bag(
         compressed: whether images are PNG instead of raw.
         noise: standard deviation of the images' noise, as a share of the full range.
         exposure: relative standard deviation of the slow changes of exposure.
+        shutter: how long an exposure lasts, as a share of the time between images; what moves
+            meanwhile is blurred. Poses and depth are those of its middle.
         storage: "mcap" or "sqlite3".
         overwrite: whether an existing bag at `output` is replaced.
 
@@ -109,22 +118,35 @@ def write_bag(
         )
     if not 10.0 <= horizontal_fov <= 150.0:
         raise ParameterError(f"a field of view of {horizontal_fov} degrees: choose 10 to 150")
+    if not 0.0 <= shutter <= 1.0:
+        raise ParameterError(f"a shutter of {shutter}: choose 0 to 1 of the time between images")
     scene = Scene(make_world(world, world_seed))
     poses = fly(scene.world, flight, frames, seed, step=step)
-    _make_way(output, overwrite)
+    _check_output(output, overwrite)
     rng = np.random.default_rng([8, seed])
-    camera = _Lens(pinhole(height, width, np.radians(horizontal_fov)), height, width, distortion)
+    camera = Lens(
+        pinhole(height, width, np.radians(horizontal_fov)),
+        height,
+        width,
+        _DISTORTION if distortion else (),
+    )
     messages = rosbags_messages()
     typestore = rosbags_typestore()
     topics: dict[str, Any] = {}
-    with Writer(output, version=_BAG_VERSION, storage_plugin=_STORAGE[storage]) as writer:
+    with (
+        _put_in_place(output) as partial,
+        Writer(partial, version=_BAG_VERSION, storage_plugin=_STORAGE[storage]) as writer,
+    ):
         stream = _messages(
-            messages, scene, poses, camera, rng, rate_hz, compressed, noise, exposure
+            messages, scene, poses, camera, rng, rate_hz, compressed, noise, exposure, shutter
         )
         for topic, stamp, message in stream:
             if topic not in topics:
                 topics[topic] = writer.add_connection(
-                    topic, message.__msgtype__, typestore=typestore
+                    topic,
+                    message.__msgtype__,
+                    typestore=typestore,
+                    offered_qos_profiles=LATCHED if topic == "/tf_static" else (),
                 )
             data = typestore.serialize_cdr(message, message.__msgtype__)
             writer.write(topics[topic], stamp, data)
@@ -132,55 +154,17 @@ def write_bag(
     return SyntheticBag(output, frames, float(steps.sum()), tuple(topics))
 
 
-@dataclass(frozen=True)
-class _Lens:
-    """A camera with or without plumb_bob distortion."""
-
-    intrinsics: NDArray[np.float64]
-    height: int
-    width: int
-    distorted: bool
-
-    @property
-    def coefficients(self) -> NDArray[np.float64]:
-        return np.array(_DISTORTION if self.distorted else (0.0,) * 5)
-
-    def maps(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray, int, int]:
-        """Return where each pixel lies in a larger pinhole image, and that image's matrix."""
-        x, y = np.meshgrid(np.arange(self.width), np.arange(self.height))
-        pixels = np.stack([x, y], axis=-1).reshape(-1, 1, 2).astype(np.float64)
-        rays = cv2.undistortPoints(pixels, self.intrinsics, self.coefficients)[:, 0]
-        # Barrel distortion sees further than the pinhole: render up to its outermost ray.
-        reach = np.abs(rays).max(axis=0) + 2.0 / self.intrinsics[[0, 1], [0, 1]]
-        focal = self.intrinsics[0, 0]
-        width, height = (2 * np.ceil(reach * focal)).astype(int)
-        matrix = np.array([[focal, 0, width / 2], [0, focal, height / 2], [0, 0, 1.0]])
-        located = (rays * focal + matrix[:2, 2]).astype(np.float32)
-        located = located.reshape(self.height, self.width, 2)
-        return located[..., 0], located[..., 1], matrix, int(height), int(width)
-
-    def picture(self, scene: Scene, pose: NDArray) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Return colour and z-depth at the lens's own pixels."""
-        if not self.distorted:
-            rendering = scene.render(pose, self.intrinsics, self.height, self.width)
-            return rendering.colour, rendering.depth
-        map_x, map_y, matrix, height, width = self.maps()
-        rendering = scene.render(pose, matrix, height, width)
-        colour = cv2.remap(rendering.colour, map_x, map_y, cv2.INTER_LINEAR)
-        depth = cv2.remap(rendering.depth, map_x, map_y, cv2.INTER_NEAREST)
-        return colour.astype(np.uint8, copy=False), depth.astype(np.float32, copy=False)
-
-
 def _messages(
     messages: Messages,
     scene: Scene,
     poses: NDArray,
-    camera: _Lens,
+    camera: Lens,
     rng: np.random.Generator,
     rate_hz: float,
     compressed: bool,
     noise: float,
     exposure: float,
+    shutter: float,
 ) -> Iterator[tuple[str, int, Any]]:
     """Yield (topic, stamp, message) in the order of time."""
     odometry = _drifting(poses @ inverse(_BASE_FROM_CAMERA), rng)
@@ -189,7 +173,8 @@ def _messages(
     yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=[static])
     for index, pose in enumerate(poses):
         stamp = _EPOCH_NS + round(index * 1e9 / rate_hz)
-        colour, depth = camera.picture(scene, pose)
+        exposed = exposure_poses(poses, index, shutter, _SAMPLES)
+        colour, depth = camera.picture(scene, pose, _SAMPLES, exposed)
         colour = expose(colour, gains[index], noise, rng)
         yield "/camera/camera_info", stamp, _camera_info(messages, stamp, camera)
         if compressed:
@@ -207,16 +192,31 @@ def _messages(
         yield "/tf", stamp, messages.TFMessage(transforms=[moved])
 
 
-def _make_way(output: Path, overwrite: bool) -> None:
+def _check_output(output: Path, overwrite: bool) -> None:
     if not output.exists():
-        output.parent.mkdir(parents=True, exist_ok=True)
         return
     if not overwrite:
         raise RecordingError(f"{output} exists: choose another path or ask to overwrite it")
     # Only what is a bag is ever removed.
     if not (output / "metadata.yaml").is_file():
         raise RecordingError(f"{output} is no rosbag2 and is not overwritten")
-    shutil.rmtree(output)
+
+
+@contextmanager
+def _put_in_place(output: Path) -> Iterator[Path]:
+    """Give a path of the same name beside `output`, and move what is written there to it.
+
+    A run that is killed leaves a hidden directory and nothing at `output`; what was there
+    before is only removed when the new recording is complete.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as directory:
+        # A recording's files are named after its directory.
+        partial = Path(directory) / output.name
+        yield partial
+        if output.exists():
+            output.rename(Path(directory) / "former")
+        partial.rename(output)
 
 
 def _drifting(world_from_base: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -304,7 +304,7 @@ def _png(messages: Messages, stamp: int, colour: NDArray[np.uint8]) -> Any:
     )
 
 
-def _camera_info(messages: Messages, stamp: int, camera: _Lens) -> Any:
+def _camera_info(messages: Messages, stamp: int, camera: Lens) -> Any:
     k = camera.intrinsics
     projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
     return messages.CameraInfo(
@@ -312,7 +312,7 @@ def _camera_info(messages: Messages, stamp: int, camera: _Lens) -> Any:
         height=camera.height,
         width=camera.width,
         distortion_model="plumb_bob",
-        d=messages.doubles(camera.coefficients),
+        d=messages.doubles(np.array(camera.distortion or (0.0,) * 5)),
         k=messages.doubles(k.reshape(-1)),
         r=messages.doubles(np.eye(3).reshape(-1)),
         p=messages.doubles(projection.reshape(-1)),

@@ -180,3 +180,40 @@ def read_recording(path: Path) -> dict[str, list[tuple[int, bytes, Any]]]:
             message = reader.deserialize(data, connection.msgtype)
             found[connection.topic].append((received_ns, bytes(data), message))
     return found
+
+
+class RecognisingNetwork(RoomNetwork):
+    """The room's network for many recordings: it tells a frame by its picture, not by its turn."""
+
+    def __init__(self, frames: int = 40) -> None:
+        super().__init__()
+        self._known = {
+            ray_cast(world_from_camera(index), INTRINSICS, WIDTH, HEIGHT)[0].tobytes(): index
+            for index in range(frames)
+        }
+
+    def encode(self, image: np.ndarray) -> int:
+        return self._known[image.tobytes()]
+
+
+def load_room_network(parameters: Any) -> Any:
+    """Stands in for `load_network`, in this process or in another one."""
+    from qvggt_ros.network import LoadedNetwork
+
+    return LoadedNetwork(RecognisingNetwork(), parameters, {"file": "room"})
+
+
+def load_mortal_network(parameters: Any) -> Any:
+    """Like the former, but its process dies at the second frame of a recording, without a word."""
+    import os
+
+    from qvggt_ros.network import LoadedNetwork
+
+    class Mortal(RecognisingNetwork):
+        def encode(self, image: np.ndarray) -> int:
+            index = super().encode(image)
+            if index == 13:
+                os._exit(9)
+            return index
+
+    return LoadedNetwork(Mortal(), parameters, {"file": "room"})

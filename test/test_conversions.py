@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image as PilImage
-from recordings import M, camera_info_message, header, image_message, pose_message
+from recordings import M, camera_info_message, header, image_message, pose_message, stamp_of
 
 from qvggt_core.cloud import Cloud, VoxelMap, frame_cloud, write_ply
 from qvggt_core.errors import ImageError
@@ -307,7 +307,9 @@ def test_stamps_are_exact_both_ways():
 
 def test_pose_and_transform_place_the_optical_frame_in_the_world():
     message = conversions.pose_message(M, geometry(), "map")
-    transforms = conversions.transform_message(M, geometry(), "map").transforms
+    transforms = conversions.transform_message(
+        M, geometry().map_from_camera, "map", "optical", 5
+    ).transforms
     assert message.header.frame_id == transforms[0].header.frame_id == "map"
     assert transforms[0].child_frame_id == "optical"
     assert np.allclose(conversions.read_pose(message), geometry().map_from_camera)
@@ -381,7 +383,10 @@ def test_equal_geometry_gives_equal_bytes():
         pose = conversions.pose_message(M, geometry(), "map")
         return [
             cdr(pose, "PoseStamped"),
-            cdr(conversions.transform_message(M, geometry(), "map"), "TFMessage"),
+            cdr(
+                conversions.transform_message(M, geometry().map_from_camera, "map", "optical", 5),
+                "TFMessage",
+            ),
             cdr(conversions.depth_message(M, geometry()), "Image"),
             cdr(conversions.depth_info_message(M, geometry()), "CameraInfo"),
             cdr(conversions.cloud_message(M, cloud, 5, "optical"), "PointCloud2"),
@@ -484,3 +489,19 @@ def test_classes_of_an_installed_ros_get_their_octets_by_frombytes(monkeypatch):
     assert info.k == array("d", geometry().intrinsics.ravel())
     cloud = conversions.cloud_message(ros, frame_cloud(geometry(), 1.0), 5, "optical")
     assert len(cloud.data) == 23 * cloud.point_step
+
+
+def test_stamps_are_moved_wherever_they_are_and_nothing_else():
+    path = M.Path(header=header(3, "map"), poses=[pose_message(1), pose_message(2)])
+    before = [pose.pose for pose in path.poses]
+    conversions.move_stamps(path, lambda stamp: stamp + 5_000_000_001)
+    stamps = [conversions.stamp_ns(message) for message in (path, *path.poses)]
+    assert stamps == [stamp_of(index) + 5_000_000_001 for index in (3, 1, 2)]
+    assert [pose.pose for pose in path.poses] == before
+    assert path.header.frame_id == "map"
+
+
+def test_a_stamp_of_zero_is_none_and_stays():
+    message = image_message(0, header=header(0, stamp_ns=0))
+    conversions.move_stamps(message, lambda stamp: pytest.fail("there is no stamp"))
+    assert conversions.stamp_ns(message) == 0

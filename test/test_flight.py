@@ -6,10 +6,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry import rotation_angle
-from qvggt_core.synthetic.flight import FLIGHT_KINDS, fly
+from qvggt_core.synthetic.flight import FLIGHT_KINDS, exposure_poses, fly
 from qvggt_core.synthetic.world import make_world
 
 STUDIO = make_world("studio", 0)
@@ -101,3 +102,21 @@ def test_flights_are_functions_of_their_seed() -> None:
 def test_impossible_flights_are_refused(arguments: dict, says: str) -> None:
     with pytest.raises(ParameterError, match=says):
         fly(ROOM, seed=0, **arguments)
+
+
+def test_an_exposure_lies_around_its_frame_on_the_way_between_neighbours() -> None:
+    poses = fly(ROOM, "arc", 3, seed=3, step=0.1)
+    assert exposure_poses(poses, 1, 0.5, 0).shape == (0, 4, 4)
+    np.testing.assert_allclose(exposure_poses(poses, 1, 0.0, 2), [poses[1]] * 2, atol=1e-12)
+    before, after = exposure_poses(poses, 1, 0.4, 2)
+    # Two instants lie a quarter of the exposure before and after its middle.
+    for pose, neighbour in ((before, poses[0]), (after, poses[2])):
+        expected = poses[1, :3, 3] + 0.1 * (neighbour[:3, 3] - poses[1, :3, 3])
+        np.testing.assert_allclose(pose[:3, 3], expected, atol=1e-12)
+        whole, part = (
+            Rotation.from_matrix(poses[1, :3, :3].T @ end[:3, :3]).as_rotvec()
+            for end in (neighbour, pose)
+        )
+        np.testing.assert_allclose(part, 0.1 * whole, atol=1e-9)
+    # A camera stands still before the first frame.
+    np.testing.assert_allclose(exposure_poses(poses, 0, 0.4, 2)[0], poses[0], atol=1e-12)

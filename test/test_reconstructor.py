@@ -5,6 +5,7 @@ import dataclasses
 import known_room as room
 import numpy as np
 import pytest
+from scipy.spatial.transform import Rotation
 
 from qvggt_core.camera import Camera
 from qvggt_core.errors import ImageError
@@ -308,7 +309,7 @@ def test_reset_forgets_the_map_and_what_waits():
     after = run(reconstructor, frames[6:])
     assert stamps(before) == [frame.stamp_ns for frame in frames[:4]]
     assert stamps(after) == [frame.stamp_ns for frame in frames[6:]]
-    assert {result.segment for result in after} == {1}
+    assert {result.segment for result in after} == {0}
     assert "reset on request" in events(after)[0]
     assert_true_up_to_the_unit(geometries(after), poses[6:], network.units[1])
 
@@ -346,3 +347,49 @@ def test_memory_is_bounded_by_the_window():
     for frame in room.frames(poses):
         reconstructor.add(frame)
         assert len(reconstructor._window.entries) <= 4
+
+
+# A rig
+
+
+def rig_frames(poses, turn):
+    """Return the poses of two cameras on one body, in turn, and their frames in pairs."""
+    both = np.stack([pose for pair in zip(poses, poses @ turn, strict=True) for pose in pair])
+    frames = room.frames(both, period_s=0.05)
+    named = [
+        dataclasses.replace(frame, frame_id=name, source=name)
+        for frame, name in zip(frames, ["front", "side"] * len(poses), strict=True)
+    ]
+    return both, list(zip(named[::2], named[1::2], strict=True))
+
+
+def test_the_cameras_of_a_rig_see_one_window_and_lie_in_one_map():
+    poses = room.straight(10)
+    turn = np.eye(4)
+    turn[:3, :3] = Rotation.from_euler("y", 30, degrees=True).as_matrix()
+    both, pairs = rig_frames(poses, turn)
+    network = room.KnowingNetwork(both, room.Noise())
+    parameters = Parameters(
+        keyframe_min_motion=0.0,
+        min_confidence_percentile=0.0,
+        cameras=["front", "side"],
+        window_size=8,
+        window_stride=4,
+    )
+    reconstructor = Reconstructor(network, parameters)
+    results = [r for pair in pairs for r in reconstructor.add(*pair)]
+    results += reconstructor.flush()
+    found = geometries(results)
+    assert [geometry.view.source for geometry in found] == ["front", "side"] * 10
+    assert {result.segment for result in results} == {0}
+    assert max(result.window_size for result in results) == 8
+    assert_true_up_to_the_unit(found, both, network.units[0])
+
+
+def test_a_rig_that_loses_a_camera_begins_a_new_map():
+    poses = room.straight(6)
+    reconstructor, _ = start(poses)
+    _, pairs = rig_frames(poses, np.eye(4))
+    done = [*reconstructor.add(*pairs[0]), *reconstructor.add(pairs[1][0])]
+    done += reconstructor.flush()
+    assert "the camera changed from 'front', 'side' to 'front'" in " ".join(events(done))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,7 @@ from qvggt_core.errors import ParameterError, RecordingError
 from qvggt_core.geometry import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.world import make_world
+from qvggt_ros import synthetic_bag
 from qvggt_ros.synthetic_bag import write_bag
 
 SMALL = {"world": "studio", "flight": "survey", "seed": 1, "frames": 3, "width": 64, "height": 48}
@@ -159,6 +162,48 @@ def test_what_exists_is_only_replaced_when_asked(tmp_path: Path) -> None:
     assert (tmp_path / "precious" / "file").read_text() == "keep"
 
 
+def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "bag"
+    # The process ends without any clean-up, as by SIGKILL, when the second image is due.
+    program = (
+        "import os, sys; from pathlib import Path; from qvggt_ros import synthetic_bag as s; "
+        "picture = s.Lens.picture; count = iter(range(2)); "
+        "s.Lens.picture = lambda *a: picture(*a) if next(count, None) == 0 else os._exit(9); "
+        f"s.write_bag(Path(sys.argv[1]), **{SMALL!r})"
+    )
+    assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == 9
+    assert not path.exists()
+    write_bag(path, **SMALL)
+    assert len(_read(path)["/camera/image_raw"]) == 3
+
+
+def test_a_failed_run_keeps_what_was_there_and_cleans_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_bag(tmp_path / "bag", **SMALL).path
+    before = next(path.glob("*.mcap")).read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(synthetic_bag, "expose", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_bag(path, **SMALL, overwrite=True)
+    assert next(path.glob("*.mcap")).read_bytes() == before
+    assert [entry.name for entry in tmp_path.iterdir()] == ["bag"]
+
+
+def test_a_longer_exposure_blurs_what_moves_and_nothing_else(tmp_path: Path) -> None:
+    fast = {**SMALL, "step": 0.3, "noise": 0.0, "exposure": 0.0}
+    sharp = _read(write_bag(tmp_path / "sharp", **fast, shutter=0.0).path)
+    blurred = _read(write_bag(tmp_path / "blurred", **fast, shutter=0.8).path)
+    pictures = [_image(bag["/camera/image_raw"][1][1], np.uint8, 3) for bag in (sharp, blurred)]
+    detail = [cv2.Laplacian(picture, cv2.CV_64F).std() for picture in pictures]
+    assert detail[1] < 0.7 * detail[0]
+    for topic in ("/camera/depth", "/ground_truth/pose", "/odom"):
+        assert repr(sharp[topic]) == repr(blurred[topic])
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -166,6 +211,7 @@ def test_what_exists_is_only_replaced_when_asked(tmp_path: Path) -> None:
         ({"width": 2}, "2x48"),
         ({"rate_hz": 0.0}, "0.0 Hz"),
         ({"horizontal_fov": 200.0}, "200"),
+        ({"shutter": 1.5}, "shutter of 1.5"),
         ({"world": "moon"}, "moon"),
         ({"flight": "loop"}, "loop"),
     ],
@@ -174,3 +220,14 @@ def test_wrong_arguments_leave_nothing_behind(tmp_path: Path, change: dict, says
     with pytest.raises(ParameterError, match=says):
         write_bag(tmp_path / "bag", **{**SMALL, **change})
     assert not (tmp_path / "bag").exists()
+
+
+def test_a_player_offers_static_transforms_to_late_listeners(tmp_path: Path) -> None:
+    bag = write_bag(tmp_path / "bag", **SMALL)
+    with AnyReader([bag.path]) as reader:
+        offered = {
+            c.topic: [qos.durability.name for qos in c.ext.offered_qos_profiles]  # type: ignore[union-attr]
+            for c in reader.connections
+        }
+    assert offered["/tf_static"] == ["TRANSIENT_LOCAL"]
+    assert offered["/tf"] == []

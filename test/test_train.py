@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from qvggt_kernels import dequantize
+from safetensors.torch import load_file
+from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import TrainingError
 from qvggt_core.geometry import inverse, unproject
-from qvggt_core.model import decode_pose, read_checkpoint
+from qvggt_core.model import (
+    VGGT,
+    ModelConfig,
+    decode_pose,
+    encode_pose,
+    load_model,
+    read_checkpoint,
+    save_checkpoint,
+)
+from qvggt_core.quantize import quantize_checkpoint
 from qvggt_core.synthetic.assess import summarise, trivial_metrics
-from qvggt_core.synthetic.losses import camera_loss, depth_loss, window_targets
+from qvggt_core.synthetic.initial import load_initial_weights
+from qvggt_core.synthetic.losses import (
+    camera_loss,
+    depth_loss,
+    relative_pose_loss,
+    window_targets,
+)
 from qvggt_core.synthetic.pool import Pool, PoolConfig, build_pool, open_pool
 from qvggt_core.synthetic.train import TrainConfig, learning_rate, train
-from qvggt_core.synthetic.windows import draw_windows, evaluation_windows, gather, view_overlap
+from qvggt_core.synthetic.windows import (
+    Places,
+    Windows,
+    draw_scattered_windows,
+    draw_windows,
+    evaluation_windows,
+    gather,
+    view_overlap,
+)
 
 CONFIGS = Path(__file__).parents[1] / "qvggt_core" / "synthetic" / "configs"
 
@@ -57,9 +85,10 @@ TINY = {
     },
     "stages": [
         {"until": 25, "images": 8, "frames": [2], "max_gap": 2, "dense_frames": 4},
-        {"until": 50, "images": 8, "frames": [2, 4], "max_gap": 2, "dense_frames": 4},
+        {"until": 50, "images": 8, "frames": [2], "scattered": 0.5, "dense_frames": 4},
     ],
     "warmup": 5,
+    "relative_weight": 1.0,
     "average": 0.8,
     "log_every": 10,
     "evaluate_every": 50,
@@ -95,6 +124,38 @@ def test_camera_loss_by_hand() -> None:
     assert camera_loss([first, last], target).item() == pytest.approx(expected, rel=1e-5)
 
 
+def test_relative_pose_loss_is_the_error_of_motions_per_baseline() -> None:
+    rng = np.random.default_rng(3)
+
+    def cameras() -> np.ndarray:
+        turns = Rotation.from_rotvec(0.4 * rng.standard_normal((6, 3))).as_matrix()
+        poses = np.tile(np.eye(4), (2, 3, 1, 1))
+        poses[..., :3, :3] = turns.reshape(2, 3, 3, 3)
+        poses[..., :3, 3] = rng.standard_normal((2, 3, 3))
+        return poses
+
+    def encode(poses: np.ndarray) -> torch.Tensor:
+        pinhole = torch.tensor([[50.0, 0, 32], [0, 50, 24], [0, 0, 1]]).expand(2, 3, 3, 3)
+        return encode_pose(torch.from_numpy(poses[..., :3, :]).float(), pinhole, 48, 64)
+
+    def error(estimate: np.ndarray, truth: np.ndarray) -> float:
+        total = 0.0
+        for b in range(2):
+            for i, j in ((0, 1), (0, 2), (1, 2)):
+                mine, true = (p[b, j] @ np.linalg.inv(p[b, i]) for p in (estimate, truth))
+                chord = np.linalg.norm(mine[:3, :3] - true[:3, :3]) / np.sqrt(2)
+                off = np.abs(mine[:3, 3] - true[:3, 3]).sum()
+                total += 3 * chord + off / np.hypot(np.linalg.norm(true[:3, 3]), 0.02)
+        return total / 6
+
+    truth, first, last = cameras(), cameras(), cameras()
+    found = relative_pose_loss([encode(first), encode(last)], encode(truth)).item()
+    expected = (error(last, truth) + 0.6 * error(first, truth)) / 1.6
+    assert found == pytest.approx(expected, rel=1e-3)
+    # Another world frame is none of its business.
+    assert relative_pose_loss([encode(truth @ first[:, :1])], encode(truth)).item() < 2e-3
+
+
 def test_depth_loss_by_hand() -> None:
     target = torch.tensor([[1.0, 2.0], [float("nan"), 4.0]])
     depth = torch.tensor([[1.5, 2.0], [9.0, 3.0]])
@@ -118,7 +179,7 @@ def test_pixels_without_depth_carry_no_gradient() -> None:
 
 
 def test_targets_are_in_the_first_cameras_gauge(pool: Pool) -> None:
-    windows = gather(pool, [(0, [2, 0, 3]), (1, [1, 2, 3])])
+    windows = gather(pool, [[(0, 2), (0, 0), (0, 3)], [(1, 1), (1, 2), (1, 3)]])
     targets = window_targets(windows.depth, windows.world_from_camera, windows.intrinsics)
     identity = torch.tensor([0.0, 0, 0, 0, 0, 0, 1])
     torch.testing.assert_close(targets.pose_encodings[:, 0, :7], identity.expand(2, 7))
@@ -152,12 +213,58 @@ def test_drawn_windows_overlap_and_depend_on_the_seed_alone(pool: Pool) -> None:
     overlap = view_overlap(pool, len(pool))
 
     def draw(seed: int) -> torch.Tensor:
-        return draw_windows(pool, overlap, 4, 2, 2, 0.3, np.random.default_rng(seed)).images
+        return _draw(pool, overlap, seed, 0.5).images
 
     assert torch.equal(draw(1), draw(1))
     assert not torch.equal(draw(1), draw(2))
     with pytest.raises(TrainingError, match="overlap"):
-        draw_windows(pool, 0 * overlap, 4, 2, 2, 0.3, np.random.default_rng(0))
+        _draw(pool, 0 * overlap, 0, 0.5)
+
+
+def test_drawn_windows_run_forward_unless_shuffled(pool: Pool) -> None:
+    # The clips' poses are replaced by their own frame numbers.
+    numbered = replace(pool, world_from_camera=np.zeros_like(pool.world_from_camera))
+    numbered.world_from_camera[:] = np.arange(pool.config.frames)[:, None, None]
+    overlap = view_overlap(pool, len(pool))
+    ordered = _draw(numbered, overlap, 1, 0.0).world_from_camera[..., 0, 0]
+    assert (ordered.diff(dim=1) > 0).all()
+    shuffled = _draw(numbered, overlap, 1, 1.0).world_from_camera[..., 0, 0]
+    assert (shuffled.diff(dim=1) < 0).any()
+
+
+def test_scattered_windows_take_near_frames_of_any_clips(pool: Pool) -> None:
+    places = Places(pool, len(pool), reach=1.0, angle=40.0)
+    poses = pool.world_from_camera.reshape(-1, 4, 4)
+    for frame in (0, 7):
+        distance = np.linalg.norm(poses[:, :3, 3] - poses[frame, :3, 3], axis=1)
+        turn = np.degrees(np.arccos((poses[:, :3, 2] @ poses[frame, :3, 2]).clip(-1, 1)))
+        expected = np.flatnonzero((distance <= 1.0) & (turn <= 40.0))
+        np.testing.assert_array_equal(places.near(frame), expected[expected != frame])
+    windows = draw_scattered_windows(pool, places, 40, 2, np.random.default_rng(0))
+    clips = [
+        [
+            np.linalg.norm(pool.world_from_camera - pose.numpy(), axis=(2, 3)).min(1).argmin()
+            for pose in window
+        ]
+        for window in windows.world_from_camera
+    ]
+    assert any(one != other for one, other in clips)
+    several = replace(pool, config=replace(pool.config, layouts=2))
+    with pytest.raises(TrainingError, match="several worlds"):
+        Places(several, len(pool))
+
+
+def _draw(pool: Pool, overlap: np.ndarray, seed: int, shuffled: float) -> Windows:
+    return draw_windows(
+        pool,
+        overlap,
+        8,
+        2,
+        max_gap=2,
+        min_overlap=0.3,
+        shuffled=shuffled,
+        rng=np.random.default_rng(seed),
+    )
 
 
 def test_the_truth_has_no_error_and_the_trivial_answer_has(pool: Pool) -> None:
@@ -225,6 +332,45 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, pools: Path)
         train(other, tmp_path, steps=2, device="cpu", pool_directory=pools)
 
 
+@pytest.mark.parametrize("bits", [4, 32])
+def test_a_run_starts_from_the_weights_that_it_names(
+    tmp_path: Path, pools: Path, bits: int
+) -> None:
+    wide = {**TINY["model"], "embed_dim": 128, "camera_trunk_depth": 1}
+    network = VGGT(ModelConfig.from_dict(wide)).initialise()
+    save_checkpoint(tmp_path / "start.safetensors", network.state_dict(), network.config)
+    if bits == 4:
+        quantize_checkpoint(tmp_path / "start.safetensors", tmp_path / "start4.safetensors")
+        (tmp_path / "start4.safetensors").replace(tmp_path / "start.safetensors")
+    start = {
+        "file": "start.safetensors",
+        "sha256": hashlib.sha256((tmp_path / "start.safetensors").read_bytes()).hexdigest(),
+    }
+    values = {**TINY, "model": wide, "initial_weights": start, "learning_rate": 1e-12}
+
+    def begin(name: str, **changes: object) -> dict[str, torch.Tensor]:
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({**values, **changes}))
+        config = TrainConfig.read(tmp_path / "config.yaml")
+        train(config, tmp_path / name, steps=1, device="cpu", pool_directory=pools)
+        return load_file(tmp_path / name / "model.safetensors")
+
+    expected = load_model(tmp_path / "start.safetensors", dtype=torch.float32).state_dict()
+    trained = begin("run")
+    name = "aggregator.frame_blocks.0.attn.qkv"
+    if bits == 4:
+        weight = dequantize(expected[f"{name}.qweight"], expected[f"{name}.scales"], torch.float32)
+    else:
+        weight = expected[f"{name}.weight"]
+    torch.testing.assert_close(trained[f"{name}.weight"], weight, atol=1e-6, rtol=0)
+
+    with pytest.raises(TrainingError, match="SHA-256"):
+        begin("another", initial_weights={**start, "sha256": 64 * "0"})
+    with pytest.raises(TrainingError, match="cannot start from"):
+        begin("missing", initial_weights={**start, "file": "none.safetensors"})
+    with pytest.raises(TrainingError, match="cannot start from"):
+        begin("other", model={**wide, "depth": 5, "taps": [0, 1, 2, 4]})
+
+
 def test_the_rate_rises_holds_and_falls() -> None:
     config = TrainConfig.model_validate({**TINY, "decay_start": 20})
     rates = [learning_rate(config, step) / config.learning_rate for step in range(51)]
@@ -257,3 +403,6 @@ def test_committed_configurations_are_valid_and_their_widths_fit_the_group_size(
         config = TrainConfig.read(path)
         assert config.model["embed_dim"] % 128 == 0
         assert config.pool.width == config.model["img_size"]
+        if config.initial_weights is not None:
+            network = VGGT(ModelConfig.from_dict(config.model))
+            load_initial_weights(network, config.initial_weights, config.directory)

@@ -19,7 +19,8 @@ class RelativePoseErrors:
     Attributes:
         rotation: (N,) angle between estimated and true relative rotation.
         translation: (N,) angle between estimated and true direction of the relative
-            translation, in [0, 180]; 180 where the estimate has no translation at all.
+            translation, in [0, 180], or in [0, 90] if folded; the largest where the estimate has
+            no translation at all.
     """
 
     rotation: NDArray[np.float64]
@@ -35,6 +36,8 @@ def relative_pose_errors(
     estimate_camera_from_world: NDArray,
     truth_camera_from_world: NDArray,
     min_baseline: float = 1e-6,
+    *,
+    fold_direction: bool = False,
 ) -> RelativePoseErrors:
     """Compare all pairs of cameras of one window, whatever its scale and world frame.
 
@@ -43,9 +46,12 @@ def relative_pose_errors(
         truth_camera_from_world: (S, 4, 4).
         min_baseline: pairs whose true cameras are not further apart have no direction of
             translation; they are left out.
+        fold_direction: whether a direction and its opposite count as the same, as in VGGT's and
+            PoseDiffusion's evaluations; then the error of direction is at most 90 degrees.
 
     Raises:
-        EvaluationError: the shapes differ, or a value is not finite.
+        EvaluationError: the shapes differ, there are fewer than two cameras, or a value is not
+            finite.
     """
     estimate = np.asarray(estimate_camera_from_world, dtype=np.float64)
     truth = np.asarray(truth_camera_from_world, dtype=np.float64)
@@ -54,8 +60,15 @@ def relative_pose_errors(
             f"poses of shapes {estimate.shape} and {truth.shape} cannot be compared: "
             "both must be (S, 4, 4)"
         )
-    if not (np.isfinite(estimate).all() and np.isfinite(truth).all()):
-        raise EvaluationError("poses with values that are not finite have no error")
+    if len(truth) < 2:
+        raise EvaluationError(f"{len(truth)} camera(s) make no pair: give at least 2")
+    for name, poses in (("estimated", estimate), ("true", truth)):
+        wrong = np.flatnonzero(~np.isfinite(poses).all(axis=(1, 2)))
+        if len(wrong):
+            raise EvaluationError(
+                f"{len(wrong)} of {len(poses)} {name} poses are not finite, the first is number "
+                f"{wrong[0]}: they have no error"
+            )
     first, second = np.triu_indices(len(truth), k=1)
     estimated = estimate[second] @ inverse(estimate[first])
     true = truth[second] @ inverse(truth[first])
@@ -64,7 +77,7 @@ def relative_pose_errors(
     difference = np.swapaxes(estimated[:, :3, :3], 1, 2) @ true[:, :3, :3]
     return RelativePoseErrors(
         rotation=np.degrees(rotation_angle(difference)),
-        translation=_direction_error(estimated[:, :3, 3], true[:, :3, 3]),
+        translation=_direction_error(estimated[:, :3, 3], true[:, :3, 3], fold_direction),
     )
 
 
@@ -75,11 +88,16 @@ def area_under_curve(errors: NDArray, threshold: int) -> float:
     of those shares (Wang et al., VGGSfM, CVPR 2024, as VGGT reports it).
 
     Raises:
-        EvaluationError: there are no errors.
+        EvaluationError: there are no errors, some are not finite, or the threshold is below 1.
     """
     errors = np.asarray(errors)
     if errors.size == 0:
         raise EvaluationError("the area under an accuracy curve needs at least one pair of views")
+    if threshold < 1:
+        raise EvaluationError(f"a threshold of {threshold} degrees has no curve: give at least 1")
+    wrong = int(np.count_nonzero(~np.isfinite(errors)))
+    if wrong:
+        raise EvaluationError(f"{wrong} of {errors.size} pose errors are not finite")
     return 100.0 * float(np.mean([(errors < limit).mean() for limit in range(1, threshold + 1)]))
 
 
@@ -97,8 +115,11 @@ def concatenate(errors: Sequence[RelativePoseErrors]) -> RelativePoseErrors:
     )
 
 
-def _direction_error(estimate: NDArray, truth: NDArray) -> NDArray[np.float64]:
+def _direction_error(estimate: NDArray, truth: NDArray, fold: bool) -> NDArray[np.float64]:
     cross = np.linalg.norm(np.cross(estimate, truth), axis=1)
     dot = np.einsum("ni,ni->n", estimate, truth)
     angle = np.degrees(np.arctan2(cross, dot))
-    return np.where(np.linalg.norm(estimate, axis=1) > 0, angle, 180.0)
+    largest = 180.0
+    if fold:
+        angle, largest = np.minimum(angle, 180.0 - angle), 90.0
+    return np.where(np.linalg.norm(estimate, axis=1) > 0, angle, largest)

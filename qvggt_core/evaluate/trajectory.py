@@ -1,14 +1,28 @@
-"""Trajectories against the truth: Sim(3) alignment and the absolute trajectory error."""
+"""Trajectories against the truth: alignment and the absolute trajectory error."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
+from qvggt_core.evaluate.statistics import statistics
+from qvggt_core.geometry import inverse, rotation_angle, transform
+
+Alignment = Literal["none", "origin", "scale", "se3", "sim3"]
+"""What is done to an estimate before it is compared.
+
+- none: nothing.
+- origin: moved so that the first poses coincide.
+- scale: the factor of the sim3 alignment alone, about the origin of the estimate's world.
+- se3: rotation and translation that bring the positions closest.
+- sim3: rotation, translation and one factor that bring the positions closest.
+"""
+
+ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
 
 # Positions that spread less than this share of their largest spread are on a point or a line.
 _RANK_TOLERANCE = 1e-9
@@ -78,46 +92,147 @@ def align_sim3(
     return scale, rotation, truth_mean - scale * rotation @ estimate_mean
 
 
+@dataclass(frozen=True)
+class AbsoluteErrors:
+    """What lies between aligned and true poses, pose by pose.
+
+    Attributes:
+        translation: (N,) distances in the truth's unit.
+        rotation: (N,) angles in degrees.
+        aligned: (N, 4, 4) the estimate as it was compared, in the truth's world.
+        scale: factor of the alignment that was applied.
+    """
+
+    translation: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    aligned: NDArray[np.float64]
+    scale: float
+
+
+def align(
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment
+) -> tuple[float, NDArray[np.float64]]:
+    """Return the factor and the (4, 4) transform that an alignment applies, the factor first.
+
+    Args:
+        estimate_poses: (N, 4, 4) world_from_camera.
+        truth_poses: (N, 4, 4) world_from_camera at the same stamps.
+        alignment: see `Alignment`.
+
+    Raises:
+        EvaluationError: the shapes do not fit, a value is not finite, or the alignment is
+            unknown or not defined on these poses.
+    """
+    estimate, truth = _poses(estimate_poses, truth_poses)
+    if alignment == "none":
+        return 1.0, np.eye(4)
+    if alignment == "origin":
+        return 1.0, truth[0] @ inverse(estimate[0])
+    if alignment not in ALIGNMENTS:
+        raise EvaluationError(
+            f"there is no alignment {alignment!r}; known: {', '.join(ALIGNMENTS)}"
+        )
+    scale, rotation, translation = align_sim3(
+        estimate[:, :3, 3], truth[:, :3, 3], with_scale=alignment != "se3"
+    )
+    if scale <= 0.0:
+        raise EvaluationError(
+            f"the best scale is {scale:g}: no turn and no size makes the estimate look like the "
+            "truth"
+        )
+    if alignment == "scale":
+        return scale, np.eye(4)
+    return scale, transform(rotation, translation)
+
+
+def straightness(positions: NDArray) -> float:
+    """Return how wide a path is by how long it is: 0 on a line, 1 where it spreads alike.
+
+    The positions of a straight path do not tell the turn about it, so that rotations after an
+    alignment of positions are arbitrary about that axis.
+
+    Args:
+        positions: (N, 3), N >= 1.
+    """
+    offsets = np.asarray(positions, dtype=np.float64)
+    singular = np.linalg.svd(offsets - offsets.mean(axis=0), compute_uv=False)
+    return float(singular[1] / singular[0]) if len(singular) > 1 and singular[0] > 0.0 else 0.0
+
+
+def absolute_errors(
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment = "sim3"
+) -> AbsoluteErrors:
+    """Compare two trajectories pose by pose after an alignment.
+
+    Args:
+        estimate_poses: (N, 4, 4) world_from_camera.
+        truth_poses: (N, 4, 4) world_from_camera at the same stamps.
+        alignment: what is aligned before.
+
+    Raises:
+        EvaluationError: see `align`.
+    """
+    estimate, truth = _poses(estimate_poses, truth_poses)
+    scale, moved_from_scaled = align(estimate, truth, alignment)
+    aligned = estimate.copy()
+    aligned[:, :3, 3] *= scale
+    aligned = moved_from_scaled @ aligned
+    turned = np.swapaxes(truth[:, :3, :3], 1, 2) @ aligned[:, :3, :3]
+    return AbsoluteErrors(
+        translation=np.linalg.norm(aligned[:, :3, 3] - truth[:, :3, 3], axis=1),
+        rotation=np.degrees(rotation_angle(turned)),
+        aligned=aligned,
+        scale=scale,
+    )
+
+
 def absolute_trajectory_error(
-    estimate_poses: NDArray,
-    truth_poses: NDArray,
-    alignment: Literal["none", "se3", "sim3"] = "sim3",
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment = "sim3"
 ) -> TrajectoryError:
     """Compare the positions of two trajectories, pose by pose.
 
     Args:
         estimate_poses: (N, 4, 4) world_from_camera.
         truth_poses: (N, 4, 4) world_from_camera at the same stamps.
-        alignment: what is aligned before: nothing, rotation and translation, or the scale too.
+        alignment: what is aligned before.
 
     Raises:
-        EvaluationError: the shapes do not fit, a value is not finite, or no alignment is
-            defined.
+        EvaluationError: see `align`.
     """
-    if alignment not in ("none", "se3", "sim3"):
-        raise EvaluationError(f"there is no alignment {alignment!r}; known: none, se3, sim3")
+    errors = absolute_errors(estimate_poses, truth_poses, alignment)
+    found = statistics(errors.translation)
+    positions = np.asarray(truth_poses, dtype=np.float64)[:, :3, 3]
+    return TrajectoryError(
+        rmse=found.rmse,
+        mean=found.mean,
+        median=found.median,
+        maximum=found.maximum,
+        path_length=float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
+        scale=errors.scale,
+    )
+
+
+def _poses(
+    estimate_poses: NDArray, truth_poses: NDArray
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    arrays = []
     for name, poses in (("estimate", estimate_poses), ("truth", truth_poses)):
         if np.ndim(poses) != 3 or np.shape(poses)[1:] != (4, 4):
             raise EvaluationError(f"the {name} has shape {np.shape(poses)}: it must be (N, 4, 4)")
-    estimate = _positions(np.asarray(estimate_poses)[:, :3, 3], "estimate")
-    truth = _positions(np.asarray(truth_poses)[:, :3, 3], "truth")
-    if len(estimate) != len(truth) or len(truth) == 0:
+        array = np.asarray(poses, dtype=np.float64)
+        broken = ~np.isfinite(array).all(axis=(1, 2))
+        if broken.any():
+            raise EvaluationError(
+                f"{int(broken.sum())} of {len(array)} poses of the {name} are not finite, the "
+                f"first is number {int(broken.argmax())}"
+            )
+        arrays.append(array)
+    if len(arrays[0]) != len(arrays[1]) or len(arrays[1]) == 0:
         raise EvaluationError(
-            f"{len(estimate)} estimated and {len(truth)} true poses cannot be compared one by one"
+            f"{len(arrays[0])} estimated and {len(arrays[1])} true poses cannot be compared one by "
+            "one"
         )
-    scale = 1.0
-    if alignment != "none":
-        scale, rotation, translation = align_sim3(estimate, truth, with_scale=alignment == "sim3")
-        estimate = scale * estimate @ rotation.T + translation
-    distance = np.linalg.norm(estimate - truth, axis=1)
-    return TrajectoryError(
-        rmse=float(np.sqrt(np.mean(distance**2))),
-        mean=float(distance.mean()),
-        median=float(np.median(distance)),
-        maximum=float(distance.max()),
-        path_length=float(np.linalg.norm(np.diff(truth, axis=0), axis=1).sum()),
-        scale=scale,
-    )
+    return arrays[0], arrays[1]
 
 
 def _positions(values: NDArray, name: str) -> NDArray[np.float64]:

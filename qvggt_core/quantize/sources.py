@@ -130,7 +130,7 @@ def pool_windows(pool: Pool, frames: int, source: str) -> CalibrationSet:
     for clip in range(len(pool)):
         gap = 1 + clip % 2
         gap = gap if gap * (frames - 1) < pool.config.frames else 1
-        rows.append((clip, list(range(0, gap * (frames - 1) + 1, gap))))
+        rows.append([(clip, frame) for frame in range(0, gap * (frames - 1) + 1, gap)])
     windows = gather(pool, rows)
     return CalibrationSet(
         windows.images,

@@ -1,6 +1,7 @@
 """The stream: frames in, geometry in one map out."""
 
 from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
+from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
@@ -10,6 +11,7 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeDecision, KeyframeGate
+from qvggt_core.stream.metric import MetricScale
 from qvggt_core.stream.network import Network, TorchNetwork
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.reconstructor import Reconstructor
@@ -18,10 +20,12 @@ from qvggt_core.stream.scale import valid_depth
 __all__ = [
     "Alignment",
     "Anchor",
+    "DeferredReconstructor",
     "Frame",
     "FrameGeometry",
     "KeyframeDecision",
     "KeyframeGate",
+    "MetricScale",
     "Network",
     "Preprocessor",
     "Reconstruction",

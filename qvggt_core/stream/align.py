@@ -20,10 +20,13 @@ from qvggt_core.errors import AlignmentError
 from qvggt_core.geometry import inverse, rotation_angle, transform
 from qvggt_core.stream.scale import depth_scale
 
-# Views agree within three times what is usual: the median among them, or at least the noise that
-# any network has (an angle, and a distance as a share of the depth).
-_USUAL_ANGLE = np.radians(0.2)
-_USUAL_DISTANCE = 0.002
+USUAL_ANGLE = float(np.radians(0.2))
+"""Noise in radians that the orientations of any network have at least."""
+
+USUAL_DISTANCE = 0.002
+"""The same for positions, as a share of the depth."""
+
+# Views agree within three times what is usual: the median among them, or at least that noise.
 _OUTLIER_FACTOR = 3.0
 
 
@@ -64,12 +67,15 @@ class Alignment:
         map_from_window: takes the window's world to the map.
         scale_spread: largest over smallest of the views' own scales, 1 when they agree.
         rotation_residual: median angle in radians between the views' own rotations and the result.
+        translation_residual: median distance in map units between the translations that the views
+            ask for and the result.
         overlap: number of views that the window shares with the map.
     """
 
     map_from_window: Similarity
     scale_spread: float = 1.0
     rotation_residual: float = 0.0
+    translation_residual: float = 0.0
     overlap: int = 0
 
 
@@ -109,27 +115,34 @@ def align(
     rotation, residual = _common_rotation(
         map_from_camera[:, :3, :3] @ camera_from_window[:, :3, :3]
     )
-    translation = _common_translation(
+    translation, distance = _common_translation(
         map_from_camera[:, :3, 3] - scale.ratio * window_from_camera[:, :3, 3] @ rotation.T,
-        usual=_USUAL_DISTANCE * float(np.nanmedian(map_depth)),
+        usual=USUAL_DISTANCE * float(np.nanmedian(map_depth)),
     )
     return Alignment(
-        Similarity(scale.ratio, rotation, translation), scale.spread, residual, len(anchors)
+        Similarity(scale.ratio, rotation, translation),
+        scale_spread=scale.spread,
+        rotation_residual=residual,
+        translation_residual=distance,
+        overlap=len(anchors),
     )
 
 
 def _common_rotation(rotations: NDArray[np.float64]) -> tuple[NDArray[np.float64], float]:
     """Return the mean (chordal) of the rotations (S, 3, 3) that agree, and the median residual."""
     between = rotation_angle(np.swapaxes(rotations, -1, -2)[:, None] @ rotations[None, :])
-    agreeing = rotations[_agreeing(between, _USUAL_ANGLE)]
+    agreeing = rotations[_agreeing(between, USUAL_ANGLE)]
     mean = Rotation.from_matrix(agreeing).mean().as_matrix()
     return mean, float(np.median(rotation_angle(mean.T @ rotations)))
 
 
-def _common_translation(translations: NDArray[np.float64], usual: float) -> NDArray[np.float64]:
-    """Return the mean of the translations (S, 3) that agree."""
+def _common_translation(
+    translations: NDArray[np.float64], usual: float
+) -> tuple[NDArray[np.float64], float]:
+    """Return the mean of the translations (S, 3) that agree, and the median residual."""
     between = np.linalg.norm(translations[:, None] - translations[None, :], axis=-1)
-    return translations[_agreeing(between, usual)].mean(axis=0)
+    mean = translations[_agreeing(between, usual)].mean(axis=0)
+    return mean, float(np.median(np.linalg.norm(translations - mean, axis=-1)))
 
 
 def _agreeing(between: NDArray[np.float64], usual: float) -> NDArray[np.bool_]:

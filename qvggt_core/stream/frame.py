@@ -19,12 +19,14 @@ class Frame:
         image: (H, W, 3) uint8, RGB.
         camera: calibration of the image, or None when nothing is known of it.
         frame_id: name of the camera's optical frame.
+        source: name of the camera among those of a rig; empty where there is one.
     """
 
     stamp_ns: int
     image: NDArray[np.uint8]
     camera: Camera | None = None
     frame_id: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class View:
         image: (H, W, 3) uint8, RGB; H and W are multiples of the network's patch size.
         intrinsics: (3, 3) float64 pinhole matrix of `image` in pixels, or None if unknown.
         frame_id: name of the camera's optical frame.
+        source: name of the camera among those of a rig; empty where there is one.
     """
 
     stamp_ns: int
     image: NDArray[np.uint8]
     intrinsics: NDArray[np.float64] | None = None
     frame_id: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,8 @@ class WindowPrediction:
 class FrameGeometry:
     """The geometry of one view in the map.
 
+    The map's unit is the metre once the scale is known, before that the network's own.
+
     Attributes:
         view: the view.
         map_from_camera: (4, 4) float64; the map is z-up, the camera optical.
@@ -92,12 +98,14 @@ class Scale:
     """How long one unit of the map is, and who says so.
 
     Attributes:
-        metres_per_unit: metres in one unit of the network's first window; None while unknown.
-        source: "unknown" or "parameter".
+        metres_per_unit: metres in one unit of the segment's first window; None while unknown.
+        source: "unknown", "parameter" or "odometry".
+        stamp_ns: capture time of the image at which it was last confirmed; None if never.
     """
 
     metres_per_unit: float | None = None
     source: str = "unknown"
+    stamp_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -112,6 +120,9 @@ class Reconstruction:
         scale_ratio: map units per window unit that the alignment found (1 for a first window).
         scale_spread: ratio between the overlap's disagreeing depth scales, 1 when they agree.
         overlap: number of views that joined the window to the map (0 for a first window).
+        position_sigma: how far, in the map's unit, the shared views disagree on where the window
+            lies; what a window adds to the uncertainty of positions.
+        rotation_sigma: the same for its orientation, in radians.
         seconds: wall time per step ("encode", "network", "align").
         events: sentences for the operator, such as why a new segment began.
     """
@@ -123,5 +134,7 @@ class Reconstruction:
     scale_ratio: float = 1.0
     scale_spread: float = 1.0
     overlap: int = 0
+    position_sigma: float = 0.0
+    rotation_sigma: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()

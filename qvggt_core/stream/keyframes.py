@@ -63,7 +63,7 @@ class KeyframeGate:
             min_motion: median motion, as a fraction of the image's width, that makes a keyframe;
                 0 makes every frame one.
         """
-        self._min_motion = min_motion
+        self.min_motion = min_motion
         self._reference: NDArray[np.uint8] | None = None
         self._corners: NDArray[np.float32] = np.empty((0, 1, 2), np.float32)
 
@@ -81,14 +81,14 @@ class KeyframeGate:
         self._reference = None
 
     def _decide(self, grey: NDArray[np.uint8]) -> KeyframeDecision:
-        if self._reference is None or self._min_motion == 0.0:
+        if self._reference is None or self.min_motion == 0.0:
             return KeyframeDecision(True, float("nan"), 0)
         motions = _motions(self._reference, grey, self._corners)
         if len(motions) < max(_MIN_TRACKS, _MIN_TRACKED_SHARE * len(self._corners)):
             changed = _difference(self._reference, grey) > _CHANGED
             return KeyframeDecision(changed, float("nan"), len(motions))
         motion = float(np.median(motions)) / grey.shape[1]
-        return KeyframeDecision(motion >= self._min_motion, motion, len(motions))
+        return KeyframeDecision(motion >= self.min_motion, motion, len(motions))
 
 
 def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

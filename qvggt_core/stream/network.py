@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError
-from qvggt_core.model import VGGT, decode_pose
+from qvggt_core.model import HEADS, VGGT, decode_pose
 from qvggt_core.stream.frame import WindowPrediction
 
 
@@ -40,22 +40,31 @@ class Network(Protocol):
 class TorchNetwork:
     """VGGT on one device, one window at a time."""
 
-    def __init__(self, model: VGGT, device: str = "cpu", image_width: int = 0) -> None:
+    def __init__(
+        self, model: VGGT, device: str = "cpu", image_width: int = 0, with_points: bool = False
+    ) -> None:
         """Take a loaded network into use.
 
         Args:
             model: the network, in the dtype that it shall compute in.
             device: where the network is.
             image_width: width in pixels that it shall see; 0 takes the width of its training.
+            with_points: whether its point head runs too; the stream does without.
 
         Raises:
-            CheckpointError: the network has no depth head.
+            CheckpointError: the network has no depth head, or no point head where it shall run.
         """
         if not model.config.depth_head:
             raise CheckpointError(
                 "the network has no depth head, and windows are aligned by their depth: choose a "
                 "checkpoint with one"
             )
+        if with_points and not model.config.point_head:
+            raise CheckpointError(
+                "the network has no point head: choose a checkpoint with one, or take the points "
+                "from its depth and cameras"
+            )
+        self._heads = HEADS if with_points else ("camera", "depth")
         self._model = model.eval()
         self._device = torch.device(device)
         self._image_width = image_width or model.config.img_size
@@ -82,7 +91,7 @@ class TorchNetwork:
     def predict(self, tokens: Sequence[Tensor], height: int, width: int) -> WindowPrediction:
         """Return the geometry of a window of S images from their tokens."""
         prediction = self._model.forward_tokens(
-            torch.stack(list(tokens))[None], height, width, heads=("camera", "depth")
+            torch.stack(list(tokens))[None], height, width, heads=self._heads
         )
         # Small translations do not survive 16 bits: the cameras are decoded in float64.
         encodings = prediction.pose_encodings[-1][0].to("cpu", torch.float64)
@@ -94,6 +103,7 @@ class TorchNetwork:
             intrinsics=intrinsics.numpy(),
             depth=_host_image(prediction.depth),
             confidence=_host_image(prediction.depth_confidence),
+            world_points=None if prediction.points is None else _host_image(prediction.points),
         )
 
 

@@ -105,7 +105,7 @@ class Preprocessor:
         else:
             image = _resized(frame.image, layout)
             intrinsics = None if camera is None else _view_intrinsics(camera.intrinsics, layout)
-        return View(frame.stamp_ns, image, intrinsics, frame.frame_id)
+        return View(frame.stamp_ns, image, intrinsics, frame.frame_id, frame.source)
 
     def _layout(self, width: int, height: int) -> _Layout:
         patches = max(1, round(height * self._width / width / self._patch))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,15 +12,22 @@ from numpy.typing import NDArray
 from qvggt_core.errors import AlignmentError
 from qvggt_core.geometry import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
+from qvggt_core.stream.align import (
+    USUAL_ANGLE,
+    USUAL_DISTANCE,
+    Alignment,
+    Anchor,
+    Similarity,
+    align,
+)
 from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
     Reconstruction,
-    Scale,
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
+from qvggt_core.stream.metric import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.scale import valid_depth
@@ -30,20 +38,22 @@ _MAX_EVENTS = 32
 
 
 class Reconstructor:
-    """Turns one camera's frames into poses and depth in one map.
+    """Turns the frames of a camera, or of a rig of cameras, into poses and depth in one map.
 
     Each frame becomes a view; the gate says whether it is a keyframe; the window says when the
     network runs; the views that the window shares with the map say where it lies. A view gets
     its geometry once, from the first window that is placed in the map.
 
     The map begins at the segment's first camera, which is taken to be level: x forward, y left,
-    z up. Its unit is that of the segment's first window, times `metres_per_unit` if that is
-    known. Memory is bounded: only the window's views are kept.
+    z up. Inside, its unit is that of the segment's first window; what is given out is in metres
+    as soon as a parameter or odometry tells the scale. Memory is bounded: only the window's
+    views are kept.
 
     Attributes:
         gated: number of frames that left the window without geometry; none do, unless the
             network fails.
         segment: number of the current map.
+        parameters: how to reconstruct, see `set_parameters`.
     """
 
     def __init__(self, network: Network, parameters: Parameters) -> None:
@@ -51,44 +61,61 @@ class Reconstructor:
         self.gated = 0
         self.segment = 0
         self._network = network
-        self._parameters = parameters
-        self._preprocessor = Preprocessor(
-            network.image_width, network.patch_size, parameters.rectify
-        )
+        self.parameters = parameters
+        # One for each camera of a rig: each remembers how to rectify its own.
+        self._preprocessors: dict[str, Preprocessor] = {}
+        self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
-        self._last: Frame | None = None
+        self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
 
-    def add(self, frame: Frame) -> tuple[Reconstruction, ...]:
+    def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take the next frame; return what the network had to say, oldest first, often nothing.
 
         A frame that does not continue what was before (a gap, a step back in time, another size
         or camera) begins a new segment, after the views that wait have got their geometry.
 
+        Args:
+            frame: of the camera, or of the first camera of a rig, which tells time and motion.
+            others: of the rig's other cameras at about the same time; they see the same window.
+
         Raises:
-            ImageError: the frame's image or calibration cannot be used. The frame is left out,
-                all else is as before.
+            ImageError: an image or its calibration cannot be used. The frames are left out, all
+                else is as before.
         """
-        view = self._preprocessor.view(frame)
-        if self._last is not None and frame.stamp_ns == self._last.stamp_ns:
+        frames = (frame, *others)
+        views = [self._preprocessor(each).view(each) for each in frames]
+        if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._tell(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
             return ()
         done: tuple[Reconstruction, ...] = ()
-        interruption = self._interruption(frame)
+        interruption = self._interruption(frames)
         if interruption:
             done = self.flush()
             self._leave_map(interruption)
-        self._last = frame
+        self._last = frames
 
-        is_keyframe = self._gate.is_keyframe(view).is_keyframe
-        left = self._window.add(view, is_keyframe)
-        self.gated += left is not None and not left.is_published
+        is_keyframe = self._gate.is_keyframe(views[0]).is_keyframe
+        for view in views:
+            left = self._window.add(view, is_keyframe)
+            self.gated += left is not None and not left.is_published
         if self._window.is_due:
             done += self._run()
         return done
+
+    def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+        """Take where odometry says that the camera was: (3,) metres, in a world of its own."""
+        self._metric.add_odometry(stamp_ns, position)
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Take parameters that differ from the former in what may change while running."""
+        self.parameters = parameters
+        self._gate.min_motion = parameters.keyframe_min_motion
+        self._metric.min_distance = parameters.min_odometry_distance
+        self._metric.set_parameter(parameters.metres_per_unit)
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Give the views that wait for a full stride their geometry, as at the end of a stream.
@@ -102,10 +129,12 @@ class Reconstructor:
             done += (self._reconstruction(),)
         return done
 
-    def reset(self) -> None:
-        """Forget the map and the views that wait; the next frame begins a new segment."""
-        self._last = None
-        self._leave_map("reset on request")
+    def reset(self, reason: str = "reset on request") -> None:
+        """Forget all maps and the views that wait; the next frame begins segment 0."""
+        self._last = ()
+        self.segment = 0
+        self._map_is_empty = True
+        self._leave_map(reason)
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
@@ -129,7 +158,7 @@ class Reconstructor:
         except AlignmentError as refusal:
             self._refusals += 1
             is_final = is_last or self._refusals == _MAX_REFUSALS
-            if not is_final and self._window.run_again():
+            if not is_final and self._window.run_again(coming=len(self._last)):
                 self._tell(f"a window was refused, the next frame tries again: {refusal}")
                 return ()
             self._restart_map(f"{self._refusals} window(s) refused in a row: {refusal}")
@@ -147,7 +176,7 @@ class Reconstructor:
                 entry.tokens = self._network.encode(entry.view.image)
 
     def _trusted_depth(self, prediction: WindowPrediction) -> NDArray[np.float32]:
-        percentile = self._parameters.min_confidence_percentile
+        percentile = self.parameters.min_confidence_percentile
         return np.stack(
             [
                 valid_depth(depth, confidence, percentile)
@@ -167,14 +196,13 @@ class Reconstructor:
             prediction.camera_from_world[shared],
             depth[shared],
             prediction.confidence[shared],
-            self._parameters.max_scale_spread,
+            self.parameters.max_scale_spread,
         )
 
     def _gauge(self, camera_from_window: NDArray[np.float64]) -> Similarity:
         """Return the map that begins at a camera of the window, level, in the window's unit."""
         map_from_window = FLU_FROM_OPTICAL @ camera_from_window
-        scale = self._parameters.metres_per_unit or 1.0
-        return Similarity(scale, map_from_window[:3, :3], scale * map_from_window[:3, 3])
+        return Similarity(1.0, map_from_window[:3, :3], map_from_window[:3, 3])
 
     def _place(
         self,
@@ -195,23 +223,35 @@ class Reconstructor:
             pose = map_from_window.pose(window_from_camera[index])
             entry.anchor = Anchor(pose, map_depth[index])
             if not entry.is_published:
-                # Copies: whoever keeps a frame shall not keep its whole window in memory.
                 entry.is_published = True
+                if entry.view.source == self._last[0].source:
+                    told = self._metric.observe(entry.view.stamp_ns, pose[:3, 3])
+                    if told:
+                        self._tell(told)
                 intrinsics = prediction.intrinsics[index]
-                if entry.view.intrinsics is not None and self._parameters.use_camera_intrinsics:
+                if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
                     intrinsics = entry.view.intrinsics
                 frames.append(
                     FrameGeometry(
                         view=entry.view,
                         map_from_camera=pose,
                         intrinsics=intrinsics,
+                        # Copies: whoever keeps a frame shall not keep its whole window in memory.
                         depth=map_depth[index].copy(),
                         confidence=prediction.confidence[index].copy(),
                         is_keyframe=entry.is_keyframe,
                     )
                 )
         self._map_is_empty = False
-        return tuple(frames)
+        return tuple(self._in_metres(frame) for frame in frames)
+
+    def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
+        # After all of the window is observed: its frames go out with one scale.
+        return replace(
+            geometry,
+            map_from_camera=self._metric.place(geometry.map_from_camera),
+            depth=np.float32(self._metric.factor) * geometry.depth,
+        )
 
     def _reconstruction(
         self,
@@ -222,34 +262,58 @@ class Reconstructor:
     ) -> Reconstruction:
         events = tuple(self._events)
         self._events.clear()
-        metres = self._parameters.metres_per_unit
         return Reconstruction(
             segment=self.segment,
             frames=frames,
-            scale=Scale(metres, "parameter") if metres else Scale(),
+            scale=self._metric.scale,
             window_size=window_size,
             scale_ratio=alignment.map_from_window.scale if alignment else 1.0,
             scale_spread=alignment.scale_spread if alignment else 1.0,
             overlap=alignment.overlap if alignment else 0,
+            position_sigma=self._position_sigma(frames, alignment),
+            rotation_sigma=max(alignment.rotation_residual, USUAL_ANGLE) if alignment else 0.0,
             seconds=seconds or {},
             events=events,
         )
 
-    def _interruption(self, frame: Frame) -> str:
-        """Return why the frame does not continue what was before, or nothing."""
-        last = self._last
-        if last is None:
+    def _position_sigma(
+        self, frames: tuple[FrameGeometry, ...], alignment: Alignment | None
+    ) -> float:
+        if alignment is None:
+            return 0.0
+        residual = self._metric.factor * alignment.translation_residual
+        depths = [frame.depth[np.isfinite(frame.depth)] for frame in frames]
+        depth = np.concatenate(depths) if depths else np.empty(0)
+        usual = USUAL_DISTANCE * float(np.median(depth)) if depth.size else 0.0
+        return max(residual, usual)
+
+    def _preprocessor(self, frame: Frame) -> Preprocessor:
+        if frame.source not in self._preprocessors:
+            self._preprocessors[frame.source] = Preprocessor(
+                self._network.image_width, self._network.patch_size, self.parameters.rectify
+            )
+        return self._preprocessors[frame.source]
+
+    def _interruption(self, frames: tuple[Frame, ...]) -> str:
+        """Return why the frames do not continue what was before, or nothing."""
+        if not self._last:
             return ""
-        seconds = (frame.stamp_ns - last.stamp_ns) / 1e9
+        seconds = (frames[0].stamp_ns - self._last[0].stamp_ns) / 1e9
         if seconds < 0:
             return f"time went back by {-seconds:.3f} s"
-        if seconds > self._parameters.max_gap_s:
+        if seconds > self.parameters.max_gap_s:
             return f"no frame came for {seconds:.3f} s"
-        if frame.image.shape != last.image.shape:
-            old, new = (f"{image.shape[1]}x{image.shape[0]}" for image in (last.image, frame.image))
-            return f"the image size changed from {old} to {new}"
-        if frame.frame_id != last.frame_id:
-            return f"the camera changed from {last.frame_id!r} to {frame.frame_id!r}"
+        old, new = (
+            ", ".join(repr(frame.frame_id) for frame in each) for each in (self._last, frames)
+        )
+        if old != new:
+            return f"the camera changed from {old} to {new}"
+        for last, frame in zip(self._last, frames, strict=True):
+            if frame.image.shape != last.image.shape:
+                old_size, new_size = (
+                    f"{image.shape[1]}x{image.shape[0]}" for image in (last.image, frame.image)
+                )
+                return f"the image size changed from {old_size} to {new_size}"
         return ""
 
     def _leave_map(self, reason: str) -> None:
@@ -263,6 +327,7 @@ class Reconstructor:
         if not self._map_is_empty:
             self.segment += 1
         self._map_is_empty = True
+        self._metric.reset()
         self._refusals = 0
         self._tell(f"segment {self.segment} begins with an origin and a unit of its own: {reason}")
 

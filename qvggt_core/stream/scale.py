@@ -75,17 +75,18 @@ def depth_scale(
         ratio = np.log(placed[both].astype(np.float64) / seen[both])
         ratios.append(ratio)
         weights.append(sure[both].astype(np.float64))
-        medians.append(_weighted_median(ratio, weights[-1]))
+        medians.append(weighted_median(ratio, weights[-1]))
     if not medians:
         raise AlignmentError(
             f"none of the {len(map_depth)} views that the window shares with the map has valid "
             f"depth on {_MIN_VALID_SHARE:.0%} of its pixels in both"
         )
-    ratio = _weighted_median(np.concatenate(ratios), np.concatenate(weights))
+    ratio = weighted_median(np.concatenate(ratios), np.concatenate(weights))
     return DepthScale(float(np.exp(ratio)), float(np.exp(max(medians) - min(medians))))
 
 
-def _weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> float:
+    """Return the value below which half of the weight lies."""
     order = np.argsort(values, kind="stable")
     total = np.cumsum(weights[order])
     return float(values[order[np.searchsorted(total, 0.5 * total[-1])]])

@@ -68,16 +68,19 @@ class SlidingWindow:
         """Count the stride from here."""
         self._arrived = 0
 
-    def run_again(self) -> bool:
-        """Let the network run as soon as one more view is there, if that can help.
+    def run_again(self, coming: int = 1) -> bool:
+        """Let the network run as soon as more views are there, if that can help.
 
-        It can when the views that are placed in the map outnumber those that the next view may
+        It can when the views that are placed in the map outnumber those that the next ones may
         push out, so that no view leaves without geometry and one that is placed remains.
+
+        Args:
+            coming: how many views the next frame brings: the number of cameras.
 
         Returns:
             Whether it can help, and so will be done.
         """
-        pushed_out = max(0, len(self.entries) + 1 - self._size)
+        pushed_out = max(0, len(self.entries) + coming - self._size)
         helps = sum(entry.anchor is not None for entry in self.entries) > pushed_out
         if helps:
             self._arrived = self._stride - 1

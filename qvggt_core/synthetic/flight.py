@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry import transform
@@ -66,6 +67,32 @@ def fly(
         f"no {kind} of {frames} frames with step {step} m and clearance {clearance} m was found "
         f"in {world.name} {world.seed}: fewer frames, a shorter step or another seed may fit"
     )
+
+
+def exposure_poses(
+    world_from_camera: NDArray, index: int, shutter: float, instants: int
+) -> NDArray[np.float64]:
+    """Return the poses (instants, 4, 4) at even instants of one frame's exposure.
+
+    The exposure lies around the frame's own instant, and the camera moves evenly from frame
+    to frame; before the first and after the last frame it stands still.
+
+    Args:
+        world_from_camera: (frames, 4, 4) of the flight.
+        index: the frame.
+        shutter: length of the exposure as a share of the time between frames, in [0, 1].
+        instants: number of poses.
+    """
+    here = world_from_camera[index]
+    poses = []
+    for part in (np.arange(instants) + 0.5) / max(instants, 1) - 0.5:
+        neighbour = index + (1 if part > 0 else -1)
+        there = world_from_camera[min(max(neighbour, 0), len(world_from_camera) - 1)]
+        share = shutter * abs(part)
+        turn = Rotation.from_matrix(here[:3, :3].T @ there[:3, :3]).as_rotvec()
+        rotation = here[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+        poses.append(transform(rotation, (1 - share) * here[:3, 3] + share * there[:3, 3]))
+    return np.array(poses).reshape(-1, 4, 4)
 
 
 def _camera_rotation(yaw: float, pitch: float, roll: float) -> NDArray[np.float64]:

@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qvggt_core.model import encode_pose
+from qvggt_core.model import decode_pose, encode_pose
 
 _CONFIDENCE_WEIGHT = 0.2
 _FOV_WEIGHT = 0.5
+# A degree of rotation and 5 % of a baseline count alike.
+_ROTATION_WEIGHT = 3.0
+# Baselines much shorter than this share of the scene have no direction worth learning.
+_SHORT_BASELINE = 0.02
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,50 @@ def camera_loss(
         total = total + discount**index * parts
         weights += discount**index
     return total / weights
+
+
+def relative_pose_loss(
+    pose_encodings: Sequence[Tensor], target: Tensor, discount: float = 0.6
+) -> Tensor:
+    """Return the error of the motion between all pairs of frames, per length of the baseline.
+
+    The camera loss asks where each camera is in the first one's frame; for neighbours, which
+    lie close together, an error that is small there is a large one in the direction of their
+    motion. Wang et al., "pi^3: Permutation-Equivariant Visual Geometry Learning", 2025, supervise
+    pairs likewise.
+
+    Args:
+        pose_encodings: (B, S, 9) per iteration, the last is the result.
+        target: (B, S, 9).
+        discount: weight of an iteration over that of the next.
+    """
+    iterations = torch.stack(list(pose_encodings))
+    frames = target.shape[1]
+    first, second = torch.triu_indices(frames, frames, offset=1, device=target.device)
+    rotation, translation = _relative_poses(iterations, first, second)
+    true_rotation, true_translation = _relative_poses(target[None], first, second)
+    angle = _norm((rotation - true_rotation).flatten(-2)) / 2**0.5
+    baseline = (true_translation.square().sum(dim=-1) + _SHORT_BASELINE**2).sqrt()
+    # Axis by axis: else the axis along which cameras move least is learned last, or never.
+    motion = (translation - true_translation).abs().sum(dim=-1) / baseline
+    loss = (_ROTATION_WEIGHT * angle + motion).flatten(1).mean(dim=1)
+    powers = torch.arange(len(loss) - 1, -1, -1, device=loss.device)
+    weights = discount**powers
+    return (weights * loss).sum() / weights.sum()
+
+
+def _relative_poses(encodings: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return rotations (..., P, 3, 3) and translations (..., P, 3) of second_from_first."""
+    pose, _ = decode_pose(encodings, 1, 1)
+    rotation, translation = pose[..., :3], pose[..., 3]
+    between = rotation[..., second, :, :] @ rotation[..., first, :, :].mT
+    moved = (between @ translation[..., first, :, None])[..., 0]
+    return between, translation[..., second, :] - moved
+
+
+def _norm(x: Tensor) -> Tensor:
+    # Without the small number the gradient at zero, where first frames start, is not finite.
+    return (x.square().sum(dim=-1) + 1e-8).sqrt()
 
 
 def depth_loss(depth: Tensor, confidence: Tensor, target: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from qvggt_core.errors import TrainingError
-from qvggt_core.synthetic.flight import fly
+from qvggt_core.synthetic.flight import exposure_poses, fly
 from qvggt_core.synthetic.render import Scene, pinhole
 from qvggt_core.synthetic.seeds import evaluation_seed, training_seed
 from qvggt_core.synthetic.world import make_world
@@ -48,6 +48,8 @@ class PoolConfig:
         step_low: least distance in metres between frames.
         step_high: largest distance.
         samples: extra rays per pixel, see `Scene.render`.
+        shutter_high: longest exposure of a clip as a share of the time between frames; clips
+            vary between none and this.
         evaluation: whether the seeds are of the evaluation split.
     """
 
@@ -65,6 +67,7 @@ class PoolConfig:
     step_low: float = 0.1
     step_high: float = 0.35
     samples: int = 2
+    shutter_high: float = 0.0
     evaluation: bool = False
 
 
@@ -129,9 +132,17 @@ def render_clip(config: PoolConfig, index: int) -> Clip:
     spread = 1.0 + config.fov_spread * rng.uniform(-1.0, 1.0)
     fov = np.radians(config.horizontal_fov * spread)
     intrinsics = pinhole(config.height, config.width, fov)
+    shutter = float(rng.uniform(0.0, config.shutter_high))
     renderings = [
-        scene.render(pose, intrinsics, config.height, config.width, config.samples)
-        for pose in world_from_camera
+        scene.render(
+            pose,
+            intrinsics,
+            config.height,
+            config.width,
+            config.samples,
+            exposure_poses(world_from_camera, frame, shutter, config.samples),
+        )
+        for frame, pose in enumerate(world_from_camera)
     ]
     return Clip(
         images=np.stack([r.colour for r in renderings]),

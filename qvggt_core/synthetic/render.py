@@ -92,6 +92,7 @@ class Scene:
         height: int,
         width: int,
         samples: int = 4,
+        sample_poses: NDArray | None = None,
     ) -> Rendering:
         """Render one image.
 
@@ -102,6 +103,8 @@ class Scene:
             width: columns.
             samples: rays per pixel beside the one through its centre, at most 4; the colour
                 is the mean of all.
+            sample_poses: (samples, 4, 4) poses of the camera at the instants of an exposure
+                at which those rays are cast, which blurs what moves; None casts all at once.
         """
         rotation = self._tensor(np.asarray(world_from_camera)[:3, :3], (3, 3))
         origin = self._tensor(np.asarray(world_from_camera)[:3, 3], (3,))
@@ -109,7 +112,10 @@ class Scene:
         colour, distance, normals = self._shade(origin, centre_rays @ rotation.T)
         # Rays have z = 1 in the camera, so the distance along them is the z-depth.
         depth = torch.where(distance < _FAR, distance, torch.nan)
-        for dx, dy in _SAMPLE_OFFSETS[:samples]:
+        for index, (dx, dy) in enumerate(_SAMPLE_OFFSETS[:samples]):
+            if sample_poses is not None:
+                rotation = self._tensor(sample_poses[index, :3, :3], (3, 3))
+                origin = self._tensor(sample_poses[index, :3, 3], (3,))
             rays = self._rays(intrinsics, height, width, dx, dy)
             colour = colour + self._shade(origin, rays @ rotation.T)[0]
         colour = colour / (1 + samples)

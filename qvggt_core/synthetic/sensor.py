@@ -1,4 +1,4 @@
-"""What a real camera does to a clean image: exposure, white balance, noise, motion blur."""
+"""What a real camera does to a clean image: exposure, white balance, noise."""
 
 from __future__ import annotations
 
@@ -43,10 +43,3 @@ def expose(
     """
     values = image * gain + 255.0 * noise * rng.standard_normal(image.shape, dtype=np.float32)
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
-
-
-def motion_blur(images: list[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Return the mean of images (H, W, 3) rendered at instants within one exposure."""
-    # Light adds up before the display's gamma is applied.
-    linear = np.mean([np.power(image / 255.0, 2.2) for image in images], axis=0)
-    return np.rint(255.0 * np.power(linear, 1.0 / 2.2)).astype(np.uint8)

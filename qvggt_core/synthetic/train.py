@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qvggt_core.errors import TrainingError
@@ -26,11 +25,21 @@ from qvggt_core.model import VGGT, ModelConfig
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.synthetic.assess import WindowMetrics, evaluate_windows, trivial_metrics
 from qvggt_core.synthetic.curves import draw_curves
-from qvggt_core.synthetic.losses import Targets, camera_loss, depth_loss, window_targets
+from qvggt_core.synthetic.initial import InitialWeights, load_initial_weights
+from qvggt_core.synthetic.losses import (
+    Targets,
+    camera_loss,
+    depth_loss,
+    relative_pose_loss,
+    window_targets,
+)
 from qvggt_core.synthetic.pool import Pool, PoolConfig, build_pool, open_pool
+from qvggt_core.synthetic.readouts import Readouts, readout_losses
 from qvggt_core.synthetic.sensor import augment
 from qvggt_core.synthetic.windows import (
+    Places,
     Windows,
+    draw_scattered_windows,
     draw_windows,
     evaluation_windows,
     view_overlap,
@@ -51,6 +60,9 @@ class Stage(BaseModel):
         images: images per step, in as many windows as they fill.
         frames: frames per window; each step takes one of these at random.
         max_gap: largest distance between neighbours of a window, in frames of the clip.
+        shuffled: share of a clip's windows whose frames are not in the order of time.
+        scattered: share of the steps whose windows take their frames from any clips, see
+            `draw_scattered_windows`.
         clips: clips of the pool to draw from; 0 takes all.
         dense_frames: frames per step that go through the dense head.
         depth_stride: the depth loss reads every n-th pixel.
@@ -62,6 +74,8 @@ class Stage(BaseModel):
     images: int = Field(32, gt=0)
     frames: tuple[int, ...] = Field((2,), min_length=1)
     max_gap: int = Field(3, ge=1)
+    shuffled: float = Field(0.5, ge=0, le=1)
+    scattered: float = Field(0.0, ge=0, le=1)
     clips: int = Field(0, ge=0)
     dense_frames: int = Field(8, ge=1)
     depth_stride: int = Field(2, ge=1)
@@ -75,6 +89,7 @@ class TrainConfig(BaseModel):
         model: sizes of the network, see `ModelConfig`.
         pool: what to train on, see `PoolConfig`.
         evaluation_pool: what to evaluate on.
+        initial_weights: checkpoint that the run starts from; None starts at random.
         stages: curriculum, in order of `until`; the last one's `until` is the length of the run.
         learning_rate: peak of the schedule.
         final_learning_rate: share of the peak at the end of the cosine.
@@ -84,6 +99,7 @@ class TrainConfig(BaseModel):
         gradient_clip: largest norm of the gradient.
         average: decay of the averaged weights, which are what is evaluated and kept.
         camera_weight: of the camera loss.
+        relative_weight: of the loss of motions between all pairs of a window.
         depth_weight: of the depth loss.
         readout_weight: of the training read-outs, see `Readouts`; it decays with the rate.
         min_overlap: least view overlap between neighbours in a window.
@@ -103,6 +119,7 @@ class TrainConfig(BaseModel):
     model: dict[str, Any]
     pool: PoolConfig
     evaluation_pool: PoolConfig
+    initial_weights: InitialWeights | None = None
     stages: tuple[Stage, ...] = Field(min_length=1)
     learning_rate: float = Field(1e-3, gt=0)
     final_learning_rate: float = Field(0.02, ge=0, le=1)
@@ -112,6 +129,7 @@ class TrainConfig(BaseModel):
     gradient_clip: float = Field(1.0, gt=0)
     average: float = Field(0.998, ge=0, lt=1)
     camera_weight: float = 5.0
+    relative_weight: float = Field(0.0, ge=0)
     depth_weight: float = 1.0
     readout_weight: float = 1.0
     min_overlap: float = 0.35
@@ -122,6 +140,7 @@ class TrainConfig(BaseModel):
     checkpoint_every: int = Field(500, gt=0)
     evaluation_frames: int = Field(4, ge=2)
     evaluation_clips: int = Field(48, gt=0)
+    _directory: Path = PrivateAttr(default=Path())
 
     @model_validator(mode="after")
     def _splits_are_apart(self) -> TrainConfig:
@@ -148,11 +167,18 @@ class TrainConfig(BaseModel):
         """
         try:
             values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            return cls.model_validate(values)
+            config = cls.model_validate(values)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise TrainingError(f"cannot read the training configuration {path}: {error}") from None
         except ValidationError as error:
             raise TrainingError(f"{path} is refused: {error}") from None
+        config._directory = path.parent
+        return config
+
+    @property
+    def directory(self) -> Path:
+        """Where the configuration was read from; files that it names are relative to it."""
+        return self._directory
 
     @property
     def steps(self) -> int:
@@ -162,22 +188,6 @@ class TrainConfig(BaseModel):
     def stage(self, step: int) -> Stage:
         """Return the stage of a step, counted from 0."""
         return next((s for s in self.stages if step < s.until), self.stages[-1])
-
-
-class Readouts(nn.Module):
-    """Linear read-outs that give every patch a target while the network is young.
-
-    A patch of the last block says its depth and its point in the window's world; a patch of
-    the third tap, and a camera token, say where they are in the room. They teach the tokens
-    geometry long before the camera head has learned to read them, and are not kept.
-    """
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(3))
-        self.window = nn.Linear(dim, 4)
-        self.place = nn.Linear(dim, 3)
-        self.pose = nn.Linear(dim, 9)
 
 
 @dataclass
@@ -239,9 +249,8 @@ def train(
     while run.step < last:
         if config.stage(run.step) != stage:
             stage = config.stage(run.step)
-            pool = _pool(config.pool, pools / "pool_train", stage.clips)
-            overlap = view_overlap(pool, stage.clips or len(pool))
-        terms = run.take_step(stage, pool, overlap)
+            source = _Source(_pool(config.pool, pools / "pool_train", stage.clips), stage)
+        terms = run.take_step(source)
         losses.append(terms["loss"])
         if not math.isfinite(losses[-1]):
             raise TrainingError(
@@ -261,6 +270,35 @@ def train(
     return TrainResult(output / _MODEL, run.step, losses, metrics)
 
 
+class _Source:
+    """The clips of a stage, from which it draws its windows."""
+
+    def __init__(self, pool: Pool, stage: Stage) -> None:
+        clips = stage.clips or len(pool)
+        self.stage = stage
+        self._pool = pool
+        self._overlap = view_overlap(pool, clips)
+        self._places = Places(pool, clips) if stage.scattered else None
+
+    def draw(self, min_overlap: float, rng: np.random.Generator) -> Windows:
+        """Draw the windows of a step."""
+        stage = self.stage
+        frames = int(rng.choice(stage.frames))
+        count = max(1, stage.images // frames)
+        if self._places is not None and rng.random() < stage.scattered:
+            return draw_scattered_windows(self._pool, self._places, count, frames, rng)
+        return draw_windows(
+            self._pool,
+            self._overlap,
+            count,
+            frames,
+            max_gap=stage.max_gap,
+            min_overlap=min_overlap,
+            shuffled=stage.shuffled,
+            rng=rng,
+        )
+
+
 class _Run:
     """Network, averaged network, read-outs and optimiser of a run, at a step."""
 
@@ -269,7 +307,10 @@ class _Run:
         self.config = config
         self.device = device
         self.model_config = ModelConfig.from_dict(config.model)
-        self.network = VGGT(self.model_config).initialise().to(device)
+        self.network = VGGT(self.model_config).initialise()
+        if config.initial_weights is not None:
+            load_initial_weights(self.network, config.initial_weights, config.directory)
+        self.network.to(device)
         self.readouts = Readouts(2 * self.model_config.embed_dim).to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         parameters = [*self.network.parameters(), *self.readouts.parameters()]
@@ -290,19 +331,18 @@ class _Run:
         self.aggregate = torch.compile(aggregator, dynamic=False) if config.compile else aggregator
         self.step = 0
 
-    def take_step(self, stage: Stage, pool: Pool, overlap: np.ndarray) -> dict[str, float]:
+    def take_step(self, source: _Source) -> dict[str, float]:
         """Take one optimiser step and return the loss terms."""
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
-        frames = int(rng.choice(stage.frames))
-        count = max(1, stage.images // frames)
-        windows = draw_windows(pool, overlap, count, frames, stage.max_gap, config.min_overlap, rng)
+        windows = source.draw(config.min_overlap, rng)
         images = augment(windows.images, rng).to(self.device)
         targets = _targets_on(windows, self.device, self.model_config.patch_size)
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        terms = self._losses(images, windows, targets, stage, rate / config.learning_rate, rng)
+        share = rate / config.learning_rate
+        terms = self._losses(images, windows, targets, source.stage, share, rng)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
         norm = nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
@@ -330,9 +370,13 @@ class _Run:
         grid = (height // patch, width // patch)
         with _attention(self.device), _autocast(self.device, self.bfloat16):
             patches, camera = self.aggregate(network.encode(images), *grid)
-            poses = network.camera_head(camera)
-        terms = {"camera": camera_loss([p.float() for p in poses], targets.pose_encodings)}
+        # As at inference: 16 bits would round small translations away.
+        poses = network.camera_head(camera.float())
+        terms = {"camera": camera_loss(poses, targets.pose_encodings)}
         total = config.camera_weight * terms["camera"]
+        if config.relative_weight > 0:
+            terms["relative"] = relative_pose_loss(poses, targets.pose_encodings)
+            total = total + config.relative_weight * terms["relative"]
         if network.depth_head is not None and config.depth_weight > 0:
             frames = images.shape[0] * images.shape[1]
             chosen = torch.from_numpy(rng.permutation(frames)[: stage.dense_frames])
@@ -411,43 +455,6 @@ def learning_rate(config: TrainConfig, step: int) -> float:
     done = min(max(step - start, 0) / max(config.steps - start, 1), 1.0)
     low = config.final_learning_rate
     return config.learning_rate * (low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * done)))
-
-
-def readout_losses(
-    window: Tensor, place: Tensor, pose: Tensor, windows: Windows, targets: Targets, patch: int
-) -> dict[str, Tensor]:
-    """Return the L1 losses of the training read-outs at patch centres.
-
-    Args:
-        window: (B, S, P, 4): log depth and point in the window's world, in its unit.
-        place: (B, S, P, 3): point in the room, in units of 3 m.
-        pose: (B, S, 9): position in the room in units of 3 m and the camera's right and down
-            axes.
-        windows: ground truth.
-        targets: ground truth in the network's gauge.
-        patch: side of a patch, pixels.
-    """
-    centre = slice(patch // 2, None, patch)
-    depth = targets.depth[..., centre, centre].flatten(2)
-    points = targets.points[..., 1::2, 1::2, :].flatten(2, 3)
-    valid = depth.isfinite()
-    world_from_first = windows.world_from_camera[:, :1].to(points.device).float()
-    unit = targets.unit[:, None, None, None]
-    in_room = torch.einsum("bsij,btpj->btpi", world_from_first[..., :3, :3], points * unit)
-    in_room = (in_room + world_from_first[..., None, :3, 3]) / 3.0
-    own = windows.world_from_camera.to(pose.device).float()
-    true_pose = torch.cat([own[..., :3, 3] / 3.0, own[..., :3, 0], own[..., :3, 1]], dim=-1)
-    true_window = torch.cat([depth.log()[..., None], points], dim=-1)
-    return {
-        "window": _masked_l1(window, true_window, valid),
-        "place": _masked_l1(place, in_room, valid),
-        "pose": F.l1_loss(pose, true_pose),
-    }
-
-
-def _masked_l1(prediction: Tensor, target: Tensor, valid: Tensor) -> Tensor:
-    error = (prediction - target.nan_to_num()).abs().mean(dim=-1)
-    return torch.where(valid, error, 0.0).sum() / valid.sum().clamp(min=1)
 
 
 def _targets_on(windows: Windows, device: torch.device, patch: int) -> Targets:

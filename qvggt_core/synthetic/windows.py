@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from qvggt_core.errors import TrainingError
@@ -41,11 +42,13 @@ def draw_windows(
     overlap: NDArray,
     count: int,
     frames: int,
+    *,
     max_gap: int,
     min_overlap: float,
+    shuffled: float,
     rng: np.random.Generator,
 ) -> Windows:
-    """Draw windows at random; half of them in the order of time, half shuffled.
+    """Draw windows at random.
 
     Args:
         pool: where the clips come from.
@@ -54,6 +57,7 @@ def draw_windows(
         frames: S.
         max_gap: largest distance, in frames of the clip, between neighbours in a window.
         min_overlap: least overlap between neighbours; refused windows are drawn again.
+        shuffled: share of the windows whose frames are not in the order of time.
         rng: decides everything.
 
     Raises:
@@ -63,7 +67,7 @@ def draw_windows(
     largest_gap = min(max_gap, (length - 1) // max(frames - 1, 1))
     if largest_gap < 1:
         raise TrainingError(f"clips of {length} frames hold no window of {frames}")
-    rows: list[tuple[int, list[int]]] = []
+    rows: list[list[tuple[int, int]]] = []
     for _ in range(_ATTEMPTS * count):
         clip = int(rng.integers(len(overlap)))
         gap = int(rng.integers(1, largest_gap + 1))
@@ -71,14 +75,82 @@ def draw_windows(
         chosen = list(range(start, start + gap * (frames - 1) + 1, gap))
         if min(overlap[clip, a, b] for a, b in pairwise(chosen)) < min_overlap:
             continue
-        order = rng.permutation(frames) if rng.random() < 0.5 else np.arange(frames)
-        rows.append((clip, [chosen[i] for i in order]))
+        order = rng.permutation(frames) if rng.random() < shuffled else np.arange(frames)
+        rows.append([(clip, chosen[i]) for i in order])
         if len(rows) == count:
             return gather(pool, rows)
     raise TrainingError(
         f"only {len(rows)} of {count} windows of {frames} frames overlap by {min_overlap}: lower "
         "the overlap or the gap"
     )
+
+
+def draw_scattered_windows(
+    pool: Pool, places: Places, count: int, frames: int, rng: np.random.Generator
+) -> Windows:
+    """Draw windows whose frames come from any clips, but look at the same part of the world.
+
+    Flights mostly keep their height; between flights, cameras lie apart in all directions.
+
+    Args:
+        pool: clips that were all made in one world.
+        places: where the cameras of the pool are.
+        count: B.
+        frames: S.
+        rng: decides everything.
+
+    Raises:
+        TrainingError: hardly any frame has enough others near it.
+    """
+    rows: list[list[int]] = []
+    for _ in range(_ATTEMPTS * count):
+        first = int(rng.integers(len(places)))
+        near = places.near(first)
+        if len(near) >= frames - 1:
+            rows.append([first, *rng.choice(near, frames - 1, replace=False).tolist()])
+        if len(rows) == count:
+            length = pool.config.frames
+            return gather(pool, [[divmod(frame, length) for frame in row] for row in rows])
+    raise TrainingError(
+        f"only {len(rows)} of {count} frames have {frames - 1} others near them that look the same "
+        "way: render more clips"
+    )
+
+
+class Places:
+    """Where the cameras of a pool's frames are, and which look at the same part of the world."""
+
+    def __init__(self, pool: Pool, clips: int, reach: float = 0.8, angle: float = 30.0) -> None:
+        """Take the first clips' cameras.
+
+        Args:
+            pool: clips that were all made in one world.
+            clips: how many to take.
+            reach: largest distance in metres between frames of a window and its first.
+            angle: largest angle in degrees between their optical axes.
+
+        Raises:
+            TrainingError: the clips were made in several worlds.
+        """
+        if pool.config.layouts != 1 or len(set(pool.config.worlds)) != 1:
+            raise TrainingError(
+                "the pool's clips were made in several worlds: frames of different clips cannot "
+                "share a window"
+            )
+        poses = pool.world_from_camera[:clips].reshape(-1, 4, 4)
+        self._positions, self._axes = poses[:, :3, 3], poses[:, :3, 2]
+        self._tree = cKDTree(self._positions)
+        self._reach, self._cosine = reach, np.cos(np.radians(angle))
+
+    def __len__(self) -> int:
+        """Return the number of frames; frame f of clip c is number c * frames + f."""
+        return len(self._positions)
+
+    def near(self, frame: int) -> NDArray[np.int64]:
+        """Return the numbers of the frames near one, without itself."""
+        found = np.sort(self._tree.query_ball_point(self._positions[frame], self._reach))
+        agree = self._axes[found] @ self._axes[frame] >= self._cosine
+        return found[agree & (found != frame)]
 
 
 def evaluation_windows(pool: Pool, frames: int, gaps: tuple[int, ...] = (1, 2)) -> Windows:
@@ -88,19 +160,23 @@ def evaluation_windows(pool: Pool, frames: int, gaps: tuple[int, ...] = (1, 2)) 
     if not fitting:
         raise TrainingError(f"clips of {length} frames hold no window of {frames}")
     rows = [
-        (clip, list(range(0, gap * (frames - 1) + 1, gap)))
+        [(clip, frame) for frame in range(0, gap * (frames - 1) + 1, gap)]
         for clip in range(len(pool))
         for gap in fitting
     ]
     return gather(pool, rows)
 
 
-def gather(pool: Pool, rows: list[tuple[int, list[int]]]) -> Windows:
-    """Return the windows that (clip, frames) pairs name."""
-    images = np.stack([pool.images[clip][frames] for clip, frames in rows])
-    depth = np.stack([pool.depth[clip][frames] for clip, frames in rows])
-    poses = np.stack([pool.world_from_camera[clip][frames] for clip, frames in rows])
-    intrinsics = np.stack([np.stack([pool.intrinsics[clip]] * len(f)) for clip, f in rows])
+def gather(pool: Pool, rows: list[list[tuple[int, int]]]) -> Windows:
+    """Return windows that are given as (clip, frame) pairs, as many in each."""
+
+    def stack(array: NDArray) -> NDArray:
+        return np.stack([np.stack([array[clip, frame] for clip, frame in row]) for row in rows])
+
+    images, depth, poses = (
+        stack(array) for array in (pool.images, pool.depth, pool.world_from_camera)
+    )
+    intrinsics = np.stack([np.stack([pool.intrinsics[clip] for clip, _ in row]) for row in rows])
     return Windows(
         images=torch.from_numpy(images).movedim(-1, -3).contiguous(),
         depth=torch.from_numpy(depth).float(),

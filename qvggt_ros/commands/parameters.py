@@ -25,29 +25,15 @@ def params() -> None:
 def parameter_table(parameters: type[Parameters]) -> str:
     """Return the parameters with defaults, ranges and descriptions as a Markdown table."""
     rows = ["| parameter | default | allowed | what it is |", "|---|---|---|---|"]
-    for name, schema in parameters.model_json_schema()["properties"].items():
-        default = yaml.safe_dump(schema["default"]).split("\n")[0].replace("'", '"')
-        fixed = " Fixed once the network is loaded." if schema.get("read_only") else ""
+    for parameter in parameters.describe():
+        default = yaml.safe_dump(parameter.default, default_flow_style=True)
+        default = default.split("\n")[0].replace("'", '"')
+        fixed = " Fixed once the network is loaded." if parameter.read_only else ""
         rows.append(
-            f"| `{name}` | `{default}` | {_allowed(schema)} | {schema['description']}{fixed} |"
+            f"| `{parameter.name}` | `{default}` | {parameter.allowed or 'text'} "
+            f"| {parameter.description}{fixed} |"
         )
     return "\n".join(rows)
-
-
-def _allowed(schema: dict[str, Any]) -> str:
-    if "enum" in schema:
-        return ", ".join(f"`{choice}`" for choice in schema["enum"])
-    bounds = [
-        f"{sign} {schema[key]:g}"
-        for key, sign in (
-            ("minimum", "≥"),
-            ("exclusiveMinimum", ">"),
-            ("maximum", "≤"),
-            ("exclusiveMaximum", "<"),
-        )
-        if key in schema
-    ]
-    return ", ".join(bounds) or {"boolean": "`true`, `false`"}.get(schema["type"], "text")
 
 
 def read_parameters(

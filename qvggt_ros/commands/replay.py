@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_ros import console
+from qvggt_ros.commands.evaluate import (
+    ClockOffset,
+    DepthTopic,
+    GroundTruth,
+    RpeDistances,
+    RpeTimes,
+    Tolerance,
+    TruthFrame,
+    TruthTimes,
+    accuracy_rows,
+    evaluation_options,
+    print_table,
+)
 from qvggt_ros.commands.parameters import read_parameters
 
 if TYPE_CHECKING:
+    from qvggt_core.parameters import Parameters
     from qvggt_ros.bag import ReplaySummary
 
 
@@ -33,19 +48,52 @@ def replay(
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Found beside the images if not given.")
     ] = None,
+    odometry: Annotated[
+        bool,
+        typer.Option("--odometry", help="Take the scale from the recording's odometry."),
+    ] = False,
     storage: Annotated[str, typer.Option(help="Storage of the result: mcap or sqlite3.")] = "mcap",
     limit: Annotated[int | None, typer.Option(help="End after so many images.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a former output.")] = False,
     report: Annotated[bool, typer.Option(help="Draw pictures and write report.html.")] = True,
+    evaluate: Annotated[
+        bool | None,
+        typer.Option(
+            help="Compare with the ground truth; done without asking if a topic is called so."
+        ),
+    ] = None,
+    ground_truth: GroundTruth = None,
+    truth_frame: TruthFrame = "",
+    truth_times: TruthTimes = None,
+    tolerance: Tolerance = 0.01,
+    clock_offset: ClockOffset = "0",
+    rpe_distance: RpeDistances = None,
+    rpe_time: RpeTimes = None,
+    depth_topic: DepthTopic = None,
+    view: Annotated[
+        bool, typer.Option(help="Show it live in the browser while it runs (extra: viz).")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Of the live view, on this machine only.")] = 8080,
 ) -> None:
     """Reconstruct a recording: poses, depth and points, with pictures and a report."""
     parameters = read_parameters(params, settings or [], checkpoint)
     from qvggt_ros.bag import replay as replay_bag
     from qvggt_ros.network import load_network
 
+    options = evaluation_options(
+        ground_truth,
+        truth_frame=truth_frame,
+        truth_times=truth_times,
+        tolerance=tolerance,
+        clock_offset=clock_offset,
+        rpe_distance=rpe_distance,
+        rpe_time=rpe_time,
+        depth_topic=depth_topic,
+    )
     with console.err.status("loading the network"):
         loaded = load_network(parameters)
     with (
+        _live_view(port if view else None, loaded.parameters) as watch,
         console.stop_on_interrupt() as stop,
         console.progress("reconstructing", "images") as progress,
     ):
@@ -56,21 +104,38 @@ def replay(
             loaded.parameters,
             image_topic=image_topic,
             camera_info_topic=camera_info_topic,
+            use_odometry=odometry,
             storage=storage,
             limit=limit,
             overwrite=overwrite,
             report=report,
+            evaluation=None if evaluate is False else options,
+            truth_required=bool(evaluate) or ground_truth is not None,
             model=loaded.facts,
             progress=progress,
             stop=stop,
+            watch=watch,
         )
     _print_summary(summary)
     if summary.interrupted:
         raise typer.Exit(console.EXIT_INTERRUPTED)
 
 
+@contextmanager
+def _live_view(port: int | None, parameters: Parameters) -> Iterator[Callable[[Any], None]]:
+    """Yield what takes reconstructions as they become known."""
+    if port is None:
+        yield lambda reconstruction: None
+        return
+    from qvggt_ros.live_view import LiveView
+
+    with LiveView(port, parameters=parameters) as live:
+        console.err.print(f"live view: {live.address}", soft_wrap=True, highlight=False)
+        yield live.add
+
+
 def _print_summary(summary: ReplaySummary) -> None:
-    result, timings = summary.metrics["result"], summary.metrics["timings"]
+    result, timings = summary.metrics["result"], summary.run["timings"]
     unit = result["unit"]
     metres = result["metres_per_unit"]
     rows = [
@@ -84,18 +149,7 @@ def _print_summary(summary: ReplaySummary) -> None:
         ("latency, median and 95 %", _latency(timings["latency_s"])),
         ("peak memory", f"{timings['peak_memory_mb']:,.0f} MB"),
     ]
-    if accuracy := summary.metrics.get("accuracy"):
-        share = accuracy["ate"] / max(accuracy["reference_length"], 1e-9)
-        rows.append(
-            (
-                f"ATE to {accuracy['reference_topic']}",
-                f"{accuracy['ate']:.4g} after Sim(3) alignment, {share:.1%} of the path",
-            )
-        )
-    table = Table(show_header=False, title=f"{summary.output}", title_justify="left")
-    for name, value in rows:
-        table.add_row(name, escape(value))
-    console.out.print(table)
+    print_table(str(summary.output), [*rows, *accuracy_rows(summary.metrics)])
     for warning in summary.warnings:
         console.err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     for file in summary.files:

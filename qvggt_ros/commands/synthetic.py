@@ -11,38 +11,101 @@ from qvggt_ros import console
 
 
 def synth(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Recording to make.")],
-    world: Annotated[str, typer.Option(help="room, corridor, arena or terrain.")] = "room",
+    output: Annotated[Path, typer.Option("--output", "-o", help="What to make.")],
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format", help="bag, or a data set's layout: co3d, re10k, 7scenes, nrgbd, tum, euroc."
+        ),
+    ] = "bag",
+    world: Annotated[str, typer.Option(help="studio, room, corridor, arena or terrain.")] = "room",
     flight: Annotated[
-        str, typer.Option(help="hover, straight, arc, orbit, look_around, wander or survey.")
-    ] = "orbit",
-    seed: Annotated[int, typer.Option(help="Of the flight, the noise and the drift.")] = 0,
+        str | None,
+        typer.Option(
+            help="hover, straight, arc, orbit, look_around, wander or survey; orbit for a bag, "
+            "survey for a layout if not given."
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Of the flight, the noise and the drift; 0 for a bag, 1 for a layout."),
+    ] = None,
     world_seed: Annotated[int, typer.Option(help="Of the world's layout.")] = 0,
-    frames: Annotated[int, typer.Option(help="Number of images.")] = 80,
+    scenes: Annotated[
+        int | None, typer.Option(help="Layouts: number of flights, 2 if not given.")
+    ] = None,
+    frames: Annotated[
+        int | None,
+        typer.Option(help="Number of images of a flight; 80, or what the layout's protocol needs."),
+    ] = None,
     width: Annotated[int, typer.Option(help="Image columns.")] = 320,
     height: Annotated[int, typer.Option(help="Image rows.")] = 240,
+    fov: Annotated[float, typer.Option(help="Horizontal field of view, degrees.")] = 80.0,
+    dataset_camera: Annotated[
+        bool, typer.Option(help="Layouts: the real data set's camera and image size.")
+    ] = False,
     rate: Annotated[float, typer.Option(help="Images per second.")] = 10.0,
-    step: Annotated[float, typer.Option(help="Metres between images.")] = 0.08,
-    distortion: Annotated[bool, typer.Option(help="Bend the images as a wide lens does.")] = False,
-    compressed: Annotated[bool, typer.Option(help="Write PNG images instead of raw ones.")] = False,
-    storage: Annotated[str, typer.Option(help="mcap or sqlite3.")] = "mcap",
-    overwrite: Annotated[bool, typer.Option(help="Replace a former recording.")] = False,
+    step: Annotated[
+        float | None, typer.Option(help="Metres between images; 0.08, or what suits the layout.")
+    ] = None,
+    shutter: Annotated[
+        float,
+        typer.Option(help="Bag: length of an exposure, as a share of the time between images."),
+    ] = 0.1,
+    distortion: Annotated[
+        bool, typer.Option(help="Bend the images as a wide lens does (bag and euroc).")
+    ] = False,
+    compressed: Annotated[bool, typer.Option(help="Bag: PNG images instead of raw ones.")] = False,
+    storage: Annotated[str, typer.Option(help="Bag: mcap or sqlite3.")] = "mcap",
+    overwrite: Annotated[bool, typer.Option(help="Replace what was made there before.")] = False,
 ) -> None:
-    """Render a flight through a synthetic world as a recording with exact ground truth."""
+    """Render flights through a synthetic world, with exact ground truth."""
+    if form != "bag":
+        from qvggt_core.synthetic.layouts import write_layout
+
+        with console.progress("rendering", "images") as progress:
+            dataset = write_layout(
+                output,
+                form,
+                world=world,
+                flight=flight or "survey",
+                seed=1 if seed is None else seed,
+                world_seed=world_seed,
+                scenes=2 if scenes is None else scenes,
+                frames=frames,
+                width=width,
+                height=height,
+                rate_hz=rate,
+                step=step,
+                horizontal_fov=fov,
+                dataset_camera=dataset_camera,
+                distortion=distortion,
+                overwrite=overwrite,
+                progress=progress,
+            )
+        for name, length in zip(dataset.scenes, dataset.path_lengths, strict=True):
+            console.out.print(f"{name}: {dataset.frames} images along {length:.2f} m")
+        console.out.print(f"wrote {dataset.path}", soft_wrap=True, highlight=False)
+        return
+    from qvggt_core.errors import ParameterError
     from qvggt_ros.synthetic_bag import write_bag
 
+    if dataset_camera or scenes is not None:
+        raise ParameterError("--scenes and --dataset-camera are for data sets' layouts, not bags")
     with console.err.status("rendering"):
         bag = write_bag(
             output,
             world=world,
-            flight=flight,
-            seed=seed,
+            flight=flight or "orbit",
+            seed=seed or 0,
             world_seed=world_seed,
-            frames=frames,
+            frames=80 if frames is None else frames,
             width=width,
             height=height,
             rate_hz=rate,
-            step=step,
+            step=0.08 if step is None else step,
+            horizontal_fov=fov,
+            shutter=shutter,
             distortion=distortion,
             compressed=compressed,
             storage=storage,

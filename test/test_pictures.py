@@ -1,12 +1,11 @@
-"""Pictures of clouds, and what a report says, checked on scenes that are known."""
+"""Pictures of clouds, checked on scenes that are known."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from qvggt_core.cloud import Cloud
-from qvggt_ros.report import render
-from qvggt_ros.results import Track, compare, write_tum
+from qvggt_ros.report.pictures import render
 
 SIZE = (80, 60)
 EYE, FOCUS = np.array([0.0, -5.0, 0.0]), np.zeros(3)
@@ -57,46 +56,3 @@ def test_the_path_is_drawn_over_the_cloud():
 def test_nothing_is_behind_the_eye():
     picture = render(cloud_of(((0, -9, 0), (200, 10, 10))), NO_PATH, EYE, FOCUS, SIZE)
     assert not picture.any()
-
-
-def test_tum_keeps_nanoseconds(tmp_path):
-    track = Track()
-    pose = np.eye(4)
-    pose[:3, 3] = [1.0, -2.0, 0.5]
-    track.add(1_700_000_000_000_000_007, pose)
-    write_tum(tmp_path / "t.tum", track)
-    words = (tmp_path / "t.tum").read_text().split()
-    assert words[0] == "1700000000.000000007"
-    assert [float(word) for word in words[1:]] == [1, -2, 0.5, 0, 0, 0, 1]
-
-
-def track_of(positions, stamps_ns):
-    track = Track()
-    for stamp, position in zip(stamps_ns, positions, strict=True):
-        pose = np.eye(4)
-        pose[:3, 3] = position
-        track.add(int(stamp), pose)
-    return track
-
-
-def test_a_reference_is_matched_by_stamp_and_brought_into_the_map():
-    rng = np.random.default_rng(3)
-    truth = rng.normal(size=(20, 3)).cumsum(axis=0)
-    stamps = np.arange(20) * 100_000_000
-    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
-    estimate = 0.3 * truth[::2] @ turn.T + [5.0, 6, 7]
-    # The reference is denser, shuffled, 4 ms late, and has a gap at its end.
-    order = rng.permutation(16)
-    reference = track_of(truth[order], stamps[order] + 4_000_000)
-    found = compare("/gt", track_of(estimate, stamps[::2]), reference)
-    assert np.allclose(found.seconds, np.arange(8) * 0.2)
-    assert found.ate < 1e-9
-    assert np.allclose(found.reference_in_map, estimate[:8])
-
-
-def test_no_comparison_without_common_stamps_or_without_motion():
-    stamps = np.arange(5) * 100_000_000
-    line = np.outer(np.arange(5.0), [1, 0, 0])
-    late = track_of(line, stamps + 20_000_000)
-    assert compare("/gt", track_of(line, stamps), late) is None
-    assert compare("/gt", track_of(np.zeros((5, 3)), stamps), track_of(line, stamps)) is None

@@ -1,0 +1,170 @@
+"""Starts the reconstruction node; with `bag:=PATH` it plays a recording to it.
+
+    ros2 launch qvggt_ros reconstruct.launch.py image_topic:=/camera/image_raw
+    ros2 launch qvggt_ros reconstruct.launch.py bag:=recording/ publish_tf:=map_to_odom rviz:=true
+
+An argument that is given wins over `params_file`, which wins over `preset`.
+"""
+
+import json
+import subprocess
+from pathlib import Path
+
+from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from launch.actions import (
+    DeclareLaunchArgument,
+    ExecuteProcess,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+)
+from launch.event_handlers import OnProcessExit
+from launch.events.process import ProcessExited
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import LifecycleNode, Node
+from launch_ros.event_handlers import OnStateTransition
+
+from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
+
+PACKAGE = "qvggt_ros"
+SHARE = Path(get_package_share_directory(PACKAGE))
+PRESETS = tuple(sorted(path.stem for path in (SHARE / "config/presets").glob("*.yaml")))
+BOOLEAN = ("true", "false")
+
+ARGUMENTS = (
+    # name, default, choices, description
+    ("image_topic", "", None, "Images; /camera/image_raw if not given, or found in the bag."),
+    ("camera_info_topic", "", None, "Their CameraInfo; beside the images if not given."),
+    ("odom_topic", "", None, "nav_msgs/Odometry that tells the scale; /odom, or found in the bag."),
+    ("image_transport", "", ("", "raw", "compressed"), "raw if not given, or as in the bag."),
+    ("checkpoint", "", None, "Network file; the small network that ships if not given."),
+    ("params_file", "", None, "Parameters, as config/reconstruct.yaml."),
+    ("preset", "", ("", *PRESETS), f"Parameters for a use: {', '.join(PRESETS)}."),
+    ("publish_tf", "", None, "none, world_to_camera, map_to_odom or odom_to_base; see params."),
+    ("namespace", "qvggt", None, "Namespace of the node and its topics."),
+    ("use_sim_time", "", ("", *BOOLEAN), "Time from /clock; true with a bag if not given."),
+    ("autostart", "true", BOOLEAN, "Configure and activate the node."),
+    ("rviz", "false", BOOLEAN, "Start RViz with pose, path, depth and cloud."),
+    ("rviz_frame", "map", None, "Fixed frame of RViz; qvggt_unscaled while no scale is known."),
+    ("bag", "", None, "Recording (rosbag2) to play once the node is active."),
+    ("bag_rate", "1.0", None, "Speed of the recording."),
+    ("bag_loop", "false", BOOLEAN, "Play the recording again and again."),
+    ("log_level", "info", None, "debug, info, warn, error or fatal."),
+)
+
+
+def generate_launch_description() -> LaunchDescription:
+    """Return the arguments and what is started with them."""
+    return LaunchDescription(
+        [
+            *(
+                DeclareLaunchArgument(
+                    name, default_value=default, description=description, choices=choices
+                )
+                for name, default, choices, description in ARGUMENTS
+            ),
+            OpaqueFunction(function=_start),
+        ]
+    )
+
+
+def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
+    given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    bag = given["bag"]
+    found = _topics_of(bag, given["image_topic"], given["camera_info_topic"]) if bag else {}
+    image = given["image_topic"] or found.get("image") or "/camera/image_raw"
+    info = given["camera_info_topic"] or found.get("camera_info") or _beside(image, "camera_info")
+    transport = given["image_transport"] or ("compressed" if _is_compressed(image) else "")
+    use_sim_time = given["use_sim_time"] or ("true" if bag else "false")
+
+    overrides = {
+        "checkpoint": given["checkpoint"],
+        "publish_tf": given["publish_tf"],
+        "image_transport": transport,
+    }
+    node = LifecycleNode(
+        package=PACKAGE,
+        executable="reconstruct",
+        name="reconstruct",
+        namespace=given["namespace"],
+        output="screen",
+        parameters=[
+            str(SHARE / "config/reconstruct.yaml"),
+            *([str(SHARE / f"config/presets/{given['preset']}.yaml")] if given["preset"] else []),
+            *([given["params_file"]] if given["params_file"] else []),
+            {name: value for name, value in overrides.items() if value},
+            {"autostart": given["autostart"] == "true", "use_sim_time": use_sim_time == "true"},
+        ],
+        remappings=[
+            ("image", image.removesuffix("/compressed")),
+            ("camera_info", info),
+            ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
+        ],
+        arguments=["--ros-args", "--log-level", given["log_level"]],
+    )
+    actions: list[LaunchDescriptionEntity] = [node]
+    if bag:
+        actions += _play(bag, given, node)
+    if given["rviz"] == "true":
+        actions.append(_rviz(given, use_sim_time == "true"))
+    return actions
+
+
+def _topics_of(bag: str, image_topic: str, camera_info_topic: str) -> dict[str, str]:
+    """Ask the `qvggt` command, which runs in the environment that the package was built with."""
+    command = [str(Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "qvggt"), "topics"]
+    for option, topic in (
+        ("--image-topic", image_topic),
+        ("--camera-info-topic", camera_info_topic),
+    ):
+        command += [option, topic] if topic else []
+    done = subprocess.run([*command, "--json", bag], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr.strip())
+    return json.loads(done.stdout)
+
+
+def _is_compressed(image_topic: str) -> bool:
+    return image_topic.endswith("/compressed")
+
+
+def _beside(image_topic: str, name: str) -> str:
+    return f"{image_topic.removesuffix('/compressed').rpartition('/')[0]}/{name}"
+
+
+def _play(bag: str, given: dict[str, str], node: LifecycleNode) -> list[LaunchDescriptionEntity]:
+    command = ["ros2", "bag", "play", bag, "--clock", "100", "--rate", given["bag_rate"]]
+    command += ["--loop"] if given["bag_loop"] == "true" else []
+    player = ExecuteProcess(cmd=command, name="qvggt_bag_player", output="log")
+    return [
+        # What is played before the node listens would be lost; an activation later on is another's.
+        RegisterEventHandler(
+            OnStateTransition(
+                target_lifecycle_node=node, goal_state="active", entities=[player], handle_once=True
+            )
+        ),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=_say_how_it_ended)),
+        RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end_with_the_node)),
+    ]
+
+
+def _say_how_it_ended(event: ProcessExited, context: LaunchContext) -> list[LogInfo]:
+    if context.is_shutdown:
+        return []
+    how = "has ended" if event.returncode == 0 else f"could not be played ({event.returncode})"
+    return [LogInfo(msg=f"the recording {how}; Ctrl-C ends the node")]
+
+
+def _end_with_the_node(event: ProcessExited, context: LaunchContext) -> list[Shutdown]:
+    return [] if context.is_shutdown else [Shutdown(reason="the node has ended")]
+
+
+def _rviz(given: dict[str, str], use_sim_time: bool) -> Node:
+    return Node(
+        package="rviz2",
+        executable="rviz2",
+        output="log",
+        arguments=["-d", str(SHARE / "config/qvggt.rviz"), "-f", given["rviz_frame"]],
+        parameters=[{"use_sim_time": use_sim_time}],
+    )

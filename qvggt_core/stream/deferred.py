@@ -1,0 +1,99 @@
+"""Results held back until their scale is known, for who has the time: a recording, not a robot."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream.frame import Frame, FrameGeometry, Reconstruction, Scale
+from qvggt_core.stream.reconstructor import Reconstructor
+
+_MAX_FRAMES = 400
+
+
+class DeferredReconstructor:
+    """A `Reconstructor` whose segments are in metres from their first frame.
+
+    A live map begins without a scale and gets one on the way, by odometry. Here a segment's
+    first results wait until then and come out in metres too. If the scale does not become known
+    within 400 frames, or in the segment at all, they come out as they are.
+
+    Attributes:
+        gated: as of the reconstructor.
+    """
+
+    def __init__(self, reconstructor: Reconstructor) -> None:
+        """Take over a reconstructor that is going to be told of odometry."""
+        self._inner = reconstructor
+        self._held: list[Reconstruction] = []
+        self._given_up = False
+        self._segment = reconstructor.segment
+
+    @property
+    def gated(self) -> int:
+        """Number of frames that left the window without geometry."""
+        return self._inner.gated
+
+    def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
+        """Take a frame of each camera; return what became known, in metres if that is known."""
+        return self._released(self._inner.add(frame, *others))
+
+    def flush(self) -> tuple[Reconstruction, ...]:
+        """Return what is still to come, what was held back included."""
+        return (*self._released(self._inner.flush()), *self._release(Scale()))
+
+    def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
+        """Take where odometry says that the camera was."""
+        self._inner.add_odometry(stamp_ns, position)
+
+    def reset(self, reason: str) -> None:
+        """Forget all maps, and what was held back of them."""
+        self._held = []
+        self._inner.reset(reason)
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Take changed parameters."""
+        self._inner.set_parameters(parameters)
+
+    def _released(self, results: tuple[Reconstruction, ...]) -> tuple[Reconstruction, ...]:
+        done: list[Reconstruction] = []
+        for result in results:
+            if result.segment != self._segment:
+                done += self._release(Scale())
+                self._segment, self._given_up = result.segment, False
+            if result.scale.metres_per_unit is not None:
+                done += self._release(result.scale)
+            elif not self._given_up:
+                self._held.append(result)
+                if sum(len(held.frames) for held in self._held) > _MAX_FRAMES:
+                    self._given_up = True
+                    done += self._release(Scale())
+                continue
+            done.append(result)
+        return tuple(done)
+
+    def _release(self, scale: Scale) -> tuple[Reconstruction, ...]:
+        held, self._held = self._held, []
+        if scale.metres_per_unit is None:
+            return tuple(held)
+        return tuple(_in_metres(result, scale) for result in held)
+
+
+def _in_metres(result: Reconstruction, scale: Scale) -> Reconstruction:
+    factor = scale.metres_per_unit or 1.0
+
+    def scaled(geometry: FrameGeometry) -> FrameGeometry:
+        pose = geometry.map_from_camera.copy()
+        pose[:3, 3] *= factor
+        depth = np.float32(factor) * geometry.depth
+        return replace(geometry, map_from_camera=pose, depth=depth)
+
+    return replace(
+        result,
+        frames=tuple(scaled(geometry) for geometry in result.frames),
+        scale=scale,
+        position_sigma=factor * result.position_sigma,
+    )

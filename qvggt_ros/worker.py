@@ -1,0 +1,123 @@
+"""One worker thread: callbacks hand over and return, the newest image wins, drops are counted."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
+
+_MESSAGES_KEPT = 2000
+
+
+class Worker:
+    """Does all work of a reconstruction in one thread, so that no callback ever waits for it.
+
+    Images go through a slot of one place: what is in it when a newer one comes is dropped, and
+    the network never sees an image that is older than it must be. Messages that are small and
+    all count (calibration, odometry) wait in a queue and go before the image; calls (reset, a
+    changed parameter) go before both. All use of a GPU is in this thread.
+
+    Attributes:
+        dropped: images that a newer one replaced.
+        failures: exceptions that the work raised; each cost what it worked on.
+        last_failure: the text of the newest.
+    """
+
+    def __init__(self, name: str = "qvggt-worker") -> None:
+        """Start the thread."""
+        self.dropped = 0
+        self.failures = 0
+        self.last_failure = ""
+        self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
+        self._messages: deque[Callable[[], Any]] = deque(maxlen=_MESSAGES_KEPT)
+        self._newest: Callable[[], Any] | None = None
+        self._condition = threading.Condition()
+        self._stopping = False
+        # Not joined by the interpreter: a network that runs for minutes shall not hold an exit.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def offer(self, work: Callable[[], Any]) -> None:
+        """Do this with the newest image, in place of what was offered and not yet begun."""
+        with self._condition:
+            self.dropped += self._newest is not None
+            self._newest = work
+            self._condition.notify()
+
+    def put(self, work: Callable[[], Any]) -> None:
+        """Do this in order, before the next image; the oldest of too many are forgotten."""
+        with self._condition:
+            self._messages.append(work)
+            self._condition.notify()
+
+    def call(self, work: Callable[[], Result]) -> Future[Result]:
+        """Do this next; the future brings its result or its exception."""
+        future: Future[Result] = Future()
+        with self._condition:
+            if self._stopping:
+                future.set_exception(RuntimeError("the worker has stopped"))
+                return future
+            self._calls.append((work, future))
+            self._condition.notify()
+        return future
+
+    def forget(self) -> None:
+        """Drop the image and the messages that wait."""
+        with self._condition:
+            self._newest = None
+            self._messages.clear()
+
+    def stop(self, timeout_s: float) -> bool:
+        """End after what is being worked on; return whether that was within the time."""
+        with self._condition:
+            self._stopping = True
+            self._newest = None
+            self._messages.clear()
+            for _, future in self._calls:
+                future.cancel()
+            self._calls.clear()
+            self._condition.notify()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (work := self._next()) is not None:
+            try:
+                work()
+            except Exception as error:  # whatever it was, it must not end the node
+                self.failures += 1
+                self.last_failure = f"{type(error).__name__}: {error}"
+                logger.exception("the work on a message failed")
+
+    def _next(self) -> Callable[[], Any] | None:
+        with self._condition:
+            while True:
+                if self._stopping:
+                    return None
+                if self._calls:
+                    return _into_future(*self._calls.popleft())
+                if self._messages:
+                    return self._messages.popleft()
+                if self._newest is not None:
+                    work, self._newest = self._newest, None
+                    return work
+                self._condition.wait()
+
+
+def _into_future(work: Callable[[], Any], future: Future) -> Callable[[], None]:
+    def run() -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            future.set_result(work())
+        except BaseException as error:  # the caller gets it, whatever it is
+            future.set_exception(error)
+
+    return run
