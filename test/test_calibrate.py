@@ -541,7 +541,8 @@ def test_ground_truth_can_be_the_target(source, data, tmp_path):
         torch.eye(4, dtype=torch.float64).expand(6, 2, 4, 4),
         torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).double().expand(6, 2, 3, 3),
     )
-    recipe = QUICK["qvggt"]
+    scaling = replace(QUICK["qvggt"].scaling, targets="truth")
+    recipe = replace(QUICK["qvggt"], scaling=scaling)
     quantize_checkpoint(
         source,
         tmp_path / "q.safetensors",

@@ -162,14 +162,14 @@ def calibrate(
     judging = recipe.scaling is not None and recipe.scaling.task_candidates > 0
     judged = -(-options.judged_images // frames) if judging else 0
     walk = Walk(model, data.images, options.batch, min(judged, len(data.images)))
-    targets = _targets(walk, recipe, data) if judging else []
+    teacher, targets = _targets(walk, recipe, data) if judging else ([], [])
     store = _Store(workspace, _fingerprint(checkpoint, plan, group_size, recipe, data, options))
     result = Calibrated()
     for number, site in enumerate(walk.sites):
         if progress:
             progress(number, len(walk.sites), site.path)
         if site.part == "camera" and site.index == 0 and recipe.compensation:
-            _compensate(walk, recipe, targets, result)
+            _compensate(walk, recipe, teacher, result)
         reports = store.read(site)
         if reports is None:
             precisions = _precisions(checkpoint, plan, group_size, site)
@@ -188,7 +188,11 @@ def calibrate(
 def _compensate(
     walk: Walk, recipe: Recipe, targets: Sequence[TaskTargets], result: Calibrated
 ) -> None:
-    """Give the camera head its compensation token, unless the heads are asked and refuse it."""
+    """Give the camera head its compensation token, unless the heads are asked and refuse it.
+
+    The yardstick is the full-precision network: against the truth of a few windows, a token
+    that changes every pose may win by chance.
+    """
     head = walk.model.camera_head
     token = compensation_token(walk.camera_tokens(), walk.patch_norm, recipe.compensation)
     before = _heads_loss(walk, targets) if targets else 0.0
@@ -483,12 +487,18 @@ def _precisions(
     return found
 
 
-def _targets(walk: Walk, recipe: Recipe, data: CalibrationSet) -> list[TaskTargets]:
-    """Return what the heads should say, per judged batch; the walk stands at the start."""
+def _targets(
+    walk: Walk, recipe: Recipe, data: CalibrationSet
+) -> tuple[list[TaskTargets], list[TaskTargets]]:
+    """Return what full precision says, and what the heads should say, per judged batch.
+
+    The walk stands at the start, before anything is quantized.
+    """
     assert recipe.scaling is not None
     predictions = [walk.predict(batch) for batch in range(walk.batches(judged=True))]
+    teacher = [teacher_targets(prediction) for prediction in predictions]
     if recipe.scaling.targets == "teacher" or data.truth is None:
-        return [teacher_targets(prediction) for prediction in predictions]
+        return teacher, teacher
     windows = sum(len(p.pose_encodings[-1]) for p in predictions)
     truth = data.part(range(windows)).truth
     assert truth is not None
@@ -497,7 +507,7 @@ def _targets(walk: Walk, recipe: Recipe, data: CalibrationSet) -> list[TaskTarge
         count = len(prediction.pose_encodings[-1])
         parts.append(whole.part(slice(start, start + count)))
         start += count
-    return parts
+    return teacher, parts
 
 
 def _check_fit(checkpoint: Checkpoint, data: CalibrationSet) -> None:
