@@ -221,6 +221,9 @@ class ReconstructNode(LifecycleNode):
     def release(self) -> bool:
         """Stop and release everything; return whether the network came to its end in time."""
         self._deactivate()
+        # First, so that its thread does not publish what is about to be destroyed.
+        ended = self._live.close(_STOP_TIMEOUT_S) if self._live is not None else True
+        self._live = None
         if self._timer is not None:
             self.destroy_timer(self._timer)
         for service in self._services_offered:
@@ -233,11 +236,9 @@ class ReconstructNode(LifecycleNode):
             self._transform_listener.unregister()
         if self._transform_broadcaster is not None:
             self.destroy_publisher(self._transform_broadcaster.pub_tf)
-        ended = self._live.close(_STOP_TIMEOUT_S) if self._live is not None else True
         self._timer = self._diagnostics = None
         self._services_offered, self._publishers_of = [], {}
         self._transform_listener = self._transforms = self._transform_broadcaster = None
-        self._live = None
         return ended
 
     # Inputs

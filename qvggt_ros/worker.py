@@ -92,6 +92,9 @@ class Worker:
             try:
                 work()
             except Exception as error:  # whatever it was, it must not end the node
+                if self._stopping:
+                    # It worked for longer than `stop` waited: what it publishes to is gone.
+                    return
                 self.failures += 1
                 self.last_failure = f"{type(error).__name__}: {error}"
                 logger.exception("the work on a message failed")

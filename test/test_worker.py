@@ -96,3 +96,21 @@ def test_stop_says_whether_the_work_came_to_its_end():
         worker.call(lambda: None).result(5.0)
     busy.go.set()
     assert worker.stop(5.0)
+
+
+def test_a_failure_after_the_stop_is_no_failure(caplog):
+    worker = Worker()
+    begun, go = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        assert go.wait(5.0)
+        raise ValueError("the publisher is gone")
+
+    worker.put(work)
+    assert begun.wait(5.0)
+    assert not worker.stop(0.01)
+    go.set()
+    assert worker.stop(5.0)
+    assert worker.failures == 0
+    assert not caplog.records
