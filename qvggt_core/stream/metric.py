@@ -102,9 +102,10 @@ class MetricScale:
             return None
         self._pending.append((stamp_ns, self._last))
         # Odometry of an image's time may come after the image's geometry.
+        is_news = False
         while self._pending and self._stamps and self._pending[0][0] <= self._stamps[-1]:
-            self._compare(*self._pending.popleft())
-        return self._decide(stamp_ns)
+            is_news |= self._compare(*self._pending.popleft())
+        return self._decide(stamp_ns) if is_news else None
 
     def place(self, map_from_camera: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a pose (4, 4) of the map with its position in metres, once the scale is known."""
@@ -117,23 +118,24 @@ class MetricScale:
         """Metres per unit, or 1 while unknown."""
         return self._scale.metres_per_unit or 1.0
 
-    def _compare(self, stamp_ns: int, in_units: NDArray[np.float64]) -> None:
-        """Keep a place as a fix, if it is far enough from the last one."""
+    def _compare(self, stamp_ns: int, in_units: NDArray[np.float64]) -> bool:
+        """Keep a place as a fix, if it is far enough from the last one; return whether it is."""
         in_metres = self._odometry_at(stamp_ns)
         if in_metres is None:
             self._fixes = []
-            return
+            return False
         fix = _Fix(in_metres, in_units)
         if self._fixes:
             step = _distance(self._fixes[-1].in_metres, in_metres)
             if step < _SPACING * self.min_distance:
-                return
+                return False
             steps = self._steps()
             if steps and step > _JUMP * float(np.median(steps)):
                 self._fixes = []
         self._fixes.append(fix)
         while sum(self._steps()) > _KEPT * self.min_distance:
             self._fixes.pop(0)
+        return True
 
     def _steps(self) -> list[float]:
         return [_distance(one.in_metres, other.in_metres) for one, other in pairwise(self._fixes)]
