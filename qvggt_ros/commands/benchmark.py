@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qvggt_ros import console
+from qvggt_ros.commands.options import ParameterFile, Settings
 from qvggt_ros.commands.parameters import read_parameters
 
 if TYPE_CHECKING:
@@ -31,13 +32,8 @@ def benchmark(
         list[Path] | None,
         typer.Option("--model", help="Network; may be repeated. The one that ships if not given."),
     ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="Parameter file, as config/reconstruct.yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
-    ] = None,
+    params: ParameterFile = None,
+    settings: Settings = None,
     scene: Annotated[
         list[str] | None,
         typer.Option(help="Only scenes whose name begins so; may be repeated."),

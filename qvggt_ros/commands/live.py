@@ -5,13 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from qvggt_ros import console
+from qvggt_ros.commands.options import Checkpoint, ParameterFile, Recording, Settings
 from qvggt_ros.commands.parameters import read_parameters
 
 DomainId = Annotated[
@@ -32,16 +32,9 @@ def live(
     ] = None,
     odom_topic: Annotated[str, typer.Option(help="Odometry that tells the scale.")] = "/odom",
     namespace: Annotated[str, typer.Option(help="What precedes the outputs.")] = "qvggt",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Network; the small one that ships if not given.")
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="Parameter file, as config/reconstruct.yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    params: ParameterFile = None,
+    settings: Settings = None,
     domain_id: DomainId = 0,
     interface: Interface = "127.0.0.1",
     save_map: Annotated[
@@ -91,7 +84,7 @@ def live(
 
 
 def play(
-    bag: Annotated[Path, typer.Argument(help="rosbag2 directory, or a bare .mcap or .db3 file.")],
+    bag: Recording,
     rate: Annotated[float, typer.Option(help="Speed; 1 is as recorded.")] = 1.0,
     keep_stamps: Annotated[
         bool, typer.Option(help="Leave the stamps as recorded, instead of moving them to now.")

@@ -24,6 +24,14 @@ from qvggt_ros.commands.evaluate import (
     evaluation_options,
     print_table,
 )
+from qvggt_ros.commands.options import (
+    Checkpoint,
+    Evaluate,
+    ImageTopic,
+    ParameterFile,
+    Recording,
+    Settings,
+)
 from qvggt_ros.commands.parameters import read_parameters
 
 if TYPE_CHECKING:
@@ -32,19 +40,12 @@ if TYPE_CHECKING:
 
 
 def replay(
-    bag: Annotated[Path, typer.Argument(help="rosbag2 directory, or a bare .mcap or .db3 file.")],
+    bag: Recording,
     output: Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")],
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Network; the small one that ships if not given.")
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="Parameter file, as config/reconstruct.yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
-    ] = None,
-    image_topic: Annotated[str | None, typer.Option(help="Found by type if not given.")] = None,
+    checkpoint: Checkpoint = None,
+    params: ParameterFile = None,
+    settings: Settings = None,
+    image_topic: ImageTopic = None,
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Found beside the images if not given.")
     ] = None,
@@ -56,12 +57,7 @@ def replay(
     limit: Annotated[int | None, typer.Option(help="End after so many images.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace a former output.")] = False,
     report: Annotated[bool, typer.Option(help="Draw pictures and write report.html.")] = True,
-    evaluate: Annotated[
-        bool | None,
-        typer.Option(
-            help="Compare with the ground truth; done without asking if a topic is called so."
-        ),
-    ] = None,
+    evaluate: Evaluate = None,
     ground_truth: GroundTruth = None,
     truth_frame: TruthFrame = "",
     truth_times: TruthTimes = None,

@@ -21,6 +21,7 @@ from qvggt_ros.commands.evaluate import (
     TruthFrame,
     evaluation_options,
 )
+from qvggt_ros.commands.options import Checkpoint, Evaluate, ImageTopic, ParameterFile, Settings
 from qvggt_ros.commands.parameters import read_parameters
 
 if TYPE_CHECKING:
@@ -47,28 +48,16 @@ def replay_many(
     overwrite: Annotated[
         bool, typer.Option(help="Replace results that are there already.")
     ] = False,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Network; the small one that ships if not given.")
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="Parameter file, as config/reconstruct.yaml.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE", help="One parameter; may be repeated."),
-    ] = None,
-    image_topic: Annotated[str | None, typer.Option(help="Found by type if not given.")] = None,
+    checkpoint: Checkpoint = None,
+    params: ParameterFile = None,
+    settings: Settings = None,
+    image_topic: ImageTopic = None,
     odometry: Annotated[
         bool, typer.Option("--odometry", help="Take the scale from the recordings' odometry.")
     ] = False,
     limit: Annotated[int | None, typer.Option(help="End each after so many images.")] = None,
     report: Annotated[bool, typer.Option(help="Write a report for each.")] = True,
-    evaluate: Annotated[
-        bool | None,
-        typer.Option(
-            help="Compare with the ground truth; done without asking if a topic is called so."
-        ),
-    ] = None,
+    evaluate: Evaluate = None,
     ground_truth: GroundTruth = None,
     truth_frame: TruthFrame = "",
     tolerance: Tolerance = 0.01,

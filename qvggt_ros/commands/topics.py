@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,11 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from qvggt_ros import console
+from qvggt_ros.commands.options import ImageTopic, Recording
 
 
 def topics(
-    bag: Annotated[Path, typer.Argument(help="rosbag2 directory, or a bare .mcap or .db3 file.")],
-    image_topic: Annotated[str | None, typer.Option(help="Found by type if not given.")] = None,
+    bag: Recording,
+    image_topic: ImageTopic = None,
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Found beside the images if not given.")
     ] = None,
