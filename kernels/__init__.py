@@ -1,12 +1,11 @@
 """Packed linear layers: storage, the reference, and the fast path of each device."""
 
 from .capability import fastest_dtype
-from .dispatch import int4_linear
+from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
     ACTIVATION_BITS,
     INTEGER_LAYOUTS,
-    integer_linear,
     integer_product,
     levels,
     pack_integer,
@@ -16,6 +15,7 @@ from .integer import (
 from .linear import Int4Linear, IntegerLinear, PackedLinear
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
 from .reference import dequantize
+from .requantize import requantize
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -32,12 +32,14 @@ __all__ = [
     "hadamard_block",
     "hadamard_transform",
     "int4_linear",
+    "int4_linear_int8",
     "integer_linear",
     "integer_product",
     "levels",
     "pack",
     "pack_integer",
     "quantize_tokens",
+    "requantize",
     "unpack",
     "unpack_integer",
 ]

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from .dispatch import int4_linear
+from .dispatch import int4_linear, integer_linear
 from .hadamard import check_rotation, hadamard_transform
-from .integer import integer_linear, levels, pack_integer
+from .integer import levels, pack_integer
 from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
 
 
