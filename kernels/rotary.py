@@ -28,8 +28,8 @@ def qk_norm_rope_(
 
     The layer norm over D is rounded to the dtype of `qkv`, then turned in float32 and rounded
     again: x cos + turned(x) sin, where `turned` maps the quarters (a, b, c, d) of a head to
-    (-b, a, -d, c). Half of a head turns with a patch's row, the other with its column.
-    Values are left as they are. Not differentiable.
+    (-b, a, -d, c), so that pairs of numbers turn by one angle: half of a head by a patch's row,
+    the other half by its column. Values are left as they are. Not differentiable.
 
     Args:
         qkv: (B, S, N, 3, H, D) floating, contiguous; D is a multiple of 4.
@@ -38,8 +38,9 @@ def qk_norm_rope_(
         kw: the keys' gain, None where `qw` is.
         kb: the keys' bias, None where `qw` is.
         eps: added to the variance.
-        cos: (N, 1, D) float32, cosines of a frame's tokens; None for no rotation.
-        sin: (N, 1, D) float32, None where `cos` is.
+        cos: (N, 1, D) float32, contiguous, cosines of a frame's tokens: the first quarter equals
+            the second and the third the fourth. None for no rotation.
+        sin: (N, 1, D) float32, likewise; None where `cos` is.
     """
     compute = _operator if qkv.is_cpu or qkv.is_cuda else _eager
     compute(qkv, qw, qb, kw, kb, eps, cos, sin)
