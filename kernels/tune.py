@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch import nn
 
 from . import table
+from .linear import Int4Linear, PackedLinear
 from .packing import pack
 from .table import Blocks, Choice, Entry
 
@@ -35,6 +38,42 @@ class Shape(NamedTuple):
     n: int
     k: int
     group_size: int
+
+
+def shapes_of(model: nn.Module) -> set[Shape]:
+    """Return the shapes of a network's packed weights, 4-bit ones for both operators."""
+    shapes = set()
+    for module in model.modules():
+        if isinstance(module, PackedLinear):
+            shapes.add(Shape("int8", module.out_features, module.in_features, 0))
+        if isinstance(module, Int4Linear):
+            size = (module.out_features, module.in_features)
+            shapes.add(Shape("int4", *size, module.group_size))
+    return shapes
+
+
+def require_device() -> int:
+    """Return the index of the current CUDA device.
+
+    Raises:
+        TuningError: there is none, it is too old, or Triton is not installed.
+    """
+    if not torch.cuda.is_available():
+        raise TuningError(
+            "there is no CUDA device here: tuning runs on the GPU that will run the network, "
+            "with PyTorch built for CUDA; until then the shipped tables are used"
+        )
+    if importlib.util.find_spec("triton") is None:
+        raise TuningError("Triton is not installed: PyTorch's CUDA builds for Linux bring it")
+    index = torch.cuda.current_device()
+    capability = torch.cuda.get_device_capability(index)
+    if table.architecture_of(capability) is None:
+        raise TuningError(
+            f"{torch.cuda.get_device_name(index)} has compute capability "
+            f"{capability[0]}.{capability[1]}; the kernels need 8.0 or more, and this GPU runs "
+            "without them"
+        )
+    return index
 
 
 def candidates(operator: str, bucket: int, architecture: int) -> list[Choice]:
@@ -88,18 +127,13 @@ def tune(
         The file, and the entries measured now.
 
     Raises:
-        TuningError: no CUDA device, no Triton, or a device that is too old.
+        TuningError: see `require_device`; or nothing runs for a shape.
     """
-    device = _device()
+    device = require_device()
     import triton
 
     architecture = table.architecture_of(torch.cuda.get_device_capability(device))
-    if architecture is None:
-        raise TuningError(
-            f"{torch.cuda.get_device_name(device)} has compute capability "
-            f"{torch.cuda.get_device_capability(device)}; the kernels need 8.0 or more, "
-            "and this GPU runs without them"
-        )
+    assert architecture is not None
     jobs = [(shape, bucket) for shape in sorted(set(shapes)) for bucket in rows]
     measured = []
     for done, (shape, bucket) in enumerate(jobs):
@@ -115,21 +149,6 @@ def tune(
     _write(path, table.render([*measured, *kept], device=name, triton=triton.__version__))
     table.forget()
     return path, measured
-
-
-def _device() -> int:
-    if not torch.cuda.is_available():
-        raise TuningError(
-            "there is no CUDA device here: tuning runs on the GPU that will run the network, "
-            "with PyTorch built for CUDA; without it the shipped tables are used"
-        )
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        raise TuningError(
-            "Triton is not installed: PyTorch's CUDA builds for Linux bring it"
-        ) from None
-    return torch.cuda.current_device()
 
 
 def _measure(

@@ -395,9 +395,11 @@ def specimens() -> list[Specimen]:
     found = []
     for (operator, blocks), architectures in sorted(shipping.items()):
         make = _int4_specimen if operator == "int4" else _int8_specimen
-        # 8.7 has the instructions of 8.6: its variants would only be compiled twice.
-        varied = tuple(sorted(architectures - {87}))
+        # Variants where a generation of tensor cores begins, and on the smallest shared memory.
+        varied = tuple(sorted(architectures & {80, 89, 90}))
         found.append(make(blocks, tuple(sorted(architectures))))
+        if not varied:
+            continue
         if operator == "int8":
             found.append(make(blocks, varied, "gelu"))
             found.append(make(blocks, varied, residual=True))
