@@ -99,7 +99,9 @@ def int4_gemm_kernel(
             else:
                 x = tl.load(x_at, mask=(word < words_per_row)[None, :], other=0)
             weight = plane_weights(words, scale, zero, plane, COMPUTE)
-            accumulator = tl.dot(x.to(COMPUTE), tl.trans(weight), accumulator, input_precision="ieee")
+            accumulator = tl.dot(
+                x.to(COMPUTE), tl.trans(weight), accumulator, input_precision="ieee"
+            )
     inside = (row < M)[:, None] & (column < N)[None, :]
     offset = row.to(tl.int64)[:, None] * N + column[None, :]
     if SPLIT_K == 1:
@@ -394,21 +396,21 @@ def specimens() -> list[Specimen]:
                 shipping.setdefault((operator, blocks), set()).add(architecture)
     found = []
     for (operator, blocks), architectures in sorted(shipping.items()):
-        make = _int4_specimen if operator == "int4" else _int8_specimen
+        everywhere = tuple(sorted(architectures))
         # Variants where a generation of tensor cores begins, and on the smallest shared memory.
         varied = tuple(sorted(architectures & {80, 89, 90}))
-        found.append(make(blocks, tuple(sorted(architectures))))
-        if not varied:
-            continue
         if operator == "int8":
-            found.append(make(blocks, varied, "gelu"))
-            found.append(make(blocks, varied, residual=True))
-        elif blocks.m <= 64:
-            found.append(make(blocks, varied, zeros=True))
-        if operator == "int4" and blocks.n == 64:
-            found.append(make(blocks, varied, group=32, even=False))
-        if operator == "int4" and blocks.split_k == 1:
-            found.append(make(blocks, varied, "gelu"))
+            found.append(_int8_specimen(blocks, everywhere))
+            found.append(_int8_specimen(blocks, varied, "gelu"))
+            found.append(_int8_specimen(blocks, varied, residual=True))
+            continue
+        found.append(_int4_specimen(blocks, everywhere))
+        if blocks.m <= 64:
+            found.append(_int4_specimen(blocks, varied, zeros=True))
+        if blocks.n == 64:
+            found.append(_int4_specimen(blocks, varied, group=32, even=False))
+        if blocks.split_k == 1:
+            found.append(_int4_specimen(blocks, varied, "gelu"))
     found.append(
         Specimen(
             "quantize tokens",
