@@ -223,6 +223,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
             COMPUTE=_COMPUTE[v.dtype],
             num_warps=blocks.warps,
             num_stages=blocks.stages,
+            enable_fp_fusion=False,
         )
     return out.transpose(1, 2)
 
@@ -287,5 +288,6 @@ def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tupl
         BLOCK_ROWS=_QUANTIZED_ROWS,
         BLOCK=width,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return q, steps

@@ -86,6 +86,7 @@ def layer_norm_add_(
             BLOCK_ROWS=block_rows,
             BLOCK=block,
             num_warps=warps,
+            enable_fp_fusion=False,
         )
     return out
 

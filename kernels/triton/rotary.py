@@ -150,6 +150,7 @@ def qk_norm_rope_(
         BLOCK_ROWS=block_rows,
         BLOCK=block,
         num_warps=4,
+        enable_fp_fusion=False,
     )
 
 
