@@ -154,7 +154,7 @@ def product(q, k):
     shares its unit with the exponentials.
     """
     start = tl.full((q.shape[0], k.shape[1]), 0x4B400000, tl.int32)
-    return tl.dot(q, k, start).to(tl.float32, bitcast=True) - 12582912.0
+    return tl.dot(q, k, start, out_dtype=tl.int32).to(tl.float32, bitcast=True) - 12582912.0
 
 
 @triton.jit
