@@ -39,7 +39,7 @@ CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continu
 OTHER_WORLDS = ("room", "corridor")
 OTHER_CLIPS = 16
 BATCH = 8
-METRICS = ("auc_30", "auc_5", "rotation", "translation", "abs_rel")
+METRICS = ("auc_30", "auc_5", "abs_rel")
 MOVES = ("depth_move", "rotation_move")
 
 
