@@ -24,7 +24,11 @@ setup(
     maintainer="The qvggt maintainers",
     maintainer_email="qvggt@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
+    packages=[
+        *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
+        "qvggt_kernels",
+        "qvggt_kernels.triton",
+    ],
     package_dir={"qvggt_kernels": "kernels"},
     package_data={
         "qvggt_core": [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -237,6 +237,7 @@ def specimens() -> list[Specimen]:
     """Return the kernels with the arguments that they are shipped with, for `offline`."""
     from .offline import Specimen
 
+    arguments: dict[str, Any]
     strides = dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16")
     pointers = {"q_ptr": "*i8", "k_ptr": "*i8", "q_steps_ptr": "*fp32", "k_steps_ptr": "*fp32"}
     found = []

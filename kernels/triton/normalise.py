@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -101,6 +101,7 @@ def specimens() -> list[Specimen]:
     """Return the kernel with the arguments that it is shipped with, for `offline`."""
     from .offline import Specimen
 
+    arguments: dict[str, Any]
     found = []
     for width in (128, 384, 1024, 2048):
         block, block_rows, warps = _tile(width)
