@@ -1,5 +1,6 @@
-"""Packed linear layers: storage, the reference, and the fast path of each device."""
+"""Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
+from .attention import int8_attention
 from .capability import fastest_dtype
 from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import hadamard_block, hadamard_transform
@@ -13,9 +14,11 @@ from .integer import (
     unpack_integer,
 )
 from .linear import Int4Linear, IntegerLinear, PackedLinear
+from .normalise import layer_norm_add_
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
 from .reference import dequantize
 from .requantize import requantize
+from .rotary import qk_norm_rope_
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -33,11 +36,14 @@ __all__ = [
     "hadamard_transform",
     "int4_linear",
     "int4_linear_int8",
+    "int8_attention",
     "integer_linear",
     "integer_product",
+    "layer_norm_add_",
     "levels",
     "pack",
     "pack_integer",
+    "qk_norm_rope_",
     "quantize_tokens",
     "requantize",
     "unpack",

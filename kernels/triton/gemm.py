@@ -5,16 +5,19 @@ y = activation(x W^T + bias), and where asked residual + gamma * y, the last two
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import table, tune
 from ..packing import PLANES
-from ..table import Blocks
-from .offline import Specimen
 from .unpack import load_scale_and_zero, plane_weights, round_half_even
+
+if TYPE_CHECKING:
+    from ..table import Blocks
+    from .offline import Specimen
 
 ACTIVATIONS = ("none", "gelu", "silu")
 
@@ -203,7 +206,7 @@ def int8_gemm_kernel(
         else:
             x = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0)
             weight = tl.load(w_row + k[None, :], mask=(k < K)[None, :], other=0)
-        accumulator = tl.dot(x, tl.trans(weight), accumulator)
+        accumulator = tl.dot(x, tl.trans(weight), accumulator, out_dtype=tl.int32)
     step = tl.load(steps_ptr + row, mask=row < M, other=0)
     scale = tl.load(scales_ptr + column, mask=column < N, other=0)
     y = accumulator.to(tl.float32) * step[:, None] * scale[None, :]
@@ -380,6 +383,9 @@ def int8_gemm(
 
 def specimens() -> list[Specimen]:
     """Return every configuration that a shipped table names or that tuning may choose."""
+    from .. import table, tune
+    from .offline import Specimen
+
     shipping: dict[tuple[str, Blocks], set[int]] = {}
     for architecture in table.shipped_architectures():
         choices = [(entry.operator, entry.choice) for entry in table.shipped(architecture)]
@@ -455,6 +461,8 @@ def _int4_specimen(
     group: int = 128,
     even: bool = True,
 ) -> Specimen:
+    from .offline import Specimen
+
     split = blocks.split_k > 1
     name = f"int4 {_describe(blocks)}" + (" split" if split else "")
     name += f" {activation}" if activation != "none" else ""
@@ -495,6 +503,8 @@ def _int8_specimen(
     activation: str = "none",
     residual: bool = False,
 ) -> Specimen:
+    from .offline import Specimen
+
     name = f"int8 {_describe(blocks)}" + (f" {activation}" if activation != "none" else "")
     return Specimen(
         name + (" residual" if residual else ""),
