@@ -149,7 +149,7 @@ def integer_linear(
     y = product.float().mul_(step).mul_(scales)
     if bias is not None:
         y += bias.float()
-    return y.to(x.dtype).view(*x.shape[:-1], -1)
+    return y.to(x.dtype).view(*x.shape[:-1], scales.shape[0])
 
 
 class _Scratch(threading.local):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import triton
@@ -154,7 +154,7 @@ def product(q, k):
     shares its unit with the exponentials.
     """
     start = tl.full((q.shape[0], k.shape[1]), 0x4B400000, tl.int32)
-    return tl.dot(q, k, start).to(tl.float32, bitcast=True) - 12582912.0
+    return tl.dot(q, k, start, out_dtype=tl.int32).to(tl.float32, bitcast=True) - 12582912.0
 
 
 @triton.jit
@@ -223,6 +223,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
             COMPUTE=_COMPUTE[v.dtype],
             num_warps=blocks.warps,
             num_stages=blocks.stages,
+            enable_fp_fusion=False,
         )
     return out.transpose(1, 2)
 
@@ -236,6 +237,7 @@ def specimens() -> list[Specimen]:
     """Return the kernels with the arguments that they are shipped with, for `offline`."""
     from .offline import Specimen
 
+    arguments: dict[str, Any]
     strides = dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16")
     pointers = {"q_ptr": "*i8", "k_ptr": "*i8", "q_steps_ptr": "*fp32", "k_steps_ptr": "*fp32"}
     found = []
@@ -287,5 +289,6 @@ def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tupl
         BLOCK_ROWS=_QUANTIZED_ROWS,
         BLOCK=width,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return q, steps
