@@ -8,7 +8,7 @@ from qvggt_kernels import GROUP_SIZES, Int4Linear
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, Prediction
+from qvggt_core.model import VGGT, ComputeSettings, EncoderConfig, ModelConfig, Prediction
 
 MAX_OPERATORS = 1500
 """The original launches 4,294 operators that are no views, and waits for the device 96 times."""
@@ -151,3 +151,23 @@ def test_tables_kept_per_grid_are_those_of_the_weights_as_they_are_now() -> None
     encoder.pos_embed.requires_grad_(True)
     model.encode(pictures).sum().backward()
     assert encoder.pos_embed.grad is not None
+
+
+def test_8_bit_attention_is_everywhere_but_in_the_camera_head() -> None:
+    model, pictures = make(), images()
+    with torch.no_grad():
+        exact = model(pictures)
+        model.configure(ComputeSettings(attention="int8"))
+        with Operators() as operators:
+            rounded = model(pictures)
+        model.configure(ComputeSettings())
+        assert_equal(model(pictures), exact, exact=True)
+    assert operators.launched["int8_attention"] == 72
+    # Something was rounded, by little.
+    assert not torch.equal(rounded.depth, exact.depth)
+    assert torch.allclose(rounded.depth, exact.depth, rtol=0.05)
+    # Gradients go through attention as it is.
+    model.configure(ComputeSettings(attention="int8"))
+    model.aggregator.camera_token.requires_grad_(True)
+    model(pictures).depth.mean().backward()
+    assert model.aggregator.camera_token.grad is not None
