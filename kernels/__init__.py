@@ -13,9 +13,11 @@ from .integer import (
     unpack_integer,
 )
 from .linear import Int4Linear, IntegerLinear, PackedLinear
+from .normalise import layer_norm_add_
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
 from .reference import dequantize
 from .requantize import requantize
+from .rotary import qk_norm_rope_
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -35,9 +37,11 @@ __all__ = [
     "int4_linear_int8",
     "integer_linear",
     "integer_product",
+    "layer_norm_add_",
     "levels",
     "pack",
     "pack_integer",
+    "qk_norm_rope_",
     "quantize_tokens",
     "requantize",
     "unpack",
