@@ -168,7 +168,9 @@ class KnowingNetwork:
         self.encoded.append(index)
         return index
 
-    def predict(self, tokens: Sequence[int], height: int, width: int) -> WindowPrediction:
+    def predict(
+        self, tokens: Sequence[int], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
         """Return what `cut_window` makes of the views."""
         assert (height, width) == (HEIGHT, WIDTH)
         rng = np.random.default_rng([self.seed, *tokens])

@@ -99,7 +99,7 @@ def test_the_encoder_sees_every_view_once_and_the_cache_changes_nothing():
         def encode(self, image):
             return image
 
-        def predict(self, tokens, height, width):
+        def predict(self, tokens, height, width, newest=None):
             return super().predict(
                 [super(Forgetful, self).encode(t) for t in tokens], height, width
             )
