@@ -1,5 +1,6 @@
-"""Packed linear layers: storage, the reference, and the fast path of each device."""
+"""Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
+from .attention import int8_attention
 from .capability import fastest_dtype
 from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import hadamard_block, hadamard_transform
@@ -35,6 +36,7 @@ __all__ = [
     "hadamard_transform",
     "int4_linear",
     "int4_linear_int8",
+    "int8_attention",
     "integer_linear",
     "integer_product",
     "layer_norm_add_",

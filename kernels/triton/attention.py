@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import triton
@@ -10,6 +10,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .unpack import round_half_even
+
+if TYPE_CHECKING:
+    from .offline import Specimen
 
 _LOG2_E = 1.4426950408889634
 _QUANTIZED_ROWS = 64
@@ -103,7 +106,7 @@ def int8_attention_kernel(
     row = tl.program_id(0) % blocks * BLOCK_Q + tl.arange(0, BLOCK_Q)
     column = tl.arange(0, BLOCK)
     key = tl.arange(0, BLOCK_K)
-    inside_row = row < queries
+    inside_head = (column < DIM)[None, :] if DIM < BLOCK else tl.full((1, BLOCK), 1, tl.int1)
     # Rows over the edge attend as the last query does and are not stored.
     source = head * queries + tl.minimum(row, queries - 1)
     q = tl.load(q_ptr + source[:, None] * BLOCK + column[None, :])
@@ -117,11 +120,9 @@ def int8_attention_kernel(
     accumulator = tl.zeros((BLOCK_Q, BLOCK), tl.float32)
     whole = keys // BLOCK_K * BLOCK_K
     for _ in range(0, whole, BLOCK_K):
-        if DIM == BLOCK:
-            v = tl.load(v_at)
-        else:
-            v = tl.load(v_at, mask=(column < DIM)[None, :], other=0)
-        scores = tl.dot(q, tl.load(k_at)).to(tl.float32) * tl.load(k_steps_at)[None, :]
+        # Where no column is padded, the compiler sees that and drops the mask.
+        v = tl.load(v_at, mask=inside_head, other=0)
+        scores = product(q, tl.load(k_at)) * tl.load(k_steps_at)[None, :]
         highest, total, accumulator = absorb(
             scores, q_steps, v, highest, total, accumulator, COMPUTE
         )
@@ -130,10 +131,9 @@ def int8_attention_kernel(
         v_at += BLOCK_K * v_stride_row
     if whole < keys:
         inside = key < keys - whole
-        v = tl.load(v_at, mask=inside[:, None] & (column < DIM)[None, :], other=0)
+        v = tl.load(v_at, mask=inside[:, None] & inside_head, other=0)
         k = tl.load(k_at, mask=inside[None, :], other=0)
-        scores = tl.dot(q, k).to(tl.float32)
-        scores *= tl.load(k_steps_at, mask=inside, other=0)[None, :]
+        scores = product(q, k) * tl.load(k_steps_at, mask=inside, other=0)[None, :]
         scores = tl.where(inside[None, :], scores, float("-inf"))
         highest, total, accumulator = absorb(
             scores, q_steps, v, highest, total, accumulator, COMPUTE
@@ -141,18 +141,30 @@ def int8_attention_kernel(
     out = accumulator / total[:, None]
     batch_row = (head // heads * queries + row) * heads + head % heads
     target = out_ptr + batch_row[:, None] * DIM + column[None, :]
-    inside = inside_row[:, None] & (column < DIM)[None, :]
+    inside = (row < queries)[:, None] & inside_head
     tl.store(target, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def product(q, k):
+    """Multiply int8 q by int8 k of at most 128 columns; exact, as float32.
+
+    Sums begin at the bits of 1.5 * 2^23, where float32 are 1 apart: within 2^22 of it, a sum's
+    bits are those of the float, and one subtraction takes the place of a conversion, which
+    shares its unit with the exponentials.
+    """
+    start = tl.full((q.shape[0], k.shape[1]), 0x4B400000, tl.int32)
+    return tl.dot(q, k, start).to(tl.float32, bitcast=True) - 12582912.0
 
 
 @triton.jit
 def absorb(scores, q_steps, v, highest, total, accumulator, COMPUTE: tl.constexpr):
     """Take a block of scores, still to be multiplied by the queries' steps, into the softmax."""
     higher = tl.maximum(highest, tl.max(scores, 1) * q_steps)
-    weights = tl.exp2(scores * q_steps[:, None] - higher[:, None])
+    weights = tl.exp2(tl.fma(scores, q_steps[:, None], -higher[:, None]))
     decay = tl.exp2(highest - higher)
     total = total * decay + tl.sum(weights, 1)
-    accumulator = accumulator * decay[:, None]
+    accumulator *= decay[:, None]
     accumulator = tl.dot(weights.to(COMPUTE), v.to(COMPUTE), accumulator, input_precision="ieee")
     return higher, total, accumulator
 
@@ -167,7 +179,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
         q: see there.
         k: see there.
         v: see there.
-        blocks: None for what is shipped for this head width.
+        blocks: None for what is shipped.
 
     Raises:
         ValueError: shapes or dtypes do not fit together, or heads are wider than 128.
@@ -187,7 +199,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
     out = q.new_empty(batch, queries, heads, dim)
     if out.numel() and keys:
         width = max(_NARROWEST, triton.next_power_of_2(dim))
-        blocks = blocks or blocks_for(width, q.dtype)
+        blocks = blocks or blocks_for(q.dtype)
         mean = k.mean(2, dtype=torch.float32)
         q8, q_steps = _quantize(q, None, width, _LOG2_E * dim**-0.5)
         k8, k_steps = _quantize(k, mean, width, 1.0)
@@ -215,11 +227,44 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
     return out.transpose(1, 2)
 
 
-def blocks_for(width: int, dtype: torch.dtype) -> Blocks:
-    """Return the shipped blocks for heads padded to `width` columns."""
-    if dtype == torch.float32:
-        return Blocks(64, 32, 4, 2)
-    return Blocks(128, 64, 8 if width > 64 else 4, 3)
+def blocks_for(dtype: torch.dtype) -> Blocks:
+    """Return the shipped blocks: no head width or architecture needs its own."""
+    return Blocks(64, 32, 4, 2) if dtype == torch.float32 else Blocks(128, 64, 8, 3)
+
+
+def specimens() -> list[Specimen]:
+    """Return the kernels with the arguments that they are shipped with, for `offline`."""
+    from .offline import Specimen
+
+    strides = dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16")
+    pointers = {"q_ptr": "*i8", "k_ptr": "*i8", "q_steps_ptr": "*fp32", "k_steps_ptr": "*fp32"}
+    found = []
+    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        blocks = blocks_for(dtype)
+        for width in (32, 64, 128):
+            arguments = pointers | {f"v_{key}": value for key, value in strides.items()}
+            arguments |= {"v_ptr": f"*{name}", "out_ptr": f"*{name}", "COMPUTE": _COMPUTE[dtype]}
+            arguments |= {"queries": "i32", "keys": "i32", "heads": "i32:16"}
+            arguments |= {"BLOCK_Q": blocks.queries, "BLOCK_K": blocks.keys}
+            arguments |= {"DIM": width, "BLOCK": width}
+            found.append(
+                Specimen(
+                    f"int8_attention_{width}_{name}",
+                    int8_attention_kernel,
+                    arguments,
+                    blocks.warps,
+                    blocks.stages,
+                    tensor_core=True,
+                )
+            )
+        for what, mean in (("queries", None), ("keys", "*fp32")):
+            arguments = {"x_ptr": f"*{name}", "mean_ptr": mean, "q_ptr": "*i8", **strides}
+            arguments |= {"steps_ptr": "*fp32", "length": "i32", "heads": "i32:16"}
+            arguments |= {"factor": "fp32", "DIM": 64, "BLOCK": 64, "BLOCK_ROWS": _QUANTIZED_ROWS}
+            found.append(
+                Specimen(f"quantize_{what}_64_{name}", quantize_heads_kernel, arguments, 4)
+            )
+    return found
 
 
 def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .offline import Specimen
 
 _TILE = 1024
 """Numbers that four warps work on: a 16-byte load of 16-bit numbers per thread."""
@@ -28,10 +33,7 @@ def layer_norm_add_kernel(
     """Add gamma * branch to rows of x (rows, WIDTH) and write their layer norm; BLOCK >= WIDTH."""
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     column = tl.arange(0, BLOCK)[None, :]
-    if BLOCK == WIDTH:
-        inside_row = tl.full((1, BLOCK), True, tl.int1)
-    else:
-        inside_row = column < WIDTH
+    inside_row = column < WIDTH if WIDTH < BLOCK else tl.full((1, BLOCK), 1, tl.int1)
     inside = (row < rows) & inside_row
     offset = row.to(tl.int64) * WIDTH + column
     dtype: tl.constexpr = x_ptr.dtype.element_ty
@@ -61,9 +63,7 @@ def layer_norm_add_(
     """
     width = x.shape[-1]
     if not x.is_contiguous():
-        raise ValueError(
-            f"x has strides {x.stride()}: only contiguous tokens are added to in place"
-        )
+        raise ValueError(f"x has strides {x.stride()}: it is added to in place, contiguous only")
     if branch.shape != x.shape or not gamma.numel() == weight.numel() == bias.numel() == width:
         raise ValueError(
             f"x is {tuple(x.shape)}, branch {tuple(branch.shape)}, gamma, weight and bias have "
@@ -94,3 +94,17 @@ def _tile(width: int) -> tuple[int, int, int]:
     """Return columns and rows of a tile, and its warps."""
     block = triton.next_power_of_2(width)
     return block, max(1, _TILE // block), min(16, max(4, block // 256))
+
+
+def specimens() -> list[Specimen]:
+    """Return the kernel with the arguments that it is shipped with, for `offline`."""
+    from .offline import Specimen
+
+    found = []
+    for width in (128, 384, 1024, 2048):
+        block, block_rows, warps = _tile(width)
+        names = ("x_ptr", "branch_ptr", "gamma_ptr", "weight_ptr", "bias_ptr", "out_ptr")
+        arguments = dict.fromkeys(names, "*bf16") | {"rows": "i32", "eps": "fp32"}
+        arguments |= {"WIDTH": width, "BLOCK_ROWS": block_rows, "BLOCK": block}
+        found.append(Specimen(f"layer_norm_add_{width}", layer_norm_add_kernel, arguments, warps))
+    return found

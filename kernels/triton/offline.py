@@ -24,7 +24,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-MODULES = ("unpack", "gemm")
+MODULES = ("unpack", "gemm", "normalise", "rotary", "attention")
 """Modules of this package that have `specimens()`."""
 
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import triton
 import triton.language as tl
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from .offline import Specimen
 
 _TILE = 1024
 """Numbers of a quarter of the heads that four warps work on: 16 bytes per thread."""
@@ -60,10 +65,7 @@ def qk_norm_rope_kernel(
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     token = row // HEADS
-    if BLOCK == QUARTER:
-        inside_row = tl.full((1, BLOCK), True, tl.int1)
-    else:
-        inside_row = column < QUARTER
+    inside_row = column < QUARTER if QUARTER < BLOCK else tl.full((1, BLOCK), 1, tl.int1)
     inside = (row < rows) & inside_row
     if ROTATE:
         angle = token % tokens_per_frame * DIM + column
@@ -155,3 +157,21 @@ def _tile(dim: int) -> tuple[int, int]:
     """Return columns and rows of a quarter's tile."""
     block = triton.next_power_of_2(dim // 4)
     return block, max(1, _TILE // block)
+
+
+def specimens() -> list[Specimen]:
+    """Return the kernel with the arguments that it is shipped with, for `offline`."""
+    from .offline import Specimen
+
+    found = []
+    for heads, dim, norm in ((16, 64, True), (2, 64, True), (16, 64, False), (8, 128, True)):
+        block, block_rows = _tile(dim)
+        arguments = dict.fromkeys(
+            ("qw_ptr", "qb_ptr", "kw_ptr", "kb_ptr"), "*bf16" if norm else None
+        )
+        arguments |= {"qkv_ptr": "*bf16", "cos_ptr": "*fp32", "sin_ptr": "*fp32", "eps": "fp32"}
+        arguments |= {"rows": "i32", "tokens_per_frame": "i32", "HEADS": heads, "DIM": dim}
+        arguments |= {"NORM": norm, "ROTATE": True, "BLOCK_ROWS": block_rows, "BLOCK": block}
+        name = f"{'norm_' if norm else ''}rope_{heads}x{dim}"
+        found.append(Specimen(name, qk_norm_rope_kernel, arguments, 4))
+    return found
