@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
+from qvggt_kernels import Int4Linear
 from torch import Tensor, nn
 
 from qvggt_core.model.aggregator import Aggregator
@@ -112,6 +113,9 @@ class VGGT(nn.Module):
         for module in self.modules():
             if isinstance(module, (Attention, DenseHead, Mlp)):
                 module.settings = settings
+        for module in self.aggregator.modules():
+            if isinstance(module, Int4Linear):
+                module.arithmetic = settings.linears
         return self
 
     def to_compute(self, dtype: torch.dtype) -> VGGT:
