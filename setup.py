@@ -36,6 +36,7 @@ setup(
             "quantize/studies/*.yaml",
             "synthetic/configs/*.yaml",
         ],
+        "qvggt_kernels": ["tables/*.json"],
         "qvggt_ros": ["report/templates/*"],
     },
     data_files=[

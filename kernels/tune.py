@@ -174,9 +174,9 @@ def _measure(
         def run(choice: Choice) -> None:
             cuda.int4_product(x, words, scales, bias, None, choice)
     else:
-        weight = torch.randint(
-            -127, 128, (shape.n, shape.k), device=place, generator=generator
-        ).to(torch.int8)
+        weight = torch.randint(-127, 128, (shape.n, shape.k), device=place, generator=generator).to(
+            torch.int8
+        )
         row_scales = torch.full((shape.n,), 0.01, device=place)
 
         def run(choice: Choice) -> None:
@@ -204,4 +204,3 @@ def _write(path: Path, text: str) -> None:
     passing = path.with_suffix(f".{os.getpid()}.tmp")
     passing.write_text(text, encoding="utf-8")
     passing.replace(path)
-

@@ -223,9 +223,7 @@ def test_the_path_of_a_cuda_device(monkeypatch, shape, choice, zeros):
 @on_device
 @pytest.mark.parametrize("shape", [(64,), (2, 3, 64), (0, 64)])
 def test_the_integer_paths_of_a_cuda_device(monkeypatch, shape):
-    monkeypatch.setattr(
-        cuda, "_choice", lambda *_: Choice("triton", Blocks(16, 32, 64, 1, 4, 2))
-    )
+    monkeypatch.setattr(cuda, "_choice", lambda *_: Choice("triton", Blocks(16, 32, 64, 1, 4, 2)))
     x, bias = random(*shape), random(24, seed=2)
     packed, scales, points = words(24, 64, 32, zeros=True)
     q8, row_scale = requantize(*on_cpu(packed, scales, points))

@@ -71,5 +71,3 @@ def test_every_shipped_kernel_compiles_to_what_it_did():
     if TABLE["triton"] == triton.__version__:
         changed = {name: facts for name, facts in found.items() if facts != TABLE["kernels"][name]}
         assert not changed, "if this is meant, run `python benchmarks/triton_static.py`"
-
-

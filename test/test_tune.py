@@ -146,7 +146,9 @@ def test_the_fastest_is_written_and_other_shapes_stay(cache, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: (9, 0))
     monkeypatch.setattr(
-        tune, "_measure", lambda shape, rows, choices, device: {c: -i for i, c in enumerate(choices)}
+        tune,
+        "_measure",
+        lambda shape, rows, choices, device: {c: -i for i, c in enumerate(choices)},
     )
     told = []
     path, entries = tune.tune(

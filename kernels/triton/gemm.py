@@ -5,16 +5,19 @@ y = activation(x W^T + bias), and where asked residual + gamma * y, the last two
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import table, tune
 from ..packing import PLANES
-from ..table import Blocks
-from .offline import Specimen
 from .unpack import load_scale_and_zero, plane_weights, round_half_even
+
+if TYPE_CHECKING:
+    from ..table import Blocks
+    from .offline import Specimen
 
 ACTIVATIONS = ("none", "gelu", "silu")
 
@@ -99,7 +102,9 @@ def int4_gemm_kernel(
             else:
                 x = tl.load(x_at, mask=(word < words_per_row)[None, :], other=0)
             weight = plane_weights(words, scale, zero, plane, COMPUTE)
-            accumulator = tl.dot(x.to(COMPUTE), tl.trans(weight), accumulator, input_precision="ieee")
+            accumulator = tl.dot(
+                x.to(COMPUTE), tl.trans(weight), accumulator, input_precision="ieee"
+            )
     inside = (row < M)[:, None] & (column < N)[None, :]
     offset = row.to(tl.int64)[:, None] * N + column[None, :]
     if SPLIT_K == 1:
@@ -201,7 +206,7 @@ def int8_gemm_kernel(
         else:
             x = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0)
             weight = tl.load(w_row + k[None, :], mask=(k < K)[None, :], other=0)
-        accumulator = tl.dot(x, tl.trans(weight), accumulator)
+        accumulator = tl.dot(x, tl.trans(weight), accumulator, out_dtype=tl.int32)
     step = tl.load(steps_ptr + row, mask=row < M, other=0)
     scale = tl.load(scales_ptr + column, mask=column < N, other=0)
     y = accumulator.to(tl.float32) * step[:, None] * scale[None, :]
@@ -378,6 +383,9 @@ def int8_gemm(
 
 def specimens() -> list[Specimen]:
     """Return every configuration that a shipped table names or that tuning may choose."""
+    from .. import table, tune
+    from .offline import Specimen
+
     shipping: dict[tuple[str, Blocks], set[int]] = {}
     for architecture in table.shipped_architectures():
         choices = [(entry.operator, entry.choice) for entry in table.shipped(architecture)]
@@ -394,21 +402,21 @@ def specimens() -> list[Specimen]:
                 shipping.setdefault((operator, blocks), set()).add(architecture)
     found = []
     for (operator, blocks), architectures in sorted(shipping.items()):
-        make = _int4_specimen if operator == "int4" else _int8_specimen
+        everywhere = tuple(sorted(architectures))
         # Variants where a generation of tensor cores begins, and on the smallest shared memory.
         varied = tuple(sorted(architectures & {80, 89, 90}))
-        found.append(make(blocks, tuple(sorted(architectures))))
-        if not varied:
-            continue
         if operator == "int8":
-            found.append(make(blocks, varied, "gelu"))
-            found.append(make(blocks, varied, residual=True))
-        elif blocks.m <= 64:
-            found.append(make(blocks, varied, zeros=True))
-        if operator == "int4" and blocks.n == 64:
-            found.append(make(blocks, varied, group=32, even=False))
-        if operator == "int4" and blocks.split_k == 1:
-            found.append(make(blocks, varied, "gelu"))
+            found.append(_int8_specimen(blocks, everywhere))
+            found.append(_int8_specimen(blocks, varied, "gelu"))
+            found.append(_int8_specimen(blocks, varied, residual=True))
+            continue
+        found.append(_int4_specimen(blocks, everywhere))
+        if blocks.m <= 64:
+            found.append(_int4_specimen(blocks, varied, zeros=True))
+        if blocks.n == 64:
+            found.append(_int4_specimen(blocks, varied, group=32, even=False))
+        if blocks.split_k == 1:
+            found.append(_int4_specimen(blocks, varied, "gelu"))
     found.append(
         Specimen(
             "quantize tokens",
@@ -453,6 +461,8 @@ def _int4_specimen(
     group: int = 128,
     even: bool = True,
 ) -> Specimen:
+    from .offline import Specimen
+
     split = blocks.split_k > 1
     name = f"int4 {_describe(blocks)}" + (" split" if split else "")
     name += f" {activation}" if activation != "none" else ""
@@ -493,6 +503,8 @@ def _int8_specimen(
     activation: str = "none",
     residual: bool = False,
 ) -> Specimen:
+    from .offline import Specimen
+
     name = f"int8 {_describe(blocks)}" + (f" {activation}" if activation != "none" else "")
     return Specimen(
         name + (" residual" if residual else ""),

@@ -6,13 +6,17 @@ no bfloat16 arithmetic: its tests multiply in float16 and float32.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..packing import GROUP_SIZES, PLANES, ZERO
-from .offline import Specimen
+
+if TYPE_CHECKING:
+    from .offline import Specimen
 
 ZERO_NUMBER: tl.constexpr = tl.constexpr(ZERO)
 
@@ -222,6 +226,8 @@ def columns_to_rows(qweight: Tensor) -> Tensor:
 
 def specimens() -> list[Specimen]:
     """Return the kernels as they are launched for weights of 128 columns a scale, and of 32."""
+    from .offline import Specimen
+
     pointers = {"words_ptr": "*i16", "scales_ptr": "*bf16"}
     found = []
     for zeros in (None, "*u8"):

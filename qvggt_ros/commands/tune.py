@@ -20,9 +20,10 @@ def tune(
     ] = None,
 ) -> None:
     """Measure the kernels of a checkpoint's linears on this GPU; later runs use the fastest."""
+    from qvggt_kernels import tune as tuning
+
     from qvggt_core.model import load_model
     from qvggt_core.model.checkpoint import shipped_checkpoint
-    from qvggt_kernels import tune as tuning
 
     try:
         tuning.require_device()
