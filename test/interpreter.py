@@ -1,6 +1,9 @@
-"""Where tests run Triton kernels: on a GPU, or in a process of its own under Triton's interpreter.
+"""Runs a file of kernel tests under Triton's interpreter, in a process of its own.
 
-Triton decides at its import, for the whole process, whether it interprets.
+Triton reads TRITON_INTERPRET when it is imported, and compiling needs it unset. A file of
+kernel tests therefore holds ordinary tests on `DEVICE`: on a machine with a CUDA device they
+run there, elsewhere they are skipped, and one test of the file runs the file again through
+`run_interpreted`, where they run on the CPU.
 """
 
 from __future__ import annotations
@@ -8,25 +11,27 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-DEVICE = torch.device("cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda")
+DEVICE = "cpu" if INTERPRETED or not torch.cuda.is_available() else "cuda"
 
-DTYPES = (torch.float32, torch.float16)
-"""What kernels are tested in: bfloat16 arithmetic is silently wrong in the interpreter."""
-
-runs_kernels = pytest.mark.skipif(
-    not INTERPRETED and DEVICE.type != "cuda",
-    reason="no GPU in this process, and Triton does not interpret",
+on_device = pytest.mark.skipif(
+    not INTERPRETED and DEVICE == "cpu", reason="no CUDA device; run under the interpreter"
 )
+"""Mark of tests that call kernels."""
 
 
-def assert_passes_interpreted(path: str) -> None:
-    """Run the tests of a file with Triton's interpreter and require that they pass."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", path]
-    environment = os.environ | {"TRITON_INTERPRET": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+def run_interpreted(file: str) -> None:
+    """Run the marked tests of a file under the interpreter; all have to pass."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", Path(file)],
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stdout + done.stderr

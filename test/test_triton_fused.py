@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from interpreter import DEVICE, DTYPES, INTERPRETED, assert_passes_interpreted, runs_kernels
+from interpreter import DEVICE, INTERPRETED, on_device, run_interpreted
 
 from qvggt_core.model.rope import RotaryTables
 
 pytest.importorskip("triton")
+
+# The interpreter computes with the bits of bfloat16 instead of its values, silently.
+DTYPES = (torch.float32, torch.float16)
 
 # A half of the last place where a sum or a quotient falls between two numbers, on either side.
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3}
@@ -24,16 +27,16 @@ def close(actual, expected):
     torch.testing.assert_close(actual.cpu(), expected, atol=tolerance, rtol=tolerance)
 
 
-def on_device(parts):
+def moved(parts):
     return [part.to(DEVICE) if isinstance(part, torch.Tensor) else part for part in parts]
 
 
-@pytest.mark.skipif(INTERPRETED, reason="is the interpreter")
+@pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
 def test_this_file_under_the_interpreter():
-    assert_passes_interpreted(__file__)
+    run_interpreted(__file__)
 
 
-@runs_kernels
+@on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     "shape", [(33, 64), (5, 96), (2, 3, 7, 384), (1, 1024), (3, 4096), (2, 33)]
@@ -47,26 +50,26 @@ def test_layer_norm_add(dtype, shape):
     # Far from zero: a variance taken from the mean of squares would lose it.
     x += 30
     gains = [normal(width, seed=2), *(normal(width, dtype=dtype, seed=seed) for seed in (3, 4))]
-    moved = x.to(DEVICE, copy=True)
-    y = layer_norm_add_(moved, *on_device([branch, *gains]), 1e-6)
+    target = x.to(DEVICE, copy=True)
+    y = layer_norm_add_(target, *moved([branch, *gains]), 1e-6)
     expected = normalise._eager(x, branch, *gains, 1e-6)
-    close(moved, x)
+    close(target, x)
     close(y, expected)
 
 
-@runs_kernels
+@on_device
 def test_layer_norm_add_of_a_branch_with_strides_and_of_nothing():
     from qvggt_kernels.triton.normalise import layer_norm_add_
 
     x, branch = normal(4, 64).to(DEVICE), normal(64, 4, seed=1).t().to(DEVICE)
-    gains = on_device([normal(64, seed=seed) for seed in (2, 3, 4)])
+    gains = moved([normal(64, seed=seed) for seed in (2, 3, 4)])
     expected = torch.addcmul(x, branch, gains[0])
     layer_norm_add_(x, branch, *gains, 1e-5)
     close(x, expected.cpu())
     assert layer_norm_add_(x[:0], branch[:0], *gains, 1e-5).shape == (0, 64)
 
 
-@runs_kernels
+@on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("norm", "rope"), [(True, True), (True, False), (False, True)])
 @pytest.mark.parametrize(
@@ -81,15 +84,15 @@ def test_qk_norm_rope(dtype, norm, rope, batch, frames, grid, heads, dim):
     qkv = normal(batch, frames, len(cos), 3, heads, dim, dtype=dtype)
     gains = [normal(dim, dtype=dtype, seed=seed) if norm else None for seed in (1, 2, 3, 4)]
     tables = (cos, sin) if rope else (None, None)
-    moved = qkv.to(DEVICE, copy=True)
-    qk_norm_rope_(moved, *on_device(gains), 1e-5, *on_device(tables))
+    target = qkv.to(DEVICE, copy=True)
+    qk_norm_rope_(target, *moved(gains), 1e-5, *moved(tables))
     values = qkv[:, :, :, 2].clone()
     rotary._eager(qkv, *gains, 1e-5, *tables)
-    close(moved, qkv)
-    assert torch.equal(moved[:, :, :, 2].cpu(), values)
+    close(target, qkv)
+    assert torch.equal(target[:, :, :, 2].cpu(), values)
 
 
-@runs_kernels
+@on_device
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(
     ("batch", "heads", "queries", "keys", "dim"),
@@ -110,34 +113,34 @@ def test_int8_attention(dtype, batch, heads, queries, keys, dim):
     # Keys with a mean, and both they and the values as slices of a qkv projection.
     _, k, v = normal(batch, keys, 3, heads, dim, dtype=dtype, seed=1).transpose(1, 3).unbind(2)
     k = k + 3
-    out = int8_attention(*on_device([q, k, v]))
+    out = int8_attention(*moved([q, k, v]))
     expected = attention._eager(q, k, v)
     assert out.stride() == expected.stride()
     close(out, expected)
 
 
-@runs_kernels
+@on_device
 def test_int8_attention_of_far_scores_stays_finite():
     from qvggt_kernels.triton.attention import int8_attention
 
     q, k, v = (1e3 * normal(1, 1, 70, 64, seed=seed) for seed in range(3))
-    out = int8_attention(*on_device([q, k, v])).cpu()
+    out = int8_attention(*moved([q, k, v])).cpu()
     best = (q @ k.mT).argmax(-1)[..., None].expand_as(v)
     # Scores this far apart choose one key per query; the same one, but where two are close.
     chosen = (out - v.gather(2, best)).abs().amax(-1) < 1e-2
     assert chosen.double().mean() > 0.9
 
 
-@runs_kernels
+@on_device
 @pytest.mark.parametrize("blocks", [(16, 32, 4, 2), (64, 64, 4, 1)])
 def test_int8_attention_is_the_same_in_other_blocks(blocks):
     from qvggt_kernels.triton.attention import Blocks, int8_attention
 
-    q, k, v = on_device([normal(1, 2, 100, 64, seed=seed) for seed in range(3)])
+    q, k, v = moved([normal(1, 2, 100, 64, seed=seed) for seed in range(3)])
     close(int8_attention(q, k, v, Blocks(*blocks)), int8_attention(q, k, v).cpu())
 
 
-@runs_kernels
+@on_device
 def test_shapes_that_do_not_fit_are_refused_with_their_sizes():
     from qvggt_kernels.triton import attention, normalise, rotary
 
@@ -158,7 +161,7 @@ def test_shapes_that_do_not_fit_are_refused_with_their_sizes():
         attention.int8_attention(q[..., :64], q[..., :64].half(), q[..., :64])
 
 
-@pytest.mark.skipif(DEVICE.type != "cuda", reason="no GPU")
+@pytest.mark.skipif(DEVICE != "cuda", reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_operators_on_a_gpu_against_the_cpu(dtype):
     from qvggt_kernels import int8_attention, layer_norm_add_, qk_norm_rope_

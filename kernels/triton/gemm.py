@@ -5,7 +5,7 @@ y = activation(x W^T + bias), and where asked residual + gamma * y, the last two
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 import triton
@@ -15,27 +15,11 @@ from torch import Tensor
 from ..packing import PLANES
 from .unpack import load_scale_and_zero, plane_weights, round_half_even
 
+if TYPE_CHECKING:
+    from ..table import Blocks
+    from .offline import Specimen
+
 ACTIVATIONS = ("none", "gelu", "silu")
-
-
-class Blocks(NamedTuple):
-    """How a matrix product is cut into programs.
-
-    Attributes:
-        m: rows of a program's tile of the result.
-        n: columns of a program's tile of the result.
-        k: columns of x in one step of its loop.
-        split_k: programs that share the columns of one tile.
-        warps: of 32 threads, per program.
-        stages: steps whose loads are in flight.
-    """
-
-    m: int
-    n: int
-    k: int
-    split_k: int
-    warps: int
-    stages: int
 
 
 @triton.jit
@@ -93,22 +77,22 @@ def int4_gemm_kernel(
     x_row = x_ptr + (row % M).to(tl.int64)[:, None] * K
     words_per_row = K // 4
     w_column = column % N
-    w_row = words_ptr + w_column[None, :] * words_per_row
+    w_row = words_ptr + w_column[:, None] * words_per_row
     steps = tl.cdiv(words_per_row, BLOCK_W * SPLIT_K)
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for step in range(split * steps, (split + 1) * steps):
         word = step * BLOCK_W + tl.arange(0, BLOCK_W)
         if BLOCK_W <= LANES:
-            group = (w_column * (K // GROUP) + step * BLOCK_W // LANES)[None, :]
-            scales_inside = step * BLOCK_W < words_per_row
+            group = (w_column * (K // GROUP) + step * BLOCK_W // LANES)[:, None]
+            scales_inside = tl.full((1, 1), 0, tl.int32) + step * BLOCK_W < words_per_row
         else:
-            group = w_column[None, :] * (K // GROUP) + (word // LANES)[:, None]
-            scales_inside = (word < words_per_row)[:, None]
+            group = w_column[:, None] * (K // GROUP) + (word // LANES)[None, :]
+            scales_inside = (word < words_per_row)[None, :]
         if EVEN:
-            words = tl.load(w_row + word[:, None])
+            words = tl.load(w_row + word[None, :])
             scale, zero = load_scale_and_zero(scales_ptr, zeros_ptr, group, True)
         else:
-            words = tl.load(w_row + word[:, None], mask=(word < words_per_row)[:, None], other=0)
+            words = tl.load(w_row + word[None, :], mask=(word < words_per_row)[None, :], other=0)
             scale, zero = load_scale_and_zero(scales_ptr, zeros_ptr, group, scales_inside)
         first = word // LANES * GROUP + word % LANES
         for plane in tl.static_range(4):
@@ -118,7 +102,9 @@ def int4_gemm_kernel(
             else:
                 x = tl.load(x_at, mask=(word < words_per_row)[None, :], other=0)
             weight = plane_weights(words, scale, zero, plane, COMPUTE)
-            accumulator = tl.dot(x.to(COMPUTE), weight, accumulator, input_precision="ieee")
+            accumulator = tl.dot(
+                x.to(COMPUTE), tl.trans(weight), accumulator, input_precision="ieee"
+            )
     inside = (row < M)[:, None] & (column < N)[None, :]
     offset = row.to(tl.int64)[:, None] * N + column[None, :]
     if SPLIT_K == 1:
@@ -210,17 +196,17 @@ def int8_gemm_kernel(
     row = tile_m * BLOCK_M + tl.arange(0, BLOCK_M)
     column = tile_n * BLOCK_N + tl.arange(0, BLOCK_N)
     x_row = x_ptr + (row % M).to(tl.int64)[:, None] * K
-    w_row = weight_ptr + (column % N).to(tl.int64)[None, :] * K
+    w_row = weight_ptr + (column % N).to(tl.int64)[:, None] * K
     accumulator = tl.zeros((BLOCK_M, BLOCK_N), tl.int32)
     for start in range(0, K, BLOCK_K):
         k = start + tl.arange(0, BLOCK_K)
         if EVEN:
             x = tl.load(x_row + k[None, :])
-            weight = tl.load(w_row + k[:, None])
+            weight = tl.load(w_row + k[None, :])
         else:
             x = tl.load(x_row + k[None, :], mask=(k < K)[None, :], other=0)
-            weight = tl.load(w_row + k[:, None], mask=(k < K)[:, None], other=0)
-        accumulator = tl.dot(x, weight, accumulator)
+            weight = tl.load(w_row + k[None, :], mask=(k < K)[None, :], other=0)
+        accumulator = tl.dot(x, tl.trans(weight), accumulator, out_dtype=tl.int32)
     step = tl.load(steps_ptr + row, mask=row < M, other=0)
     scale = tl.load(scales_ptr + column, mask=column < N, other=0)
     y = accumulator.to(tl.float32) * step[:, None] * scale[None, :]
@@ -292,6 +278,7 @@ def int4_gemm(
         ACTIVATION=activation,
         num_warps=blocks.warps,
         num_stages=blocks.stages,
+        enable_fp_fusion=False,
     )
     if blocks.split_k > 1:
         sum_kernel[(triton.cdiv(m * n, _SUM_BLOCK),)](
@@ -304,6 +291,7 @@ def int4_gemm(
             BLOCK=_SUM_BLOCK,
             ACTIVATION=activation,
             num_warps=4,
+            enable_fp_fusion=False,
         )
     return out
 
@@ -323,7 +311,17 @@ def quantize_tokens(x: Tensor, highest: int, clip: Tensor | None = None) -> tupl
     q = torch.empty(m, k, dtype=torch.int8, device=x.device)
     steps = torch.empty(m, dtype=torch.float32, device=x.device)
     block = min(triton.next_power_of_2(k), _TOKEN_BLOCK)
-    quantize_tokens_kernel[(m,)](x, clip, q, steps, k, HIGHEST=highest, BLOCK=block, num_warps=4)
+    quantize_tokens_kernel[(m,)](
+        x,
+        clip,
+        q,
+        steps,
+        k,
+        HIGHEST=highest,
+        BLOCK=block,
+        num_warps=4,
+        enable_fp_fusion=False,
+    )
     return q, steps
 
 
@@ -378,5 +376,163 @@ def int8_gemm(
         ACTIVATION=activation,
         num_warps=blocks.warps,
         num_stages=blocks.stages,
+        enable_fp_fusion=False,
     )
     return out
+
+
+def specimens() -> list[Specimen]:
+    """Return every configuration that a shipped table names or that tuning may choose."""
+    from .. import table, tune
+    from .offline import Specimen
+
+    shipping: dict[tuple[str, Blocks], set[int]] = {}
+    for architecture in table.shipped_architectures():
+        choices = [(entry.operator, entry.choice) for entry in table.shipped(architecture)]
+        choices += [
+            (operator, choice)
+            for operator in table.OPERATORS
+            for bucket in table.BUCKETS
+            for choice in tune.candidates(operator, bucket, architecture)
+        ]
+        for operator, choice in choices:
+            if choice.blocks is not None:
+                # The number of parts is a factor in addresses and changes nothing else.
+                blocks = choice.blocks._replace(split_k=4 if choice.blocks.split_k > 1 else 1)
+                shipping.setdefault((operator, blocks), set()).add(architecture)
+    found = []
+    for (operator, blocks), architectures in sorted(shipping.items()):
+        everywhere = tuple(sorted(architectures))
+        # Variants where a generation of tensor cores begins, and on the smallest shared memory.
+        varied = tuple(sorted(architectures & {80, 89, 90}))
+        if operator == "int8":
+            found.append(_int8_specimen(blocks, everywhere))
+            found.append(_int8_specimen(blocks, varied, "gelu"))
+            found.append(_int8_specimen(blocks, varied, residual=True))
+            continue
+        found.append(_int4_specimen(blocks, everywhere))
+        if blocks.m <= 64:
+            found.append(_int4_specimen(blocks, varied, zeros=True))
+        if blocks.n == 64:
+            found.append(_int4_specimen(blocks, varied, group=32, even=False))
+        if blocks.split_k == 1:
+            found.append(_int4_specimen(blocks, varied, "gelu"))
+    found.append(
+        Specimen(
+            "quantize tokens",
+            quantize_tokens_kernel,
+            {
+                "x_ptr": "*bf16",
+                "clip_ptr": "*fp32",
+                "q_ptr": "*i8",
+                "steps_ptr": "*fp32",
+                "K": "i32:16",
+                "HIGHEST": 127,
+                "BLOCK": 1024,
+            },
+            warps=4,
+        )
+    )
+    found.append(
+        Specimen(
+            "sum of 4 parts, gelu",
+            sum_kernel,
+            {
+                "parts_ptr": "*fp32",
+                "bias_ptr": "*bf16",
+                "out_ptr": "*bf16",
+                "size": "i32:16",
+                "N": "i32:16",
+                "SPLIT_K": 4,
+                "BLOCK": _SUM_BLOCK,
+                "ACTIVATION": "gelu",
+            },
+            warps=4,
+        )
+    )
+    return found
+
+
+def _int4_specimen(
+    blocks: Blocks,
+    architectures: tuple[int, ...],
+    activation: str = "none",
+    zeros: bool = False,
+    group: int = 128,
+    even: bool = True,
+) -> Specimen:
+    from .offline import Specimen
+
+    split = blocks.split_k > 1
+    name = f"int4 {_describe(blocks)}" + (" split" if split else "")
+    name += f" {activation}" if activation != "none" else ""
+    name += " zeros" if zeros else ""
+    name += f" group {group} tail" if not even else ""
+    return Specimen(
+        name,
+        int4_gemm_kernel,
+        {
+            "x_ptr": "*bf16",
+            "words_ptr": "*i16",
+            "scales_ptr": "*bf16",
+            "zeros_ptr": "*u8" if zeros else None,
+            "bias_ptr": "*bf16",
+            "out_ptr": "*fp32" if split else "*bf16",
+            "M": "i32",
+            "N": "i32:16",
+            "K": "i32:16",
+            "GROUP": group,
+            "BLOCK_M": blocks.m,
+            "BLOCK_N": blocks.n,
+            "BLOCK_W": blocks.k // PLANES,
+            "SPLIT_K": blocks.split_k,
+            "EVEN": even,
+            "COMPUTE": tl.bfloat16,
+            "ACTIVATION": activation,
+        },
+        blocks.warps,
+        blocks.stages,
+        architectures,
+        tensor_core=True,
+    )
+
+
+def _int8_specimen(
+    blocks: Blocks,
+    architectures: tuple[int, ...],
+    activation: str = "none",
+    residual: bool = False,
+) -> Specimen:
+    from .offline import Specimen
+
+    name = f"int8 {_describe(blocks)}" + (f" {activation}" if activation != "none" else "")
+    return Specimen(
+        name + (" residual" if residual else ""),
+        int8_gemm_kernel,
+        {
+            "x_ptr": "*i8",
+            "steps_ptr": "*fp32",
+            "weight_ptr": "*i8",
+            "scales_ptr": "*fp32",
+            "bias_ptr": "*bf16",
+            "gamma_ptr": "*bf16" if residual else None,
+            "residual_ptr": "*bf16" if residual else None,
+            "out_ptr": "*bf16",
+            "M": "i32",
+            "N": "i32:16",
+            "K": "i32:16",
+            "BLOCK_M": blocks.m,
+            "BLOCK_N": blocks.n,
+            "BLOCK_K": blocks.k,
+            "EVEN": True,
+            "ACTIVATION": activation,
+        },
+        blocks.warps,
+        blocks.stages,
+        architectures,
+        tensor_core=True,
+    )
+
+
+def _describe(blocks: Blocks) -> str:
+    return f"{blocks.m}x{blocks.n}x{blocks.k} warps {blocks.warps} stages {blocks.stages}"

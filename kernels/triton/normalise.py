@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import triton
@@ -86,6 +86,7 @@ def layer_norm_add_(
             BLOCK_ROWS=block_rows,
             BLOCK=block,
             num_warps=warps,
+            enable_fp_fusion=False,
         )
     return out
 
@@ -100,11 +101,18 @@ def specimens() -> list[Specimen]:
     """Return the kernel with the arguments that it is shipped with, for `offline`."""
     from .offline import Specimen
 
+    arguments: dict[str, Any]
     found = []
     for width in (128, 384, 1024, 2048):
         block, block_rows, warps = _tile(width)
         names = ("x_ptr", "branch_ptr", "gamma_ptr", "weight_ptr", "bias_ptr", "out_ptr")
-        arguments = dict.fromkeys(names, "*bf16") | {"rows": "i32", "eps": "fp32"}
-        arguments |= {"WIDTH": width, "BLOCK_ROWS": block_rows, "BLOCK": block}
+        arguments = {
+            **dict.fromkeys(names, "*bf16"),
+            "rows": "i32",
+            "eps": "fp32",
+            "WIDTH": width,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK": block,
+        }
         found.append(Specimen(f"layer_norm_add_{width}", layer_norm_add_kernel, arguments, warps))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import triton
 import triton.language as tl
@@ -150,6 +150,7 @@ def qk_norm_rope_(
         BLOCK_ROWS=block_rows,
         BLOCK=block,
         num_warps=4,
+        enable_fp_fusion=False,
     )
 
 
@@ -163,6 +164,7 @@ def specimens() -> list[Specimen]:
     """Return the kernel with the arguments that it is shipped with, for `offline`."""
     from .offline import Specimen
 
+    arguments: dict[str, Any]
     found = []
     for heads, dim, norm in ((16, 64, True), (2, 64, True), (16, 64, False), (8, 128, True)):
         block, block_rows = _tile(dim)

@@ -6,12 +6,17 @@ no bfloat16 arithmetic: its tests multiply in float16 and float32.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..packing import PLANES, ZERO
+from ..packing import GROUP_SIZES, PLANES, ZERO
+
+if TYPE_CHECKING:
+    from .offline import Specimen
 
 ZERO_NUMBER: tl.constexpr = tl.constexpr(ZERO)
 
@@ -34,8 +39,8 @@ def load_scale_and_zero(scales_ptr, zeros_ptr, group, inside):
 def plane_weights(words, scale, zero, PLANE: tl.constexpr, COMPUTE: tl.constexpr):
     """Return one plane of int16 words as weights of COMPUTE, with the bits of the reference.
 
-    In bfloat16 a number is the lower half of bits that begin with 0x43: 0x4300 is 128, where
-    neighbours are 1 apart, so the difference is exact and the product rounds once.
+    In bfloat16 a number u is made of bits: 0x4300 | u is 128 + u, as neighbours are 1 apart
+    there. So the difference is exact and the product rounds once.
     """
     number = (words >> (4 * PLANE)) & 15
     if COMPUTE == tl.bfloat16:
@@ -169,7 +174,15 @@ def dequantize(
     size = qweight.numel()
     block = min(_TILE, triton.next_power_of_2(max(size, 1)))
     dequantize_kernel[(triton.cdiv(size, block),)](
-        qweight, scales, zeros, out, size, GROUP=lanes * PLANES, BLOCK=block, num_warps=8
+        qweight,
+        scales,
+        zeros,
+        out,
+        size,
+        GROUP=lanes * PLANES,
+        BLOCK=block,
+        num_warps=8,
+        enable_fp_fusion=False,
     )
     return out
 
@@ -193,6 +206,7 @@ def requantize(
         BLOCK_ROWS=4,
         BLOCK=256,
         num_warps=4,
+        enable_fp_fusion=False,
     )
     return out, row_scales
 
@@ -208,3 +222,65 @@ def columns_to_rows(qweight: Tensor) -> Tensor:
         qweight, out, inputs, outputs, HALVES=halves, BLOCK_K=64, BLOCK_N=64, num_warps=4
     )
     return out
+
+
+def specimens() -> list[Specimen]:
+    """Return the kernels as they are launched for weights of 128 columns a scale, and of 32."""
+    from .offline import Specimen
+
+    pointers = {"words_ptr": "*i16", "scales_ptr": "*bf16"}
+    found = []
+    for zeros in (None, "*u8"):
+        suffix = " zeros" if zeros else ""
+        for group in (min(GROUP_SIZES), max(GROUP_SIZES)):
+            found.append(
+                Specimen(
+                    f"dequantize to bf16, group {group}{suffix}",
+                    dequantize_kernel,
+                    {
+                        **pointers,
+                        "zeros_ptr": zeros,
+                        "out_ptr": "*bf16",
+                        "size": "i32:16",
+                        "GROUP": group,
+                        "BLOCK": _TILE,
+                    },
+                    warps=8,
+                )
+            )
+            found.append(
+                Specimen(
+                    f"requantize, group {group}{suffix}",
+                    requantize_kernel,
+                    {
+                        **pointers,
+                        "zeros_ptr": zeros,
+                        "out_ptr": "*i8",
+                        "row_scales_ptr": "*fp32",
+                        "rows": "i32:16",
+                        "words_per_row": "i32:16",
+                        "GROUP": group,
+                        "BLOCK_ROWS": 4,
+                        "BLOCK": 256,
+                    },
+                    warps=4,
+                )
+            )
+    for halves in (False, True):
+        found.append(
+            Specimen(
+                "columns to rows, " + ("4 bits" if halves else "8 bits"),
+                columns_kernel,
+                {
+                    "packed_ptr": "*u8" if halves else "*i8",
+                    "out_ptr": "*i8",
+                    "inputs": "i32:16",
+                    "outputs": "i32:16",
+                    "HALVES": halves,
+                    "BLOCK_K": 64,
+                    "BLOCK_N": 64,
+                },
+                warps=4,
+            )
+        )
+    return found
