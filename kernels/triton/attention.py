@@ -186,10 +186,11 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
     """
     batch, heads, queries, dim = q.shape
     keys = k.shape[2]
-    if k.shape != (batch, heads, keys, dim) or v.shape != k.shape or not 0 < dim <= 128:
+    fits = k.shape == v.shape == (batch, heads, keys, dim) and keys and 0 < dim <= 128
+    if not fits:
         raise ValueError(
             f"queries are {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)}, not "
-            "(B, H, L, D), (B, H, T, D) and (B, H, T, D) with D up to 128"
+            "(B, H, L, D), (B, H, T, D) and (B, H, T, D) with D up to 128 and T > 0"
         )
     if not q.dtype == k.dtype == v.dtype or q.dtype not in _COMPUTE:
         raise ValueError(
@@ -197,7 +198,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
             "float32, float16 or bfloat16"
         )
     out = q.new_empty(batch, queries, heads, dim)
-    if out.numel() and keys:
+    if out.numel():
         width = max(_NARROWEST, triton.next_power_of_2(dim))
         blocks = blocks or blocks_for(q.dtype)
         mean = k.mean(2, dtype=torch.float32)
@@ -237,18 +238,22 @@ def specimens() -> list[Specimen]:
     """Return the kernels with the arguments that they are shipped with, for `offline`."""
     from .offline import Specimen
 
-    arguments: dict[str, Any]
-    strides = dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16")
-    pointers = {"q_ptr": "*i8", "k_ptr": "*i8", "q_steps_ptr": "*fp32", "k_steps_ptr": "*fp32"}
     found = []
     for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
         blocks = blocks_for(dtype)
         for width in (32, 64, 128):
-            arguments = pointers | {f"v_{key}": value for key, value in strides.items()}
-            arguments |= {"v_ptr": f"*{name}", "out_ptr": f"*{name}", "COMPUTE": _COMPUTE[dtype]}
-            arguments |= {"queries": "i32", "keys": "i32", "heads": "i32:16"}
-            arguments |= {"BLOCK_Q": blocks.queries, "BLOCK_K": blocks.keys}
-            arguments |= {"DIM": width, "BLOCK": width}
+            arguments: dict[str, Any] = {
+                **dict.fromkeys(("q_ptr", "k_ptr"), "*i8"),
+                **dict.fromkeys(("q_steps_ptr", "k_steps_ptr"), "*fp32"),
+                **dict.fromkeys(("v_ptr", "out_ptr"), f"*{name}"),
+                **dict.fromkeys(("queries", "keys"), "i32"),
+                **dict.fromkeys(("v_stride_batch", "v_stride_head", "v_stride_row"), "i32:16"),
+                **dict.fromkeys(("DIM", "BLOCK"), width),
+                "heads": "i32:16",
+                "BLOCK_Q": blocks.queries,
+                "BLOCK_K": blocks.keys,
+                "COMPUTE": _COMPUTE[dtype],
+            }
             found.append(
                 Specimen(
                     f"int8_attention_{width}_{name}",
@@ -260,9 +265,18 @@ def specimens() -> list[Specimen]:
                 )
             )
         for what, mean in (("queries", None), ("keys", "*fp32")):
-            arguments = {"x_ptr": f"*{name}", "mean_ptr": mean, "q_ptr": "*i8", **strides}
-            arguments |= {"steps_ptr": "*fp32", "length": "i32", "heads": "i32:16"}
-            arguments |= {"factor": "fp32", "DIM": 64, "BLOCK": 64, "BLOCK_ROWS": _QUANTIZED_ROWS}
+            arguments = {
+                **dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16"),
+                **dict.fromkeys(("DIM", "BLOCK"), 64),
+                "x_ptr": f"*{name}",
+                "mean_ptr": mean,
+                "q_ptr": "*i8",
+                "steps_ptr": "*fp32",
+                "length": "i32",
+                "heads": "i32:16",
+                "factor": "fp32",
+                "BLOCK_ROWS": _QUANTIZED_ROWS,
+            }
             found.append(
                 Specimen(f"quantize_{what}_64_{name}", quantize_heads_kernel, arguments, 4)
             )

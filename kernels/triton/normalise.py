@@ -106,7 +106,13 @@ def specimens() -> list[Specimen]:
     for width in (128, 384, 1024, 2048):
         block, block_rows, warps = _tile(width)
         names = ("x_ptr", "branch_ptr", "gamma_ptr", "weight_ptr", "bias_ptr", "out_ptr")
-        arguments = dict.fromkeys(names, "*bf16") | {"rows": "i32", "eps": "fp32"}
-        arguments |= {"WIDTH": width, "BLOCK_ROWS": block_rows, "BLOCK": block}
+        arguments = {
+            **dict.fromkeys(names, "*bf16"),
+            "rows": "i32",
+            "eps": "fp32",
+            "WIDTH": width,
+            "BLOCK_ROWS": block_rows,
+            "BLOCK": block,
+        }
         found.append(Specimen(f"layer_norm_add_{width}", layer_norm_add_kernel, arguments, warps))
     return found
