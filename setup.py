@@ -24,7 +24,11 @@ setup(
     maintainer="The qvggt maintainers",
     maintainer_email="qvggt@users.noreply.github.com",
     python_requires=">=3.10",
-    packages=[*find_packages(include=["qvggt_ros*", "qvggt_core*"]), "qvggt_kernels"],
+    packages=[
+        *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
+        "qvggt_kernels",
+        "qvggt_kernels.triton",
+    ],
     package_dir={"qvggt_kernels": "kernels"},
     package_data={
         "qvggt_core": [
@@ -32,6 +36,7 @@ setup(
             "quantize/studies/*.yaml",
             "synthetic/configs/*.yaml",
         ],
+        "qvggt_kernels": ["tables/*.json"],
         "qvggt_ros": ["report/templates/*"],
     },
     data_files=[

@@ -1,12 +1,13 @@
-"""Packed linear layers: storage, the reference, and the fast path of each device."""
+"""Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
-from .capability import fastest_dtype
-from .dispatch import int4_linear
+from .attention import int8_attention
+from .capability import fastest_dtype, fastest_linears
+from .cpu_attention import attention
+from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
     ACTIVATION_BITS,
     INTEGER_LAYOUTS,
-    integer_linear,
     integer_product,
     levels,
     pack_integer,
@@ -14,8 +15,11 @@ from .integer import (
     unpack_integer,
 )
 from .linear import Int4Linear, IntegerLinear, PackedLinear
+from .normalise import layer_norm_add_
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
 from .reference import dequantize
+from .requantize import requantize
+from .rotary import qk_norm_rope_
 
 __all__ = [
     "ACTIVATION_BITS",
@@ -26,18 +30,25 @@ __all__ = [
     "IntegerLinear",
     "PackedLinear",
     "PackingError",
+    "attention",
     "dequantize",
     "fastest_dtype",
+    "fastest_linears",
     "group_size_of",
     "hadamard_block",
     "hadamard_transform",
     "int4_linear",
+    "int4_linear_int8",
+    "int8_attention",
     "integer_linear",
     "integer_product",
+    "layer_norm_add_",
     "levels",
     "pack",
     "pack_integer",
+    "qk_norm_rope_",
     "quantize_tokens",
+    "requantize",
     "unpack",
     "unpack_integer",
 ]

@@ -86,6 +86,40 @@ class Parameters(BaseModel):
         description="CPU threads of the network; 0 leaves the choice to PyTorch.",
         json_schema_extra=_STRUCTURAL,
     )
+    linears: Literal["auto", "float", "int8"] = Field(
+        "float",
+        description=(
+            "Arithmetic of 4-bit linears: float multiplies in compute_dtype, int8 in 8-bit "
+            "integers, auto in whichever the device does clearly faster."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    attention: Literal["auto", "int8"] = Field(
+        "auto",
+        description=(
+            "auto computes attention in compute_dtype; int8 multiplies queries and keys as 8-bit "
+            "integers, for speed on GPUs."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    cuda_graphs: bool = Field(
+        True,
+        description=(
+            "Replay the network as CUDA graphs, one per shape of window; a CPU does without."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    memory_budget_mb: int = Field(
+        0,
+        ge=0,
+        le=999_999,
+        description=(
+            "Megabytes that the network's weights and a window may take, 0 for no bound. First "
+            "slices and chunks become smaller, then the window, down to one view more than "
+            "window_stride."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     image_width: int = Field(
         0,
         ge=0,
@@ -107,6 +141,16 @@ class Parameters(BaseModel):
         ge=1,
         le=63,
         description="New frames per run of the network; the rest of the window is overlap.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    scale_views: int = Field(
+        2,
+        ge=0,
+        le=64,
+        description=(
+            "Views of the overlap, the newest, that get depth again to tell the window's scale; "
+            "0 takes all. New views always get depth."
+        ),
         json_schema_extra=_STRUCTURAL,
     )
     keyframe_min_motion: float = Field(

@@ -28,6 +28,7 @@ from qvggt_ros.commands import (
     replay_many,
     synthetic,
     topics,
+    tune,
     view,
 )
 
@@ -88,6 +89,7 @@ for _command in (
     checkpoint.download,
     synthetic.synth,
     synthetic.train,
+    tune.tune,
     parameters.params,
 ):
     app.command()(_command)

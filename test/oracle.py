@@ -42,7 +42,9 @@ class Oracle:
         assert image.tobytes() in self._known, "the oracle never saw this image"
         return image.tobytes()
 
-    def predict(self, tokens: Sequence[bytes], height: int, width: int) -> WindowPrediction:
+    def predict(
+        self, tokens: Sequence[bytes], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
         """Return the truth."""
         unit = 0.4
         known = [self._known[token] for token in tokens]

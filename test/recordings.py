@@ -71,7 +71,9 @@ class RoomNetwork:
         self.encoded += 1
         return self.encoded - 1
 
-    def predict(self, tokens: Sequence[int], height: int, width: int) -> WindowPrediction:
+    def predict(
+        self, tokens: Sequence[int], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
         unit = 0.5 + 0.1 * tokens[0]
         first = world_from_camera(tokens[0])
         camera_from_first = np.stack([inverse(world_from_camera(t)) @ first for t in tokens])

@@ -17,7 +17,9 @@ INFERENCE_S = 0.25
 
 
 class SlowRoomNetwork(RoomNetwork):
-    def predict(self, tokens: Sequence[int], height: int, width: int) -> WindowPrediction:
+    def predict(
+        self, tokens: Sequence[int], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
         time.sleep(INFERENCE_S)
         return super().predict(tokens, height, width)
 

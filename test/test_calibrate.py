@@ -22,6 +22,8 @@ from qvggt_core.model import (
     read_checkpoint,
     save_checkpoint,
 )
+from qvggt_core.model.blocks import Mlp
+from qvggt_core.model.settings import ComputeSettings
 from qvggt_core.quantize import (
     RECIPES,
     CalibrationOptions,
@@ -141,7 +143,7 @@ def seen_by_hooks(block, given):
 @pytest.mark.parametrize("skipped", [0, 5])
 def test_statistics_are_those_of_the_tokens_that_count(source, data, skipped, monkeypatch):
     # Slices of an MLP that cut through frames must not lose track of which token is which.
-    monkeypatch.setattr("qvggt_core.model.blocks._SLICE_ROWS", 7)
+    monkeypatch.setattr(Mlp, "settings", ComputeSettings(mlp_rows=7))
     walk = Walk(model_of(source), data.images, batch=6)
     walk.advance()
     inputs = walk.inputs()

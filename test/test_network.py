@@ -66,9 +66,9 @@ def test_a_stream_is_bit_equal_with_and_without_the_cache(dtype):
         def encode(self, image):
             return image
 
-        def predict(self, tokens, height, width):
+        def predict(self, tokens, height, width, newest=None):
             tokens = [torch_network.encode(image) for image in tokens]
-            return torch_network.predict(tokens, height, width)
+            return torch_network.predict(tokens, height, width, newest)
 
     # An untrained network agrees with itself on nothing, so that no window is refused.
     parameters = Parameters(

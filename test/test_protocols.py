@@ -350,7 +350,7 @@ def test_views_of_different_heights_get_white_rows(tmp_path_factory):
         def encode(self, image):
             return image
 
-        def predict(self, tokens, height, width):
+        def predict(self, tokens, height, width, newest=None):
             self.seen = np.stack(tokens)
             oracle = Oracle.predict(self, list(self._known), height, width)
             return replace(oracle, depth=np.ones((2, height, width), np.float32))
@@ -456,7 +456,7 @@ def test_the_point_heads_points_are_taken_when_asked_for(sets):
     class WithPoints:
         image_width, patch_size, encode = oracle.image_width, oracle.patch_size, oracle.encode
 
-        def predict(self, tokens, height, width):
+        def predict(self, tokens, height, width, newest=None):
             prediction = oracle.predict(tokens, height, width)
             by_depth = SurfaceReconstruction._estimate(
                 replace(benchmark, points="depth"), _window(prediction)

@@ -287,7 +287,7 @@ def test_an_output_does_not_swallow_its_input(room, tmp_path):
 
 def test_a_failing_network_leaves_what_was_done_until_then(room, tmp_path):
     class Failing(RoomNetwork):
-        def predict(self, tokens, height, width):
+        def predict(self, tokens, height, width, newest=None):
             if tokens[0] > 0:
                 raise RuntimeError("out of memory")
             return super().predict(tokens, height, width)

@@ -11,12 +11,14 @@ from qvggt_core.model.checkpoint import (
 )
 from qvggt_core.model.config import EncoderConfig, ModelConfig, scaled_taps
 from qvggt_core.model.pose_encoding import decode_pose, encode_pose
+from qvggt_core.model.settings import ComputeSettings
 from qvggt_core.model.vggt import HEADS, VGGT, Prediction
 
 __all__ = [
     "HEADS",
     "VGGT",
     "Checkpoint",
+    "ComputeSettings",
     "EncoderConfig",
     "ModelConfig",
     "Prediction",

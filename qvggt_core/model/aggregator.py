@@ -20,7 +20,7 @@ class AggregatedTokens(NamedTuple):
     """All that the heads read of the aggregator, frame and global halves concatenated.
 
     Attributes:
-        patches: patch tokens (B, S, P, 2C) of the four tapped blocks.
+        patches: patch tokens (B, D, P, 2C) of the four tapped blocks, for the last D frames.
         camera: camera tokens (B, S, 2C) of the last block.
     """
 
@@ -33,15 +33,17 @@ class Passage(NamedTuple):
 
     Attributes:
         x: all tokens (B, S, N, C).
-        patches: what the tapped blocks so far have left for the heads.
-        frame_half: patch tokens (B, S, P, C) of a tapped frame block whose global block is next.
+        patches: what the tapped blocks so far have left for the heads, (B, D, P, 2C) each.
+        frame_half: patch tokens (B, D, P, C) of a tapped frame block whose global block is next.
         camera: camera tokens (B, S, C) of the last frame block, (B, S, 2C) after the last block.
+        newest: number D of last frames whose patch tokens are left for the heads; None for all.
     """
 
     x: Tensor
     patches: tuple[Tensor, ...] = ()
     frame_half: Tensor | None = None
     camera: Tensor | None = None
+    newest: int | None = None
 
 
 class Aggregator(nn.Module):
@@ -89,26 +91,31 @@ class Aggregator(nn.Module):
         normalised = (images - self.image_mean.to(images)) / self.image_std.to(images)
         return normalised.to(self.camera_token.dtype).reshape(-1, *images.shape[-3:])
 
-    def forward(self, tokens: Tensor, rows: int, columns: int) -> AggregatedTokens:
-        """Aggregate patch tokens (B, S, rows * columns, C) over frames and window."""
+    def forward(
+        self, tokens: Tensor, rows: int, columns: int, newest: int | None = None
+    ) -> AggregatedTokens:
+        """Aggregate patch tokens (B, S, rows * columns, C) over frames and window.
+
+        Patch tokens are left for the heads for the last `newest` frames, or for all.
+        """
         rope = self.rope(rows, columns, tokens.device)
-        passage = self.enter(tokens)
+        passage = self.enter(tokens, newest)
         for index in range(self.config.depth):
             passage = self.frame_step(passage, index, rope)
             passage = self.global_step(passage, index, rope)
         assert passage.camera is not None
         return AggregatedTokens(passage.patches, passage.camera)
 
-    def enter(self, tokens: Tensor) -> Passage:
+    def enter(self, tokens: Tensor, newest: int | None = None) -> Passage:
         """Put the special tokens before the patch tokens (B, S, P, C) of every frame."""
-        return Passage(torch.cat([self._special_tokens(tokens), tokens], dim=2))
+        x = torch.cat([self._special_tokens(tokens), tokens], dim=2)
+        return Passage(x, newest=newest)
 
     def frame_step(self, passage: Passage, index: int, rope: RotaryTable) -> Passage:
         """Run a frame block; without gradients it overwrites the tokens that it is given."""
         x = self.frame_blocks[index](passage.x, rope)
-        start = self.config.num_special_tokens
         # Blocks overwrite their input without gradients, so what is kept is copied now.
-        half = x[:, :, start:].clone() if index in self.config.taps else None
+        half = self._read(x, passage).clone() if index in self.config.taps else None
         camera = x[:, :, 0].clone() if index == self.config.depth - 1 else None
         return passage._replace(x=x, frame_half=half, camera=camera)
 
@@ -117,11 +124,15 @@ class Aggregator(nn.Module):
         x = self.global_blocks[index](passage.x, rope, across_frames=True)
         patches, half, camera = passage.patches, passage.frame_half, passage.camera
         if half is not None:
-            start = self.config.num_special_tokens
-            patches = (*patches, torch.cat([half, x[:, :, start:]], dim=-1))
+            patches = (*patches, torch.cat([half, self._read(x, passage)], dim=-1))
         if camera is not None:
             camera = torch.cat([camera, x[:, :, 0]], dim=-1)
-        return Passage(x, patches, None, camera)
+        return Passage(x, patches, None, camera, passage.newest)
+
+    def _read(self, x: Tensor, passage: Passage) -> Tensor:
+        """Return the patch tokens of the frames that the dense heads read."""
+        first = 0 if passage.newest is None else max(0, x.shape[1] - passage.newest)
+        return x[:, first:, self.config.num_special_tokens :]
 
     def _special_tokens(self, tokens: Tensor) -> Tensor:
         batch, frames = tokens.shape[:2]

@@ -9,13 +9,12 @@ window grows with the tokens that are kept and not with the widest intermediate.
 from __future__ import annotations
 
 import torch
+from qvggt_kernels import attention, int8_attention, layer_norm_add_, qk_norm_rope_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.rope import rotate
-
-_SLICE_ROWS = 2048
-"""Tokens per slice of an MLP: about two frames of 392x518, wide enough for a dense GEMM."""
+from qvggt_core.model.settings import ComputeSettings
 
 RotaryTable = tuple[Tensor, Tensor]
 
@@ -37,6 +36,8 @@ class LayerScale(nn.Module):
 class Mlp(nn.Module):
     """Linear, exact GELU, linear."""
 
+    settings = ComputeSettings()
+
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, hidden)
@@ -46,16 +47,23 @@ class Mlp(nn.Module):
         """Map (..., dim) to (..., out)."""
         if torch.is_grad_enabled():
             return self.fc2(F.gelu(self.fc1(x)))
-        rows = x.reshape(-1, x.shape[-1])
-        slices = [
-            self.fc2(torch.ops.aten.gelu_(self.fc1(part))) for part in rows.split(_SLICE_ROWS)
-        ]
-        out = slices[0] if len(slices) == 1 else torch.cat(slices)
-        return out.view(*x.shape[:-1], -1)
+        return self.fc2(torch.ops.aten.gelu_(self.fc1(x)))
+
+    def add_to(self, x: Tensor, y: Tensor, scale: LayerScale) -> Tensor:
+        """Return x + scale * MLP(y), all (..., dim); in place on `x` without gradients."""
+        if torch.is_grad_enabled():
+            return scale.add(x, self(y))
+        size = self.settings.mlp_rows
+        # Added slice by slice, so that neither hidden nor output exists for all tokens at once.
+        for rows, read in zip(_rows(x).split(size), _rows(y).split(size), strict=True):
+            scale.add(rows, self(read))
+        return x
 
 
 class Attention(nn.Module):
     """Multi-head attention over a frame or over a window, with optional q/k norm and RoPE."""
+
+    settings = ComputeSettings()
 
     def __init__(self, dim: int, num_heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
@@ -70,28 +78,38 @@ class Attention(nn.Module):
         """Attend within each frame of (B, S, N, C), or across all frames of a window."""
         batch, frames, tokens, dim = x.shape
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = qkv.unbind(3)
-        query = self._prepare(query, self.q_norm, rope)
-        key = self._prepare(key, self.k_norm, rope)
+        query, key, value = self._prepare(qkv, rope)
         sequence = (batch, frames * tokens) if across_frames else (batch * frames, tokens)
         query, key, value = (
             part.reshape(*sequence, self.num_heads, -1).transpose(1, 2)
             for part in (query, key, value)
         )
-        out = F.scaled_dot_product_attention(query, key, value)
+        if self.settings.attention == "int8" and not torch.is_grad_enabled():
+            out = int8_attention(query, key, value)
+        else:
+            out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))
 
-    @staticmethod
-    def _prepare(x: Tensor, norm: nn.LayerNorm | None, rope: RotaryTable | None) -> Tensor:
-        if norm is None and rope is None:
-            return x
+    def _prepare(self, qkv: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values (B, S, N, H, D), the former two normalised and turned."""
+        query, key, value = qkv.unbind(3)
         if torch.is_grad_enabled():
-            return _norm_and_rotate(x, norm, rope)
-        # Written back frame by frame: the float32 intermediates of a rotation are wider than
-        # everything that the window keeps of a frame.
-        for frame in x.unbind(1):
-            frame.copy_(_norm_and_rotate(frame, norm, rope))
-        return x
+            return (
+                _norm_and_rotate(query, self.q_norm, rope),
+                _norm_and_rotate(key, self.k_norm, rope),
+                value,
+            )
+        cos, sin = rope if rope is not None else (None, None)
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm, self.k_norm
+            qk_norm_rope_(qkv, q.weight, q.bias, k.weight, k.bias, q.eps, cos, sin)
+        elif rope is not None:
+            qk_norm_rope_(qkv, None, None, None, None, 0.0, cos, sin)
+        return query, key, value
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
 
 
 def _norm_and_rotate(x: Tensor, norm: nn.LayerNorm | None, rope: RotaryTable | None) -> Tensor:
@@ -125,5 +143,10 @@ class Block(nn.Module):
         self, x: Tensor, rope: RotaryTable | None = None, *, across_frames: bool = False
     ) -> Tensor:
         """Map tokens (B, S, N, C) to (B, S, N, C); `x` is overwritten without gradients."""
-        x = self.ls1.add(x, self.attn(self.norm1(x), rope, across_frames=across_frames))
-        return self.ls2.add(x, self.mlp(self.norm2(x)))
+        branch = self.attn(self.norm1(x), rope, across_frames=across_frames)
+        if torch.is_grad_enabled():
+            x = self.ls1.add(x, branch)
+            return self.mlp.add_to(x, self.norm2(x), self.ls2)
+        norm = self.norm2
+        y = layer_norm_add_(x, branch, self.ls1.gamma, norm.weight, norm.bias, norm.eps)
+        return self.mlp.add_to(x, y, self.ls2)

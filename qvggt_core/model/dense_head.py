@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.config import ModelConfig
+from qvggt_core.model.recent import RecentCache
+from qvggt_core.model.settings import ComputeSettings
 
 _POSITION_WEIGHT = 0.1
 _POSITION_BASE = 100.0
-_HIDDEN_CHANNELS = 32
-_PIXELS_PER_CHUNK = 1 << 18
-"""Frames are decoded in chunks of about one 518x518 image: full-resolution maps are wide."""
+HIDDEN_CHANNELS = 32
+"""Channels of the convolution before the last, at full resolution."""
 
 
 class ResidualConvUnit(nn.Module):
@@ -42,7 +43,9 @@ class FusionStage(nn.Module):
         """Fuse `x` with `skip` and resize to `size` (height, width)."""
         if self.resConfUnit1 is not None and skip is not None:
             x = x + self.resConfUnit1(skip)
-        return self.out_conv(_resize(self.resConfUnit2(x), size))
+        # A 1x1 convolution and a resizing whose weights add up to one may change places: first
+        # the convolution, on a quarter of the pixels.
+        return _resize(self.out_conv(self.resConfUnit2(x)), size)
 
 
 class Scratch(nn.Module):
@@ -56,27 +59,27 @@ class Scratch(nn.Module):
             self.add_module(f"refinenet{index}", FusionStage(features, has_skip=index < 4))
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
         self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, _HIDDEN_CHANNELS, 3, padding=1),
+            nn.Conv2d(features // 2, HIDDEN_CHANNELS, 3, padding=1),
             nn.ReLU(),
-            nn.Conv2d(_HIDDEN_CHANNELS, out_channels, 1),
+            nn.Conv2d(HIDDEN_CHANNELS, out_channels, 1),
         )
 
     def fuse(self, scales: list[Tensor]) -> Tensor:
-        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1)."""
-        scales = [self.get_submodule(f"layer{i}_rn")(x) for i, x in enumerate(scales, start=1)]
-        x = scales[3]
+        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1); empties the list."""
+        for index in range(len(scales)):
+            scales[index] = self.get_submodule(f"layer{index + 1}_rn")(scales[index])
+        x, skip = scales.pop(), None
         for index in (4, 3, 2, 1):
-            if index > 1:
-                size = (scales[index - 2].shape[-2], scales[index - 2].shape[-1])
-            else:
-                size = (2 * x.shape[-2], 2 * x.shape[-1])
-            skip = scales[index - 1] if index < 4 else None
-            x = self.get_submodule(f"refinenet{index}")(x, skip, size)
+            height, width = scales[-1].shape[-2:] if scales else [2 * n for n in x.shape[-2:]]
+            x = self.get_submodule(f"refinenet{index}")(x, skip, (height, width))
+            skip = scales.pop() if scales else None
         return self.output_conv1(x)
 
 
 class DenseHead(nn.Module):
     """VGGT's DPT head, under its checkpoint names; frames are independent of each other."""
+
+    settings = ComputeSettings()
 
     def __init__(self, config: ModelConfig, out_channels: int) -> None:
         super().__init__()
@@ -94,13 +97,15 @@ class DenseHead(nn.Module):
             ]
         )
         self.scratch = Scratch(channels, config.dpt_features, out_channels)
+        # A head asks for five embeddings per grid.
+        self._positions = RecentCache[tuple[Tensor, Tensor]](kept=40)
 
     def forward(self, patches: tuple[Tensor, ...], rows: int, columns: int) -> Tensor:
         """Map four times (B, S, P, 2C) patch tokens to raw maps (B, S, out, H, W) float32."""
         batch, frames = patches[0].shape[:2]
         flat = [tokens.flatten(0, 1) for tokens in patches]
         pixels = rows * columns * self.patch_size**2
-        step = max(1, _PIXELS_PER_CHUNK // pixels)
+        step = max(1, self.settings.dense_pixels // pixels)
         if torch.is_grad_enabled():
             step = batch * frames
         chunks = [
@@ -115,40 +120,72 @@ class DenseHead(nn.Module):
         for tokens, project, resize in zip(patches, self.projects, self.resize_layers, strict=True):
             # Tokens are already channels-last; a contiguous copy would only undo that.
             x = self.norm(tokens).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
-            scales.append(resize(_add_positions(project(x), aspect)))
+            scales.append(resize(self._add_positions(project(x), aspect)))
         x = self.scratch.fuse(scales)
         x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
-        hidden, rectify, output = self.scratch.output_conv2
-        x = rectify(hidden(_add_positions(x, aspect)))
+        hidden, _, output = self.scratch.output_conv2
+        x = F.relu(hidden(self._add_positions(x, aspect)), inplace=not torch.is_grad_enabled())
+        assert isinstance(output, nn.Conv2d)
         # The exponential that follows turns rounding into relative error: stay in float32.
         return output(x.to(output.weight.dtype)).float()
+
+    def _add_positions(self, x: Tensor, aspect: float) -> Tensor:
+        """Add the embedding of the pixels' places to `x` (F, C, H, W).
+
+        In place on `x` while no gradient is recorded.
+        """
+        along_u, along_v = self._tables(*x.shape[-3:], aspect, x.dtype, x.device)
+        half = x.shape[1] // 2
+        if torch.is_grad_enabled():
+            return torch.cat([x[:, :half] + along_u, x[:, half:] + along_v], dim=1)
+        # In place and broadcast: spelled out, the embedding would be as large as the widest map.
+        x[:, :half].add_(along_u)
+        x[:, half:].add_(along_v)
+        return x
+
+    @torch.compiler.assume_constant_result
+    def _tables(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        aspect: float,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        key = (channels, height, width, aspect, dtype, device)
+        return self._positions.get(key, lambda: _position_tables(*key))
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
-def _add_positions(x: Tensor, aspect: float) -> Tensor:
-    """Add a sine-cosine embedding of the pixel's place on the unit-diagonal image plane.
+# Tables outlive the inference mode that may have asked for them first.
+@torch.inference_mode(False)
+@torch.no_grad()
+def _position_tables(
+    channels: int,
+    height: int,
+    width: int,
+    aspect: float,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Return a sine-cosine embedding of a pixel's place on the unit-diagonal image plane.
 
-    In place on `x` (F, C, H, W) while no gradient is recorded.
+    Returns:
+        (C / 2, 1, W) for the first half of the channels and (C / 2, H, 1) for the second.
     """
-    channels, height, width = x.shape[-3:]
     diagonal = (aspect**2 + 1) ** 0.5
     extents = (aspect / diagonal * (width - 1) / width, (height - 1) / height / diagonal)
     u, v = (
-        torch.linspace(-extent, extent, steps, dtype=torch.float32, device=x.device).double()
+        torch.linspace(-extent, extent, steps, dtype=torch.float32, device=device).double()
         for extent, steps in zip(extents, (width, height), strict=True)
     )
-    order = torch.arange(channels // 4, dtype=torch.float64, device=x.device) / (channels // 4)
+    order = torch.arange(channels // 4, dtype=torch.float64, device=device) / (channels // 4)
     along_u, along_v = (
-        (_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()])).to(x.dtype)
+        (_POSITION_WEIGHT * torch.cat([phase.sin(), phase.cos()])).to(dtype)
         for phase in (_POSITION_BASE ** -order[:, None] * position for position in (u, v))
     )
-    half = channels // 2
-    if torch.is_grad_enabled():
-        return torch.cat([x[:, :half] + along_u[:, None], x[:, half:] + along_v[..., None]], dim=1)
-    # In place and broadcast: spelled out, the embedding would be as large as the widest map.
-    x[:, :half] += along_u[:, None]
-    x[:, half:] += along_v[..., None]
-    return x
+    return along_u[:, None], along_v[..., None]

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-
 import torch
 from torch import Tensor
 
+from qvggt_core.model.recent import RecentCache
+
 _BASE = 100.0
-_KEPT_GRIDS = 8
 
 
 class RotaryTables:
@@ -21,21 +20,17 @@ class RotaryTables:
     def __init__(self, head_dim: int, num_special_tokens: int) -> None:
         self.head_dim = head_dim
         self.num_special_tokens = num_special_tokens
-        self._tables: OrderedDict[tuple[int, int, torch.device], tuple[Tensor, Tensor]] = (
-            OrderedDict()
-        )
+        self._tables = RecentCache[tuple[Tensor, Tensor]]()
 
+    @torch.compiler.assume_constant_result
     def __call__(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return (cos, sin) of one frame, each (tokens, 1, head_dim) float32."""
         key = (rows, columns, device)
-        if key not in self._tables:
-            if len(self._tables) >= _KEPT_GRIDS:
-                self._tables.popitem(last=False)
-            # Tables outlive the inference mode that may have asked for them first.
-            with torch.inference_mode(False), torch.no_grad():
-                self._tables[key] = self._build(rows, columns, device)
-        return self._tables[key]
+        return self._tables.get(key, lambda: self._build(rows, columns, device))
 
+    # Tables outlive the inference mode that may have asked for them first.
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _build(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
         half = self.head_dim // 2
         frequencies = _BASE ** -(torch.arange(0, half, 2, dtype=torch.float32) / half)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from qvggt_kernels import Int4Linear
 from torch import Tensor, nn
 
 from qvggt_core.model.aggregator import Aggregator
+from qvggt_core.model.blocks import Attention, Mlp
 from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.model.config import ModelConfig
 from qvggt_core.model.dense_head import DenseHead
+from qvggt_core.model.settings import ComputeSettings
 
 HEADS = ("camera", "depth", "points")
 
@@ -23,10 +26,11 @@ class Prediction:
     Attributes:
         pose_encodings: (B, S, 9) per refinement iteration, the last is the result; see
             `decode_pose`. The world is the first frame's camera.
-        depth: (B, S, H, W) along the optical axis, positive; None if not asked for.
-        depth_confidence: (B, S, H, W), above 1.
-        points: (B, S, H, W, 3) in the world; None if not asked for.
-        points_confidence: (B, S, H, W), above 1.
+        depth: (B, D, H, W) of the last D frames (all, unless fewer are asked for) along the
+            optical axis, positive; None if not asked for.
+        depth_confidence: (B, D, H, W), above 1.
+        points: (B, D, H, W, 3) in the world; None if not asked for.
+        points_confidence: (B, D, H, W), above 1.
     """
 
     pose_encodings: tuple[Tensor, ...] = ()
@@ -57,15 +61,27 @@ class VGGT(nn.Module):
         return self.aggregator.encode(images)
 
     def forward_tokens(
-        self, tokens: Tensor, height: int, width: int, heads: Collection[str] = HEADS
+        self,
+        tokens: Tensor,
+        height: int,
+        width: int,
+        heads: Collection[str] = HEADS,
+        newest: int | None = None,
     ) -> Prediction:
-        """Reconstruct windows from the tokens (B, S, P, C) that `encode` made of their frames.
+        """Reconstruct windows from the tokens that `encode` made of their frames.
 
         Heads that the network does not have are left out of the prediction.
+
+        Args:
+            tokens: (B, S, P, C).
+            height: of the images, pixels.
+            width: of the images, pixels.
+            heads: which to run.
+            newest: run the dense heads for so many last frames alone; None for all.
         """
         patch = self.config.patch_size
         grid = (height // patch, width // patch)
-        patches, camera = self.aggregator(tokens, *grid)
+        patches, camera = self.aggregator(tokens, *grid, newest)
         return self.decode(patches, camera, *grid, heads)
 
     def decode(
@@ -88,9 +104,25 @@ class VGGT(nn.Module):
         if "points" in heads and self.point_head is not None:
             raw = self.point_head(patches, rows, columns)
             coordinates = raw[:, :, :3]
-            points = (coordinates.sign() * coordinates.abs().expm1()).movedim(2, -1)
+            points = coordinates.abs().expm1().copysign(coordinates).movedim(2, -1)
             points_confidence = 1 + raw[:, :, 3].exp()
         return Prediction(poses, depth, depth_confidence, points, points_confidence)
+
+    def configure(self, settings: ComputeSettings) -> VGGT:
+        """Tell every part how to compute, in place.
+
+        The camera head, a few tokens whose precision everything hangs on, keeps its attention.
+        """
+        for module in self.modules():
+            if isinstance(module, (Attention, DenseHead, Mlp)):
+                module.settings = settings
+        for module in self.aggregator.modules():
+            if isinstance(module, Int4Linear):
+                module.arithmetic = settings.linears
+        for module in self.camera_head.modules():
+            if isinstance(module, Attention):
+                module.settings = replace(settings, attention="auto")
+        return self
 
     def to_compute(self, dtype: torch.dtype) -> VGGT:
         """Bring the network to its compute dtype, in place.

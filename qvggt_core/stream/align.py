@@ -36,11 +36,12 @@ class Anchor:
 
     Attributes:
         map_from_camera: (4, 4) float64, optical axes.
-        depth: (H, W) float32 in map units; NaN where it is not trusted.
+        depth: (H, W) float32 in map units; NaN where it is not trusted. None for a view from
+            which no scale is taken any more.
     """
 
     map_from_camera: NDArray[np.float64]
-    depth: NDArray[np.float32]
+    depth: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -91,23 +92,24 @@ def align(
     Args:
         anchors: the S views that the window shares with the map, as they are in the map.
         camera_from_window: (S, 4, 4) poses of the same views in the window.
-        depth: (S, H, W) in window units; NaN where it is not trusted.
-        confidence: (S, H, W) of `depth`.
+        depth: (D, H, W) of the last D shared views in window units; NaN where it is not trusted.
+        confidence: (D, H, W) of `depth`.
         max_scale_spread: ratio between the views' own scales from which the window is refused.
 
     Raises:
-        AlignmentError: no view is shared, the poses are not finite, too few pixels have depth,
-            or the views disagree on the scale.
+        AlignmentError: no view is shared, the poses are not finite, too few pixels have depth in
+            both, or the views disagree on the scale.
     """
     if not anchors:
         raise AlignmentError("the window shares no view with the map")
     if not np.isfinite(camera_from_window).all():
         raise AlignmentError("the network gave poses that are not finite")
-    map_depth = np.stack([anchor.depth for anchor in anchors])
+    scaled = [anchor.depth for anchor in anchors[-len(depth) :]]
+    map_depth = np.stack([placed for placed in scaled if placed is not None])
     scale = depth_scale(map_depth, depth, confidence)
     if scale.spread > max_scale_spread:
         raise AlignmentError(
-            f"the {len(anchors)} views that the window shares with the map disagree on its scale "
+            f"the {len(map_depth)} views that the window shares with the map disagree on its scale "
             f"by a factor of {scale.spread:.2f} (max_scale_spread is {max_scale_spread:g})"
         )
     map_from_camera = np.stack([anchor.map_from_camera for anchor in anchors])

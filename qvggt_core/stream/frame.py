@@ -58,9 +58,10 @@ class WindowPrediction:
     Attributes:
         camera_from_world: (S, 4, 4) float64, optical axes.
         intrinsics: (S, 3, 3) float64 in pixels, as predicted.
-        depth: (S, H, W) float32 along the optical axis, positive, in the window's unit.
-        confidence: (S, H, W) float32, above 1, larger is better; comparable within a window.
-        world_points: (S, H, W, 3) float32 in the window's world, or None without a point head.
+        depth: (D, H, W) float32 of the last D views along the optical axis, positive, in the
+            window's unit.
+        confidence: (D, H, W) float32, above 1, larger is better; comparable within a window.
+        world_points: (D, H, W, 3) float32 in the window's world, or None without a point head.
     """
 
     camera_from_world: NDArray[np.float64]

@@ -13,6 +13,7 @@ from torch import Tensor
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model import HEADS, VGGT, decode_pose
 from qvggt_core.stream.frame import WindowPrediction
+from qvggt_core.stream.graphs import GraphCache, graphed
 
 
 class Network(Protocol):
@@ -32,8 +33,13 @@ class Network(Protocol):
         """Return what the network keeps of one RGB image (H, W, 3), whatever window it is in."""
         ...
 
-    def predict(self, tokens: Sequence[Any], height: int, width: int) -> WindowPrediction:
-        """Return the geometry of the window whose images, of one size, were encoded."""
+    def predict(
+        self, tokens: Sequence[Any], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
+        """Return the geometry of the window whose images, of one size, were encoded.
+
+        Depth is wanted of the last `newest` images, None for all; there may be more of it.
+        """
         ...
 
 
@@ -41,7 +47,12 @@ class TorchNetwork:
     """VGGT on one device, one window at a time."""
 
     def __init__(
-        self, model: VGGT, device: str = "cpu", image_width: int = 0, with_points: bool = False
+        self,
+        model: VGGT,
+        device: str = "cpu",
+        image_width: int = 0,
+        with_points: bool = False,
+        cuda_graphs: bool = False,
     ) -> None:
         """Take a loaded network into use.
 
@@ -50,6 +61,7 @@ class TorchNetwork:
             device: where the network is.
             image_width: width in pixels that it shall see; 0 takes the width of its training.
             with_points: whether its point head runs too; the stream does without.
+            cuda_graphs: replay CUDA graphs, one per window shape; nothing changes on a CPU.
 
         Raises:
             CheckpointError: the network has no depth head, or no point head where it shall run.
@@ -68,6 +80,9 @@ class TorchNetwork:
         self._model = model.eval()
         self._device = torch.device(device)
         self._image_width = image_width or model.config.img_size
+        device_of_graphs = self._device if cuda_graphs else torch.device("cpu")
+        self._encode_step = graphed(self._encode_pixels, device_of_graphs)
+        self._predict_step = graphed(self._predict_tokens, device_of_graphs)
 
     @property
     def image_width(self) -> int:
@@ -84,29 +99,55 @@ class TorchNetwork:
         """Return the patch tokens (P, C) of one RGB image (H, W, 3), on the network's device."""
         # Always a batch of one: the same arithmetic, bit for bit, whether tokens are kept or not.
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
-        images = pixels.permute(2, 0, 1)[None].float() / 255.0
-        return self._model.encode(images)[0]
+        (tokens,) = self._encode_step(pixels)
+        # The stream keeps it, a graph overwrites it.
+        return tokens.clone() if isinstance(self._encode_step, GraphCache) else tokens
 
     @torch.inference_mode()
-    def predict(self, tokens: Sequence[Tensor], height: int, width: int) -> WindowPrediction:
-        """Return the geometry of a window of S images from their tokens."""
-        prediction = self._model.forward_tokens(
-            torch.stack(list(tokens))[None], height, width, heads=self._heads
+    def predict(
+        self, tokens: Sequence[Tensor], height: int, width: int, newest: int | None = None
+    ) -> WindowPrediction:
+        """Return the geometry of a window of S images from their tokens.
+
+        Args:
+            tokens: what `encode` returned of each.
+            height: of the images, pixels.
+            width: of the images, pixels.
+            newest: number of last images that get depth; None for all.
+        """
+        if newest is not None:
+            newest = min(newest, len(tokens))
+        encoding, depth, confidence, *points = self._predict_step(
+            torch.stack(list(tokens))[None], height, width, newest
         )
         # Small translations do not survive 16 bits: the cameras are decoded in float64.
-        encodings = prediction.pose_encodings[-1][0].to("cpu", torch.float64)
+        encodings = encoding[0].to("cpu", torch.float64)
         matrices, intrinsics = decode_pose(encodings, height, width)
         camera_from_world = np.tile(np.eye(4), (len(tokens), 1, 1))
         camera_from_world[:, :3] = matrices.numpy()
         return WindowPrediction(
             camera_from_world=camera_from_world,
             intrinsics=intrinsics.numpy(),
-            depth=_host_image(prediction.depth),
-            confidence=_host_image(prediction.depth_confidence),
-            world_points=None if prediction.points is None else _host_image(prediction.points),
+            depth=_host_image(depth),
+            confidence=_host_image(confidence),
+            world_points=_host_image(points[0]) if points else None,
         )
 
+    def _encode_pixels(self, pixels: Tensor) -> tuple[Tensor, ...]:
+        """Map an image (H, W, 3) uint8 to tokens (P, C)."""
+        images = pixels.permute(2, 0, 1)[None].float() / 255.0
+        return (self._model.encode(images)[0],)
 
-def _host_image(values: Tensor | None) -> NDArray[np.float32]:
-    assert values is not None, "the constructor checked that there is a depth head"
+    def _predict_tokens(
+        self, tokens: Tensor, height: int, width: int, newest: int | None
+    ) -> tuple[Tensor, ...]:
+        """Map tokens (1, S, P, C) to pose encodings, depth, confidence, and points if asked for."""
+        said = self._model.forward_tokens(tokens, height, width, self._heads, newest)
+        assert said.depth is not None, "the constructor checked that there is a depth head"
+        assert said.depth_confidence is not None
+        points = () if said.points is None else (said.points,)
+        return (said.pose_encodings[-1], said.depth, said.depth_confidence, *points)
+
+
+def _host_image(values: Tensor) -> NDArray[np.float32]:
     return values[0].float().cpu().numpy()

@@ -143,7 +143,8 @@ class Reconstructor:
         self._encode(entries)
         clock.append(time.perf_counter())
         tokens = [entry.tokens for entry in entries]
-        prediction = self._network.predict(tokens, *entries[0].view.image.shape[:2])
+        height, width = entries[0].view.image.shape[:2]
+        prediction = self._network.predict(tokens, height, width, self._needing_depth(entries))
         clock.append(time.perf_counter())
         self._window.ran()
         if not np.isfinite(prediction.camera_from_world).all():
@@ -175,6 +176,16 @@ class Reconstructor:
             if entry.tokens is None:
                 entry.tokens = self._network.encode(entry.view.image)
 
+    def _needing_depth(self, entries: list[Entry]) -> int:
+        """Return how many views, the last of the window, need depth: new ones, and for the scale.
+
+        The placed views that tell a window's scale had depth in the window before: they are the
+        last placed ones there or were new.
+        """
+        first_new = next(i for i, entry in enumerate(entries) if not entry.is_published)
+        for_scale = self.parameters.scale_views or first_new
+        return len(entries) - max(0, first_new - for_scale)
+
     def _trusted_depth(self, prediction: WindowPrediction) -> NDArray[np.float32]:
         percentile = self.parameters.min_confidence_percentile
         return np.stack(
@@ -191,11 +202,13 @@ class Reconstructor:
             first = next(i for i, entry in enumerate(entries) if not entry.is_published)
             return Alignment(self._gauge(prediction.camera_from_world[first]))
         shared = [i for i, entry in enumerate(entries) if entry.anchor is not None]
+        without_depth = len(entries) - len(depth)
+        scaled = [i - without_depth for i in shared if i >= without_depth]
         return align(
             [entry.anchor for entry in entries if entry.anchor is not None],
             prediction.camera_from_world[shared],
-            depth[shared],
-            prediction.confidence[shared],
+            depth[scaled],
+            prediction.confidence[scaled],
             self.parameters.max_scale_spread,
         )
 
@@ -216,12 +229,14 @@ class Reconstructor:
         map_from_window = alignment.map_from_window
         map_depth = np.float32(map_from_window.scale) * depth
         window_from_camera = inverse(prediction.camera_from_world)
+        without_depth = len(entries) - len(depth)
         for index, entry in enumerate(entries):
             # What is given out stays; what later windows are aligned to is the newest estimate.
             # Its views agree with each other, where first estimates of several windows do not:
             # drift is 5 to 20 % less in windows that overlap by more than a half.
             pose = map_from_window.pose(window_from_camera[index])
-            entry.anchor = Anchor(pose, map_depth[index])
+            has_depth = index >= without_depth
+            entry.anchor = Anchor(pose, map_depth[index - without_depth] if has_depth else None)
             if not entry.is_published:
                 entry.is_published = True
                 if entry.view.source == self._last[0].source:
@@ -237,8 +252,8 @@ class Reconstructor:
                         map_from_camera=pose,
                         intrinsics=intrinsics,
                         # Copies: whoever keeps a frame shall not keep its whole window in memory.
-                        depth=map_depth[index].copy(),
-                        confidence=prediction.confidence[index].copy(),
+                        depth=map_depth[index - without_depth].copy(),
+                        confidence=prediction.confidence[index - without_depth].copy(),
                         is_keyframe=entry.is_keyframe,
                     )
                 )

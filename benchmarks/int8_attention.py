@@ -1,0 +1,135 @@
+"""What 8-bit attention costs in accuracy, on the network that ships and on held-out windows.
+
+All attention of the network is computed once by PyTorch in floating point and once with 8-bit
+queries and keys, in float32 and in bfloat16: errors against the ground truth, and how far
+predictions move from those of float32. The rounding of bfloat16 is the yardstick of what a move
+matters. Pools are rendered once and kept.
+
+    python benchmarks/int8_attention.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import torch
+from machine import describe
+from numpy.typing import NDArray
+from qvggt_kernels import int8_attention
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+from torch.nn import functional as F
+
+from qvggt_core.geometry import inverse, rotation_angle
+from qvggt_core.model import VGGT, decode_pose, load_model, shipped_checkpoint
+from qvggt_core.synthetic.assess import evaluate_windows
+from qvggt_core.synthetic.pool import build_pool, open_pool
+from qvggt_core.synthetic.train import TrainConfig
+from qvggt_core.synthetic.windows import Windows, evaluation_windows
+
+CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
+OTHER_WORLDS = ("room", "corridor")
+OTHER_CLIPS = 16
+BATCH = 8
+METRICS = ("auc_30", "auc_5", "abs_rel")
+MOVES = ("depth_move", "rotation_move")
+
+
+def main() -> None:
+    """Evaluate, print a table and write the raw results."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pools", type=Path, default=Path("out/pools"))
+    parser.add_argument(
+        "--output", type=Path, default=Path("benchmarks/results/int8_attention.json")
+    )
+    args = parser.parse_args()
+    console = Console()
+
+    family = TrainConfig.read(CONFIG).evaluation_pool
+    pools = {"studio": family} | {
+        world: replace(family, worlds=(world,), flights=("wander",), clips=OTHER_CLIPS)
+        for world in OTHER_WORLDS
+    }
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    networks = {
+        name: load_model(shipped_checkpoint(), dtype=dtype) for name, dtype in dtypes.items()
+    }
+    rows = []
+    table = Table(title="8-bit attention, small network, held-out windows")
+    for heading in ("world", "frames", "dtype", "attention", *METRICS, *MOVES):
+        table.add_column(heading, justify="right")
+    for world, description in pools.items():
+        directory = args.pools / world
+        build_pool(description, directory)
+        pool = open_pool(directory)
+        for frames in (4, 8) if world == "studio" else (4,):
+            windows = evaluation_windows(pool, frames)
+            exact = _predictions(networks["float32"], windows)
+            for dtype, network in networks.items():
+                for kind in ("floating point", "int8"):
+                    with _attention(kind):
+                        values = evaluate_windows(network, windows).to_dict()
+                        values |= _moves(exact, _predictions(network, windows))
+                    about = {"world": world, "frames": frames, "dtype": dtype, "attention": kind}
+                    rows.append(about | values)
+                    numbers = [f"{values[column]:.3g}" for column in (*METRICS, *MOVES)]
+                    table.add_row(*map(str, about.values()), *numbers)
+    console.print(table)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    args.output.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
+    console.print(f"wrote {args.output}")
+
+
+@contextmanager
+def _attention(kind: str) -> Iterator[None]:
+    """Make every attention of a network one of the kind."""
+    if kind == "floating point":
+        yield
+        return
+    with mock.patch.object(F, "scaled_dot_product_attention", side_effect=int8_attention) as calls:
+        yield
+    assert calls.called, "no attention went through the operator"
+
+
+@torch.no_grad()
+def _predictions(network: VGGT, windows: Windows) -> tuple[NDArray, NDArray]:
+    """Return poses camera_from_world (B, S, 4, 4) and depth (B, S, H, W)."""
+    poses, depths = [], []
+    height, width = windows.images.shape[-2:]
+    for images in windows.images.split(BATCH):
+        prediction = network(images.float() / 255.0, heads=("camera", "depth"))
+        camera_from_world, _ = decode_pose(prediction.pose_encodings[-1].float(), height, width)
+        assert isinstance(prediction.depth, Tensor)
+        poses.append(camera_from_world.double().numpy())
+        depths.append(prediction.depth.float().numpy())
+    pose = np.concatenate(poses)
+    bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (*pose.shape[:2], 1, 4))
+    return np.concatenate([pose, bottom], axis=2), np.concatenate(depths)
+
+
+def _moves(before: tuple[NDArray, NDArray], after: tuple[NDArray, NDArray]) -> dict[str, float]:
+    """Return how far predictions moved.
+
+    Returns:
+        `depth_move`, the median over pixels of |d' - d| / d; `depth_move_95`, the 95th
+        percentile; `rotation_move`, the mean angle between rotations of frames, degrees.
+    """
+    depth = np.abs(after[1] / before[1] - 1)
+    turn = (after[0] @ inverse(before[0]))[..., :3, :3]
+    return {
+        "depth_move": float(np.median(depth)),
+        "depth_move_95": float(np.percentile(depth, 95)),
+        "rotation_move": float(np.degrees(rotation_angle(turn)).mean()),
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""How a network computes: what trades memory or accuracy for speed, beside its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class ComputeSettings:
+    """What every part of a network is told by `VGGT.configure`; used while no gradient is recorded.
+
+    Attributes:
+        mlp_rows: tokens per slice of an MLP, which bounds its hidden activations; the default is
+            about two frames of 392x518, wide enough for a dense GEMM.
+        dense_pixels: pixels that a dense head decodes at once, in whole frames; the default is
+            about one image of 518x518.
+        attention: "auto" is PyTorch's in the compute dtype; "int8" multiplies queries and keys
+            as 8-bit integers.
+        linears: how 4-bit linears of encoder and aggregator multiply: "float" in the compute
+            dtype, "int8" with weight rows and tokens rounded to 8 bits. The camera head, whose
+            small translations matter, always multiplies floats.
+    """
+
+    mlp_rows: int = 2048
+    dense_pixels: int = 1 << 18
+    attention: Literal["auto", "int8"] = "auto"
+    linears: Literal["float", "int8"] = "float"
