@@ -1,4 +1,4 @@
-"""What keeping encoder tokens with their frames gains in a sliding window, and that it changes nothing.
+r"""What keeping encoder tokens with their frames gains in a sliding window; it changes nothing.
 
 Two streams see the same frames through the same network, one after the other on every frame:
 one keeps a frame's tokens while the frame stays in the window, the other encodes the whole
@@ -6,7 +6,8 @@ window again in every run. Weights are random, of VGGT's proportions. Times are 
 the gain is the median over the frames of the ratio of the two.
 
     python benchmarks/encoder_cache.py
-    python benchmarks/encoder_cache.py --checkpoint out/vggt-1b-int4.safetensors --height 196 --width 266
+    python benchmarks/encoder_cache.py --checkpoint out/vggt-1b-int4.safetensors --width 266 \
+        --height 196 --runs 3
 """
 
 from __future__ import annotations
@@ -118,9 +119,7 @@ def main() -> None:
             for mine, its in zip(one.frames, other.frames, strict=True):
                 equal &= np.array_equal(mine.depth, its.depth, equal_nan=True)
                 equal &= np.array_equal(mine.map_from_camera, its.map_from_camera)
-    gains = [
-        slow / fast for slow, fast in zip(seconds["no cache"], seconds["cache"], strict=True)
-    ]
+    gains = [slow / fast for slow, fast in zip(seconds["no cache"], seconds["cache"], strict=True)]
     row = {
         "network": "VGGT-1B" if args.checkpoint else "middle",
         "dtype": str(next(model.aggregator.parameters()).dtype).removeprefix("torch."),
@@ -157,7 +156,9 @@ def main() -> None:
             if any(old[name] != row[name] for name in same)
         ]
     args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": describe(), "rows": [*rows, row]}, indent=2) + "\n")
+    args.output.write_text(
+        json.dumps({"machine": describe(), "rows": [*rows, row]}, indent=2) + "\n"
+    )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What 4-bit linears lose when they multiply in 8-bit integers: the small network, held-out flights.
+"""What 4-bit linears lose in 8-bit integers: the small network on held-out flights.
 
 Every window is answered with the linears of encoder and aggregator in the compute dtype and in
 8-bit integers (weight rows requantized, tokens quantized when they arrive). Beside the scores
@@ -53,7 +53,9 @@ def main() -> None:
     pool = open_pool(directory)
 
     rows = []
-    table = Table(title="4-bit linears in the compute dtype and in 8-bit integers, held-out flights")
+    table = Table(
+        title="4-bit linears in the compute dtype and in 8-bit integers, held-out flights"
+    )
     for heading in ("frames", "arithmetic", *COLUMNS, "depth moves", "cameras move", "windows"):
         table.add_column(heading, justify="right")
     for frames in args.frames:

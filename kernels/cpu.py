@@ -102,7 +102,7 @@ def int4_linear(
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + bias, float32 by the faster of PyTorch's two libraries; records no gradient."""
+    """Return x W^T + bias, float32 by the faster of two libraries; not differentiable."""
     if x.dtype == torch.float32 and capability.prefers_onednn():
         return capability.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)

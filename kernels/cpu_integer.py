@@ -130,9 +130,7 @@ def _product(q: Tensor, weight: Tensor) -> Tensor:
     return torch._int_mm(q, weight, out=out)
 
 
-def _scale(
-    product: Tensor, step: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor
-) -> None:
+def _scale(product: Tensor, step: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
     size = max(1, _SLICE_NUMBERS // product.shape[1])
     parts = zip(product.split(size), step.split(size), out.split(size), strict=True)
     for sums, steps, target in parts:

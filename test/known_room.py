@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -160,7 +160,8 @@ class KnowingNetwork:
     windows: list[list[int]] = field(default_factory=list)
     units: list[float] = field(default_factory=list)
     spoil: dict[int, str] = field(default_factory=dict)
-    """Runs, by number, whose prediction is spoilt: "depth" of the oldest view, or all "poses"."""
+    """Runs, by number, whose prediction is spoilt: "depth" of the oldest view that has it, or
+    all "poses"."""
 
     def encode(self, image: np.ndarray) -> int:
         """Return the index that `frames` wrote into the image's first pixels."""
@@ -177,13 +178,18 @@ class KnowingNetwork:
         poses = self.poses[list(tokens)]
         window = cut_window(poses, [depth_of(pose) for pose in poses], rng, self.noise)
         spoil = self.spoil.get(len(self.windows))
+        last = slice(None if newest is None else len(tokens) - newest, None)
         if spoil == "depth":
-            window.prediction.depth[0] *= 3
+            window.prediction.depth[last][0] *= 3
         if spoil == "poses":
             window.prediction.camera_from_world[:] = np.nan
         self.windows.append(list(tokens))
         self.units.append(window.metres_per_unit)
-        return window.prediction
+        return replace(
+            window.prediction,
+            depth=window.prediction.depth[last],
+            confidence=window.prediction.confidence[last],
+        )
 
 
 def frames(poses: np.ndarray, period_s: float = 0.1, pictures: bool = False) -> list[Frame]:

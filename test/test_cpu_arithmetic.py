@@ -152,7 +152,7 @@ def test_threads_do_not_share_a_scratch():
 
 
 def test_a_layer_multiplies_integers_when_it_is_told_to_and_no_gradient_is_recorded():
-    words, scales, _ = words_of(24, 64)
+    _, scales, _ = words_of(24, 64)
     q = torch.randint(-8, 8, (24, 64), dtype=torch.int8)
     layer = Int4Linear.from_quantized(q, scales)
     x = tokens(7, 64)
@@ -198,9 +198,7 @@ def test_tiled_attention_is_the_formula(monkeypatch, dtype, tolerance, length, s
     monkeypatch.setattr(capability, "prefers_onednn", lambda: onednn)
     monkeypatch.setattr(cpu_attention, "_TILE_SCORES", 1)
     q = tokens(2, length, 3, 16, dtype=dtype).transpose(1, 2)
-    k, v = (
-        tokens(2, sequence, 3, 16, dtype=dtype, seed=seed).transpose(1, 2) for seed in (4, 5)
-    )
+    k, v = (tokens(2, sequence, 3, 16, dtype=dtype, seed=seed).transpose(1, 2) for seed in (4, 5))
     scores = q.double() @ k.double().transpose(2, 3) / 4.0
     expected = scores.softmax(-1) @ v.double()
     out = cpu_attention.tiled(q, k, v)

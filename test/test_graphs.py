@@ -2,10 +2,10 @@
 
 import pytest
 import torch
+from test_network import images, network
 
 from qvggt_core.stream import TorchNetwork
 from qvggt_core.stream.graphs import GraphCache, graphed
-from test_network import images, network
 
 
 class Recorder:
@@ -58,11 +58,11 @@ def test_only_the_graphs_used_last_are_kept() -> None:
 
     for size in (1, 1, 2, 2, 1, 3, 3):
         use(size)
-    assert [size for size, in capture.captured] == [1, 2, 3]
+    assert [size for (size,) in capture.captured] == [1, 2, 3]
     use(1)  # was used after 2, so that 2 had to go
-    assert [size for size, in capture.captured] == [1, 2, 3]
+    assert [size for (size,) in capture.captured] == [1, 2, 3]
     use(2)
-    assert [size for size, in capture.captured] == [1, 2, 3, 2]
+    assert [size for (size,) in capture.captured] == [1, 2, 3, 2]
 
 
 def test_where_capturing_fails_the_step_runs_as_it_is(caplog) -> None:

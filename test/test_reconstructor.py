@@ -101,7 +101,7 @@ def test_the_encoder_sees_every_view_once_and_the_cache_changes_nothing():
 
         def predict(self, tokens, height, width, newest=None):
             return super().predict(
-                [super(Forgetful, self).encode(t) for t in tokens], height, width
+                [super(Forgetful, self).encode(t) for t in tokens], height, width, newest
             )
 
     forgetful = Forgetful(poses, room.USUAL)
@@ -393,3 +393,30 @@ def test_a_rig_that_loses_a_camera_begins_a_new_map():
     done = [*reconstructor.add(*pairs[0]), *reconstructor.add(pairs[1][0])]
     done += reconstructor.flush()
     assert "the camera changed from 'front', 'side' to 'front'" in " ".join(events(done))
+
+
+@pytest.mark.parametrize(("size", "stride"), [(8, 4), (8, 1), (5, 4)])
+@pytest.mark.parametrize("scale_views", [1, 2, 0])
+def test_depth_is_asked_for_new_views_and_for_those_that_tell_the_scale(size, stride, scale_views):
+    poses = room.FLIGHTS["loop"](20)
+    asked = []
+
+    class Asked(room.KnowingNetwork):
+        def predict(self, tokens, height, width, newest=None):
+            asked.append((list(tokens), newest))
+            return super().predict(tokens, height, width, newest)
+
+    values = {"window_size": size, "window_stride": stride, "scale_views": scale_views}
+    network = Asked(poses)
+    parameters = Parameters(keyframe_min_motion=0, min_confidence_percentile=0, **values)
+    frames = room.frames(poses)
+    results = run(Reconstructor(network, parameters), frames)
+    # Each frame gets its depth once, and the windows fit whatever number tells their scale.
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+    assert_true_up_to_the_unit(geometries(results), poses, network.units[0])
+    placed = 0
+    for tokens, newest in asked:
+        new = [token for token in tokens if token >= placed]
+        overlap = len(tokens) - len(new)
+        assert newest == len(new) + min(overlap, scale_views or overlap)
+        placed = tokens[-1] + 1

@@ -43,7 +43,9 @@ class FusionStage(nn.Module):
         """Fuse `x` with `skip` and resize to `size` (height, width)."""
         if self.resConfUnit1 is not None and skip is not None:
             x = x + self.resConfUnit1(skip)
-        return self.out_conv(_resize(self.resConfUnit2(x), size))
+        # A 1x1 convolution and a resizing whose weights add up to one may change places: first
+        # the convolution, on a quarter of the pixels.
+        return _resize(self.out_conv(self.resConfUnit2(x)), size)
 
 
 class Scratch(nn.Module):
@@ -63,16 +65,14 @@ class Scratch(nn.Module):
         )
 
     def fuse(self, scales: list[Tensor]) -> Tensor:
-        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1)."""
-        scales = [self.get_submodule(f"layer{i}_rn")(x) for i, x in enumerate(scales, start=1)]
-        x = scales[3]
+        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1); empties the list."""
+        for index in range(len(scales)):
+            scales[index] = self.get_submodule(f"layer{index + 1}_rn")(scales[index])
+        x, skip = scales.pop(), None
         for index in (4, 3, 2, 1):
-            if index > 1:
-                size = (scales[index - 2].shape[-2], scales[index - 2].shape[-1])
-            else:
-                size = (2 * x.shape[-2], 2 * x.shape[-1])
-            skip = scales[index - 1] if index < 4 else None
-            x = self.get_submodule(f"refinenet{index}")(x, skip, size)
+            height, width = scales[-1].shape[-2:] if scales else [2 * n for n in x.shape[-2:]]
+            x = self.get_submodule(f"refinenet{index}")(x, skip, (height, width))
+            skip = scales.pop() if scales else None
         return self.output_conv1(x)
 
 
@@ -123,8 +123,9 @@ class DenseHead(nn.Module):
             scales.append(resize(self._add_positions(project(x), aspect)))
         x = self.scratch.fuse(scales)
         x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
-        hidden, rectify, output = self.scratch.output_conv2
-        x = rectify(hidden(self._add_positions(x, aspect)))
+        hidden, _, output = self.scratch.output_conv2
+        x = F.relu(hidden(self._add_positions(x, aspect)), inplace=not torch.is_grad_enabled())
+        assert isinstance(output, nn.Conv2d)
         # The exponential that follows turns rounding into relative error: stay in float32.
         return output(x.to(output.weight.dtype)).float()
 

@@ -126,25 +126,29 @@ def estimate_memory(
         3 * frames * per_frame * size
         + min(settings.mlp_rows, frames * per_frame // dim) * hidden * size,
     )
-    dense = 0
-    for exists, channels in ((config.depth_head, 2), (config.point_head, 4)):
+    dense, maps = 0, dense_frames * height * width * _FLOAT32
+    chunk = min(dense_frames, max(1, settings.dense_pixels // (height * width)))
+    at_once = chunk * _dense_bytes_per_frame(config, height, width, size)
+    # What a head gives, and the most that it has of it when it activates that.
+    for exists, channels, activating in ((config.depth_head, 2, 5), (config.point_head, 4, 10)):
         if exists:
-            chunk = min(dense_frames, max(1, settings.dense_pixels // (height * width)))
-            at_once = chunk * _dense_bytes_per_frame(config, height, width, size)
-            # Chunks and the maps that they are joined to, then those and their activations.
-            maps = 2 * channels * dense_frames * height * width * _FLOAT32
-            dense = max(dense, at_once + maps)
+            before = 2 if dense and channels == 4 else 0
+            dense = max(dense, (before + channels) * maps + at_once, (before + activating) * maps)
     return MemoryEstimate(weights.stored, weights.unpacked, encoded + taps, max(block, dense))
 
 
 def _dense_bytes_per_frame(config: ModelConfig, height: int, width: int, size: int) -> int:
-    """Return what the widest moment of a dense head takes: its last two convolutions."""
+    """Return what the widest moment of a dense head takes: from its last resizing on."""
     pixels = height * width
     half = config.dpt_features // 2
     # The finest scale has 8 by 8 pixels per patch.
     fused = 64 * pixels // config.patch_size**2
-    wide = half * pixels + 2 * HIDDEN_CHANNELS * pixels
-    return size * (wide + half * fused)
+    in_float32 = _FLOAT32 if size != _FLOAT32 else 0
+    return max(
+        half * (pixels + fused) * size,
+        (half + HIDDEN_CHANNELS) * pixels * size,
+        HIDDEN_CHANNELS * pixels * (size + in_float32),
+    )
 
 
 def plan_memory(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from qvggt_kernels import Int4Linear
@@ -104,18 +104,24 @@ class VGGT(nn.Module):
         if "points" in heads and self.point_head is not None:
             raw = self.point_head(patches, rows, columns)
             coordinates = raw[:, :, :3]
-            points = (coordinates.sign() * coordinates.abs().expm1()).movedim(2, -1)
+            points = coordinates.abs().expm1().copysign(coordinates).movedim(2, -1)
             points_confidence = 1 + raw[:, :, 3].exp()
         return Prediction(poses, depth, depth_confidence, points, points_confidence)
 
     def configure(self, settings: ComputeSettings) -> VGGT:
-        """Tell every part how to compute, in place."""
+        """Tell every part how to compute, in place.
+
+        The camera head, a few tokens whose precision everything hangs on, keeps its attention.
+        """
         for module in self.modules():
             if isinstance(module, (Attention, DenseHead, Mlp)):
                 module.settings = settings
         for module in self.aggregator.modules():
             if isinstance(module, Int4Linear):
                 module.arithmetic = settings.linears
+        for module in self.camera_head.modules():
+            if isinstance(module, Attention):
+                module.settings = replace(settings, attention="auto")
         return self
 
     def to_compute(self, dtype: torch.dtype) -> VGGT:
