@@ -31,6 +31,7 @@ from qvggt_core.quantize import (
     quantize_checkpoint,
     windows_of_frames,
 )
+from qvggt_core.quantize.calibrate import _BlockWork
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.recipes import LearnedClipping
@@ -138,21 +139,42 @@ def seen_by_hooks(block, given):
     return seen
 
 
-@pytest.mark.parametrize("skipped", [0, 5])
-def test_statistics_are_those_of_the_tokens_that_count(source, data, skipped, monkeypatch):
+@pytest.mark.parametrize("view", ["counted", "filtered"])
+def test_statistics_are_those_of_the_tokens_that_count(source, data, view, monkeypatch):
     # Slices of an MLP that cut through frames must not lose track of which token is which.
     monkeypatch.setattr("qvggt_core.model.blocks._SLICE_ROWS", 7)
     walk = Walk(model_of(source), data.images, batch=6)
     walk.advance()
     inputs = walk.inputs()
-    found = input_statistics(walk.site.block, inputs, skipped)
+    found = input_statistics(walk.site.block, inputs, 5, view)
+    skipped = 5 if view == "filtered" else 0
     for name, x in seen_by_hooks(walk.site.block, inputs[0]).items():
         rows = x[:, :, skipped:].reshape(-1, x.shape[-1]).double()
         assert len(rows) == 6 * 2 * (11 - skipped)
-        assert torch.allclose(found[name].mean_magnitude.double(), rows.abs().mean(0), rtol=1e-4)
-        assert torch.allclose(found[name].max_magnitude.double(), rows.abs().amax(0), rtol=1e-5)
-        moment = rows.t() @ rows / len(rows)
-        assert torch.allclose(found[name].second_moment.double(), moment, rtol=1e-3, atol=1e-5)
+        assert_statistics_of(found[name], rows)
+
+
+def assert_statistics_of(found, rows):
+    assert torch.allclose(found.mean_magnitude.double(), rows.abs().mean(0), rtol=1e-4)
+    assert torch.allclose(found.max_magnitude.double(), rows.abs().amax(0), rtol=1e-5)
+    moment = rows.t() @ rows / len(rows)
+    assert torch.allclose(found.second_moment.double(), moment, rtol=1e-3, atol=1e-5)
+
+
+def test_limited_special_tokens_are_no_longer_than_image_tokens_are(source, data):
+    walk = Walk(model_of(source), data.images, batch=6)
+    walk.advance()
+    (given,) = walk.inputs()
+    given.x[:, :, 0] *= 0.01  # one short special token, one long one, as the block sees them
+    given.x[:, :, 1] *= 100.0
+    found = input_statistics(walk.site.block, [given], 5, "limited")
+    for name, x in seen_by_hooks(walk.site.block, given).items():
+        rows = x.double().clone()
+        usual = rows[:, :, 5:].norm(dim=-1).mean()
+        for token in range(5):
+            lengths = rows[:, :, token].norm(dim=-1, keepdim=True)
+            rows[:, :, token] *= (usual / lengths).clamp(max=1.0)
+        assert_statistics_of(found[name], rows.reshape(-1, x.shape[-1]))
 
 
 def test_a_moment_of_many_tokens_takes_them_evenly(source, data, monkeypatch):
@@ -554,11 +576,42 @@ def test_ground_truth_can_be_the_target(source, data, tmp_path):
     assert said["ground_truth"] is True
 
 
+def test_the_heads_choose_what_statistics_see_of_special_tokens(source, data, tmp_path, monkeypatch):
+    """Whatever view the heads like is the view that every linear before the trunk gets."""
+    for liked in ("filtered", "limited"):
+        loss = _BlockWork._judged
+        monkeypatch.setattr(
+            _BlockWork, "_judged", lambda _, name, candidate, liked=liked: candidate.view != liked
+        )
+        target = tmp_path / f"{liked}.safetensors"
+        report = quantize_checkpoint(
+            source, target, recipe=QUICK["qvggt"], data=data, options=FEW
+        )
+        monkeypatch.setattr(_BlockWork, "_judged", loss)
+        (note,) = report.notes
+        chosen = 36 if liked == "filtered" else 0
+        assert note.startswith(f"special tokens filtered in the statistics of {chosen} of 36")
+    one, other = (read_checkpoint(tmp_path / f"{v}.safetensors") for v in ("filtered", "limited"))
+    assert any(not torch.equal(one.tensor(n), other.tensor(n)) for n in one.names())
+
+
+def test_without_heads_to_ask_the_last_view_holds(source, data, tmp_path):
+    scaling = replace(QUICK["qvggt"].scaling, task_candidates=0)
+    plain = replace(QUICK["qvggt"], scaling=scaling, compensation=0)
+    files = []
+    for number, views in enumerate((("filtered", "limited"), ("limited",))):
+        files.append(tmp_path / f"{number}.safetensors")
+        recipe = replace(plain, token_views=views)
+        quantize_checkpoint(source, files[-1], recipe=recipe, data=data)
+    one, other = (read_checkpoint(file) for file in files)
+    assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in one.names())
+
+
 def test_the_compensation_token_stays_only_if_the_heads_lose_less_with_it(source, data, tmp_path):
     recipe = replace(QUICK["qvggt"], compensation_judged=True)
     target = tmp_path / "q.safetensors"
     report = quantize_checkpoint(source, target, recipe=recipe, data=data, options=FEW)
-    (note,) = report.notes
+    note = next(note for note in report.notes if "compensation" in note)
     without, joined = (float(part.split()[0]) for part in note.split("loss is ")[1].split(", "))
     assert ("kept" in note) == (joined < without)
     assert ("camera_head.cict_token" in read_checkpoint(target)) == ("kept" in note)
