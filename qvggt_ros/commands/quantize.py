@@ -33,8 +33,8 @@ def quantize(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="rtn, smoothquant, gptq, awq, qvggt, qvggt-paper, quantvggt or qvggt+; if not given, "
-            "qvggt+ with calibration images and rtn without."
+            help="rtn, smoothquant, gptq, awq, qvggt, qvggt-paper, quantvggt or qvggt+; if not "
+            "given, qvggt+ with calibration images and rtn without."
         ),
     ] = None,
     plan: Annotated[
