@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_network
 import torch
 from qvggt_kernels import IntegerLinear, hadamard_transform
+from small_network import open_state
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.geometry import unproject
 from qvggt_core.model import (
     VGGT,
     EncoderConfig,
-    ModelConfig,
     decode_pose,
     load_model,
     read_checkpoint,
@@ -54,29 +55,13 @@ from qvggt_core.quantize.statistics import LINEARS, InputStatistics, input_stati
 from qvggt_core.quantize.task import task_loss, teacher_targets, unprojected
 from qvggt_core.quantize.walk import BlockInput, Walk, run_block
 
-TINY = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=EncoderConfig(embed_dim=64, depth=1, num_heads=2),
-    camera_trunk_depth=1,
-    camera_num_heads=4,
-    camera_iterations=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-    point_head=False,
-)
+TINY = replace(small_network.TINY, encoder=EncoderConfig(embed_dim=64, depth=1, num_heads=2))
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    state = VGGT(TINY).initialise().state_dict()
-    # LayerScale starts small enough to hide every block: open it, so that weights matter.
-    state = {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
+    state = open_state(TINY)
     # A column that is far larger than the rest, as trained networks have.
     for name in state:
         if name.endswith("norm1.weight"):
@@ -465,6 +450,7 @@ def frames(count, value=200, size=(28, 42)):
         ([], "gives no images"),
         (frames(1), "gives one image"),
         (frames(4, value=2), "all 4 images of here are black"),
+        (frames(4, value=90), "each of the 4 images of here is of one colour"),
         ([*frames(2), *frames(2, size=(28, 56))], "images of 2 shapes .*42x28, 56x28"),
     ],
 )
@@ -475,13 +461,15 @@ def test_data_of_no_use_is_refused_with_the_reason(given, message):
 
 def test_frames_are_cut_into_windows_in_order():
     given = [np.full((14, 14, 3), 50 + i, np.uint8) for i in range(7)]
+    given[0][1, 1] = 255  # or they were of one colour
     windows = windows_of_frames(given, 3, "here")
     assert windows.images.shape == (2, 3, 3, 14, 14)
     assert windows.images[:, :, 0, 0, 0].tolist() == [[50, 51, 52], [53, 54, 55]]
 
 
 def test_images_that_are_no_whole_patches_are_refused(source, tmp_path):
-    wrong = CalibrationSet(torch.full((1, 2, 3, 30, 42), 99, dtype=torch.uint8))
+    noise = torch.randint(0, 256, (1, 2, 3, 30, 42), dtype=torch.uint8)
+    wrong = CalibrationSet(noise)
     with pytest.raises(QuantizationError, match="42x30 are no whole number of patches of 14"):
         quantize_checkpoint(source, tmp_path / "q.safetensors", recipe="gptq", data=wrong)
 
