@@ -4,10 +4,11 @@ Weights are random (time and memory do not depend on them), images are a synthet
 network is mapped from its file: `peak_rss` counts the file's pages that were touched, which the
 kernel may drop at any time, `peak_anonymous` the memory that is really taken.
 
-    python benchmarks/calibration.py --recipe qvggt --task-candidates 0 --images 4 --width 56
+    python benchmarks/calibration.py --recipe qvggt --images 4 --width 56
 
 The time of one judgement by the heads, of which a task-aware search makes one per candidate,
-linear and batch, is measured from the middle of the network beside it.
+linear and batch, is measured from the middle of the network beside it. An interrupted run goes
+on when the same command is run again; its processor time counts what came before.
 """
 
 from __future__ import annotations
@@ -75,6 +76,25 @@ def memory(entry: str) -> int:
     return 1024 * int(status.split(f"{entry}:")[1].split()[0])
 
 
+class Spent:
+    """Processor time of a run, over its interruptions."""
+
+    def __init__(self, file: Path, settings: dict) -> None:
+        self._file, self._settings, self._before = file, settings, 0.0
+        if file.is_file():
+            said = json.loads(file.read_text(encoding="utf-8"))
+            if said["settings"] == settings:
+                self._before = said["processor_seconds"]
+        self._started = time.process_time()
+
+    def note(self) -> float:
+        """Write down, and return, what was spent until now, in seconds."""
+        spent = self._before + time.process_time() - self._started
+        said = {"settings": self._settings, "processor_seconds": spent}
+        self._file.write_text(json.dumps(said), encoding="utf-8")
+        return spent
+
+
 def judgement_seconds(source: Path, data: CalibrationSet) -> float:
     """Return the processor time of asking the heads once, from the middle of the network."""
     model = load_model(source, dtype=torch.float32, heads=("camera", "depth", "points"))
@@ -117,7 +137,13 @@ def main() -> None:
         recipe = replace(recipe, scaling=scaling)
     watch = MemoryWatch()
     watch.start()
-    started, used = time.perf_counter(), time.process_time()
+    started = time.perf_counter()
+    settings = {"recipe": recipe.to_dict(), "images": data.sha256(), "judged": args.judged_images}
+    spent = Spent(args.folder / "spent.json", json.loads(json.dumps(settings)))
+
+    def progress(index: int, total: int, name: str) -> None:
+        console.print(f"{spent.note():7.0f} s  {index}/{total} {name}", highlight=False)
+
     report = quantize_checkpoint(
         read_checkpoint(source),
         args.folder / "vggt-1b-quantized.safetensors",
@@ -126,11 +152,10 @@ def main() -> None:
         data=data,
         options=CalibrationOptions(judged_images=args.judged_images),
         workspace=args.folder / "partial",
-        progress=lambda index, total, name: console.print(
-            f"{time.perf_counter() - started:7.0f} s  {index}/{total} {name}", highlight=False
-        ),
+        progress=progress,
     )
-    wall, processor = time.perf_counter() - started, time.process_time() - used
+    wall, processor = time.perf_counter() - started, spent.note()
+    (args.folder / "spent.json").unlink()
     peak_rss = memory("VmHWM")
     watch.stop()
     errors = [layer.output_error for layer in report.layers if layer.output_error is not None]

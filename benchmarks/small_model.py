@@ -119,8 +119,9 @@ def _sample_flights(network: VGGT, recordings: Path) -> dict[int, float]:
             summary = replay(
                 bag, Path(directory) / "out", TorchNetwork(network), Parameters(), report=False
             )
-        accuracy = summary.metrics["accuracy"]
-        errors[seed] = 100.0 * accuracy["ate"] / accuracy["reference_length"]
+        (segment,) = summary.metrics["accuracy"]["segments"]
+        error = segment["alignments"]["sim3"]["translation"]["rmse"]
+        errors[seed] = 100.0 * error / segment["truth_length"]
     return errors
 
 

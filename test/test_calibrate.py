@@ -8,15 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_network
 import torch
 from qvggt_kernels import IntegerLinear, hadamard_transform
+from small_network import open_state
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.geometry import unproject
 from qvggt_core.model import (
     VGGT,
     EncoderConfig,
-    ModelConfig,
     decode_pose,
     load_model,
     read_checkpoint,
@@ -33,6 +34,7 @@ from qvggt_core.quantize import (
     quantize_checkpoint,
     windows_of_frames,
 )
+from qvggt_core.quantize.calibrate import _BlockWork
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.recipes import LearnedClipping
@@ -55,29 +57,13 @@ from qvggt_core.quantize.statistics import LINEARS, InputStatistics, input_stati
 from qvggt_core.quantize.task import task_loss, teacher_targets, unprojected
 from qvggt_core.quantize.walk import BlockInput, Walk, run_block
 
-TINY = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=EncoderConfig(embed_dim=64, depth=1, num_heads=2),
-    camera_trunk_depth=1,
-    camera_num_heads=4,
-    camera_iterations=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-    point_head=False,
-)
+TINY = replace(small_network.TINY, encoder=EncoderConfig(embed_dim=64, depth=1, num_heads=2))
 
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    state = VGGT(TINY).initialise().state_dict()
-    # LayerScale starts small enough to hide every block: open it, so that weights matter.
-    state = {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
+    state = open_state(TINY)
     # A column that is far larger than the rest, as trained networks have.
     for name in state:
         if name.endswith("norm1.weight"):
@@ -140,21 +126,42 @@ def seen_by_hooks(block, given):
     return seen
 
 
-@pytest.mark.parametrize("skipped", [0, 5])
-def test_statistics_are_those_of_the_tokens_that_count(source, data, skipped, monkeypatch):
+@pytest.mark.parametrize("view", ["counted", "filtered"])
+def test_statistics_are_those_of_the_tokens_that_count(source, data, view, monkeypatch):
     # Slices of an MLP that cut through frames must not lose track of which token is which.
     monkeypatch.setattr(Mlp, "settings", ComputeSettings(mlp_rows=7))
     walk = Walk(model_of(source), data.images, batch=6)
     walk.advance()
     inputs = walk.inputs()
-    found = input_statistics(walk.site.block, inputs, skipped)
+    found = input_statistics(walk.site.block, inputs, 5, view)
+    skipped = 5 if view == "filtered" else 0
     for name, x in seen_by_hooks(walk.site.block, inputs[0]).items():
         rows = x[:, :, skipped:].reshape(-1, x.shape[-1]).double()
         assert len(rows) == 6 * 2 * (11 - skipped)
-        assert torch.allclose(found[name].mean_magnitude.double(), rows.abs().mean(0), rtol=1e-4)
-        assert torch.allclose(found[name].max_magnitude.double(), rows.abs().amax(0), rtol=1e-5)
-        moment = rows.t() @ rows / len(rows)
-        assert torch.allclose(found[name].second_moment.double(), moment, rtol=1e-3, atol=1e-5)
+        assert_statistics_of(found[name], rows)
+
+
+def assert_statistics_of(found, rows):
+    assert torch.allclose(found.mean_magnitude.double(), rows.abs().mean(0), rtol=1e-4)
+    assert torch.allclose(found.max_magnitude.double(), rows.abs().amax(0), rtol=1e-5)
+    moment = rows.t() @ rows / len(rows)
+    assert torch.allclose(found.second_moment.double(), moment, rtol=1e-3, atol=1e-5)
+
+
+def test_limited_special_tokens_are_no_longer_than_image_tokens_are(source, data):
+    walk = Walk(model_of(source), data.images, batch=6)
+    walk.advance()
+    (given,) = walk.inputs()
+    given.x[:, :, 0] *= 0.01  # one short special token, one long one, as the block sees them
+    given.x[:, :, 1] *= 100.0
+    found = input_statistics(walk.site.block, [given], 5, "limited")
+    for name, x in seen_by_hooks(walk.site.block, given).items():
+        rows = x.double().clone()
+        usual = rows[:, :, 5:].norm(dim=-1).mean()
+        for token in range(5):
+            lengths = rows[:, :, token].norm(dim=-1, keepdim=True)
+            rows[:, :, token] *= (usual / lengths).clamp(max=1.0)
+        assert_statistics_of(found[name], rows.reshape(-1, x.shape[-1]))
 
 
 def test_a_moment_of_many_tokens_takes_them_evenly(source, data, monkeypatch):
@@ -445,6 +452,7 @@ def frames(count, value=200, size=(28, 42)):
         ([], "gives no images"),
         (frames(1), "gives one image"),
         (frames(4, value=2), "all 4 images of here are black"),
+        (frames(4, value=90), "each of the 4 images of here is of one colour"),
         ([*frames(2), *frames(2, size=(28, 56))], "images of 2 shapes .*42x28, 56x28"),
     ],
 )
@@ -455,13 +463,15 @@ def test_data_of_no_use_is_refused_with_the_reason(given, message):
 
 def test_frames_are_cut_into_windows_in_order():
     given = [np.full((14, 14, 3), 50 + i, np.uint8) for i in range(7)]
+    given[0][1, 1] = 255  # or they were of one colour
     windows = windows_of_frames(given, 3, "here")
     assert windows.images.shape == (2, 3, 3, 14, 14)
     assert windows.images[:, :, 0, 0, 0].tolist() == [[50, 51, 52], [53, 54, 55]]
 
 
 def test_images_that_are_no_whole_patches_are_refused(source, tmp_path):
-    wrong = CalibrationSet(torch.full((1, 2, 3, 30, 42), 99, dtype=torch.uint8))
+    noise = torch.randint(0, 256, (1, 2, 3, 30, 42), dtype=torch.uint8)
+    wrong = CalibrationSet(noise)
     with pytest.raises(QuantizationError, match="42x30 are no whole number of patches of 14"):
         quantize_checkpoint(source, tmp_path / "q.safetensors", recipe="gptq", data=wrong)
 
@@ -556,11 +566,39 @@ def test_ground_truth_can_be_the_target(source, data, tmp_path):
     assert said["ground_truth"] is True
 
 
+@pytest.mark.parametrize(("liked", "filtered"), [("filtered", 36), ("limited", 0)])
+def test_the_heads_choose_what_statistics_see_of_special_tokens(
+    source, data, tmp_path, monkeypatch, liked, filtered
+):
+    monkeypatch.setattr(
+        _BlockWork, "_judged", lambda _, name, candidate: float(candidate.view != liked)
+    )
+    target = tmp_path / "q.safetensors"
+    report = quantize_checkpoint(source, target, recipe=QUICK["qvggt"], data=data, options=FEW)
+    # Four linears in each block but the camera trunk's, which sees no special tokens.
+    assert report.notes == (
+        f"special tokens filtered in the statistics of {filtered} of 36 linears, as the heads "
+        "judged",
+    )
+
+
+def test_without_heads_to_ask_the_last_view_holds(source, data, tmp_path):
+    scaling = replace(QUICK["qvggt"].scaling, task_candidates=0)
+    plain = replace(QUICK["qvggt"], scaling=scaling, compensation=0)
+    files = []
+    for number, views in enumerate((("filtered", "limited"), ("limited",))):
+        files.append(tmp_path / f"{number}.safetensors")
+        recipe = replace(plain, token_views=views)
+        quantize_checkpoint(source, files[-1], recipe=recipe, data=data)
+    one, other = (read_checkpoint(file) for file in files)
+    assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in one.names())
+
+
 def test_the_compensation_token_stays_only_if_the_heads_lose_less_with_it(source, data, tmp_path):
     recipe = replace(QUICK["qvggt"], compensation_judged=True)
     target = tmp_path / "q.safetensors"
     report = quantize_checkpoint(source, target, recipe=recipe, data=data, options=FEW)
-    (note,) = report.notes
+    note = next(note for note in report.notes if "compensation" in note)
     without, joined = (float(part.split()[0]) for part in note.split("loss is ")[1].split(", "))
     assert ("kept" in note) == (joined < without)
     assert ("camera_head.cict_token" in read_checkpoint(target)) == ("kept" in note)

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 import torch
 from scipy import stats
+from small_network import TINY, open_state
 
 from qvggt_core.errors import EvaluationError, QuantizationError
 from qvggt_core.evaluate.bootstrap import bootstrap
 from qvggt_core.evaluate.footprint import measure_footprint
 from qvggt_core.geometry import inverse
-from qvggt_core.model import VGGT, ModelConfig, Prediction, encode_pose, read_checkpoint
+from qvggt_core.model import Prediction, encode_pose, read_checkpoint
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.quantize import PRESETS, CalibrationSet, Truth, planned_sizes
 from qvggt_core.quantize.compare import Protocol, run_studies
@@ -26,21 +27,6 @@ from qvggt_core.quantize.study import STUDIES, Study, load_study
 from qvggt_core.quantize.tables import write_tables
 from qvggt_core.synthetic.pool import Pool, PoolConfig, render_clip
 from qvggt_core.synthetic.windows import Windows, evaluation_windows
-
-TINY = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=None,
-    camera_trunk_depth=1,
-    camera_num_heads=4,
-    camera_iterations=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-    point_head=False,
-)
 
 
 def rendered_pool(evaluation: bool) -> Pool:
@@ -64,11 +50,8 @@ def data() -> CalibrationSet:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    state = VGGT(TINY).initialise().state_dict()
-    state = {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
-    save_checkpoint(path, state, TINY)
+    save_checkpoint(path, open_state(), TINY)
     return path
 
 

@@ -9,13 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_network
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from qvggt_kernels import LAYOUT, Int4Linear, IntegerLinear, dequantize
+from small_network import open_state
 
 from qvggt_core.errors import QuantizationError
-from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.model import VGGT, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize import (
     PRESETS,
     Plan,
@@ -28,18 +30,7 @@ from qvggt_core.quantize import (
 )
 from qvggt_core.quantize.rounding import quantize_weight
 
-TINY = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=4,
-    encoder=None,
-    camera_trunk_depth=2,
-    camera_num_heads=4,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-)
+TINY = replace(small_network.TINY, num_heads=4, camera_trunk_depth=2, point_head=True)
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +41,8 @@ def vggt_1b_shapes() -> dict[str, list[int]]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    state = VGGT(TINY).initialise().state_dict()
-    # LayerScale starts small enough to hide every block: open it, so that weights matter.
-    state = {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
+    state = open_state(TINY)
     state["track_head.anything.weight"] = torch.ones(3)
     save_checkpoint(path, state, TINY, {"licence": "Apache-2.0"})
     return path

@@ -8,41 +8,23 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 import yaml
 from recordings import room_entries, write_recording
+from small_network import TINY, open_state
 
 from qvggt_core.errors import QuantizationError
-from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint
+from qvggt_core.model import load_model, read_checkpoint
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.quantize import Plan
 from qvggt_core.synthetic.pool import PoolConfig, build_pool
 from qvggt_ros import cli
 from qvggt_ros.calibration import read_calibration_data
 
-TINY = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=None,
-    camera_trunk_depth=1,
-    camera_num_heads=4,
-    camera_iterations=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-    point_head=False,
-)
-
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> Path:
-    torch.manual_seed(0)
     path = tmp_path_factory.mktemp("source") / "tiny.safetensors"
-    state = VGGT(TINY).initialise().state_dict()
-    state = {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
-    save_checkpoint(path, state, TINY)
+    save_checkpoint(path, open_state(), TINY)
     return path
 
 
@@ -140,6 +122,7 @@ def test_quantize_asks_for_what_is_missing(source, tmp_path, capsys):
         ([], "there are no images in"),
         ([picture(1)], "gives one image"),
         ([picture(1) * 0, picture(2) * 0], "are black"),
+        ([picture(1) * 0 + 128, picture(2) * 0 + 90], "is of one colour"),
         ([picture(1), picture(2, width=60, height=80)], "has images of 2 shapes"),
         ([picture(1), picture(2, width=900, height=60)], "more than 8 times as long"),
     ],

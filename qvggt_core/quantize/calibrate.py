@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from qvggt_kernels import PackedLinear, hadamard_block, hadamard_transform
@@ -32,7 +33,7 @@ from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_blo
 from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.plan import Plan, Precision
 from qvggt_core.quantize.recipes import Recipe
-from qvggt_core.quantize.recipes.recipe import Linear
+from qvggt_core.quantize.recipes.recipe import Linear, TokenView
 from qvggt_core.quantize.rounding import nearest_weight, quantized_linear, represented_weight
 from qvggt_core.quantize.scaling import (
     Snapshot,
@@ -85,12 +86,14 @@ class LinearReport:
         weight_error: |W - W_hat| / |W|, rotation and factors applied.
         output_error: root of the share of the output's energy on calibration inputs that
             rounding the weight costs.
+        view: what statistics saw of special tokens, where the heads could choose.
     """
 
     name: str
     alpha: float | None
     weight_error: float
     output_error: float
+    view: TokenView | None = None
 
 
 @dataclass
@@ -124,6 +127,16 @@ class _Treatment:
     clip: Tensor | None = None
     activation_clip: float = 1.0
     alpha: float | None = None
+    view: TokenView | None = None
+
+
+class _Candidate(NamedTuple):
+    """One way to scale a linear: factors (K,) of an alpha, and what reconstruction loses."""
+
+    view: TokenView
+    alpha: float
+    factors: Tensor
+    lost: float
 
 
 def calibrate(
@@ -181,6 +194,7 @@ def calibrate(
         _collect(site, result)
         walk.advance()
     store.remove()
+    _note_views(result)
     result.seconds = time.perf_counter() - started
     return result
 
@@ -210,6 +224,15 @@ def _compensate(
     result.state[_COMPENSATION] = token
 
 
+def _note_views(result: Calibrated) -> None:
+    views = [report.view for report in result.reports if report.view]
+    if views:
+        result.notes.append(
+            f"special tokens filtered in the statistics of {views.count('filtered')} of "
+            f"{len(views)} linears, as the heads judged"
+        )
+
+
 def _heads_loss(walk: Walk, targets: Sequence[TaskTargets]) -> float:
     losses = [task_loss(walk.predict(batch), wanted) for batch, wanted in enumerate(targets)]
     return sum(losses) / len(losses)
@@ -231,6 +254,7 @@ class _BlockWork:
         self.site = walk.site
         self.block: Block = walk.site.block
         self.treatments = {name: _Treatment(precision) for name, precision in precisions.items()}
+        self.views: dict[TokenView, dict[Linear, InputStatistics]] = {}
         self.statistics: dict[Linear, InputStatistics] = {}
         self.reports: dict[Linear, LinearReport] = {}
 
@@ -239,12 +263,12 @@ class _BlockWork:
         if self.recipe.rotation:
             self._rotate()
         inputs = self.walk.inputs()
-        self.statistics = input_statistics(
-            self.block,
-            inputs,
-            self.site.special_tokens if self.recipe.token_filter else 0,
-            {name: t.rotation for name, t in self.treatments.items()},
-        )
+        rotations = {name: t.rotation for name, t in self.treatments.items()}
+        self.views = {
+            view: input_statistics(self.block, inputs, self.site.special_tokens, view, rotations)
+            for view in self._token_views()
+        }
+        self.statistics = dict(self.views[self.recipe.token_views[-1]])
         if self.recipe.learned_clipping is not None:
             self._train(inputs)
         for name in _ORDER:
@@ -311,36 +335,57 @@ class _BlockWork:
             assert factors is not None
             self._apply_factors(name, factors)
             return
-        candidates = []
-        for alpha in torch.linspace(0, 1, scaling.candidates).tolist():
-            factors = searched_factors(self.statistics[name], alpha)
-            candidates.append((self._reconstruction(name, factors), alpha, factors))
-        candidates.sort(key=lambda candidate: candidate[0])
-        if scaling.task_candidates and self.targets:
-            best = candidates[: scaling.task_candidates]
-            losses = [loss + self._judged(name, factors) for loss, _, factors in best]
-            chosen = best[losses.index(min(losses))]
-        else:
-            chosen = candidates[0]
-        self.treatments[name].alpha = chosen[1]
-        self._apply_factors(name, chosen[2])
+        places = max(scaling.task_candidates // len(self.views), 1)
+        finalists: list[_Candidate] = []
+        for view in self.views:
+            finalists += self._candidates(name, view, scaling.candidates)[:places]
+        chosen = finalists[0]
+        if self.targets:
+            chosen = min(finalists, key=lambda candidate: self._loss(name, candidate))
+        self.statistics[name] = self.views[chosen.view][name]
+        self.treatments[name].alpha = chosen.alpha
+        self.treatments[name].view = chosen.view
+        self._apply_factors(name, chosen.factors)
 
-    def _reconstruction(self, name: Linear, factors: Tensor) -> float:
+    def _token_views(self) -> tuple[TokenView, ...]:
+        """Return what of special tokens this block's statistics are gathered of."""
+        views = self.recipe.token_views
+        return views if self.targets and self.site.special_tokens else views[-1:]
+
+    def _candidates(self, name: Linear, view: TokenView, count: int) -> list[_Candidate]:
+        """Return factors for the alphas of a grid, those of least reconstruction error first."""
+        found = []
+        for alpha in torch.linspace(0, 1, count).tolist():
+            factors = searched_factors(self.views[view][name], alpha)
+            lost = self._reconstruction(name, factors, view)
+            found.append(_Candidate(view, alpha, factors, lost))
+        return sorted(found, key=lambda candidate: candidate.lost)
+
+    def _loss(self, name: Linear, candidate: _Candidate) -> float:
+        """Return what reconstruction, by the yardstick's tokens, and the heads lose."""
+        yardstick = self.recipe.token_views[-1]
+        lost = candidate.lost
+        if candidate.view != yardstick:
+            lost = self._reconstruction(name, candidate.factors, yardstick)
+        return lost + self._judged(name, candidate)
+
+    def _reconstruction(self, name: Linear, factors: Tensor, view: TokenView) -> float:
         """Return the share of the output's energy that rounding costs with these factors."""
         treatment = self.treatments[name]
-        statistics = self.statistics[name].divided(factors)
+        statistics = self.views[view][name].divided(factors)
         weight = self._rotated_weight(name) * factors
         wrong = nearest_weight(weight, treatment.precision).sub_(weight)
         return statistics.output_energy(wrong) / max(statistics.output_energy(weight), 1e-30)
 
-    def _judged(self, name: Linear, factors: Tensor) -> float:
-        """Return what the heads lose when the linear is quantized with these factors."""
+    def _judged(self, name: Linear, candidate: _Candidate) -> float:
+        """Return what the heads lose when the linear is quantized as the candidate says."""
         before, treatment = Snapshot(self.block), self.treatments[name]
         statistics = self.statistics[name]
+        self.statistics[name] = self.views[candidate.view][name]
         trial = _Treatment(treatment.precision, treatment.rotation)
         self.treatments[name] = trial
         try:
-            self._apply_factors(name, factors)
+            self._apply_factors(name, candidate.factors)
             self._pack(name, trial)
             return _heads_loss(self.walk, self.targets)
         finally:
@@ -385,6 +430,7 @@ class _BlockWork:
             alpha=treatment.alpha,
             weight_error=float(wrong.norm() / weight.norm().clamp_min(1e-30)),
             output_error=(lost / energy) ** 0.5,
+            view=treatment.view if len(self.views) > 1 else None,
         )
         parent, _, leaf = LINEARS[name].rpartition(".")
         setattr(self.block.get_submodule(parent), leaf, packed)

@@ -17,7 +17,7 @@ from qvggt_core.errors import QuantizationError
 
 MIN_IMAGES = 2
 _DARK = 8
-"""Images whose brightest pixel is below this (of 255) show nothing."""
+"""Images whose brightest pixel, or whose contrast, is below this (of 255) show nothing."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,12 @@ class CalibrationSet:
             raise QuantizationError(
                 f"all {self.image_count} images of {self.source} are black (brightest value "
                 f"{int(self.images.max())} of 255): the statistics of nothing calibrate nothing"
+            )
+        spread = self.images.amax(dim=(-2, -1)) - self.images.amin(dim=(-2, -1))
+        if int(spread.max()) < _DARK:
+            raise QuantizationError(
+                f"each of the {self.image_count} images of {self.source} is of one colour (values "
+                f"differ by {int(spread.max())} of 255 at most): they show nothing to calibrate on"
             )
 
     @property

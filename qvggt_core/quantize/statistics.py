@@ -1,4 +1,4 @@
-"""What the linears of a block see at their inputs, special tokens left out if so wished."""
+"""What the linears of a block see at their inputs, special tokens limited or left out if wished."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model.blocks import Block
-from qvggt_core.quantize.recipes.recipe import Linear
+from qvggt_core.quantize.recipes.recipe import Linear, TokenView
 from qvggt_core.quantize.walk import BlockInput, run_block
 
 LINEARS: Mapping[Linear, str] = {
@@ -67,7 +67,8 @@ def linear_of(block: Block, linear: Linear) -> nn.Module:
 def input_statistics(
     block: Block,
     inputs: Sequence[BlockInput],
-    skipped: int = 0,
+    special_tokens: int = 0,
+    view: TokenView = "counted",
     rotations: Mapping[Linear, int] | None = None,
 ) -> dict[Linear, InputStatistics]:
     """Run a block on all inputs and gather the statistics of its linears' inputs.
@@ -75,26 +76,28 @@ def input_statistics(
     Args:
         block: its linears are in full precision.
         inputs: see `Walk.inputs`.
-        skipped: leading tokens of each frame that do not count: camera and registers.
+        special_tokens: leading tokens of each frame that are no image tokens.
+        view: what becomes of them.
         rotations: blocks of the Hadamard transform by which inputs are rotated first.
 
     Raises:
         QuantizationError: an input is not finite.
     """
+    skipped = special_tokens if view == "filtered" else 0
     tokens = sum(
         given.x.shape[:3].numel() - skipped * given.x.shape[:2].numel() for given in inputs
     )
     stride = max(1, -(-tokens // MAX_TOKENS))
     gatherers = {
-        name: _Gatherer(linear_of(block, name), stride, (rotations or {}).get(name, 0))
+        name: _Gatherer(linear_of(block, name), stride, (rotations or {}).get(name, 0), view)
         for name in LINEARS
     }
     try:
         for given in inputs:
-            counted = torch.ones(given.x.shape[:3], dtype=torch.bool, device=given.x.device)
-            counted[:, :, :skipped] = False
+            special = torch.zeros(given.x.shape[:3], dtype=torch.bool, device=given.x.device)
+            special[:, :, :special_tokens] = True
             for gatherer in gatherers.values():
-                gatherer.begin(counted.flatten())
+                gatherer.begin(special.flatten())
             run_block(block, given)
     finally:
         for gatherer in gatherers.values():
@@ -102,28 +105,41 @@ def input_statistics(
     return {name: gatherer.result(name) for name, gatherer in gatherers.items()}
 
 
+def _viewed(rows: Tensor, special: Tensor, view: TokenView) -> Tensor:
+    """Return the rows (n, K) that statistics see of a slice of a batch's tokens."""
+    if view == "filtered":
+        return rows[~special]
+    if view == "counted" or not special.any() or special.all():
+        return rows
+    lengths = torch.linalg.vector_norm(rows, dim=1)
+    usual = lengths[~special].mean()
+    share = torch.where(special, usual / lengths.clamp_min(1e-30), 1.0).clamp_max(1.0)
+    return rows * share[:, None]
+
+
 class _Gatherer:
     """Gathers the statistics of one linear, whose input may come in slices of a batch's tokens."""
 
-    def __init__(self, linear: nn.Module, stride: int, rotation: int) -> None:
+    def __init__(self, linear: nn.Module, stride: int, rotation: int, view: TokenView) -> None:
         self._stride = stride
+        self._view = view
         self._rotation = rotation
         self._offset = self._seen = self._moment_tokens = 0
         self._sum: Tensor | None = None
         self._samples: list[Tensor] | None = []
         self.handle = linear.register_forward_pre_hook(self._see)
 
-    def begin(self, counted: Tensor) -> None:
-        """Prepare for a batch whose tokens count where the mask says so."""
-        self._counted = counted
+    def begin(self, special: Tensor) -> None:
+        """Prepare for a batch whose special tokens are where the mask says so."""
+        self._special = special
         self._offset = 0
 
     def _see(self, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
         del module
         rows = arguments[0].reshape(-1, arguments[0].shape[-1]).float()
-        mask = self._counted[self._offset : self._offset + len(rows)]
+        special = self._special[self._offset : self._offset + len(rows)]
         self._offset += len(rows)
-        x = rows[mask]
+        x = _viewed(rows, special, self._view)
         if self._rotation:
             x = hadamard_transform(x, self._rotation)
         if self._sum is None:

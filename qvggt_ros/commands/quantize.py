@@ -33,8 +33,8 @@ def quantize(
     recipe: Annotated[
         str | None,
         typer.Option(
-            help="rtn, smoothquant, gptq, awq, qvggt, quantvggt or qvggt+; if not given, qvggt+ "
-            "with calibration images and rtn without."
+            help="rtn, smoothquant, gptq, awq, qvggt, qvggt-paper, quantvggt or qvggt+; if not "
+            "given, qvggt+ with calibration images and rtn without."
         ),
     ] = None,
     plan: Annotated[
@@ -72,6 +72,9 @@ def quantize(
     device: Annotated[str, typer.Option(help="Where calibration runs: cpu or cuda.")] = "cpu",
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     point_head: Annotated[bool, typer.Option(help="Keep the point head.")] = False,
+    licence: Annotated[
+        str | None, typer.Option(help="Of the weights, where the checkpoint does not say it.")
+    ] = None,
 ) -> None:
     """Make a checkpoint in integers that runs without the full-precision one.
 
@@ -109,6 +112,7 @@ def quantize(
                 data=data,
                 options=CalibrationOptions(device=device, judged_images=judged_images),
                 workspace=workspace,
+                licence=licence,
                 progress=steps,
             )
     except KeyboardInterrupt:

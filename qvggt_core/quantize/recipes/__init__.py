@@ -18,6 +18,7 @@ from qvggt_core.quantize.recipes import (
     gptq,
     quantvggt,
     qvggt,
+    qvggt_paper,
     qvggt_plus,
     rtn,
     smoothquant,
@@ -32,6 +33,7 @@ RECIPES: Mapping[str, Recipe] = {
         gptq.RECIPE,
         awq.RECIPE,
         qvggt.RECIPE,
+        qvggt_paper.RECIPE,
         quantvggt.RECIPE,
         qvggt_plus.RECIPE,
     )

@@ -1,11 +1,11 @@
-"""QVGGT: AWQ's scaling, with filtered tokens, compensation, and a search that asks the heads.
+"""QVGGT's three ideas, each where the heads agree: filtered tokens, compensation, judged scales.
 
-Statistics see image tokens only (section 3.3), a compensation token of K = 32 principal
-directions joins the camera tokens where the heads agree that it helps, and the best alphas of
-each linear are judged by camera, depth and point losses and by the geometry's consistency
-(section 3.4). What they should say is what full precision says; the paper takes ground truth
-where there is some, which did no better here. The selective plan is the plan's business, and
-filtered tokens need it (docs/quantization.md).
+The best alphas of each linear are judged by camera, depth and point losses and by the geometry's
+consistency (section 3.4). What differs from the paper, whose letter is `qvggt-paper`: statistics
+that leave the special tokens out (section 3.3) are candidates beside statistics in which special
+tokens count, but for no more than image tokens do; a compensation token of K = 32 principal
+directions stays if the heads lose less with it; and the heads should say what full precision
+says, which ground truth did not better. The selective plan is the plan's business.
 """
 
 from qvggt_core.quantize.recipes.recipe import Recipe, Scaling
@@ -14,7 +14,7 @@ RECIPE = Recipe(
     name="qvggt",
     scaling=Scaling(task_candidates=4, targets="teacher"),
     clip_search=True,
-    token_filter=True,
+    token_views=("filtered", "limited"),
     compensation=32,
     compensation_judged=True,
 )

@@ -8,6 +8,10 @@ from typing import Any, Literal
 Linear = Literal["qkv", "proj", "fc1", "fc2"]
 """The four linears of a transformer block."""
 
+TokenView = Literal["counted", "limited", "filtered"]
+"""What statistics see of camera and register tokens: all of them; each brought down to the mean
+length of the image tokens where it is longer; none of them (QVGGT, section 3.3)."""
+
 
 @dataclass(frozen=True)
 class Scaling:
@@ -65,7 +69,9 @@ class Recipe:
         clip_search: whether each group's range is searched for the least output error.
         learned_clipping: training of ranges, or None.
         rounding: "nearest" or "gptq".
-        token_filter: whether statistics leave the special tokens of each frame out.
+        token_views: what statistics see of the special tokens of each frame. With several, the
+            heads judge factors and ranges from each; the last is the yardstick of
+            reconstruction, and holds alone where no head is asked.
         compensation: principal directions K of the camera compensation token, 0 for none.
         compensation_judged: whether the token stays only if the heads lose less with it on the
             images that candidates are judged on; needs task candidates.
@@ -78,7 +84,7 @@ class Recipe:
     clip_search: bool = False
     learned_clipping: LearnedClipping | None = None
     rounding: Literal["nearest", "gptq"] = "nearest"
-    token_filter: bool = False
+    token_views: tuple[TokenView, ...] = ("counted",)
     compensation: int = 0
     compensation_judged: bool = False
 

@@ -1,0 +1,30 @@
+"""Small networks with random weights whose blocks matter, for the tests of quantization."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from qvggt_core.model import VGGT, ModelConfig
+
+TINY = ModelConfig(
+    img_size=56,
+    embed_dim=64,
+    depth=4,
+    num_heads=2,
+    encoder=None,
+    camera_trunk_depth=1,
+    camera_num_heads=4,
+    camera_iterations=2,
+    dpt_features=16,
+    dpt_out_channels=(16, 16, 16, 16),
+    taps=(0, 1, 2, 3),
+    point_head=False,
+)
+
+
+def open_state(config: ModelConfig = TINY) -> dict[str, Tensor]:
+    """Return initial weights with open LayerScales, which start small enough to hide a block."""
+    torch.manual_seed(0)
+    state = VGGT(config).initialise().state_dict()
+    return {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
