@@ -9,17 +9,15 @@ import argparse
 import itertools
 import json
 import os
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
-from qvggt_kernels import Int4Linear, cpu
+from qvggt_kernels import Int4Linear, cpu, int4_linear_int8
 from rich.console import Console
 from rich.table import Table
+from timing import CLOCKS, compare, describe_run
 from torch.nn import functional as F
 
 # (tokens M, inputs K, outputs N): VGGT-1B's blocks at one and two frames of 518x392, its
@@ -35,7 +33,6 @@ SHAPES = [
 GROUP_SIZE = 128
 COLD_BYTES = 2**26
 """Bytes of 16-bit weights that a candidate walks through: more than the last-level caches."""
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def main() -> None:
@@ -48,11 +45,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console()
-    machine = {**describe_machine(), "clock": arguments.clock}
+    machine = describe_run(arguments.clock)
     rows = []
     with torch.inference_mode():
         for shape in SHAPES:
-            figures = measure(candidates(*shape), arguments.rounds, CLOCKS[arguments.clock])
+            figures = compare(candidates(*shape), arguments.rounds, CLOCKS[arguments.clock])
             rows.append({"shape": shape, **figures})
             console.print(f"measured M={shape[0]} K={shape[1]} N={shape[2]}", style="dim")
     machine["load_average_after"] = os.getloadavg()[0]
@@ -87,57 +84,17 @@ def candidates(tokens: int, inputs: int, outputs: int) -> dict[str, Callable[[],
         layer = next(packed)
         cpu.dequantize(layer.qweight, layer.scales, torch.bfloat16)
 
+    def in_integers() -> None:
+        layer = next(packed)
+        int4_linear_int8(x16, layer.qweight, layer.scales, layer.bias)
+
     return {
         "bf16": lambda: F.linear(x16, next(weights16), bias16),
         "int4": lambda: next(packed)(x16),
         "unpack": unpack,
         "fp32": lambda: F.linear(x, next(weights), bias),
         "int4 in fp32": lambda: next(packed)(x),
-    }
-
-
-def measure(
-    runs: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float]
-) -> dict[str, Any]:
-    """Return milliseconds (median and best) and the median of per-round ratios to the first.
-
-    Rounds interleave the candidates, every other one backwards, so that a machine that slows
-    down slows all of them; short calls are repeated within a round.
-    """
-    for run in runs.values():
-        run()
-    repeats = {name: max(1, int(0.005 / seconds(run, 3, clock))) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for index in range(rounds):
-        order = list(runs) if index % 2 else list(runs)[::-1]
-        for name in order:
-            times[name].append(seconds(runs[name], repeats[name], clock))
-    yardstick = times[next(iter(runs))]
-    return {
-        name: {
-            "median_ms": 1e3 * statistics.median(taken),
-            "best_ms": 1e3 * min(taken),
-            "ratio": statistics.median(a / b for a, b in zip(taken, yardstick, strict=True)),
-            "best_ratio": min(taken) / min(yardstick),
-        }
-        for name, taken in times.items()
-    }
-
-
-def seconds(run: Callable[[], object], repeats: int, clock: Callable[[], float]) -> float:
-    """Return the time of one call by a clock in seconds, averaged over a few."""
-    start = clock()
-    for _ in range(repeats):
-        run()
-    return (clock() - start) / repeats
-
-
-def describe_machine() -> dict[str, Any]:
-    """Return what the figures depend on: the machine, and how busy it was."""
-    return {
-        **describe(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
-        "load_average": os.getloadavg()[0],
+        "int4 in int8": in_integers,
     }
 
 

@@ -1,7 +1,8 @@
 """Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
 from .attention import int8_attention
-from .capability import fastest_dtype
+from .capability import fastest_dtype, fastest_linears
+from .cpu_attention import attention
 from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
@@ -29,8 +30,10 @@ __all__ = [
     "IntegerLinear",
     "PackedLinear",
     "PackingError",
+    "attention",
     "dequantize",
     "fastest_dtype",
+    "fastest_linears",
     "group_size_of",
     "hadamard_block",
     "hadamard_transform",

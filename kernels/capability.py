@@ -1,27 +1,35 @@
-"""What a device computes fastest, measured where it cannot be known."""
+"""What a device computes fastest, measured where it cannot be known.
+
+Instruction sets do not tell: AVX512-BF16 wins on one vendor's cores and loses on another's, a
+library may take a slow path on cores that it does not know, and without matrix instructions
+bfloat16 can be ten times slower than float32. So candidates are timed, once per process and for
+some milliseconds each, when the first layer asks.
+"""
 
 from __future__ import annotations
 
 import functools
 import time
+from collections.abc import Callable
+from typing import Literal
 
 import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 _REQUIRED_GAIN = 1.3
-"""bfloat16 gives up 16 bits of mantissa: it has to pay for that clearly."""
+"""bfloat16 gives up 16 bits of mantissa: it has to pay for that clearly. Other choices ask for
+as much, so that a disturbed measurement does not turn them."""
 
 _PROBE_ROWS, _PROBE_WIDTH, _PROBE_REPEATS = 512, 1024, 4
+_PROBE_HEADS, _PROBE_HEAD_DIM = 2, 64
 
 
 def fastest_dtype(device: torch.device | str) -> torch.dtype:
     """Return the dtype in which a device multiplies matrices fastest at acceptable precision.
 
     CUDA: bfloat16 from compute capability 8.0, float16 before. CPU: bfloat16 if a matrix
-    product, measured once per process (tens of milliseconds), is at least 1.3 times as fast
-    as in float32. Instruction sets do not tell: AVX512-BF16 wins on one vendor's cores and
-    loses on another's, and without matrix instructions bfloat16 can be ten times slower.
-    Any other device: float32.
+    product is at least 1.3 times as fast as in float32. Any other device: float32.
     """
     device = torch.device(device)
     if device.type == "cuda":
@@ -32,22 +40,90 @@ def fastest_dtype(device: torch.device | str) -> torch.dtype:
     return torch.float32
 
 
+def fastest_linears(device: torch.device | str, dtype: torch.dtype) -> Literal["float", "int8"]:
+    """Return how a device multiplies 4-bit linears fastest: in a dtype or in 8-bit integers.
+
+    CPU: integers if a whole linear is at least 1.3 times as fast, with all that comes before and
+    after its product. AMX multiplies bfloat16 so fast that little is left to gain; VNNI without
+    it is what gains. Any other device: floats, until integers have been timed there.
+    """
+    if torch.device(device).type == "cpu" and _integer_gain(dtype) >= _REQUIRED_GAIN:
+        return "int8"
+    return "float"
+
+
+@functools.cache
+def _integer_gain(dtype: torch.dtype) -> float:
+    """Return how many times faster a 4-bit linear is in 8-bit integers than in a dtype."""
+    from .ops import int4_linear, int4_linear_int8
+
+    width = 2 * _PROBE_WIDTH
+    words = torch.zeros((width, _PROBE_WIDTH // 128, 32), dtype=torch.int16, device="cpu")
+    scales = _ones(width, _PROBE_WIDTH // 128, dtype=torch.bfloat16)
+    x = _ones(2 * _PROBE_ROWS, _PROBE_WIDTH, dtype=dtype)
+    return _gain(
+        lambda: int4_linear(x, words, scales, None, None),
+        lambda: int4_linear_int8(x, words, scales, None, None),
+    )
+
+
+@functools.cache
+def multiplies_integers() -> bool:
+    """Say whether PyTorch's integer product is at least as fast here as one through float32.
+
+    Few rows: without a kernel it is a plain loop, a hundred times slower.
+    """
+    x, weight = _ones(32, 256), _ones(256, 256)
+    q, q_weight = x.to(torch.int8), weight.to(torch.int8)
+    return _gain(lambda: F.linear(x, weight), lambda: torch._int_mm(q, q_weight.t())) >= 1
+
+
+@functools.cache
+def prefers_onednn() -> bool:
+    """Say whether oneDNN multiplies float32 clearly faster than what PyTorch takes by default.
+
+    That is MKL, which on other vendors' cores leaves half of their vector width unused.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    x, weight = _ones(_PROBE_ROWS, _PROBE_WIDTH), _ones(_PROBE_WIDTH, _PROBE_WIDTH)
+    return _gain(lambda: F.linear(x, weight), lambda: onednn_linear(x, weight)) >= _REQUIRED_GAIN
+
+
+@functools.cache
+def tiles_attention() -> bool:
+    """Say whether attention in tiles of dense products beats PyTorch's own clearly."""
+    from .cpu_attention import library, tiled
+
+    shape = (1, _PROBE_HEADS, _PROBE_ROWS, _PROBE_HEAD_DIM)
+    q = _ones(*shape, dtype=fastest_dtype("cpu"))
+    return _gain(lambda: library(q, q, q), lambda: tiled(q, q, q)) >= _REQUIRED_GAIN
+
+
+def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias by oneDNN; not differentiable."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
 @functools.cache
 def _cpu_gain() -> float:
     """Return how many times faster than float32 this CPU is in bfloat16."""
-    best = dict.fromkeys((torch.float32, torch.bfloat16), float("inf"))
+    x, weight = _ones(_PROBE_ROWS, _PROBE_WIDTH), _ones(_PROBE_WIDTH, _PROBE_WIDTH)
+    x16, weight16 = x.bfloat16(), weight.bfloat16()
+    return _gain(lambda: F.linear(x, weight), lambda: F.linear(x16, weight16))
+
+
+def _ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.ones(shape, dtype=dtype, device="cpu")
+
+
+def _gain(yardstick: Callable[[], object], candidate: Callable[[], object]) -> float:
+    """Return the ratio of the best times: first ones set kernels up, others may be disturbed."""
+    best = [float("inf"), float("inf")]
     with torch.inference_mode():
-        operands = {
-            dtype: (
-                torch.ones(_PROBE_ROWS, _PROBE_WIDTH, dtype=dtype, device="cpu"),
-                torch.ones(_PROBE_WIDTH, _PROBE_WIDTH, dtype=dtype, device="cpu"),
-            )
-            for dtype in best
-        }
-        # The best of interleaved runs: the first ones set kernels up, others may be disturbed.
         for _ in range(_PROBE_REPEATS):
-            for dtype, (x, weight) in operands.items():
+            for index, run in enumerate((yardstick, candidate)):
                 start = time.perf_counter()
-                F.linear(x, weight)
-                best[dtype] = min(best[dtype], time.perf_counter() - start)
-    return best[torch.float32] / best[torch.bfloat16]
+                run()
+                best[index] = min(best[index], time.perf_counter() - start)
+    return best[0] / best[1]

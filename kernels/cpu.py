@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import capability
 from .packing import PLANES, ZERO
 
 
@@ -30,17 +31,17 @@ class _Encoding(NamedTuple):
     zero: int
 
 
-_ENCODINGS = {
+ENCODINGS = {
     # bfloat16, two per word: 0x4300 is 128, where neighbours are 1 apart.
     torch.bfloat16: _Encoding(0x000F000F, 0x43004300, 128 + 8),
     # float32: 0x4B000000 is 2^23, where neighbours are 1 apart.
     torch.float32: _Encoding(0x0000000F, 0x4B000000, 2**23 + 8),
 }
 
-DTYPES = frozenset(_ENCODINGS)
+DTYPES = frozenset(ENCODINGS)
 """Compute dtypes of this path; float16 arithmetic is emulated on most CPUs."""
 
-_SHIFTS = torch.tensor([[0], [4], [8], [12]], dtype=torch.int32, device="cpu")
+SHIFTS = torch.tensor([[0], [4], [8], [12]], dtype=torch.int32, device="cpu")
 
 
 class _Views(NamedTuple):
@@ -76,12 +77,12 @@ def dequantize(
     Returns:
         (N, K) of `dtype`, valid until this thread's next call with this dtype.
     """
-    mask, exponent, zero = _ENCODINGS[dtype]
+    mask, exponent, zero = ENCODINGS[dtype]
     words, values, weight = _scratch.views.get((dtype, qweight.shape)) or _new_views(
         dtype, qweight.shape
     )
     packed = qweight.view(torch.int32) if dtype == torch.bfloat16 else qweight
-    torch.bitwise_right_shift(packed.unsqueeze(2), _SHIFTS, out=words)
+    torch.bitwise_right_shift(packed.unsqueeze(2), SHIFTS, out=words)
     words.bitwise_and_(mask).bitwise_or_(exponent)
     # A zero point moves the offset by a few whole numbers, which both encodings hold exactly.
     offset = zero if zeros is None else (zeros.to(dtype) + (zero - ZERO))[:, :, None, None]
@@ -97,7 +98,14 @@ def int4_linear(
     zeros: Tensor | None = None,
 ) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); not differentiable."""
-    return F.linear(x, dequantize(qweight, scales, x.dtype, zeros), bias)
+    return linear(x, dequantize(qweight, scales, x.dtype, zeros), bias)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias, float32 by the faster of two libraries; not differentiable."""
+    if x.dtype == torch.float32 and capability.prefers_onednn():
+        return capability.onednn_linear(x, weight, bias)
+    return F.linear(x, weight, bias)
 
 
 def _new_views(dtype: torch.dtype, shape: torch.Size) -> _Views:

@@ -13,8 +13,6 @@ levels 127 for 8 bits and 7 for 4, so that no token's range depends on another's
 
 from __future__ import annotations
 
-import threading
-
 import torch
 from torch import Tensor
 
@@ -127,7 +125,7 @@ def integer_linear(
     activation_bits: int,
     clip: Tensor | float = 1.0,
 ) -> Tensor:
-    """Return x W^T + bias, multiplied in integers and scaled once at the end.
+    """Return x W^T + bias, multiplied in integers and scaled once at the end: the yardstick.
 
     Args:
         x: (..., K) floating; quantized per token here.
@@ -142,32 +140,7 @@ def integer_linear(
     """
     tokens = x.reshape(-1, x.shape[-1]).float()
     q, step = quantize_tokens(tokens, activation_bits, clip)
-    if x.device.type == "cpu":
-        product = torch._int_mm(q, _unpacked(qweight))
-    else:
-        product = integer_product(q, unpack_integer(qweight))
-    y = product.float().mul_(step).mul_(scales)
+    y = integer_product(q, unpack_integer(qweight)).float().mul_(step).mul_(scales)
     if bias is not None:
         y += bias.float()
-    return y.to(x.dtype).view(*x.shape[:-1], scales.shape[0])
-
-
-class _Scratch(threading.local):
-    """The calling thread's memory for unpacked 4-bit weights, as large as the largest so far."""
-
-    def __init__(self) -> None:
-        self.memory = torch.empty(0, dtype=torch.int8, device="cpu")
-
-
-_scratch = _Scratch()
-
-
-def _unpacked(qweight: Tensor) -> Tensor:
-    if qweight.dtype == torch.int8:
-        return qweight
-    columns, half = qweight.shape
-    size = 2 * columns * half
-    if _scratch.memory.numel() < size:
-        with torch.inference_mode(False):
-            _scratch.memory = torch.empty(size, dtype=torch.int8, device="cpu")
-    return unpack_integer(qweight, _scratch.memory[:size].view(columns, 2 * half))
+    return y.to(x.dtype).view(*x.shape[:-1], y.shape[1])

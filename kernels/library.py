@@ -24,7 +24,8 @@ def register(
         schema: of the operator, in PyTorch's notation, without the namespace.
         cpu: what computes it on the CPU.
         cuda: what computes it on a CUDA device, as `module:function` within this package;
-            imported by its first call, so that Triton is needed by no one else.
+            imported by its first call, so that Triton is needed by no one else. The first
+            argument is a tensor.
         fake: returns results of the right shape, dtype and device without computing.
     """
     name = schema.split("(")[0]
@@ -47,4 +48,6 @@ class _Lazy:
         if self._function is None:
             module = importlib.import_module(f"{__package__}.{self._module}")
             self._function = getattr(module, self._name)
-        return self._function(*arguments)
+        # Triton launches on the current device, PyTorch on that of its arguments.
+        with torch.cuda.device(arguments[0].device):
+            return self._function(*arguments)

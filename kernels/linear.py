@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from .dispatch import int4_linear, integer_linear
+from .dispatch import int4_linear, int4_linear_int8, integer_linear
 from .hadamard import check_rotation, hadamard_transform
 from .integer import levels, pack_integer
 from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
@@ -76,7 +76,11 @@ class Int4Linear(PackedLinear):
         scales: (N, K/g) bfloat16.
         zeros: (N, K/g) uint8, the stored number that stands for zero in each group; None for
             symmetric weights, where it is 8 everywhere.
+        arithmetic: how it multiplies while no gradient is recorded. "float" is exact to the
+            dtype of the input; "int8" rounds weight rows and tokens to 8 bits first.
     """
+
+    arithmetic: Literal["float", "int8"] = "float"
 
     _stored = ("scales", "input_scale")
 
@@ -161,7 +165,9 @@ class Int4Linear(PackedLinear):
         bias = self.bias
         if bias is not None and bias.dtype != x.dtype:
             bias = bias.to(x.dtype)
-        return int4_linear(self.prepare(x), self.qweight, self.scales, bias, self.zeros)
+        in_integers = self.arithmetic == "int8" and not torch.is_grad_enabled()
+        multiply = int4_linear_int8 if in_integers else int4_linear
+        return multiply(self.prepare(x), self.qweight, self.scales, bias, self.zeros)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -274,14 +280,13 @@ class IntegerLinear(PackedLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., in_features) to (..., out_features), in the dtype of `x`."""
-        return integer_linear(
-            self.prepare(x.float()),
-            self.qweight,
-            self.scales,
-            self.bias,
-            self.activation_bits,
-            self.clip,
-        ).to(x.dtype)
+        bits, clip = self.activation_bits, self.clip
+        if not self.rotation and self.input_scale is None:
+            return integer_linear(x, self.qweight, self.scales, self.bias, bits, clip)
+        prepared = self.prepare(x.float())
+        return integer_linear(prepared, self.qweight, self.scales, self.bias, bits, clip).to(
+            x.dtype
+        )
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import cpu, integer, reference
+from . import cpu, cpu_integer, reference
 from .library import register
-from .requantize import requantize
 
 
 def _int4_linear(
@@ -18,13 +17,6 @@ def _int4_linear(
 ) -> Tensor:
     path = cpu if x.dtype in cpu.DTYPES else reference
     return path.int4_linear(x, qweight, scales, bias, zeros)
-
-
-def _int4_linear_int8(
-    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
-) -> Tensor:
-    q8, row_scale = requantize(qweight, scales, zeros)
-    return integer.integer_linear(x, q8.t(), row_scale, bias, activation_bits=8)
 
 
 def _rows_of_words(
@@ -54,14 +46,14 @@ int4_linear = register(
 int4_linear_int8 = register(
     "int4_linear_int8(Tensor x, Tensor qweight, Tensor scales, Tensor? bias, Tensor? zeros)"
     " -> Tensor",
-    cpu=_int4_linear_int8,
+    cpu=cpu_integer.int4_linear_int8,
     cuda="cuda:int4_linear_int8",
     fake=_rows_of_words,
 )
 integer_linear = register(
     "integer_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? bias, int activation_bits,"
     " Tensor clip) -> Tensor",
-    cpu=integer.integer_linear,
+    cpu=cpu_integer.integer_linear,
     cuda="cuda:integer_linear",
     fake=_columns_of_integers,
 )

@@ -86,6 +86,14 @@ class Parameters(BaseModel):
         description="CPU threads of the network; 0 leaves the choice to PyTorch.",
         json_schema_extra=_STRUCTURAL,
     )
+    linears: Literal["auto", "float", "int8"] = Field(
+        "float",
+        description=(
+            "Arithmetic of 4-bit linears: float multiplies in compute_dtype, int8 in 8-bit "
+            "integers, auto in whichever the device does clearly faster."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     attention: Literal["auto", "int8"] = Field(
         "auto",
         description=(

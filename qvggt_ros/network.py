@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import fastest_dtype
+from qvggt_kernels import fastest_dtype, fastest_linears
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.model import (
@@ -73,12 +73,16 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         plan = _plan(parameters, model, network.image_width, dtype)
         settings, window_size = plan.settings, plan.window_size
         memory["memory"] = _said_of(plan, parameters)
-    model.configure(replace(settings, attention=parameters.attention))
+    linears = parameters.linears
+    if linears == "auto":
+        linears = fastest_linears(device, dtype)
+    model.configure(replace(settings, attention=parameters.attention, linears=linears))
     effective = parameters.with_values(
         checkpoint=str(path),
         window_size=window_size,
         device=device,
         compute_dtype=str(dtype).removeprefix("torch."),
+        linears=linears,
         threads=torch.get_num_threads(),
         image_width=network.image_width,
     )

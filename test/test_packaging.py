@@ -138,14 +138,18 @@ def test_what_is_no_python_is_installed_too(tmp_path: Path) -> None:
         check=True,
         capture_output=True,
     )
-    for package in ("qvggt_ros", "qvggt_core"):
+    for directory, package in (
+        ("qvggt_ros", "qvggt_ros"),
+        ("qvggt_core", "qvggt_core"),
+        ("kernels", "qvggt_kernels"),
+    ):
         data = {
-            path.relative_to(ROOT)
-            for path in (ROOT / package).rglob("*")
+            path.relative_to(ROOT / directory)
+            for path in (ROOT / directory).rglob("*")
             if path.is_file() and path.suffix not in (".py", ".pyc")
         }
         assert data
-        assert not [path for path in data if not (tmp_path / path).is_file()]
+        assert not [path for path in data if not (tmp_path / package / path).is_file()]
 
 
 @pytest.mark.parametrize("extra", ["viz", "test"])

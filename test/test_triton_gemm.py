@@ -287,3 +287,15 @@ def test_a_graph_replays_what_was_captured():
         x.copy_(random(2082, 256, dtype=torch.bfloat16, seed=5))
         graph.replay()
         assert torch.equal(y, network())
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+def test_a_product_runs_where_its_input_is():
+    from qvggt_kernels import int4_linear
+
+    other = torch.device("cuda", 1 - torch.cuda.current_device())
+    packed, scales, _ = words(64, 128, 128)
+    x = random(3, 128, dtype=torch.bfloat16)
+    y = int4_linear(x.to(other), packed.to(other), scales.to(other))
+    assert y.device == other
+    assert torch.equal(y.to(DEVICE), int4_linear(x, packed, scales))

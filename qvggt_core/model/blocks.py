@@ -9,7 +9,7 @@ window grows with the tokens that are kept and not with the widest intermediate.
 from __future__ import annotations
 
 import torch
-from qvggt_kernels import int8_attention, layer_norm_add_, qk_norm_rope_
+from qvggt_kernels import attention, int8_attention, layer_norm_add_, qk_norm_rope_
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -87,7 +87,7 @@ class Attention(nn.Module):
         if self.settings.attention == "int8" and not torch.is_grad_enabled():
             out = int8_attention(query, key, value)
         else:
-            out = F.scaled_dot_product_attention(query, key, value)
+            out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))
 
     def _prepare(self, qkv: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -17,8 +17,12 @@ class ComputeSettings:
             about one image of 518x518.
         attention: "auto" is PyTorch's in the compute dtype; "int8" multiplies queries and keys
             as 8-bit integers.
+        linears: how 4-bit linears of encoder and aggregator multiply: "float" in the compute
+            dtype, "int8" with weight rows and tokens rounded to 8 bits. The camera head, whose
+            small translations matter, always multiplies floats.
     """
 
     mlp_rows: int = 2048
     dense_pixels: int = 1 << 18
     attention: Literal["auto", "int8"] = "auto"
+    linears: Literal["float", "int8"] = "float"

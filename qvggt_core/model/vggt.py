@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 import torch
+from qvggt_kernels import Int4Linear
 from torch import Tensor, nn
 
 from qvggt_core.model.aggregator import Aggregator
@@ -115,6 +116,9 @@ class VGGT(nn.Module):
         for module in self.modules():
             if isinstance(module, (Attention, DenseHead, Mlp)):
                 module.settings = settings
+        for module in self.aggregator.modules():
+            if isinstance(module, Int4Linear):
+                module.arithmetic = settings.linears
         for module in self.camera_head.modules():
             if isinstance(module, Attention):
                 module.settings = replace(settings, attention="auto")

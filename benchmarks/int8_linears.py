@@ -1,0 +1,93 @@
+"""What 4-bit linears lose in 8-bit integers: the small network on held-out flights.
+
+Every window is answered with the linears of encoder and aggregator in the compute dtype and in
+8-bit integers (weight rows requantized, tokens quantized when they arrive). Beside the scores
+stands how far depth and cameras move from the float32 answer of the same weights.
+
+    python benchmarks/int8_linears.py --pools out/pools
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from machine import describe
+from rich.console import Console
+from rich.table import Table
+
+from qvggt_core.model import VGGT, ComputeSettings, load_model, shipped_checkpoint
+from qvggt_core.synthetic.assess import evaluate_windows
+from qvggt_core.synthetic.pool import build_pool, open_pool
+from qvggt_core.synthetic.train import TrainConfig
+from qvggt_core.synthetic.windows import evaluation_windows
+
+CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
+COLUMNS = ("auc_30", "auc_15", "auc_5", "rotation", "translation", "abs_rel", "delta")
+BATCH = 8
+
+
+def main() -> None:
+    """Evaluate, print a table and write the raw results."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--checkpoint", type=Path, default=None, help="default: the one that ships")
+    parser.add_argument("--pools", type=Path, default=Path("out/pools"))
+    parser.add_argument("--frames", type=int, nargs="+", default=[4, 8])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    output = Path("benchmarks/results/int8_linears.json")
+    parser.add_argument("--output", type=Path, default=output)
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    checkpoint = args.checkpoint or shipped_checkpoint()
+    networks = {
+        f"{name}, {linears}": load_model(checkpoint, dtype=dtype).configure(
+            ComputeSettings(linears=linears)
+        )
+        for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
+        for linears in ("float", "int8")
+    }
+    directory = args.pools / "studio"
+    build_pool(TrainConfig.read(CONFIG).evaluation_pool, directory)
+    pool = open_pool(directory)
+
+    rows = []
+    table = Table(
+        title="4-bit linears in the compute dtype and in 8-bit integers, held-out flights"
+    )
+    for heading in ("frames", "arithmetic", *COLUMNS, "depth moves", "cameras move", "windows"):
+        table.add_column(heading, justify="right")
+    for frames in args.frames:
+        windows = evaluation_windows(pool, frames)
+        images = windows.images[:BATCH].float() / 255.0
+        expected = answer(networks["float32, float"], images)
+        for name, network in networks.items():
+            metrics = evaluate_windows(network, windows).to_dict()
+            depth, poses = (
+                float((a - b).norm() / b.norm())
+                for a, b in zip(answer(network, images), expected, strict=True)
+            )
+            moved = {"depth_moves": depth, "cameras_move": poses}
+            rows.append({"frames": frames, "arithmetic": name, **metrics, **moved})
+            numbers = [f"{metrics[column]:.4g}" for column in COLUMNS]
+            numbers += [f"{100 * depth:.2f} %", f"{100 * poses:.2f} %", str(metrics["windows"])]
+            table.add_row(str(frames), name, *numbers)
+    console = Console(width=180)
+    console.print(table)
+    args.output.parent.mkdir(parents=True, exist_ok=True)
+    results = {"machine": describe(), "checkpoint": checkpoint.name, "rows": rows}
+    args.output.write_text(json.dumps(results, indent=1) + "\n")
+    console.print(f"wrote {args.output}")
+
+
+@torch.no_grad()
+def answer(network: VGGT, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return depth and pose encodings of windows (B, S, 3, H, W), float32."""
+    prediction = network(images, heads=("camera", "depth"))
+    assert prediction.depth is not None
+    return prediction.depth.float(), prediction.pose_encodings[-1].float()
+
+
+if __name__ == "__main__":
+    main()
