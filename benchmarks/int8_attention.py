@@ -1,9 +1,8 @@
 """What 8-bit attention costs in accuracy, on the network that ships and on held-out windows.
 
-All attention of the network is computed once by PyTorch in floating point and once with 8-bit
-queries and keys, in float32 and in bfloat16: errors against the ground truth, and how far
-predictions move from those of float32. The rounding of bfloat16 is the yardstick of what a move
-matters. Pools are rendered once and kept.
+The parameter `attention` is once "auto" and once "int8", in float32 and in bfloat16: errors
+against the ground truth, and how far predictions move from those of float32 with "auto". The
+rounding of bfloat16 is the yardstick of what a move matters. Pools are rendered once and kept.
 
     python benchmarks/int8_attention.py
 """
@@ -12,24 +11,19 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
 from machine import describe
 from numpy.typing import NDArray
-from qvggt_kernels import int8_attention
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
-from torch.nn import functional as F
 
 from qvggt_core.geometry import inverse, rotation_angle
-from qvggt_core.model import VGGT, decode_pose, load_model, shipped_checkpoint
+from qvggt_core.model import VGGT, ComputeSettings, decode_pose, load_model, shipped_checkpoint
 from qvggt_core.synthetic.assess import evaluate_windows
 from qvggt_core.synthetic.pool import build_pool, open_pool
 from qvggt_core.synthetic.train import TrainConfig
@@ -65,19 +59,20 @@ def main() -> None:
     rows = []
     table = Table(title="8-bit attention, small network, held-out windows")
     for heading in ("world", "frames", "dtype", "attention", *METRICS, *MOVES):
-        table.add_column(heading, justify="right")
+        table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
     for world, description in pools.items():
         directory = args.pools / world
         build_pool(description, directory)
         pool = open_pool(directory)
         for frames in (4, 8) if world == "studio" else (4,):
             windows = evaluation_windows(pool, frames)
+            networks["float32"].configure(ComputeSettings())
             exact = _predictions(networks["float32"], windows)
             for dtype, network in networks.items():
-                for kind in ("floating point", "int8"):
-                    with _attention(kind):
-                        values = evaluate_windows(network, windows).to_dict()
-                        values |= _moves(exact, _predictions(network, windows))
+                for kind in ("auto", "int8"):
+                    network.configure(ComputeSettings(attention=kind))
+                    values = evaluate_windows(network, windows).to_dict()
+                    values |= _moves(exact, _predictions(network, windows))
                     about = {"world": world, "frames": frames, "dtype": dtype, "attention": kind}
                     rows.append(about | values)
                     numbers = [f"{values[column]:.3g}" for column in (*METRICS, *MOVES)]
@@ -86,17 +81,6 @@ def main() -> None:
     args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
     console.print(f"wrote {args.output}")
-
-
-@contextmanager
-def _attention(kind: str) -> Iterator[None]:
-    """Make every attention of a network one of the kind."""
-    if kind == "floating point":
-        yield
-        return
-    with mock.patch.object(F, "scaled_dot_product_attention", side_effect=int8_attention) as calls:
-        yield
-    assert calls.called, "no attention went through the operator"
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
 """Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
-from .attention import int8_attention
 from .capability import fastest_dtype, fastest_linears
 from .cpu_attention import attention
 from .dispatch import int4_linear, int4_linear_int8, integer_linear
@@ -17,6 +16,7 @@ from .integer import (
 from .linear import Int4Linear, IntegerLinear, PackedLinear
 from .normalise import layer_norm_add_
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
+from .quantized_attention import int8_attention
 from .reference import dequantize
 from .requantize import requantize
 from .rotary import qk_norm_rope_
