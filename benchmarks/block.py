@@ -50,24 +50,27 @@ def main() -> None:
     console = Console()
     machine = describe_run(arguments.clock)
     clock = CLOCKS[arguments.clock]
-    blocks = {
-        name: compare(block_candidates(across), arguments.rounds, clock)
-        for name, across in (("frame", False), ("global", True))
-    }
-    steps = {name: compare(runs, arguments.rounds, clock) for name, runs in block_steps().items()}
-    machine["load_average_after"] = os.getloadavg()[0]
     machine["gains"] = {
         "bfloat16": capability._cpu_gain(),
         "int4 in integers": capability._integer_gain(torch.bfloat16),
         "oneDNN in float32": capability.prefers_onednn(),
         "tiled attention": capability.tiles_attention(),
     }
-    console.print(as_table("One block, 2 x 1041 tokens", blocks, machine))
-    console.print(as_table("Steps of it, ratios to bf16", steps, machine))
     arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"block_{arguments.threads}_threads_{arguments.clock}.json"
-    content = {"machine": machine, "rounds": arguments.rounds, "blocks": blocks, "steps": steps}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content: dict[str, Any] = {"machine": machine, "rounds": arguments.rounds}
+    groups = {
+        "blocks": (("frame", block_candidates(False)), ("global", block_candidates(True))),
+        "steps": block_steps().items(),
+    }
+    for title, group in groups.items():
+        content[title] = {}
+        for name, runs in group:
+            content[title][name] = compare(runs, arguments.rounds, clock)
+            console.print(f"measured {name}", style="dim")
+        machine["load_average_after"] = os.getloadavg()[0]
+        console.print(as_table(f"{title}, 2 x 1041 tokens", content[title], machine))
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     console.print(f"wrote {path}")
 
 

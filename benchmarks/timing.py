@@ -26,7 +26,7 @@ def compare(
     for run in runs.values():
         run()
     repeats = {
-        name: max(1, int(_MIN_SECONDS / seconds(run, 3, clock))) for name, run in runs.items()
+        name: max(1, int(_MIN_SECONDS / seconds(run, 1, clock))) for name, run in runs.items()
     }
     times: dict[str, list[float]] = {name: [] for name in runs}
     for index in range(rounds):

@@ -101,7 +101,12 @@ def tiles_attention() -> bool:
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + bias by oneDNN; not differentiable."""
+    """Return x W^T + bias by oneDNN; not differentiable.
+
+    Both are made contiguous: with other strides oneDNN may fall back to its reference code, a
+    hundred times slower.
+    """
+    x, weight = x.contiguous(), weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 

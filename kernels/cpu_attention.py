@@ -53,7 +53,7 @@ def tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     rows = min(_MAX_ROWS, max(_MIN_ROWS, _TILE_SCORES // k.shape[2]))
     for b in range(batch):
         for h in range(heads):
-            queries, keys = q[b, h].float() * dim**-0.5, k[b, h].float()
+            queries, keys = q[b, h].float().mul(dim**-0.5), k[b, h].float().contiguous()
             values = v[b, h].t().contiguous()
             for start in range(0, length, rows):
                 part = slice(start, start + rows)
