@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -172,7 +172,7 @@ def _timed(
     what: str,
     runs: dict[str, Run],
     request: Request,
-    least: dict[str, float | None],
+    least: Mapping[str, float | None],
 ) -> list[Row]:
     """Warm up, time side by side, and compare with the first."""
     with torch.inference_mode():
@@ -256,26 +256,27 @@ def _parts(
     assert isinstance(model, VGGT)
     for height, width in request.sizes:
         for frames in request.frames:
-            shape = Shape(frames, height, width)
             where = f"{frames} frames of {height}x{width}"
             advance(f"parts, {where}")
+            work = parts(model.config, Shape(frames, height, width))
             images = torch.rand(1, frames, 3, height, width).to(request.device)
-            grid = (height // model.config.patch_size, width // model.config.patch_size)
-            with torch.inference_mode():
-                tokens = model.encode(images)
-                patches, camera = model.aggregator(tokens, *grid)
-                runs: dict[str, Run] = {
-                    "encoder": lambda images=images: model.encode(images),
-                    "aggregator": lambda tokens=tokens, grid=grid: model.aggregator(tokens, *grid),
-                    "camera head": lambda c=camera: model.camera_head(c.float()),
-                    "depth head": lambda p=patches, grid=grid: model.decode(
-                        p, camera, *grid, ("depth",)
-                    ),
-                }
-            work = parts(model.config, shape)
-            for name, each in runs.items():
+            for name, each in _part_runs(model, images).items():
                 least = {INT4: _least(peaks, work[name], contender.weight_bytes, contender.dtype)}
                 yield from _timed("parts", f"{name}, {where}", {INT4: each}, request, least)
+
+
+@torch.inference_mode()
+def _part_runs(model: VGGT, images: Tensor) -> dict[str, Run]:
+    patch = model.config.patch_size
+    rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
+    tokens = model.encode(images)
+    patches, camera = model.aggregator(tokens, rows, columns)
+    return {
+        "encoder": lambda: model.encode(images),
+        "aggregator": lambda: model.aggregator(tokens, rows, columns),
+        "camera head": lambda: model.decode(patches, camera, rows, columns, heads=("camera",)),
+        "depth head": lambda: model.decode(patches, camera, rows, columns, heads=("depth",)),
+    }
 
 
 def _contenders(
@@ -329,7 +330,6 @@ def _stream(
     for height, width in request.sizes:
         what = f"window {request.window}, stride {request.stride}, {height}x{width}"
         advance(f"stream, {what}")
-        end = time.perf_counter() + 60 * request.minutes
         times = time_streams(
             model,
             height,
@@ -338,7 +338,7 @@ def _stream(
             request.stride,
             request.rounds,
             request.clock,
-            lambda end=end: time.perf_counter() < end,
+            60 * request.minutes,
         )
         facts = {"bit_equal": times.bit_equal, "frames_per_run": request.stride}
         yield Row("stream", what, "encoding every view", times.encoding, 1.0, None, facts)

@@ -111,10 +111,12 @@ def build(
                 contenders.append(Contender(name, dense, _forward(dense), dtype, width))
         del state
     del file
-    for name, linears in ((INT4, "float"), (INT4_INTEGERS, "int8")):
+    for name, settings in (
+        (INT4, ComputeSettings(linears="float")),
+        (INT4_INTEGERS, ComputeSettings(linears="int8")),
+    ):
         if name in names:
-            packed = load_model(checkpoint, device, heads=heads)
-            packed.configure(ComputeSettings(linears=linears))
+            packed = load_model(checkpoint, device, heads=heads).configure(settings)
             compute = packed.aggregator.camera_token.dtype
             contenders.append(Contender(name, packed, _forward(packed), compute, _INT4_BYTES))
     gc.collect()

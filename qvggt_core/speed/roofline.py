@@ -7,6 +7,7 @@ lower bound of what leaves the caches.
 
 from __future__ import annotations
 
+import functools
 import time
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -15,6 +16,7 @@ import torch
 from torch.nn import functional as F
 
 from qvggt_core.model import ModelConfig
+from qvggt_core.speed.timing import Clock, Run, measure
 
 _PROBE_SECONDS = 0.4
 _BLOCK_ACTIVATIONS = 32
@@ -172,16 +174,13 @@ class Peaks:
         return max(work.flop / max(self.flops.values()), moved / self.bytes)
 
 
-def measure_peaks(device: torch.device | str, clock: str = "wall", size: int = 2048) -> Peaks:
+def measure_peaks(device: torch.device | str, clock: Clock = "wall", size: int = 2048) -> Peaks:
     """Measure matrix products of size^3 in float32 and bfloat16, and a copy, on a device."""
-    from qvggt_core.speed.timing import measure
-
     device = torch.device(device)
-    flops = {}
-    runs = {}
+    runs: dict[str, Run] = {}
     for dtype in (torch.float32, torch.bfloat16):
         a, b = (torch.ones(size, size, dtype=dtype, device=device) for _ in range(2))
-        runs[str(dtype).removeprefix("torch.")] = lambda a=a, b=b: F.linear(a, b)
+        runs[str(dtype).removeprefix("torch.")] = functools.partial(F.linear, a, b)
     source = torch.ones(1 << 26 if size >= 1024 else 1 << 20, device=device)
     target = torch.empty_like(source)
     runs["copy"] = lambda: target.copy_(source)
@@ -190,7 +189,7 @@ def measure_peaks(device: torch.device | str, clock: str = "wall", size: int = 2
     started = time.perf_counter()
     best = {name: float("inf") for name in runs}
     while time.perf_counter() - started < _PROBE_SECONDS * len(runs):
-        for name, (taken, *_) in measure(runs, 1, clock).items():  # type: ignore[arg-type]
+        for name, (taken, *_) in measure(runs, 1, clock).items():
             best[name] = min(best[name], taken)
     copied = 2 * source.numel() * source.element_size()
     flops = {name: 2.0 * size**3 / best[name] for name in best if name != "copy"}

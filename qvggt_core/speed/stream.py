@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def time_streams(
     stride: int,
     runs: int,
     clock: str = "wall",
-    within: Callable[[], bool] = lambda: True,
+    budget_s: float = float("inf"),
 ) -> StreamTimes:
     """Let two streams see the same frames, one after the other on every frame.
 
@@ -74,7 +74,7 @@ def time_streams(
         stride: new views per run.
         runs: runs with a full window that are measured.
         clock: of `timing.CLOCKS`.
-        within: asked after every frame; the measurement ends when it says no.
+        budget_s: seconds of wall time after which no further frame comes, once there is a figure.
     """
     device = next(model.parameters()).device
     network = TorchNetwork(model, str(device), image_width=width)
@@ -89,7 +89,7 @@ def time_streams(
     read = CLOCKS["wall" if clock == "cuda" else clock]
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in streams}
-    equal = True
+    equal, end = True, time.perf_counter() + budget_s
     for number in range(window + stride * runs):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         said = {}
@@ -104,6 +104,6 @@ def time_streams(
             for mine, its in zip(one.frames, other.frames, strict=True):
                 equal &= np.array_equal(mine.depth, its.depth, equal_nan=True)
                 equal &= np.array_equal(mine.map_from_camera, its.map_from_camera)
-        if seconds["cached"] and not within():
+        if seconds["cached"] and time.perf_counter() > end:
             break
     return StreamTimes(seconds["cached"], seconds["encoding"], bool(equal))

@@ -40,9 +40,7 @@ def bench(
     ] = None,
     original: Annotated[
         Path | None,
-        typer.Option(
-            help="Clone of github.com/facebookresearch/vggt, the original to compare with."
-        ),
+        typer.Option(help="Clone of github.com/facebookresearch/vggt to compare with."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
     clock: Annotated[
@@ -78,6 +76,7 @@ def bench(
                 write_random_checkpoint(checkpoint, ModelConfig.vggt_1b())
     is_gpu = where.type == "cuda"
     config = read_checkpoint(checkpoint).config
+    usual_frames = "1,2,4,8,16,30" if is_gpu else "2"
     usual = "294x518,392x518,518x518" if is_gpu else "392x518"
     if config.img_size != ModelConfig.vggt_1b().img_size:
         usual = f"{config.img_size * 3 // 4}x{config.img_size}"
@@ -89,9 +88,7 @@ def bench(
         checkpoint=checkpoint,
         cases=tuple(_words(cases)),
         contenders=tuple(contenders or CONTENDERS),
-        frames=tuple(
-            _number(word) for word in _words(frames or ("1,2,4,8,16,30" if is_gpu else "2"))
-        ),
+        frames=tuple(_number(word) for word in _words(frames or usual_frames)),
         sizes=tuple(_size(word) for word in _words(sizes or usual)),
         device=where,
         clock=clock,  # type: ignore[arg-type]
