@@ -44,6 +44,10 @@ class TrainingError(QvggtError):
     """A training run cannot start, resume or go on."""
 
 
+class BenchmarkError(QvggtError):
+    """Speed or memory cannot be measured as asked."""
+
+
 class EvaluationError(QvggtError):
     """A metric is not defined on the data that it was given."""
 

@@ -15,6 +15,7 @@ from rich.markup import escape
 from qvggt_core.errors import QvggtError
 from qvggt_ros import console
 from qvggt_ros.commands import (
+    bench,
     benchmark,
     checkpoint,
     collect,
@@ -89,6 +90,7 @@ for _command in (
     checkpoint.download,
     synthetic.synth,
     synthetic.train,
+    bench.bench,
     tune.tune,
     parameters.params,
 ):

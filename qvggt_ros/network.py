@@ -54,7 +54,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         ParameterError: the device is not there, or the memory budget is too small.
     """
     path = Path(parameters.checkpoint) if parameters.checkpoint else shipped_checkpoint()
-    device = _device(parameters.device)
+    device = device_of(parameters.device)
     if parameters.threads:
         torch.set_num_threads(parameters.threads)
     dtype = (
@@ -119,7 +119,12 @@ def _said_of(plan: MemoryPlan, parameters: Parameters) -> str:
     )
 
 
-def _device(name: str) -> str:
+def device_of(name: str) -> str:
+    """Return the device that a parameter's value means here.
+
+    Raises:
+        ParameterError: a GPU is asked for and there is none.
+    """
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if name.startswith("cuda") and not torch.cuda.is_available():

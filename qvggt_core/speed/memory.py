@@ -1,0 +1,52 @@
+"""Reads this process's memory: what it holds, and the most that it held."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+MIB = 1 << 20
+
+
+def resident_mib() -> float:
+    """Return this process's resident set in MiB (Linux)."""
+    return _status("VmRSS")
+
+
+def peak_mib(device: torch.device) -> float:
+    """Return the most memory since `reset_peak` in MiB: allocated on CUDA, resident elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / MIB
+    return _status("VmHWM")
+
+
+def held_mib(device: torch.device) -> float:
+    """Return what is held now in MiB: allocated on CUDA, resident elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.memory_allocated(device) / MIB
+    return resident_mib()
+
+
+def reset_peak(device: torch.device) -> bool:
+    """Give back what is free and count the peak from here; return whether that could be done."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return False
+    return True
+
+
+def _status(field: str) -> float:
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split(f"{field}:")[1].split()[0]) / 1024
