@@ -88,6 +88,8 @@ def replay(
     )
     with console.err.status("loading the network"):
         loaded = load_network(parameters)
+    if "memory" in loaded.facts:
+        console.err.print(f"memory: {loaded.facts['memory']}")
     with (
         _live_view(port if view else None, loaded.parameters) as watch,
         console.stop_on_interrupt() as stop,
