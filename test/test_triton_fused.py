@@ -106,7 +106,7 @@ def test_qk_norm_rope(dtype, norm, rope, batch, frames, grid, heads, dim):
     ],
 )
 def test_int8_attention(dtype, batch, heads, queries, keys, dim):
-    from qvggt_kernels import attention
+    from qvggt_kernels.attention import _eager
     from qvggt_kernels.triton.attention import int8_attention
 
     q = normal(batch, queries, heads, dim, dtype=dtype).transpose(1, 2)
@@ -114,7 +114,7 @@ def test_int8_attention(dtype, batch, heads, queries, keys, dim):
     _, k, v = normal(batch, keys, 3, heads, dim, dtype=dtype, seed=1).transpose(1, 3).unbind(2)
     k = k + 3
     out = int8_attention(*moved([q, k, v]))
-    expected = attention._eager(q, k, v)
+    expected = _eager(q, k, v)
     assert out.stride() == expected.stride()
     close(out, expected)
 
