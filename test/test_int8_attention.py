@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import attention, int8_attention
+from qvggt_kernels import int8_attention
 from scipy.special import softmax
 from torch.nn import functional as F
 
@@ -66,7 +68,8 @@ def test_a_mean_that_all_keys_share_costs_no_accuracy():
 def test_blocks_of_rows_bound_memory_and_change_nothing(monkeypatch):
     q, k, v = (heads(1, 2, 70, 32, seed=seed) for seed in range(3))
     expected = int8_attention(q, k, v)
-    monkeypatch.setattr(attention, "_BLOCK_SCORES", 70 * 16)
+    module = importlib.import_module("qvggt_kernels.attention")
+    monkeypatch.setattr(module, "_BLOCK_SCORES", 70 * 16)
     torch.testing.assert_close(int8_attention(q, k, v), expected, atol=1e-6, rtol=1e-6)
 
 
