@@ -132,8 +132,8 @@ def dense_head(config: ModelConfig, shape: Shape, outputs: int = 2) -> Work:
         per_frame += convolution(size, 9, width, features)
         residuals = 2 if index == 3 else 4
         per_frame += convolution(size, 9, features, features).times(residuals)
-        fused = sizes[index - 1] if index else 4 * sizes[0]
-        per_frame += convolution(fused, 1, features, features)
+        # Before the resizing, with which it commutes; the original's comes after, on more pixels.
+        per_frame += convolution(size, 1, features, features)
     pixels = shape.height * shape.width
     per_frame += convolution(4 * sizes[0], 9, features, features // 2)
     per_frame += convolution(pixels, 9, features // 2, _HIDDEN_CHANNELS)
