@@ -52,7 +52,6 @@ def main() -> None:
     clock = CLOCKS[arguments.clock]
     machine["gains"] = {
         "bfloat16": capability._cpu_gain(),
-        "int4 in integers": capability._integer_gain(torch.bfloat16),
         "oneDNN in float32": capability.prefers_onednn(),
         "tiled attention": capability.tiles_attention(),
     }

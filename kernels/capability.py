@@ -40,31 +40,25 @@ def fastest_dtype(device: torch.device | str) -> torch.dtype:
     return torch.float32
 
 
-def fastest_linears(device: torch.device | str, dtype: torch.dtype) -> Literal["float", "int8"]:
-    """Return how a device multiplies 4-bit linears fastest: in a dtype or in 8-bit integers.
+def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
+    """Return how a device multiplies wide 4-bit linears fastest: as floats or in 8-bit integers.
 
-    CPU: integers if a whole linear is at least 1.3 times as fast, with all that comes before and
-    after its product. AMX multiplies bfloat16 so fast that little is left to gain; VNNI without
-    it is what gains. Any other device: floats, until integers have been timed there.
+    CPU: integers where their products have instructions (VNNI) and 16-bit floats have no matrix
+    unit (AMX), which multiplies them so fast that nothing is left to gain. By instruction set and
+    not by a clock: this choice changes results, which shall not depend on how busy a machine was.
+    Any other device: floats, until integers have been timed there.
     """
-    if torch.device(device).type == "cpu" and _integer_gain(dtype) >= _REQUIRED_GAIN:
+    if torch.device(device).type == "cpu" and _has_vnni() and not _has_amx():
         return "int8"
     return "float"
 
 
-@functools.cache
-def _integer_gain(dtype: torch.dtype) -> float:
-    """Return how many times faster a 4-bit linear is in 8-bit integers than in a dtype."""
-    from .ops import int4_linear, int4_linear_int8
+def _has_vnni() -> bool:
+    return torch.cpu._is_vnni_supported()
 
-    width = 2 * _PROBE_WIDTH
-    words = torch.zeros((width, _PROBE_WIDTH // 128, 32), dtype=torch.int16, device="cpu")
-    scales = _ones(width, _PROBE_WIDTH // 128, dtype=torch.bfloat16)
-    x = _ones(2 * _PROBE_ROWS, _PROBE_WIDTH, dtype=dtype)
-    return _gain(
-        lambda: int4_linear(x, words, scales, None, None),
-        lambda: int4_linear_int8(x, words, scales, None, None),
-    )
+
+def _has_amx() -> bool:
+    return torch.cpu._is_amx_tile_supported()
 
 
 @functools.cache

@@ -81,5 +81,6 @@ _operator = register(
     "attention(Tensor q, Tensor k, Tensor v) -> Tensor",
     cpu=_on_cpu,
     cuda="cpu_attention:library",
+    plain=library,
     fake=_fake,
 )

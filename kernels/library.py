@@ -9,11 +9,18 @@ from typing import Any
 import torch
 from torch.library import Library
 
+from .trial import Trial
+
 _LIBRARY = Library("qvggt", "DEF")
 
 
 def register(
-    schema: str, *, cpu: Callable[..., Any], cuda: str, fake: Callable[..., Any]
+    schema: str,
+    *,
+    cpu: Callable[..., Any],
+    cuda: str,
+    fake: Callable[..., Any],
+    plain: Callable[..., Any] | None = None,
 ) -> Callable[..., Any]:
     """Define `qvggt::<name>` and return it as a callable.
 
@@ -26,12 +33,14 @@ def register(
         cuda: what computes it on a CUDA device, as `module:function` within this package;
             imported by its first call, so that Triton is needed by no one else. The first
             argument is a tensor.
+        plain: computes the same by PyTorch on any device, for the trial of the CUDA code; None is
+            `cpu`.
         fake: returns results of the right shape, dtype and device without computing.
     """
     name = schema.split("(")[0]
     _LIBRARY.define(schema)
     _LIBRARY.impl(name, cpu, "CPU")
-    _LIBRARY.impl(name, _Lazy(cuda), "CUDA")
+    _LIBRARY.impl(name, Trial(name, _Lazy(cuda), plain or cpu), "CUDA")
     torch.library.register_fake(f"qvggt::{name}", fake, lib=_LIBRARY)
     operator: Callable[..., Any] = getattr(torch.ops.qvggt, name).default
     return operator

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import cpu, cpu_integer, reference
+from . import cpu, cpu_integer, integer, reference
 from .library import register
+from .requantize import requantize
 
 
 def _int4_linear(
@@ -17,6 +18,13 @@ def _int4_linear(
 ) -> Tensor:
     path = cpu if x.dtype in cpu.DTYPES else reference
     return path.int4_linear(x, qweight, scales, bias, zeros)
+
+
+def _plain_int4_linear_int8(
+    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
+) -> Tensor:
+    q8, row_scale = requantize(qweight, scales, zeros)
+    return integer.integer_linear(x, q8.t(), row_scale, bias, 8)
 
 
 def _rows_of_words(
@@ -41,6 +49,7 @@ int4_linear = register(
     "int4_linear(Tensor x, Tensor qweight, Tensor scales, Tensor? bias, Tensor? zeros) -> Tensor",
     cpu=_int4_linear,
     cuda="cuda:int4_linear",
+    plain=reference.int4_linear,
     fake=_rows_of_words,
 )
 int4_linear_int8 = register(
@@ -48,6 +57,7 @@ int4_linear_int8 = register(
     " -> Tensor",
     cpu=cpu_integer.int4_linear_int8,
     cuda="cuda:int4_linear_int8",
+    plain=_plain_int4_linear_int8,
     fake=_rows_of_words,
 )
 integer_linear = register(
@@ -55,5 +65,6 @@ integer_linear = register(
     " Tensor clip) -> Tensor",
     cpu=cpu_integer.integer_linear,
     cuda="cuda:integer_linear",
+    plain=integer.integer_linear,
     fake=_columns_of_integers,
 )

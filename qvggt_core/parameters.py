@@ -90,7 +90,8 @@ class Parameters(BaseModel):
         "float",
         description=(
             "Arithmetic of 4-bit linears: float multiplies in compute_dtype, int8 in 8-bit "
-            "integers, auto in whichever the device does clearly faster."
+            "integers, auto in those on CPUs with VNNI and without AMX. Small networks are slower "
+            "in integers."
         ),
         json_schema_extra=_STRUCTURAL,
     )

@@ -75,7 +75,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         memory["memory"] = _said_of(plan, parameters)
     linears = parameters.linears
     if linears == "auto":
-        linears = fastest_linears(device, dtype)
+        linears = fastest_linears(device)
     model.configure(replace(settings, attention=parameters.attention, linears=linears))
     effective = parameters.with_values(
         checkpoint=str(path),
