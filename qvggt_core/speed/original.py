@@ -23,7 +23,9 @@ from qvggt_core.model import ModelConfig
 class _NothingIsDrawn(TorchFunctionMode):
     """Skips the random initialisation of a network that gets its weights right after."""
 
-    _skipped = frozenset({"uniform_", "normal_", "trunc_normal_", "erfinv_", "kaiming_uniform_"})
+    _skipped = frozenset(
+        {"uniform_", "normal_", "trunc_normal_", "erfinv_", "mul_", "add_", "clamp_"}
+    )
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
