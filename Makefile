@@ -47,9 +47,8 @@ format: setup ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: setup ## measure the 4-bit linears and the memory of a VGGT-1B-shaped network
-	$(BIN)/python benchmarks/linear.py
-	$(BIN)/python benchmarks/memory.py
+bench: setup ## measure speed and memory on this machine, into out/bench (ORIGINAL=clone of vggt)
+	$(BIN)/qvggt bench -o $(OUT)/bench $(if $(ORIGINAL),--original $(ORIGINAL))
 
 clean: ## remove what was made, the environment included
 	rm -rf $(VENV) $(OUT) build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -24,7 +24,7 @@ def bench(
     cases: Annotated[
         str,
         typer.Option(help="Any of linears, blocks, parts, network, stream, memory."),
-    ] = "linears,blocks,parts,network,stream,memory",
+    ] = "memory,linears,blocks,parts,network,stream",
     frames: Annotated[
         str, typer.Option(help="Windows' sizes. [default: 2 on a CPU, 1,2,4,8,16,30 on a GPU]")
     ] = "",
