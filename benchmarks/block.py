@@ -1,4 +1,4 @@
-"""Times the steps that one block of VGGT-1B is made of, at two frames of 392x518.
+"""Times the steps of one block of VGGT-1B at two frames of 392x518, and two convolutions of a head.
 
 `qvggt bench --cases blocks` times the whole block; this says where its time goes. Each step runs in
 several arithmetics, side by side; ratios are to bfloat16.
@@ -122,6 +122,17 @@ def block_steps() -> dict[str, dict[str, Run]]:
         fused["gelu"].append(_call(F.gelu, own_hidden))
     for name, (run16, run32) in fused.items():
         steps[name] = {"bf16": run16, "fp32": run32}
+    for inputs, outputs, scale in ((256, 256, 4), (128, 32, 14)):
+        size = (scale * SHAPE.height // 14, scale * SHAPE.width // 14)
+        convolution = nn.Conv2d(inputs, outputs, 3, padding=1)
+        image = torch.randn(1, inputs, *size)
+        convolution16 = copy.deepcopy(convolution).bfloat16()
+        convolution16.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        image16 = image.bfloat16().contiguous(memory_format=torch.channels_last)
+        steps[f"3x3, {inputs} to {outputs}, {size[0]}x{size[1]}"] = {
+            "bf16": _call(convolution16, image16),
+            "fp32, as PyTorch has it": _call(convolution, image),
+        }
     return steps
 
 
