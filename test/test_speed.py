@@ -150,7 +150,7 @@ def main_ends_well(arguments):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--cases", "speed"], "not among linears"),
+        (["--cases", "speed"], "not among memory"),
         (["--contender", "nobody"], "not among original float32"),
         (["--sizes", "30x42"], "multiples of 14"),
         (["--sizes", "large"], "HEIGHTxWIDTH"),
