@@ -3,7 +3,7 @@
 `qvggt bench --cases blocks` times the whole block; this says where its time goes. Each step runs in
 several arithmetics, side by side; ratios are to bfloat16.
 
-    OMP_WAIT_POLICY=PASSIVE python benchmarks/block.py [--threads 2] [--clock wall] [--rounds 9]
+    python benchmarks/block.py [--threads 2] [--clock wall] [--rounds 9]
 """
 
 from __future__ import annotations

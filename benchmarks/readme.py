@@ -13,7 +13,6 @@ from typing import Any
 from qvggt_core.speed.contenders import (
     BFLOAT16,
     INT4,
-    INT4_INTEGERS,
     ORIGINAL_BFLOAT16,
     ORIGINAL_FLOAT32,
 )
@@ -44,9 +43,7 @@ def table(results: Mapping[str, Any]) -> str:
         (ORIGINAL_BFLOAT16, "the original, bfloat16 autocast"),
         (BFLOAT16, "qvggt, 16-bit weights"),
         (INT4, "qvggt, INT4"),
-        (INT4_INTEGERS, "qvggt, INT4, `linears: int8`"),
         (INT4 + _STREAM, "qvggt, INT4"),
-        (INT4_INTEGERS + _STREAM, "qvggt, INT4, `linears: int8`"),
     ):
         row, memory = (find(results, case, where, name) for case in ("network", "memory"))
         heads = "camera, depth" if name.endswith(_STREAM) else "all three"

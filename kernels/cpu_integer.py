@@ -24,8 +24,9 @@ from .cpu import ENCODINGS, SHIFTS
 from .integer import integer_product, levels, unpack_integer
 from .packing import PLANES, ZERO
 
-_SLICE_NUMBERS = 1 << 17
-"""Float32 numbers of a slice: half a megabyte, half of a second-level cache."""
+_SLICE_NUMBERS = (1 << 15) - 1
+"""Numbers of a slice, in a core's cache and too few for PyTorch to wake other threads for: with
+hundreds of slices, waking costs more than they do."""
 
 _PRODUCT_ROWS = 1024
 """Tokens of one product: wide enough for a dense GEMM, and its sums are still in a cache when

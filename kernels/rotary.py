@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from .library import register
 
-_SLICE_ELEMENTS = 1 << 17
-"""Numbers that the CPU turns at once: their float32 intermediates stay in its cache."""
+_SLICE_ELEMENTS = (1 << 15) - 1
+"""Numbers that the CPU turns at once: their float32 intermediates stay in its cache, and they are
+too few for PyTorch to wake other threads for, which would cost more than the slice."""
 
 
 def qk_norm_rope_(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -44,9 +43,6 @@ app = typer.Typer(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command; an error that is explained ends with one line and status 2."""
-    # Before PyTorch is imported: threads that spin at barriers on a shared core cost a
-    # scheduler's slice each, many times what they wait for.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)

@@ -10,8 +10,6 @@ def main() -> None:
     """Run the ROS 2 node until Ctrl-C."""
     # There is nothing to lose yet; from rclpy.init on its own handler is in place.
     signal.signal(signal.SIGINT, lambda signum, frame: os._exit(0))
-    # Before PyTorch starts its threads, as in the command line: they wait instead of spinning.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from qvggt_ros.node import main as run
 
     run()
