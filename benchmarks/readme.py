@@ -33,7 +33,7 @@ def table(results: Mapping[str, Any]) -> str:
     lines = [
         f"VGGT-1B's shape, {where}, {machine['cpu']} (Zen 5 without AMX), {request['threads']} "
         f"threads, {request['clock']} time, PyTorch {machine['torch']}; all in one run. "
-        "No GPU was at hand: not measured.",
+        "On a GPU: not measured; `qvggt bench` is ready to.",
         "",
         "| who | heads | a window | times faster | peak memory | times smaller |",
         "|---|---|---|---|---|---|",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -180,3 +182,15 @@ def test_foreign_results_are_refused(tmp_path):
     path.write_text("[]")
     with pytest.raises(BenchmarkError, match="no results"):
         read_results(path)
+
+
+def test_the_readmes_table_of_speed_is_that_of_the_raw_results():
+    root = Path(__file__).parents[1]
+    spec = importlib.util.spec_from_file_location("readme", root / "benchmarks/readme.py")
+    assert spec
+    assert spec.loader
+    writer = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(writer)
+    text = (root / "README.md").read_text(encoding="utf-8")
+    assert writer.BEGIN in text
+    assert writer.replaced(text, read_results(writer.RESULTS)) == text
