@@ -15,21 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from machine import describe
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, load_model
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Reconstructor, TorchNetwork, WindowPrediction
+from qvggt_core.speed.stream import time_streams
 
 MIDDLE = ModelConfig(
     img_size=224,
@@ -42,30 +37,6 @@ MIDDLE = ModelConfig(
     point_head=False,
 )
 """VGGT-1B with three eighths of its width."""
-
-
-class WithoutCache:
-    """A network that keeps images instead of tokens and encodes them in every window."""
-
-    def __init__(self, network: TorchNetwork) -> None:
-        self._network = network
-        self.image_width = network.image_width
-        self.patch_size = network.patch_size
-
-    def encode(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return the image itself."""
-        return image
-
-    def predict(
-        self,
-        tokens: Sequence[NDArray[np.uint8]],
-        height: int,
-        width: int,
-        newest: int | None = None,
-    ) -> WindowPrediction:
-        """Encode all images, then predict."""
-        encoded: list[Tensor] = [self._network.encode(image) for image in tokens]
-        return self._network.predict(encoded, height, width, newest)
 
 
 def middle_network() -> VGGT:
@@ -90,36 +61,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = load_model(args.checkpoint) if args.checkpoint else middle_network()
-    network = TorchNetwork(model, image_width=args.width)
-    # Random weights agree with themselves on no scale: no window shall be refused for that.
-    parameters = Parameters(
-        window_size=args.window,
-        window_stride=args.stride,
-        keyframe_min_motion=0,
-        max_scale_spread=10,
+    times = time_streams(
+        model, args.height, args.width, args.window, args.stride, args.runs, clock="cpu"
     )
-    streams = {
-        "cache": Reconstructor(network, parameters),
-        "no cache": Reconstructor(WithoutCache(network), parameters),
-    }
-    rng = np.random.default_rng(0)
-    seconds: dict[str, list[float]] = {name: [] for name in streams}
-    equal = True
-    for number in range(args.window + args.stride * args.runs):
-        image = rng.integers(0, 256, (args.height, args.width, 3), dtype=np.uint8)
-        said = {}
-        order = list(streams) if number % 2 else list(reversed(streams))
-        for name in order:
-            started = time.process_time()
-            said[name] = streams[name].add(Frame(number, image))
-            taken = time.process_time() - started
-            if any(run.window_size == args.window for run in said[name]):
-                seconds[name].append(taken)
-        for one, other in zip(*said.values(), strict=True):
-            for mine, its in zip(one.frames, other.frames, strict=True):
-                equal &= np.array_equal(mine.depth, its.depth, equal_nan=True)
-                equal &= np.array_equal(mine.map_from_camera, its.map_from_camera)
-    gains = [slow / fast for slow, fast in zip(seconds["no cache"], seconds["cache"], strict=True)]
+    gains = [slow / fast for slow, fast in zip(times.encoding, times.cached, strict=True)]
     row = {
         "network": "VGGT-1B" if args.checkpoint else "middle",
         "dtype": str(next(model.aggregator.parameters()).dtype).removeprefix("torch."),
@@ -127,13 +72,16 @@ def main() -> None:
         "width": args.width,
         "window": args.window,
         "stride": args.stride,
-        "scale_views": parameters.scale_views,
+        "scale_views": Parameters().scale_views,
         "threads": args.threads,
         "windows": len(gains),
-        "seconds": {name: statistics.median(each) for name, each in seconds.items()},
+        "seconds": {
+            "cache": statistics.median(times.cached),
+            "no cache": statistics.median(times.encoding),
+        },
         "gain": statistics.median(gains),
         "gains": gains,
-        "bit_equal": bool(equal),
+        "bit_equal": times.bit_equal,
     }
     table = Table(title="encoder tokens kept with their frames")
     for heading in ("network", "image", "s per window", "without cache", "gain", "bit-equal"):

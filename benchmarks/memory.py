@@ -24,39 +24,9 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from qvggt_core.model import VGGT, ModelConfig, load_model, save_checkpoint
-from qvggt_core.quantize import quantize_checkpoint
-
-MIB = 1 << 20
-
-
-def make_checkpoint(path: Path) -> None:
-    """Write a 4-bit checkpoint with VGGT-1B's names and shapes and random weights."""
-    config = ModelConfig.vggt_1b()
-    with torch.device("meta"):
-        shapes = {name: entry.shape for name, entry in VGGT(config).state_dict().items()}
-    generator = torch.Generator().manual_seed(0)
-    state = {}
-    for name, shape in shapes.items():
-        fan_in = shape[1:].numel() if len(shape) > 1 else 1
-        state[name] = torch.randn(shape, generator=generator) / max(fan_in, 1) ** 0.5
-    full = path.with_name("vggt-1b-random.safetensors")
-    save_checkpoint(full, state, config, {"licence": "random weights"})
-    del state
-    quantize_checkpoint(full, path)
-    full.unlink()
-
-
-def peak_mib() -> float:
-    """Return this process's peak resident set in MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def resident_mib() -> float:
-    """Return this process's resident set in MiB."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) / 1024
+from qvggt_core.model import ModelConfig, load_model
+from qvggt_core.speed.memory import MIB, peak_mib, resident_mib
+from qvggt_core.speed.weights import write_random_checkpoint
 
 
 def run_window(args: argparse.Namespace) -> None:
@@ -88,7 +58,7 @@ def run_window(args: argparse.Namespace) -> None:
                 "keep_all": args.keep_all,
                 "interpreter_mib": before,
                 "loaded_mib": loaded - before,
-                "peak_mib": peak_mib(),
+                "peak_mib": peak_mib(torch.device("cpu")),
                 "seconds": time.perf_counter() - started,
             }
         )
@@ -125,7 +95,7 @@ def main() -> None:
     console = Console()
     if not args.checkpoint.exists():
         console.print(f"making {args.checkpoint}")
-        make_checkpoint(args.checkpoint)
+        write_random_checkpoint(args.checkpoint, ModelConfig.vggt_1b())
 
     runs = [measure(args, n, keep_all) for keep_all in (False, True) for n in args.frames]
     slopes = {}

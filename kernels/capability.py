@@ -21,6 +21,9 @@ _REQUIRED_GAIN = 1.3
 """bfloat16 gives up 16 bits of mantissa: it has to pay for that clearly. Other choices ask for
 as much, so that a disturbed measurement does not turn them."""
 
+_CACHED_NUMBERS = 1 << 17
+_SERIAL_NUMBERS = (1 << 15) - 1
+
 _PROBE_ROWS, _PROBE_WIDTH, _PROBE_REPEATS = 512, 1024, 4
 _PROBE_HEADS, _PROBE_HEAD_DIM = 2, 64
 
@@ -59,6 +62,15 @@ def _has_vnni() -> bool:
 
 def _has_amx() -> bool:
     return torch.cpu._is_amx_tile_supported()
+
+
+def slice_size() -> int:
+    """Return how many numbers a chain of elementwise steps on the CPU takes at once.
+
+    On one thread, as many as leave their float32 intermediates in half of a second-level cache.
+    On more, just too few for PyTorch to wake other threads, which costs more than a slice does.
+    """
+    return _CACHED_NUMBERS if torch.get_num_threads() == 1 else _SERIAL_NUMBERS
 
 
 @functools.cache

@@ -24,10 +24,6 @@ from .cpu import ENCODINGS, SHIFTS
 from .integer import integer_product, levels, unpack_integer
 from .packing import PLANES, ZERO
 
-_SLICE_NUMBERS = (1 << 15) - 1
-"""Numbers of a slice, in a core's cache and too few for PyTorch to wake other threads for: with
-hundreds of slices, waking costs more than they do."""
-
 _PRODUCT_ROWS = 1024
 """Tokens of one product: wide enough for a dense GEMM, and its sums are still in a cache when
 they are scaled."""
@@ -69,7 +65,7 @@ def requantize(
     mask, exponent, zero = ENCODINGS[torch.float32]
     scales = scales.float()[:, :, None, None]
     offset = None if zeros is None else (zeros.float() + (zero - ZERO))[:, :, None, None]
-    size = min(rows, max(1, _SLICE_NUMBERS // columns))
+    size = min(rows, max(1, capability.slice_size() // columns))
     words = _scratch.take("words", torch.int32, size, groups, PLANES, lanes)
     q8 = _scratch.take("weight", torch.int8, rows, columns)
     row_scale = torch.empty(rows, dtype=torch.float32, device="cpu")
@@ -114,7 +110,7 @@ def _quantize(x: Tensor, bits: int, clip: Tensor | float) -> tuple[Tensor, Tenso
     rows, columns = x.shape
     q = _scratch.take("tokens", torch.int8, rows, columns)
     steps = torch.empty(rows, 1, dtype=torch.float32, device="cpu")
-    size = max(1, _SLICE_NUMBERS // columns)
+    size = max(1, capability.slice_size() // columns)
     parts = zip(x.split(size), q.split(size), steps.split(size), strict=True)
     for source, target, kept in parts:
         values = _scratch.take("floats", torch.float32, *source.shape).copy_(source)
@@ -132,7 +128,7 @@ def _product(q: Tensor, weight: Tensor) -> Tensor:
 
 
 def _scale(product: Tensor, step: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    size = max(1, _SLICE_NUMBERS // product.shape[1])
+    size = max(1, capability.slice_size() // product.shape[1])
     parts = zip(product.split(size), step.split(size), out.split(size), strict=True)
     for sums, steps, target in parts:
         values = _scratch.take("floats", torch.float32, *sums.shape).copy_(sums)

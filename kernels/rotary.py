@@ -8,11 +8,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from .capability import slice_size
 from .library import register
-
-_SLICE_ELEMENTS = (1 << 15) - 1
-"""Numbers that the CPU turns at once: their float32 intermediates stay in its cache, and they are
-too few for PyTorch to wake other threads for, which would cost more than the slice."""
 
 
 def qk_norm_rope_(
@@ -59,7 +56,7 @@ def _eager(
 ) -> None:
     tokens, _, heads, dim = qkv.shape[2:]
     frames = qkv.view(-1, tokens, 3, heads, dim)
-    rows = max(1, _SLICE_ELEMENTS // (heads * dim))
+    rows = max(1, slice_size() // (heads * dim))
     for index, weight, bias in ((0, qw, qb), (1, kw, kb)):
         for frame in frames[:, :, index].split(max(1, rows // tokens)):
             for start in range(0, tokens, rows):

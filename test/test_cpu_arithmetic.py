@@ -42,7 +42,7 @@ def tokens(*shape, dtype=torch.float32, seed=3):
 @pytest.fixture
 def small_slices(monkeypatch):
     """Slices of a few rows, so that small cases have several and a ragged last one."""
-    monkeypatch.setattr(cpu_integer, "_SLICE_NUMBERS", 700)
+    monkeypatch.setattr(capability, "slice_size", lambda: 700)
     monkeypatch.setattr(cpu_integer, "_PRODUCT_ROWS", 10)
 
 
