@@ -12,7 +12,7 @@ help: ## list what can be done
 
 setup: $(VENV)/.ready ## make the virtual environment that all the rest uses
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml
+$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml $(wildcard kernels/native/*.cpp kernels/native/*.h)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt

@@ -1,8 +1,10 @@
 """Package qvggt for pip and for colcon (ament_python)."""
 
+import platform
+import sys
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 
 # Resolved: colcon's --symlink-install runs this file through a link in its build directory.
 ROOT = Path(__file__).resolve().parent
@@ -12,6 +14,27 @@ NAME = "qvggt_ros"
 def files(directory: str, pattern: str) -> list[str]:
     """Return the files to install, relative to this one, as setuptools wants them."""
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / directory).glob(pattern))
+
+
+def native_kernels() -> list[Extension]:
+    """Return the C++ kernels, for x86 Linux; where no compiler is at hand, PyTorch does without."""
+    if sys.platform != "linux" or platform.machine() != "x86_64":
+        return []
+    instructions = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni")
+    return [
+        Extension(
+            "qvggt_kernels.native._library",
+            sources=files("kernels/native", "*.cpp"),
+            depends=files("kernels/native", "*.h"),
+            language="c++",
+            # Sums and products are rounded one by one, as PyTorch's are, unless a kernel fuses them.
+            extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-mfma"]
+            + ["-fvisibility=hidden", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+            + [f"-m{name}" for name in instructions],
+            extra_link_args=["-fopenmp"],
+            optional=True,
+        )
+    ]
 
 
 setup(
@@ -27,8 +50,10 @@ setup(
     packages=[
         *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
         "qvggt_kernels",
+        "qvggt_kernels.native",
         "qvggt_kernels.triton",
     ],
+    ext_modules=native_kernels(),
     package_dir={"qvggt_kernels": "kernels"},
     package_data={
         "qvggt_core": [

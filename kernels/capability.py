@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import native
+
 _REQUIRED_GAIN = 1.3
 """bfloat16 gives up 16 bits of mantissa: it has to pay for that clearly. Other choices ask for
 as much, so that a disturbed measurement does not turn them."""
@@ -51,7 +53,7 @@ def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
     not by a clock: this choice changes results, which shall not depend on how busy a machine was.
     Any other device: floats, until integers have been timed there.
     """
-    if torch.device(device).type == "cpu" and _has_vnni() and not _has_amx():
+    if torch.device(device).type == "cpu" and _has_vnni() and not has_amx():
         return "int8"
     return "float"
 
@@ -60,7 +62,8 @@ def _has_vnni() -> bool:
     return torch.cpu._is_vnni_supported()
 
 
-def _has_amx() -> bool:
+def has_amx() -> bool:
+    """Say whether the CPU has a unit that multiplies matrices of 16-bit floats and integers."""
     return torch.cpu._is_amx_tile_supported()
 
 
@@ -104,6 +107,17 @@ def tiles_attention() -> bool:
     shape = (1, _PROBE_HEADS, _PROBE_ROWS, _PROBE_HEAD_DIM)
     q = _ones(*shape, dtype=fastest_dtype("cpu"))
     return _gain(lambda: library(q, q, q), lambda: tiled(q, q, q)) >= _REQUIRED_GAIN
+
+
+@functools.cache
+def prefers_native_attention() -> bool:
+    """Say whether our own attention kernel, where there is one, beats PyTorch's clearly."""
+    from .cpu_attention import library
+
+    q = _ones(1, _PROBE_HEADS, _PROBE_ROWS, _PROBE_HEAD_DIM, dtype=torch.bfloat16)
+    if not native.takes_attention(q, q, q):
+        return False
+    return _gain(lambda: library(q, q, q), lambda: native.attention(q, q, q)) >= _REQUIRED_GAIN
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

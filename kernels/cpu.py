@@ -1,4 +1,6 @@
-"""INT4 linear on the CPU: unpack into a shared scratch, then PyTorch's dense GEMM.
+"""INT4 linear on the CPU: our own kernel, or unpack into a scratch for PyTorch's dense GEMM.
+
+The kernel is for processors that it is made for (`native`); what follows is for all others.
 
 At this network's sizes (hundreds to thousands of rows) a GEMM computes for so long that the
 unpacking of its weight hardly shows. Unpacking is made of five passes, all by PyTorch's own
@@ -19,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import capability
+from . import capability, native
 from .packing import PLANES, ZERO
 
 
@@ -98,6 +100,8 @@ def int4_linear(
     zeros: Tensor | None = None,
 ) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); not differentiable."""
+    if native.takes_int4_linear(x, qweight) and not _has_matrix_unit(x):
+        return native.int4_linear(x, qweight, scales, bias, zeros)
     return linear(x, dequantize(qweight, scales, x.dtype, zeros), bias)
 
 
@@ -106,6 +110,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if x.dtype == torch.float32 and capability.prefers_onednn():
         return capability.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def _has_matrix_unit(x: Tensor) -> bool:
+    """Say whether a dense product of this dtype has instructions that our kernels do not use."""
+    return x.dtype == torch.bfloat16 and capability.has_amx()
 
 
 def _new_views(dtype: torch.dtype, shape: torch.Size) -> _Views:

@@ -1,4 +1,4 @@
-"""Attention on the CPU in tiles of dense products, where PyTorch's own kernel is slow.
+"""Attention on the CPU: our own kernel, tiles of dense products, or PyTorch's, by their speed.
 
 PyTorch's flash attention multiplies through MKL, which on some vendors' cores reaches a third
 of what oneDNN does, and gains nothing from bfloat16. Here oneDNN multiplies: scores in float32,
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import capability
+from . import capability, native
 from .cpu import linear
 from .library import register
 
@@ -41,7 +41,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         (B, H, L, D) of the dtype of `q`; differentiable.
     """
     records = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    if not q.is_cpu or records or q.dtype not in _DTYPES or q.shape[2] < _MIN_LENGTH:
+    if not q.is_cpu or records or q.dtype not in _DTYPES:
         return F.scaled_dot_product_attention(q, k, v)
     return _operator(q, k, v)
 
@@ -63,7 +63,11 @@ def tiled(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    return tiled(q, k, v) if capability.tiles_attention() else library(q, k, v)
+    if native.takes_attention(q, k, v) and capability.prefers_native_attention():
+        return native.attention(q, k, v)
+    if q.shape[2] >= _MIN_LENGTH and capability.tiles_attention():
+        return tiled(q, k, v)
+    return library(q, k, v)
 
 
 def library(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -1,4 +1,6 @@
-"""Integer linears on the CPU: oneDNN multiplies, and what surrounds it stays in a core's cache.
+"""Integer linears on the CPU: our own kernel, or oneDNN's product and passes that stay in a cache.
+
+The kernel is for processors that it is made for (`native`); what follows is for all others.
 
 The product of 8-bit integers, summed in 32 bits, is exact; on cores with VNNI it takes less than
 half the time of a bfloat16 product, and on any it is faster than a float32 one. What is left is
@@ -19,7 +21,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from . import capability
+from . import capability, native
 from .cpu import ENCODINGS, SHIFTS
 from .integer import integer_product, levels, unpack_integer
 from .packing import PLANES, ZERO
@@ -37,6 +39,8 @@ def int4_linear_int8(
     Four bits stay four bits in memory: requantizing costs about a tenth of the product of two
     frames' tokens.
     """
+    if native.takes_integer_linear(x, x.shape[-1]):
+        return native.int4_linear_int8(x, qweight, scales, bias, zeros)
     q8, row_scale = requantize(qweight, scales, zeros)
     return _multiply(x, q8.t(), row_scale, bias, 8, 1.0)
 
@@ -53,6 +57,8 @@ def integer_linear(
     if qweight.dtype != torch.int8:
         columns, half = qweight.shape
         qweight = unpack_integer(qweight, _scratch.take("weight", torch.int8, columns, 2 * half))
+    if native.takes_integer_linear(x, len(qweight)):
+        return native.integer_linear(x, qweight, scales, bias, levels(activation_bits), float(clip))
     return _multiply(x, qweight, scales, bias, activation_bits, clip)
 
 

@@ -1,6 +1,7 @@
 """Normalises queries and keys per head and turns them by 2D rotary embeddings, in place.
 
-The operator `qvggt::qk_norm_rope_`: eager PyTorch in slices on the CPU, one pass on a GPU.
+The operator `qvggt::qk_norm_rope_`: one pass by our own kernels, else
+PyTorch in slices that stay in a cache.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from . import native
 from .capability import slice_size
 from .library import register
 
@@ -41,6 +43,20 @@ def qk_norm_rope_(
         sin: (N, 1, D) float32, likewise; None where `cos` is.
     """
     compute = _operator if qkv.is_cpu or qkv.is_cuda else _eager
+    compute(qkv, qw, qb, kw, kb, eps, cos, sin)
+
+
+def _on_cpu(
+    qkv: Tensor,
+    qw: Tensor | None,
+    qb: Tensor | None,
+    kw: Tensor | None,
+    kb: Tensor | None,
+    eps: float,
+    cos: Tensor | None,
+    sin: Tensor | None,
+) -> None:
+    compute = native.qk_norm_rope_ if native.takes_qk_norm_rope(qkv, qw) else _eager
     compute(qkv, qw, qb, kw, kb, eps, cos, sin)
 
 
@@ -94,7 +110,7 @@ def _fake(
 _operator = register(
     "qk_norm_rope_(Tensor(a!) qkv, Tensor? qw, Tensor? qb, Tensor? kw, Tensor? kb, float eps,"
     " Tensor? cos, Tensor? sin) -> ()",
-    cpu=_eager,
+    cpu=_on_cpu,
     cuda="triton.rotary:qk_norm_rope_",
     fake=_fake,
 )

@@ -245,7 +245,7 @@ def test_integers_are_for_cpus_that_have_instructions_for_nothing_better(
     monkeypatch, vnni, amx, expected
 ):
     monkeypatch.setattr(capability, "_has_vnni", lambda: vnni)
-    monkeypatch.setattr(capability, "_has_amx", lambda: amx)
+    monkeypatch.setattr(capability, "has_amx", lambda: amx)
     assert fastest_linears("cpu") == expected
     assert fastest_linears("cuda:0") == "float"
 
