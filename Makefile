@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
+NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-ros test-slow lint format bench docs clean
@@ -12,7 +13,7 @@ help: ## list what can be done
 
 setup: $(VENV)/.ready ## make the virtual environment that all the rest uses
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml $(wildcard kernels/native/*.cpp kernels/native/*.h)
+$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
@@ -41,11 +42,13 @@ test-ros: ## run the tests of the node on an installed ROS 2
 lint: setup ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(NATIVE)
 	$(BIN)/mypy
 
 format: setup ## mend style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(NATIVE)
 
 bench: setup ## measure speed and memory on this machine, into out/bench (ORIGINAL=clone of vggt)
 	$(BIN)/qvggt bench -o $(OUT)/bench $(if $(ORIGINAL),--original $(ORIGINAL))

@@ -27,7 +27,7 @@ def native_kernels() -> list[Extension]:
             sources=files("kernels/native", "*.cpp"),
             depends=files("kernels/native", "*.h"),
             language="c++",
-            # Sums and products are rounded one by one, as PyTorch's are, unless a kernel fuses them.
+            # Products and sums are rounded one by one, as PyTorch's are.
             extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-mfma"]
             + ["-fvisibility=hidden", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
             + [f"-m{name}" for name in instructions],

@@ -25,6 +25,8 @@ from torch.nn import functional as F
 
 from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
 
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
 
 def words_of(rows, columns, group_size=32, zeros=False, seed=0):
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 
 from qvggt_core.model.rope import RotaryTables, rotate
 
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
@@ -94,7 +96,7 @@ def test_layer_norm_add_against_numpy_in_float64(dtype):
     ],
 )
 def test_qk_norm_rope_gives_the_bits_of_frame_by_frame_rotation(
-    dtype, norm, rope, batch, frames, grid, heads, dim
+    without_native_kernels, dtype, norm, rope, batch, frames, grid, heads, dim
 ):
     tokens, cos, sin = tables(grid, dim)
     qkv = normal(batch, frames, tokens, 3, heads, dim, dtype=dtype)

@@ -20,6 +20,8 @@ from qvggt_kernels import (
 from torch import nn
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
@@ -84,7 +86,7 @@ def test_linear_agrees_with_a_float64_linear(dtype, group_size, tokens):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_cpu_path_is_taken_where_it_can_be(monkeypatch, dtype):
+def test_cpu_path_is_taken_where_it_can_be(without_native_kernels, monkeypatch, dtype):
     taken = []
     monkeypatch.setattr(cpu, "dequantize", lambda *a: taken.append(a) or dequantize(*a))
     layer_of(16, 64)(torch.randn(2, 64).to(dtype))

@@ -21,6 +21,8 @@ from qvggt_kernels import (
 )
 from scipy.linalg import hadamard
 
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
 
 def integers(rows, columns, bits, seed=0):
     limit = 2 ** (bits - 1)

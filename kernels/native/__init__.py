@@ -1,4 +1,4 @@
-"""Kernels in C++ for x86 processors with AVX-512, BF16 and VNNI, called through a plain C interface.
+"""Kernels in C++ for x86 processors with AVX-512, BF16 and VNNI, behind a plain C interface.
 
 They are built when the package is installed where a C++ compiler is at hand, load without PyTorch's
 headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other modules of
@@ -70,8 +70,10 @@ def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
         "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
         "int4_linear_int8": (c_int, [c_void_p] * 7 + [c_int] + [c_int64] * 4),
         "integer_linear": (c_int, [c_void_p] * 6 + [c_int] + [c_int64] * 3),
-        "quantize_tokens": (None, [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64]
-                            + [c_float] * 2),
+        "quantize_tokens": (
+            None,
+            [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64] + [c_float] * 2,
+        ),
         "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     }
     for name, (result, arguments) in signatures.items():
@@ -225,7 +227,8 @@ def qk_norm_rope_(
     tokens, _, heads, dim = qkv.shape[2:]
     if not qkv.is_contiguous() or (cos is not None and cos.numel() != tokens * dim):
         raise ValueError(
-            f"queries and keys {tuple(qkv.shape)} must be contiguous, with angles for {tokens} tokens"
+            f"queries and keys {tuple(qkv.shape)} must be contiguous, "
+            f"with angles for {tokens} tokens"
         )
     frames = qkv.shape[0] * qkv.shape[1]
     _run("qk_norm_rope", qkv, qw, qb, kw, kb, eps, cos, sin, frames, tokens, heads)
@@ -249,7 +252,8 @@ def _fitting(
     if zeros is not None:
         if zeros.shape != scales.shape or zeros.dtype != torch.uint8:
             raise PackingError(
-                f"zero points are {tuple(zeros.shape)} {zeros.dtype}, not {tuple(scales.shape)} uint8"
+                f"zero points are {tuple(zeros.shape)} {zeros.dtype}, "
+                f"not {tuple(scales.shape)} uint8"
             )
         zeros = zeros.contiguous()
     tokens = x.reshape(-1, columns).contiguous()

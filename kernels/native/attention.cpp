@@ -18,8 +18,8 @@ namespace {
 
 constexpr int kDim = 64;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int kWords = kDim / 2;   // words of a query or key
-constexpr int kBlock = 512;        // keys of which a row's scores are held at once
+constexpr int kWords = kDim / 2;  // words of a query or key
+constexpr int kBlock = 512;       // keys of which a row's scores are held at once
 constexpr int kTasksPerThread = 6;
 constexpr int kMinQueries = 16 * kTileRows;
 
@@ -69,8 +69,8 @@ void pack_values(const Matrix& v, int64_t b, int64_t h, int keys, uint32_t* pane
     const __m512i low = _mm512_load_si512(order[0]), high = _mm512_load_si512(order[1]);
     for (int t = 0; t < (keys + kPanel - 1) / kPanel * kPanel; t += 2, panel += kDim) {
         for (int half = 0; half < 2; ++half) {
-            const __m512i a = t < keys ? _mm512_loadu_si512(v.at(b, h, t) + 32 * half)
-                                       : _mm512_setzero_si512();
+            const __m512i a =
+                t < keys ? _mm512_loadu_si512(v.at(b, h, t) + 32 * half) : _mm512_setzero_si512();
             const __m512i c = t + 1 < keys ? _mm512_loadu_si512(v.at(b, h, t + 1) + 32 * half)
                                            : _mm512_setzero_si512();
             _mm512_store_si512(panel + 32 * half, _mm512_permutex2var_epi16(a, low, c));
@@ -111,7 +111,8 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
                 for (int j = 0; j < kVectors; ++j) {
                     const __mmask16 real = first(used - t - j * kLanes);
                     for (int r = 0; r < R; ++r)
-                        tile[r][j] = _mm512_mask_mov_ps(_mm512_set1_ps(-kInfinity), real, tile[r][j]);
+                        tile[r][j] =
+                            _mm512_mask_mov_ps(_mm512_set1_ps(-kInfinity), real, tile[r][j]);
                 }
             for (int r = 0; r < R; ++r)
                 for (int j = 0; j < kVectors; ++j) {
@@ -124,8 +125,8 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
             const __m512 top = _mm512_set1_ps(now);
             __m512 sum = _mm512_setzero_ps(), sum2 = _mm512_setzero_ps();
             for (int t = 0; t < padded; t += 2 * kLanes) {
-                const __m512 a = exp2(
-                    _mm512_fmsub_ps(_mm512_load_ps(scratch.scores[r] + t), factor, top));
+                const __m512 a =
+                    exp2(_mm512_fmsub_ps(_mm512_load_ps(scratch.scores[r] + t), factor, top));
                 const __m512 c = exp2(
                     _mm512_fmsub_ps(_mm512_load_ps(scratch.scores[r] + t + kLanes), factor, top));
                 sum = _mm512_add_ps(sum, a);
@@ -134,8 +135,8 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
                                    reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(c, a)));
             }
             const __m512 shrink = exp2(_mm512_set1_ps(highest[r] - now));
-            total[r] = total[r] * _mm512_cvtss_f32(shrink)
-                       + _mm512_reduce_add_ps(_mm512_add_ps(sum, sum2));
+            total[r] = total[r] * _mm512_cvtss_f32(shrink) +
+                       _mm512_reduce_add_ps(_mm512_add_ps(sum, sum2));
             for (int j = 0; j < kVectors; ++j) sums[r][j] = _mm512_mul_ps(sums[r][j], shrink);
             highest[r] = now;
         }
@@ -155,15 +156,17 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
 
 // out[b][l][h][64] = softmax(q k^T / 8) v; strides in numbers: batch, head, row of q, of k, of v.
 extern "C" QVGGT_EXPORT int qvggt_attention(const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                               uint16_t* out, const int64_t* strides, int64_t batch, int64_t heads,
-                               int64_t queries, int64_t keys, int threads) {
+                                            uint16_t* out, const int64_t* strides, int64_t batch,
+                                            int64_t heads, int64_t queries, int64_t keys,
+                                            int threads) {
     using namespace qvggt;
     const Matrix query{q, strides[0], strides[1], strides[2]};
     const Matrix key{k, strides[3], strides[4], strides[5]};
     const Matrix value{v, strides[6], strides[7], strides[8]};
     const int64_t pairs = batch * heads;
     threads = useful(threads, pairs * queries * keys * 4 * kDim);
-    const int64_t wanted = std::max<int64_t>(1, kTasksPerThread * threads / std::max<int64_t>(1, pairs));
+    const int64_t wanted =
+        std::max<int64_t>(1, kTasksPerThread * threads / std::max<int64_t>(1, pairs));
     const int64_t run = std::max<int64_t>(
         kMinQueries, ((queries + wanted - 1) / wanted + kTileRows - 1) / kTileRows * kTileRows);
     const int64_t runs = (queries + run - 1) / run;
@@ -189,10 +192,9 @@ extern "C" QVGGT_EXPORT int qvggt_attention(const uint16_t* q, const uint16_t* k
             const int64_t end = std::min(queries, (task % runs + 1) * run);
             for (int64_t l = task % runs * run; l < end; l += kTileRows)
                 with_rows(int(std::min<int64_t>(kTileRows, end - l)), [&](auto rows) {
-                    attend<rows.value>(query.at(b, h, l), query.row, panels.get(), values.get(),
-                                       int(keys), scale,
-                                       out + ((b * queries + l) * heads + h) * kDim, heads * kDim,
-                                       scratch[0]);
+                    attend<rows.value>(
+                        query.at(b, h, l), query.row, panels.get(), values.get(), int(keys), scale,
+                        out + ((b * queries + l) * heads + h) * kDim, heads * kDim, scratch[0]);
                 });
         }
     }

@@ -20,7 +20,9 @@ constexpr int kTasksPerThread = 4;
 constexpr int kMinTokens = 16 * kTileRows;
 
 // A run of columns that is a whole number of groups and of vectors.
-inline int span_of(int columns, int start) { return std::min(kMaxGroup, columns - start); }
+inline int span_of(int columns, int start) {
+    return std::min(kMaxGroup, columns - start);
+}
 
 // Rows [n, n+64) of a 4-bit weight as a panel of bfloat16 pairs [columns/2][64].
 void unpack_bf16(const Words& weight, int n, uint32_t* panel) {
@@ -42,7 +44,8 @@ void unpack_bf16(const Words& weight, int n, uint32_t* panel) {
                 for (int i = 0; i < kLanes; ++i) rows[i] = _mm512_load_si512(values[i] + c);
                 transpose(rows);
                 uint32_t* to = panel + size_t(start + c) / 2 * kPanel + part;
-                for (int i = 0; i < kLanes; ++i) _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
+                for (int i = 0; i < kLanes; ++i)
+                    _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
             }
         }
 }
@@ -57,14 +60,16 @@ float largest(const Words& weight, int row) {
         const __m512i words = _mm512_maskz_loadu_epi16(used, weight.words + group * weight.lanes);
         __m512i high = _mm512_setzero_si512(), low = mask;
         for (int plane = 0; plane < kPlanes; ++plane) {
-            const __m512i number = _mm512_and_si512(
-                _mm512_srl_epi16(words, _mm_cvtsi32_si128(4 * plane)), mask);
+            const __m512i number =
+                _mm512_and_si512(_mm512_srl_epi16(words, _mm_cvtsi32_si128(4 * plane)), mask);
             high = _mm512_max_epu16(high, number);
             low = _mm512_mask_min_epu16(low, used, low, number);
         }
         // Both fit into bytes of their own, so one reduction finds both.
-        const __m512i both = _mm512_or_si512(high, _mm512_slli_epi16(_mm512_sub_epi16(mask, low), 8));
-        const __m256i two = _mm256_max_epu8(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
+        const __m512i both =
+            _mm512_or_si512(high, _mm512_slli_epi16(_mm512_sub_epi16(mask, low), 8));
+        const __m256i two =
+            _mm256_max_epu8(_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64(both, 1));
         __m128i one = _mm_max_epu8(_mm256_castsi256_si128(two), _mm256_extracti128_si256(two, 1));
         one = _mm_max_epu8(one, _mm_srli_si128(one, 8));
         one = _mm_max_epu8(one, _mm_srli_si128(one, 4));
@@ -96,7 +101,8 @@ void unpack_int8(const Words& weight, int n, uint32_t* panel, float* scales) {
                 const __m512 step = _mm512_set1_ps(scales[part + i]);
                 for (int c = 0; c < span; c += group) {
                     const size_t g = size_t(row) * weight.groups + (start + c) / group;
-                    const __m512i whole = _mm512_cvtps_epi32(_mm512_div_ps(levels(weight, g), step));
+                    const __m512i whole =
+                        _mm512_cvtps_epi32(_mm512_div_ps(levels(weight, g), step));
                     look_up(weight.words + g * weight.lanes, weight.lanes,
                             repeat(_mm512_cvtepi32_epi16(whole)), numbers + c);
                 }
@@ -109,7 +115,8 @@ void unpack_int8(const Words& weight, int n, uint32_t* panel, float* scales) {
                 for (int i = 0; i < kLanes; ++i) rows[i] = _mm512_load_si512(values[i] + c);
                 transpose(rows);
                 uint32_t* to = panel + size_t(start + c) / 4 * kPanel + part;
-                for (int i = 0; i < kLanes; ++i) _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
+                for (int i = 0; i < kLanes; ++i)
+                    _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
             }
         }
     }
@@ -123,13 +130,17 @@ void pack_int8(const int8_t* weight, int64_t outputs, int columns, int n, uint32
         __m512i row[4];
         for (int i = 0; i < 4; ++i)
             row[i] = _mm512_maskz_loadu_epi8(mask, weight + (k + i) * outputs + n);
-        const __m512i a = _mm512_unpacklo_epi8(row[0], row[1]), b = _mm512_unpackhi_epi8(row[0], row[1]);
-        const __m512i c = _mm512_unpacklo_epi8(row[2], row[3]), d = _mm512_unpackhi_epi8(row[2], row[3]);
+        const __m512i a = _mm512_unpacklo_epi8(row[0], row[1]),
+                      b = _mm512_unpackhi_epi8(row[0], row[1]);
+        const __m512i c = _mm512_unpacklo_epi8(row[2], row[3]),
+                      d = _mm512_unpackhi_epi8(row[2], row[3]);
         // Each of these has four outputs of every 16: t[i] holds outputs 16 l + 4 i + 0..3.
         const __m512i t[4] = {_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c),
                               _mm512_unpacklo_epi16(b, d), _mm512_unpackhi_epi16(b, d)};
-        const __m512i u0 = _mm512_shuffle_i32x4(t[0], t[1], 0x44), u1 = _mm512_shuffle_i32x4(t[2], t[3], 0x44);
-        const __m512i u2 = _mm512_shuffle_i32x4(t[0], t[1], 0xEE), u3 = _mm512_shuffle_i32x4(t[2], t[3], 0xEE);
+        const __m512i u0 = _mm512_shuffle_i32x4(t[0], t[1], 0x44),
+                      u1 = _mm512_shuffle_i32x4(t[2], t[3], 0x44);
+        const __m512i u2 = _mm512_shuffle_i32x4(t[0], t[1], 0xEE),
+                      u3 = _mm512_shuffle_i32x4(t[2], t[3], 0xEE);
         _mm512_store_si512(panel, _mm512_shuffle_i32x4(u0, u1, 0x88));
         _mm512_store_si512(panel + 16, _mm512_shuffle_i32x4(u0, u1, 0xDD));
         _mm512_store_si512(panel + 32, _mm512_shuffle_i32x4(u2, u3, 0x88));
@@ -149,7 +160,8 @@ struct Panel {
         for (int j = 0; j < kPanel; j += kLanes) {
             __m512i sum = _mm512_setzero_si512();
             for (int w = 0; w < count; ++w)
-                sum = Int8Product::add(sum, ones, _mm512_load_si512(words + size_t(w) * kPanel + j));
+                sum =
+                    Int8Product::add(sum, ones, _mm512_load_si512(words + size_t(w) * kPanel + j));
             sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
             _mm512_store_si512(base + j, sum);
         }
@@ -171,7 +183,8 @@ int share_out(int64_t tokens, int64_t outputs, int words, int threads, F&& f) {
     {
         const auto memory = allocate<uint32_t>((size_t(words) + 2) * kPanel);
         failed = !memory;
-        const Panel panel{memory.get(), reinterpret_cast<float*>(memory.get() + size_t(words) * kPanel),
+        const Panel panel{memory.get(),
+                          reinterpret_cast<float*>(memory.get() + size_t(words) * kPanel),
                           reinterpret_cast<int32_t*>(memory.get() + size_t(words + 1) * kPanel)};
         int64_t held = -1;
 #pragma omp for schedule(dynamic, 1)
@@ -189,36 +202,37 @@ template <class Out, class Fill>
 int integer_linear(const uint8_t* q, const float* steps, const float* bias, Out* out,
                    int64_t tokens, int64_t outputs, int columns, int threads, Fill&& fill) {
     const int words = columns / 4;
-    return share_out(tokens, outputs, words, threads, [&](int n, int64_t start, int64_t end,
-                                                          const Panel& panel, bool fresh) {
-        if (fresh) {
-            fill(n, panel.words, panel.scales);
-            panel.correct(words);
-        }
-        for (int64_t m = start; m < end; m += kTileRows)
-            with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto rows) {
-                constexpr int R = rows.value;
-                __m512i sums[R][kVectors];
-                for (int r = 0; r < R; ++r)
-                    for (int j = 0; j < kVectors; ++j)
-                        sums[r][j] = _mm512_load_si512(panel.base + j * kLanes);
-                multiply<R, Int8Product>(reinterpret_cast<const char*>(q + m * columns), columns,
-                                         panel.words, words, sums);
-                for (int j = 0; j < kVectors; ++j) {
-                    const __mmask16 used = first(int(outputs) - n - j * kLanes);
-                    const __m512 shift = bias ? load(bias + n + j * kLanes, used)
-                                              : _mm512_setzero_ps();
-                    const __m512 scale = _mm512_load_ps(panel.scales + j * kLanes);
-                    for (int r = 0; r < R; ++r) {
-                        __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]),
-                                                 _mm512_set1_ps(steps[m + r]));
-                        y = _mm512_mul_ps(y, scale);
-                        if (bias) y = _mm512_add_ps(y, shift);
-                        store(out + (m + r) * outputs + n + j * kLanes, y, used);
+    return share_out(
+        tokens, outputs, words, threads,
+        [&](int n, int64_t start, int64_t end, const Panel& panel, bool fresh) {
+            if (fresh) {
+                fill(n, panel.words, panel.scales);
+                panel.correct(words);
+            }
+            for (int64_t m = start; m < end; m += kTileRows)
+                with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto rows) {
+                    constexpr int R = rows.value;
+                    __m512i sums[R][kVectors];
+                    for (int r = 0; r < R; ++r)
+                        for (int j = 0; j < kVectors; ++j)
+                            sums[r][j] = _mm512_load_si512(panel.base + j * kLanes);
+                    multiply<R, Int8Product>(reinterpret_cast<const char*>(q + m * columns),
+                                             columns, panel.words, words, sums);
+                    for (int j = 0; j < kVectors; ++j) {
+                        const __mmask16 used = first(int(outputs) - n - j * kLanes);
+                        const __m512 shift =
+                            bias ? load(bias + n + j * kLanes, used) : _mm512_setzero_ps();
+                        const __m512 scale = _mm512_load_ps(panel.scales + j * kLanes);
+                        for (int r = 0; r < R; ++r) {
+                            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]),
+                                                     _mm512_set1_ps(steps[m + r]));
+                            y = _mm512_mul_ps(y, scale);
+                            if (bias) y = _mm512_add_ps(y, shift);
+                            store(out + (m + r) * outputs + n + j * kLanes, y, used);
+                        }
                     }
-                }
-            });
-    });
+                });
+        });
 }
 
 }  // namespace
@@ -228,42 +242,47 @@ extern "C" {
 
 // out[tokens][rows] = x[tokens][columns] W^T + bias, all bfloat16.
 QVGGT_EXPORT int qvggt_int4_linear(const uint16_t* x, const uint16_t* words, const uint16_t* scales,
-                      const uint8_t* zeros, const uint16_t* bias, uint16_t* out, int64_t tokens,
-                      int64_t rows, int64_t groups, int64_t lanes, int threads) {
+                                   const uint8_t* zeros, const uint16_t* bias, uint16_t* out,
+                                   int64_t tokens, int64_t rows, int64_t groups, int64_t lanes,
+                                   int threads) {
     using namespace qvggt;
     const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
     const int columns = weight.columns(), pairs = columns / 2;
-    return share_out(tokens, rows, pairs, threads, [&](int n, int64_t start, int64_t end,
-                                                       const Panel& panel, bool fresh) {
-        if (fresh) unpack_bf16(weight, n, panel.words);
-        for (int64_t m = start; m < end; m += kTileRows)
-            with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto count) {
-                constexpr int R = count.value;
-                __m512 sums[R][kVectors];
-                for (int j = 0; j < kVectors; ++j) {
-                    const __m512 shift = bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
-                                              : _mm512_setzero_ps();
-                    for (int r = 0; r < R; ++r) sums[r][j] = shift;
-                }
-                multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
-                                         size_t(columns) * 2, panel.words, pairs, sums);
-                for (int r = 0; r < R; ++r)
-                    for (int j = 0; j < kVectors; ++j)
-                        store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
-                              first(int(rows) - n - j * kLanes));
-            });
-    });
+    return share_out(
+        tokens, rows, pairs, threads,
+        [&](int n, int64_t start, int64_t end, const Panel& panel, bool fresh) {
+            if (fresh) unpack_bf16(weight, n, panel.words);
+            for (int64_t m = start; m < end; m += kTileRows)
+                with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto count) {
+                    constexpr int R = count.value;
+                    __m512 sums[R][kVectors];
+                    for (int j = 0; j < kVectors; ++j) {
+                        const __m512 shift =
+                            bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
+                                 : _mm512_setzero_ps();
+                        for (int r = 0; r < R; ++r) sums[r][j] = shift;
+                    }
+                    multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
+                                             size_t(columns) * 2, panel.words, pairs, sums);
+                    for (int r = 0; r < R; ++r)
+                        for (int j = 0; j < kVectors; ++j)
+                            store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
+                                  first(int(rows) - n - j * kLanes));
+                });
+        });
 }
 
 // out[tokens][rows] (float if `wide`, else bfloat16) = steps (q - 128) W8^T + bias, W8 being the
 // 4-bit weight requantized to one scale per row.
 QVGGT_EXPORT int qvggt_int4_linear_int8(const uint8_t* q, const float* steps, const uint16_t* words,
-                           const uint16_t* scales, const uint8_t* zeros, const float* bias,
-                           void* out, int wide, int64_t tokens, int64_t rows, int64_t groups,
-                           int64_t lanes, int threads) {
+                                        const uint16_t* scales, const uint8_t* zeros,
+                                        const float* bias, void* out, int wide, int64_t tokens,
+                                        int64_t rows, int64_t groups, int64_t lanes, int threads) {
     using namespace qvggt;
     const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
-    const auto fill = [&](int n, uint32_t* panel, float* kept) { unpack_int8(weight, n, panel, kept); };
+    const auto fill = [&](int n, uint32_t* panel, float* kept) {
+        unpack_int8(weight, n, panel, kept);
+    };
     return wide ? integer_linear(q, steps, bias, static_cast<float*>(out), tokens, rows,
                                  weight.columns(), threads, fill)
                 : integer_linear(q, steps, bias, static_cast<bf16*>(out), tokens, rows,
@@ -272,8 +291,9 @@ QVGGT_EXPORT int qvggt_int4_linear_int8(const uint8_t* q, const float* steps, co
 
 // The same for an 8-bit weight [columns][outputs] with scales[outputs].
 QVGGT_EXPORT int qvggt_integer_linear(const uint8_t* q, const float* steps, const int8_t* weight,
-                         const float* scales, const float* bias, void* out, int wide,
-                         int64_t tokens, int64_t outputs, int64_t columns, int threads) {
+                                      const float* scales, const float* bias, void* out, int wide,
+                                      int64_t tokens, int64_t outputs, int64_t columns,
+                                      int threads) {
     using namespace qvggt;
     const auto fill = [&](int n, uint32_t* panel, float* kept) {
         pack_int8(weight, outputs, int(columns), n, panel);

@@ -37,8 +37,8 @@ void multiply_rows(const float* x, const Words& weight, int first_row, int secon
             const __mmask16 used = first(lanes - lane);
             __m512i words[2];
             for (int n = 0; n < 2; ++n)
-                words[n] = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(
-                    used, weight.words + at[n] * lanes + lane));
+                words[n] = _mm512_cvtepu16_epi32(
+                    _mm256_maskz_loadu_epi16(used, weight.words + at[n] * lanes + lane));
             for (int plane = 0; plane < kPlanes; ++plane) {
                 const float* tokens = x + g * weight.group() + plane * lanes + lane;
                 __m512 values[2];
@@ -65,28 +65,45 @@ void multiply_rows(const float* x, const Words& weight, int first_row, int secon
 
 // out[tokens][rows] = x[tokens][columns] W^T + bias, all float32.
 extern "C" QVGGT_EXPORT void qvggt_int4_linear_rows(const float* x, const uint16_t* words,
-                                       const uint16_t* scales, const uint8_t* zeros,
-                                       const float* bias, float* out, int64_t tokens, int64_t rows,
-                                       int64_t groups, int64_t lanes, int threads) {
+                                                    const uint16_t* scales, const uint8_t* zeros,
+                                                    const float* bias, float* out, int64_t tokens,
+                                                    int64_t rows, int64_t groups, int64_t lanes,
+                                                    int threads) {
     using namespace qvggt;
     const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
     const int columns = weight.columns();
     const int64_t pairs = (rows + 1) / 2;
-#pragma omp parallel for num_threads(useful(threads, (tokens + 4) * rows * columns)) schedule(static)
+#pragma omp parallel for num_threads(useful(threads, (tokens + 4) * rows * columns)) \
+    schedule(static)
     for (int64_t pair = 0; pair < pairs; ++pair) {
         const int a = int(2 * pair), b = std::min(a + 1, int(rows) - 1);
         for (int64_t m = 0; m < tokens; m += kTokens) {
             const float* part = x + m * columns;
             float* to = out + m * rows;
             switch (std::min<int64_t>(kTokens, tokens - m)) {
-                case 1: multiply_rows<1>(part, weight, a, b, bias, to); break;
-                case 2: multiply_rows<2>(part, weight, a, b, bias, to); break;
-                case 3: multiply_rows<3>(part, weight, a, b, bias, to); break;
-                case 4: multiply_rows<4>(part, weight, a, b, bias, to); break;
-                case 5: multiply_rows<5>(part, weight, a, b, bias, to); break;
-                case 6: multiply_rows<6>(part, weight, a, b, bias, to); break;
-                case 7: multiply_rows<7>(part, weight, a, b, bias, to); break;
-                default: multiply_rows<kTokens>(part, weight, a, b, bias, to);
+                case 1:
+                    multiply_rows<1>(part, weight, a, b, bias, to);
+                    break;
+                case 2:
+                    multiply_rows<2>(part, weight, a, b, bias, to);
+                    break;
+                case 3:
+                    multiply_rows<3>(part, weight, a, b, bias, to);
+                    break;
+                case 4:
+                    multiply_rows<4>(part, weight, a, b, bias, to);
+                    break;
+                case 5:
+                    multiply_rows<5>(part, weight, a, b, bias, to);
+                    break;
+                case 6:
+                    multiply_rows<6>(part, weight, a, b, bias, to);
+                    break;
+                case 7:
+                    multiply_rows<7>(part, weight, a, b, bias, to);
+                    break;
+                default:
+                    multiply_rows<kTokens>(part, weight, a, b, bias, to);
             }
         }
     }

@@ -69,22 +69,27 @@ struct Norm {
 extern "C" {
 
 // Quantizes x[tokens][columns] (float if `wide`, else bfloat16) to q + 128 and steps[tokens].
-QVGGT_EXPORT void qvggt_quantize_tokens(const void* x, int wide, uint8_t* q, float* steps, int64_t tokens,
-                           int64_t columns, float levels, float clip, int threads) {
+QVGGT_EXPORT void qvggt_quantize_tokens(const void* x, int wide, uint8_t* q, float* steps,
+                                        int64_t tokens, int64_t columns, float levels, float clip,
+                                        int threads) {
     using namespace qvggt;
     if (wide)
-        quantize(static_cast<const float*>(x), q, steps, tokens, int(columns), levels, clip, threads);
+        quantize(static_cast<const float*>(x), q, steps, tokens, int(columns), levels, clip,
+                 threads);
     else
-        quantize(static_cast<const bf16*>(x), q, steps, tokens, int(columns), levels, clip, threads);
+        quantize(static_cast<const bf16*>(x), q, steps, tokens, int(columns), levels, clip,
+                 threads);
 }
 
 // Normalises (weights null: not) and turns (cos null: not) queries and keys of
 // qkv[frames][tokens][3][heads][64] in place; cos and sin [tokens][64].
-QVGGT_EXPORT void qvggt_qk_norm_rope(uint16_t* qkv, const uint16_t* qw, const uint16_t* qb, const uint16_t* kw,
-                        const uint16_t* kb, float eps, const float* cos, const float* sin,
-                        int64_t frames, int64_t tokens, int64_t heads, int threads) {
+QVGGT_EXPORT void qvggt_qk_norm_rope(uint16_t* qkv, const uint16_t* qw, const uint16_t* qb,
+                                     const uint16_t* kw, const uint16_t* kb, float eps,
+                                     const float* cos, const float* sin, int64_t frames,
+                                     int64_t tokens, int64_t heads, int threads) {
     using namespace qvggt;
-#pragma omp parallel for num_threads(useful(threads, frames * tokens * heads * 2048)) schedule(static)
+#pragma omp parallel for num_threads(useful(threads, frames * tokens * heads * 2048)) \
+    schedule(static)
     for (int64_t row = 0; row < frames * tokens; ++row) {
         __m512 c[kQuarters], s[kQuarters];
         if (cos)
@@ -104,7 +109,8 @@ QVGGT_EXPORT void qvggt_qk_norm_rope(uint16_t* qkv, const uint16_t* qw, const ui
                     for (int i = 0; i < kQuarters; i += 2) {
                         const __m512 a = x[i], b = x[i + 1];
                         x[i] = _mm512_sub_ps(_mm512_mul_ps(a, c[i]), _mm512_mul_ps(b, s[i + 1]));
-                        x[i + 1] = _mm512_add_ps(_mm512_mul_ps(b, c[i + 1]), _mm512_mul_ps(a, s[i]));
+                        x[i + 1] =
+                            _mm512_add_ps(_mm512_mul_ps(b, c[i + 1]), _mm512_mul_ps(a, s[i]));
                     }
                 for (int i = 0; i < kQuarters; ++i) store(head + 16 * i, x[i], 0xFFFF);
             }

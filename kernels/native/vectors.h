@@ -17,10 +17,10 @@ namespace qvggt {
 
 using bf16 = uint16_t;
 
-constexpr int kLanes = 16;     // 32-bit numbers in a vector
-constexpr int kPanel = 64;     // outputs that a product computes at once: four vectors
+constexpr int kLanes = 16;  // 32-bit numbers in a vector
+constexpr int kPanel = 64;  // outputs that a product computes at once: four vectors
 constexpr int kVectors = kPanel / kLanes;
-constexpr int kTileRows = 6;   // 6 x 4 sums, 4 weights and 1 token: 29 of 32 registers
+constexpr int kTileRows = 6;  // 6 x 4 sums, 4 weights and 1 token: 29 of 32 registers
 
 struct Free {
     void operator()(void* memory) const { std::free(memory); }
@@ -51,7 +51,9 @@ inline __m512 load(const bf16* from) {
     return widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
 }
 
-inline __m512 load(const float* from) { return _mm512_loadu_ps(from); }
+inline __m512 load(const float* from) {
+    return _mm512_loadu_ps(from);
+}
 
 inline __m512 load(const bf16* from, __mmask16 mask) {
     return widen(_mm256_maskz_loadu_epi16(mask, from));
@@ -134,8 +136,7 @@ inline __attribute__((always_inline)) void multiply(const char* rows, size_t str
                                                     typename Product::Sum (&sums)[R][kVectors]) {
     for (int w = 0; w < words; ++w, panel += kPanel, rows += 4) {
         __m512i weight[kVectors];
-        for (int j = 0; j < kVectors; ++j)
-            weight[j] = _mm512_load_si512(panel + j * kLanes);
+        for (int j = 0; j < kVectors; ++j) weight[j] = _mm512_load_si512(panel + j * kLanes);
         for (int r = 0; r < R; ++r) {
             int32_t word;
             __builtin_memcpy(&word, rows + r * stride, 4);
@@ -150,12 +151,24 @@ inline __attribute__((always_inline)) void multiply(const char* rows, size_t str
 template <class F>
 inline void with_rows(int rows, F&& f) {
     switch (rows) {
-        case 1: f(std::integral_constant<int, 1>()); break;
-        case 2: f(std::integral_constant<int, 2>()); break;
-        case 3: f(std::integral_constant<int, 3>()); break;
-        case 4: f(std::integral_constant<int, 4>()); break;
-        case 5: f(std::integral_constant<int, 5>()); break;
-        default: f(std::integral_constant<int, kTileRows>()); break;
+        case 1:
+            f(std::integral_constant<int, 1>());
+            break;
+        case 2:
+            f(std::integral_constant<int, 2>());
+            break;
+        case 3:
+            f(std::integral_constant<int, 3>());
+            break;
+        case 4:
+            f(std::integral_constant<int, 4>());
+            break;
+        case 5:
+            f(std::integral_constant<int, 5>());
+            break;
+        default:
+            f(std::integral_constant<int, kTileRows>());
+            break;
     }
 }
 

@@ -5,15 +5,15 @@
 
 namespace qvggt {
 
-constexpr int kPlanes = 4;     // numbers in a word
-constexpr int kZero = 8;       // number that stands for zero where a group has no zero point
+constexpr int kPlanes = 4;  // numbers in a word
+constexpr int kZero = 8;    // number that stands for zero where a group has no zero point
 constexpr int kMaxGroup = 128;
 
 // Word j of a group of g columns holds the numbers of columns j, j + g/4, j + g/2, j + 3g/4.
 struct Words {
-    const uint16_t* words;   // [rows][groups][lanes]
-    const bf16* scales;      // [rows][groups]
-    const uint8_t* zeros;    // [rows][groups], or null
+    const uint16_t* words;  // [rows][groups][lanes]
+    const bf16* scales;     // [rows][groups]
+    const uint8_t* zeros;   // [rows][groups], or null
     int rows, groups, lanes;
     int columns() const { return groups * lanes * kPlanes; }
     int group() const { return lanes * kPlanes; }
@@ -45,7 +45,8 @@ inline void look_up(const uint16_t* words, int lanes, __m512i table, uint16_t* o
             _mm512_storeu_si512(out, _mm512_permutexvar_epi16(w, table));
             _mm512_storeu_si512(out + 32, _mm512_permutexvar_epi16(_mm512_srli_epi16(w, 4), table));
             _mm512_storeu_si512(out + 64, _mm512_permutexvar_epi16(_mm512_srli_epi16(w, 8), table));
-            _mm512_storeu_si512(out + 96, _mm512_permutexvar_epi16(_mm512_srli_epi16(w, 12), table));
+            _mm512_storeu_si512(out + 96,
+                                _mm512_permutexvar_epi16(_mm512_srli_epi16(w, 12), table));
             break;
         }
         case 16: {
@@ -59,15 +60,16 @@ inline void look_up(const uint16_t* words, int lanes, __m512i table, uint16_t* o
         default: {
             const __m128i w = _mm_loadu_si128(reinterpret_cast<const __m128i*>(words));
             for (int plane = 0; plane < kPlanes; ++plane)
-                _mm_storeu_si128(
-                    reinterpret_cast<__m128i*>(out + 8 * plane),
-                    _mm256_castsi256_si128(_mm256_permutexvar_epi16(
-                        _mm256_castsi128_si256(_mm_srli_epi16(w, 4 * plane)), half)));
+                _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 8 * plane),
+                                 _mm256_castsi256_si128(_mm256_permutexvar_epi16(
+                                     _mm256_castsi128_si256(_mm_srli_epi16(w, 4 * plane)), half)));
         }
     }
 }
 
 // A table of 16 entries, twice.
-inline __m512i repeat(__m256i table) { return _mm512_broadcast_i64x4(table); }
+inline __m512i repeat(__m256i table) {
+    return _mm512_broadcast_i64x4(table);
+}
 
 }  // namespace qvggt

@@ -1,0 +1,20 @@
+"""What tests of several files share."""
+
+import pytest
+from qvggt_kernels import native
+
+
+@pytest.fixture
+def without_native_kernels(monkeypatch):
+    """Leave the C++ kernels out, as on a processor that they are not for."""
+    monkeypatch.setattr(native, "library", lambda: None)
+
+
+@pytest.fixture(params=["C++ kernels", "PyTorch"])
+def cpu_code(request):
+    """Run a test twice: what the CPU computes, it computes with our own kernels and without."""
+    if request.param == "PyTorch":
+        request.getfixturevalue("without_native_kernels")
+    elif native.library() is None:
+        pytest.skip(f"C++ kernels: {native.status()}")
+    return request.param
