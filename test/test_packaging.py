@@ -1,6 +1,7 @@
 """Both installs find the package: pip's and colcon's."""
 
 import configparser
+import os
 import re
 import shutil
 import subprocess
@@ -11,8 +12,12 @@ from pathlib import Path
 
 import pytest
 from catkin_pkg.package import parse_package
+from qvggt_kernels import native
 
 ROOT = Path(__file__).parents[1]
+
+COMPILED = (".cpp", ".h", ".so")
+"""Sources are compiled, not installed, and what they become bears the interpreter's name."""
 
 
 def test_package_xml_is_valid_and_named_like_everything_else() -> None:
@@ -81,6 +86,28 @@ def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[st
         "qvggt-small-int4.safetensors"
     )
     assert network.stat().st_size > 1_000_000
+    if native.status() == "in use":
+        (kernels,) = network.parents[2].rglob("native/_library*.so")
+        assert kernels.stat().st_size > 10_000
+
+
+def test_an_install_without_a_compiler_does_without_its_kernels(tmp_path: Path) -> None:
+    workspace = tmp_path / "qvggt"
+    shutil.copytree(
+        ROOT,
+        workspace,
+        ignore=shutil.ignore_patterns(".git", ".venv", "out", "test", "build", "*.egg-info", "*.so"),
+    )
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build"],
+        cwd=workspace,
+        env={**os.environ, "CC": "no-compiler", "CXX": "no-compiler"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert list((tmp_path / "build").rglob("native/__init__.py"))
+    assert not list(tmp_path.rglob("_library*.so"))
 
 
 def test_scripts_go_where_ros2_run_looks() -> None:
@@ -146,7 +173,7 @@ def test_what_is_no_python_is_installed_too(tmp_path: Path) -> None:
         data = {
             path.relative_to(ROOT / directory)
             for path in (ROOT / directory).rglob("*")
-            if path.is_file() and path.suffix not in (".py", ".pyc")
+            if path.is_file() and path.suffix not in (".py", ".pyc", *COMPILED)
         }
         assert data
         assert not [path for path in data if not (tmp_path / package / path).is_file()]

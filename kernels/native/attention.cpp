@@ -4,8 +4,6 @@
 // that both products read whole vectors, and takes six queries at a time over blocks of keys:
 // scores and probabilities of a block stay in the first-level cache.
 
-#include <omp.h>
-
 #include <algorithm>
 #include <limits>
 #include <type_traits>

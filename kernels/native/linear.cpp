@@ -4,8 +4,6 @@
 // panel that stays in its second-level cache, then multiplies six tokens at a time by it. The
 // panel never exists for the whole weight, so nothing but 4-bit words is read from memory.
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cmath>
 #include <type_traits>

@@ -3,8 +3,6 @@
 // Weights are looked up into registers and used there; no panel is made. Two outputs at a time
 // share what is loaded of up to eight tokens.
 
-#include <omp.h>
-
 #include <algorithm>
 #include <type_traits>
 

@@ -1,7 +1,5 @@
 // Steps between the products: quantizing tokens, normalising and turning queries and keys.
 
-#include <omp.h>
-
 #include <algorithm>
 
 #include "threads.h"

@@ -17,7 +17,7 @@ from qvggt_core.errors import BenchmarkError
 from qvggt_core.evaluate.machine import describe_machine
 from qvggt_core.model import VGGT, load_model, read_checkpoint
 from qvggt_core.speed import layers
-from qvggt_core.speed.contenders import CONTENDERS, INT4, Contender, build
+from qvggt_core.speed.contenders import CONTENDERS, INT4, INT4_INTEGERS, Contender, build
 from qvggt_core.speed.roofline import Peaks, Shape, Work, block, linear, measure_peaks, parts
 from qvggt_core.speed.stream import time_streams
 from qvggt_core.speed.timing import Clock, Run, measure, ratio
@@ -101,7 +101,7 @@ class Row:
         ratio: median over rounds of the yardstick's seconds over these, so above 1 is faster than
             the first contender of the same `what`; 1 for that one. For memory, its peak over this.
         least_seconds: the roofline: what this machine's measured peaks allow; None where no model
-            of the work exists.
+            of the work exists, and for 8-bit products, whose peak is not measured.
         facts: what else was measured.
     """
 
@@ -314,7 +314,9 @@ def _network(
                 return lambda: contender.forward(x, wanted)
 
             least: dict[str, float | None] = {
-                each.name: _least(peaks, work, each.weight_bytes, each.dtype) for each in contenders
+                each.name: _least(peaks, work, each.weight_bytes, each.dtype)
+                for each in contenders
+                if each.name != INT4_INTEGERS
             }
             runs = {each.name: called(each, heads) for each in contenders}
             for each in contenders:
