@@ -2,7 +2,13 @@
 
 from .capability import fastest_dtype, fastest_linears
 from .cpu_attention import attention
-from .dispatch import int4_linear, int4_linear_int8, integer_linear
+from .dispatch import (
+    int4_linear,
+    int4_linear_int8,
+    int4_linear_int8_add_,
+    integer_linear,
+    integer_linear_add_,
+)
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
     ACTIVATION_BITS,
@@ -39,8 +45,10 @@ __all__ = [
     "hadamard_transform",
     "int4_linear",
     "int4_linear_int8",
+    "int4_linear_int8_add_",
     "int8_attention",
     "integer_linear",
+    "integer_linear_add_",
     "integer_product",
     "layer_norm_add_",
     "levels",

@@ -6,48 +6,105 @@ many 16-bit rows, in which its library is hard to beat.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import integer, reference, table
-from .requantize import requantize
+from . import integer, ops, reference, table
 from .table import Choice
+
+@dataclass(frozen=True)
+class Finish:
+    """What follows a product: its GELU, or adding gamma times it to `total` in place.
+
+    Attributes:
+        gelu: whether the exact GELU is applied.
+        gamma: (N,) floating, gain of what is added; None without `total`.
+        total: (..., N) contiguous, overwritten; or None.
+    """
+
+    gelu: bool = False
+    gamma: Tensor | None = None
+    total: Tensor | None = None
+
+    def apply(self, y: Tensor) -> Tensor:
+        """Do it to a product (..., N) as a step of its own."""
+        if self.total is None or self.gamma is None:
+            return ops.activated(y, self.gelu)
+        return self.total.addcmul_(y, self.gamma.to(self.total.dtype))
+
+
+NOTHING_MORE = Finish()
 
 _ROWS_WITH_ZEROS = 64
 """Rows up to which an asymmetric weight is unpacked within the product."""
 
 
 def int4_linear(
-    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None,
+    gelu: bool,
 ) -> Tensor:
-    """Return x W^T + bias, see `qvggt_kernels.int4_linear`."""
+    """Return x W^T + bias or its GELU, see `qvggt_kernels.int4_linear`."""
     rows = x.numel() // x.shape[-1]
     choice = _choice(x, "int4", qweight.shape[0], rows)
     if not rows:
         return x.new_empty(*x.shape[:-1], qweight.shape[0])
     if choice is None:
-        return reference.int4_linear(x, qweight, scales, bias, zeros)
+        return ops.activated(reference.int4_linear(x, qweight, scales, bias, zeros), gelu)
     zeros = None if zeros is None else zeros.contiguous()
-    return int4_product(x, qweight.contiguous(), scales.contiguous(), bias, zeros, choice)
+    return int4_product(x, qweight.contiguous(), scales.contiguous(), bias, zeros, choice, gelu)
 
 
 def int4_linear_int8(
-    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None,
+    gelu: bool,
 ) -> Tensor:
-    """Return x W^T + bias in 8-bit integers, see `qvggt_kernels.int4_linear_int8`."""
+    """Return x W^T + bias or its GELU, see `qvggt_kernels.int4_linear_int8`."""
+    return _int4_linear_int8(x, qweight, scales, bias, zeros, Finish(gelu=gelu))
+
+
+def int4_linear_int8_add_(
+    total: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None,
+) -> None:
+    """Add gamma * (x W^T + bias), see `qvggt_kernels.int4_linear_int8_add_`."""
+    _int4_linear_int8(x, qweight, scales, bias, zeros, Finish(gamma=gamma, total=total))
+
+
+def _int4_linear_int8(
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None,
+    finish: Finish,
+) -> Tensor:
     rows = x.numel() // x.shape[-1]
     choice = _choice(x, "int8", qweight.shape[0], rows)
     if not rows:
         return x.new_empty(*x.shape[:-1], qweight.shape[0])
     if choice is None:
-        q8, row_scale = requantize(qweight, scales, zeros)
-        return integer.integer_linear(x, q8.t(), row_scale, bias, 8)
+        return finish.apply(ops.plain_int4_linear_int8(x, qweight, scales, bias, zeros))
     from .triton import unpack
 
     zeros = None if zeros is None else zeros.contiguous()
     weight, row_scales = unpack.requantize(qweight.contiguous(), scales.contiguous(), zeros)
-    return int8_product(x, weight, row_scales, bias, 8, None, choice)
+    return int8_product(x, weight, row_scales, bias, 8, None, choice, finish)
 
 
 def integer_linear(
@@ -57,18 +114,49 @@ def integer_linear(
     bias: Tensor | None,
     activation_bits: int,
     clip: Tensor,
+    gelu: bool,
 ) -> Tensor:
-    """Return x W^T + bias in integers, see `qvggt_kernels.integer_linear`."""
+    """Return x W^T + bias or its GELU, see `qvggt_kernels.integer_linear`."""
+    finish = Finish(gelu=gelu)
+    return _integer_linear(x, qweight, scales, bias, activation_bits, clip, finish)
+
+
+def integer_linear_add_(
+    total: Tensor,
+    x: Tensor,
+    gamma: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    activation_bits: int,
+    clip: Tensor,
+) -> None:
+    """Add gamma * (x W^T + bias), see `qvggt_kernels.integer_linear_add_`."""
+    finish = Finish(gamma=gamma, total=total)
+    _integer_linear(x, qweight, scales, bias, activation_bits, clip, finish)
+
+
+def _integer_linear(
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    activation_bits: int,
+    clip: Tensor,
+    finish: Finish,
+) -> Tensor:
     rows = x.numel() // x.shape[-1]
     choice = _choice(x, "int8", scales.shape[0], rows)
     if not rows:
         return x.new_empty(*x.shape[:-1], scales.shape[0])
     if choice is None:
-        return integer.integer_linear(x, qweight, scales, bias, activation_bits, clip)
+        y = integer.integer_linear(x, qweight, scales, bias, activation_bits, clip)
+        return finish.apply(y)
     from .triton import unpack
 
     weight = unpack.columns_to_rows(qweight.contiguous())
-    return int8_product(x, weight, scales.contiguous(), bias, activation_bits, clip, choice)
+    scales = scales.contiguous()
+    return int8_product(x, weight, scales, bias, activation_bits, clip, choice, finish)
 
 
 def int4_product(
@@ -78,8 +166,9 @@ def int4_product(
     bias: Tensor | None,
     zeros: Tensor | None,
     choice: Choice,
+    gelu: bool = False,
 ) -> Tensor:
-    """Return x W^T + bias by the kernel that is chosen.
+    """Return x W^T + bias or its GELU by the kernel that is chosen.
 
     Args:
         x: (..., K) floating, not empty.
@@ -89,6 +178,7 @@ def int4_product(
         zeros: (N, K/g) uint8, contiguous, or None.
         choice: of the operator `int4`. float32 is unpacked to memory whatever it says, so
             that its precision is the one that PyTorch is set to.
+        gelu: whether the exact GELU is applied.
 
     Returns:
         (..., N) of x's dtype.
@@ -99,8 +189,12 @@ def int4_product(
     # Before 9.0, compilers do not hold the zero points of large tiles in registers.
     spills = zeros is not None and len(tokens) > _ROWS_WITH_ZEROS
     if choice.blocks is None or x.dtype == torch.float32 or spills:
-        return F.linear(x, unpack.dequantize(qweight, scales, x.dtype, zeros), bias)
-    y = gemm.int4_gemm(tokens.contiguous(), qweight, scales, bias, zeros, choice.blocks)
+        y = F.linear(x, unpack.dequantize(qweight, scales, x.dtype, zeros), bias)
+        return ops.activated(y, gelu)
+    activation = "gelu" if gelu else "none"
+    y = gemm.int4_gemm(
+        tokens.contiguous(), qweight, scales, bias, zeros, choice.blocks, activation
+    )
     return y.view(*x.shape[:-1], -1)
 
 
@@ -112,6 +206,7 @@ def int8_product(
     activation_bits: int,
     clip: Tensor | None,
     choice: Choice,
+    finish: Finish = NOTHING_MORE,
 ) -> Tensor:
     """Return x W^T + bias for x quantized per token, by the kernel that is chosen.
 
@@ -123,17 +218,30 @@ def int8_product(
         activation_bits: 8 or 4.
         clip: () float32, or None for 1.
         choice: of the operator `int8`.
+        finish: what else is done to it.
 
     Returns:
-        (..., N) of x's dtype.
+        (..., N) of x's dtype; the memory of `finish.total` if there is one.
     """
     from .triton import gemm
 
     assert choice.blocks is not None
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
     q, steps = gemm.quantize_tokens(tokens, integer.levels(activation_bits), clip)
-    y = gemm.int8_gemm(q, steps, weight, scales, bias, x.dtype, choice.blocks)
-    return y.view(*x.shape[:-1], -1)
+    total = finish.total
+    out = gemm.int8_gemm(
+        q,
+        steps,
+        weight,
+        scales,
+        bias,
+        x.dtype,
+        choice.blocks,
+        "gelu" if finish.gelu else "none",
+        finish.gamma,
+        None if total is None else total.view(len(q), -1),
+    )
+    return out.view(*x.shape[:-1], -1)
 
 
 def _choice(x: Tensor, operator: str, n: int, rows: int) -> Choice | None:

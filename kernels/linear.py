@@ -8,7 +8,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .dispatch import int4_linear, int4_linear_int8, integer_linear
+from .dispatch import (
+    int4_linear,
+    int4_linear_int8,
+    int4_linear_int8_add_,
+    integer_linear,
+    integer_linear_add_,
+)
 from .hadamard import check_rotation, hadamard_transform
 from .integer import levels, pack_integer
 from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
@@ -53,6 +59,13 @@ class PackedLinear(nn.Module):
         if self.input_scale is not None:
             prepared = prepared * self.input_scale
         return prepared.to(x.dtype)
+
+    def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
+        """Add gamma (N,) times the output for `x` (..., K) to `total` (..., N), in place.
+
+        Not differentiable; `total` is contiguous and of the dtype of `x`.
+        """
+        total.addcmul_(self(x), gamma.to(total.dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
         stored = {name: getattr(self, name) for name in self._stored}
@@ -160,14 +173,25 @@ class Int4Linear(PackedLinear):
         layer.input_scale, layer.zeros = input_scale, zeros
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features), in the dtype of `x`."""
-        bias = self.bias
-        if bias is not None and bias.dtype != x.dtype:
-            bias = bias.to(x.dtype)
-        in_integers = self.arithmetic == "int8" and not torch.is_grad_enabled()
-        multiply = int4_linear_int8 if in_integers else int4_linear
-        return multiply(self.prepare(x), self.qweight, self.scales, bias, self.zeros)
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""
+        multiply = int4_linear_int8 if self._in_integers() else int4_linear
+        bias = self._bias(x.dtype)
+        return multiply(self.prepare(x), self.qweight, self.scales, bias, self.zeros, gelu)
+
+    def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
+        """See the base class; 8-bit products are added as they come."""
+        if not self._in_integers():
+            super().add_to(total, x, gamma)
+            return
+        weight = (self.qweight, self.scales, self._bias(x.dtype), self.zeros)
+        int4_linear_int8_add_(total, self.prepare(x), gamma, *weight)
+
+    def _in_integers(self) -> bool:
+        return self.arithmetic == "int8" and not torch.is_grad_enabled()
+
+    def _bias(self, dtype: torch.dtype) -> Tensor | None:
+        return self.bias if self.bias is None or self.bias.dtype == dtype else self.bias.to(dtype)
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -278,15 +302,23 @@ class IntegerLinear(PackedLinear):
         layer.input_scale = input_scale
         return layer
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., in_features) to (..., out_features), in the dtype of `x`."""
-        bits, clip = self.activation_bits, self.clip
-        if not self.rotation and self.input_scale is None:
-            return integer_linear(x, self.qweight, self.scales, self.bias, bits, clip)
-        prepared = self.prepare(x.float())
-        return integer_linear(prepared, self.qweight, self.scales, self.bias, bits, clip).to(
-            x.dtype
-        )
+    def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
+        """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""
+        weight = (self.qweight, self.scales, self.bias, self.activation_bits, self.clip)
+        if self._takes_inputs_as_they_are():
+            return integer_linear(x, *weight, gelu)
+        return integer_linear(self.prepare(x.float()), *weight, gelu).to(x.dtype)
+
+    def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
+        """See the base class; products are added as they come."""
+        if not self._takes_inputs_as_they_are():
+            super().add_to(total, x, gamma)
+            return
+        weight = (self.qweight, self.scales, self.bias, self.activation_bits, self.clip)
+        integer_linear_add_(total, x, gamma, *weight)
+
+    def _takes_inputs_as_they_are(self) -> bool:
+        return not self.rotation and self.input_scale is None
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""

@@ -79,7 +79,9 @@ class Trial:
 
 
 def _kind(argument: Any) -> Any:
-    return (argument.shape, argument.dtype) if isinstance(argument, Tensor) else type(argument)
+    if isinstance(argument, Tensor):
+        return argument.shape, argument.dtype
+    return argument if isinstance(argument, bool) else type(argument)
 
 
 def _copy(argument: Any) -> Any:

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from qvggt_kernels import native
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
@@ -538,8 +539,12 @@ def _timings(run: _Run, reconstruction_s: float) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of what a result depends on."""
-    found = {"python": platform.python_version(), "machine": platform.machine()}
+    """Return the versions of what a result depends on, and whether the C++ kernels took part."""
+    found = {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "C++ kernels": native.status(),
+    }
     for name in _VERSIONS_OF:
         try:
             found[name] = version(name)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import fastest_dtype, fastest_linears
+from qvggt_kernels import fastest_dtype, fastest_linears, native
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.model import (
@@ -21,6 +22,8 @@ from qvggt_core.model import (
 from qvggt_core.model.memory import MemoryPlan, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
+
+logger = logging.getLogger(__name__)
 
 _SAID = ("base_model", "recipe", "group_size", "licence", "note")
 
@@ -62,6 +65,8 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         if parameters.compute_dtype == "auto"
         else getattr(torch, parameters.compute_dtype)
     )
+    if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
+        logger.warning("the network will be slower than it could be: C++ kernels %s", why)
     heads = HEADS if with_points else ("camera", "depth")
     model = load_model(path, device=device, dtype=dtype, heads=heads)
     network = TorchNetwork(

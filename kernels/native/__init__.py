@@ -45,12 +45,23 @@ def status() -> str:
     return _load()[1]
 
 
+def shortfall() -> str | None:
+    """Say why the kernels are missing where this processor could run them; None if all is well."""
+    if library() is not None or not _supported() or os.environ.get("QVGGT_NATIVE") == "0":
+        return None
+    return status()
+
+
+def _supported() -> bool:
+    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+
+
 @functools.cache
 def _load() -> tuple[ctypes.CDLL | None, str]:
     if os.environ.get("QVGGT_NATIVE", "1") == "0":
         return None, "left out by QVGGT_NATIVE=0"
     # First of all: loading runs no code of the kernels, but nothing shall depend on that.
-    if not (torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()):
+    if not _supported():
         return None, "not for this processor, which lacks AVX-512 with BF16 and VNNI"
     files = [Path(__file__).with_name(f"_library{suffix}") for suffix in EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)

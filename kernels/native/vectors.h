@@ -106,22 +106,20 @@ inline void transpose(__m512i r[16]) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-// Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers.
+// Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers. Not by
+// intrinsics, for which GCC copies every sum before and after the instruction.
 struct Bf16Product {
     using Sum = __m512;
-    static Sum zero() { return _mm512_setzero_ps(); }
     static Sum add(Sum sum, __m512i token, __m512i weight) {
-        return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(token),
-                                reinterpret_cast<__m512bh>(weight));
+        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(token), "vm"(weight));
+        return sum;
     }
 };
 
 struct Int8Product {
     using Sum = __m512i;
-    static Sum zero() { return _mm512_setzero_si512(); }
     // Tokens are unsigned, weights signed.
     static Sum add(Sum sum, __m512i token, __m512i weight) {
-        // The intrinsic makes GCC copy every sum before and after the instruction.
         asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(token), "vm"(weight));
         return sum;
     }

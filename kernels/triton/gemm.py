@@ -349,14 +349,15 @@ def int8_gemm(
         blocks: split_k is 1.
         activation: one of `ACTIVATIONS`.
         gamma: (N,) floating, or None for 1.
-        residual: (M, N) floating, contiguous, or None for 0.
+        residual: (M, N) of `dtype`, contiguous, overwritten by the result; or None for 0.
 
     Returns:
-        (M, N) of `dtype`.
+        (M, N) of `dtype`: `residual`, or newly allocated.
     """
     m, k = q.shape
     n = weight.shape[0]
-    out = torch.empty(m, n, dtype=dtype, device=q.device)
+    # Every program reads the numbers that it overwrites, and no others.
+    out = torch.empty(m, n, dtype=dtype, device=q.device) if residual is None else residual
     int8_gemm_kernel[(triton.cdiv(m, blocks.m) * triton.cdiv(n, blocks.n),)](
         q,
         steps,

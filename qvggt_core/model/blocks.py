@@ -9,7 +9,13 @@ window grows with the tokens that are kept and not with the widest intermediate.
 from __future__ import annotations
 
 import torch
-from qvggt_kernels import attention, int8_attention, layer_norm_add_, qk_norm_rope_
+from qvggt_kernels import (
+    PackedLinear,
+    attention,
+    int8_attention,
+    layer_norm_add_,
+    qk_norm_rope_,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -45,9 +51,14 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) to (..., out)."""
+        return self.fc2(self._hidden(x))
+
+    def _hidden(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled():
-            return self.fc2(F.gelu(self.fc1(x)))
-        return self.fc2(torch.ops.aten.gelu_(self.fc1(x)))
+            return F.gelu(self.fc1(x))
+        if isinstance(self.fc1, PackedLinear):
+            return self.fc1(x, gelu=True)
+        return torch.ops.aten.gelu_(self.fc1(x))
 
     def add_to(self, x: Tensor, y: Tensor, scale: LayerScale) -> Tensor:
         """Return x + scale * MLP(y), all (..., dim); in place on `x` without gradients."""
@@ -56,7 +67,10 @@ class Mlp(nn.Module):
         size = self.settings.mlp_rows
         # Added slice by slice, so that neither hidden nor output exists for all tokens at once.
         for rows, read in zip(_rows(x).split(size), _rows(y).split(size), strict=True):
-            scale.add(rows, self(read))
+            if isinstance(self.fc2, PackedLinear):
+                self.fc2.add_to(rows, self._hidden(read), scale.gamma)
+            else:
+                scale.add(rows, self(read))
         return x
 
 
