@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from . import integer, ops, reference, table
 from .table import Choice
 
+
 @dataclass(frozen=True)
 class Finish:
     """What follows a product: its GELU, or adding gamma times it to `total` in place.
@@ -192,9 +193,7 @@ def int4_product(
         y = F.linear(x, unpack.dequantize(qweight, scales, x.dtype, zeros), bias)
         return ops.activated(y, gelu)
     activation = "gelu" if gelu else "none"
-    y = gemm.int4_gemm(
-        tokens.contiguous(), qweight, scales, bias, zeros, choice.blocks, activation
-    )
+    y = gemm.int4_gemm(tokens.contiguous(), qweight, scales, bias, zeros, choice.blocks, activation)
     return y.view(*x.shape[:-1], -1)
 
 

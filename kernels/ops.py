@@ -36,7 +36,7 @@ def plain_int4_linear_int8(
 
 def _int4_linear(x: Tensor, *weight: Tensor | None) -> Tensor:
     path = cpu if x.dtype in cpu.DTYPES else reference
-    return path.int4_linear(x, *weight)  # type: ignore[arg-type]
+    return path.int4_linear(x, *weight)
 
 
 def _with_gelu(linear: Linear) -> Linear:

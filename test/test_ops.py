@@ -5,16 +5,21 @@ from __future__ import annotations
 import pytest
 import torch
 from qvggt_kernels import (
+    Int4Linear,
     dequantize,
     int4_linear,
     int4_linear_int8,
+    int4_linear_int8_add_,
     integer_linear,
+    integer_linear_add_,
     pack,
     pack_integer,
     quantize_tokens,
     requantize,
 )
 from torch.nn import functional as F
+
+from qvggt_core.model.blocks import LayerScale, Mlp
 
 OPERATORS = torch.ops.qvggt
 
@@ -45,17 +50,55 @@ def tokens(*shape, dtype=torch.float32):
 def test_int4_operators_are_registered_soundly(operator, dtype, zeros):
     words, scales, points = packed_weight(zeros=zeros)
     bias = tokens(24, dtype=dtype) if zeros else None
-    torch.library.opcheck(
-        operator.default, (tokens(2, 3, 64, dtype=dtype), words, scales, bias, points)
-    )
+    x, weight = tokens(2, 3, 64, dtype=dtype), (words, scales, bias, points)
+    torch.library.opcheck(operator.default, (x, *weight, zeros))
+    total, gamma = tokens(2, 3, 24, dtype=dtype), tokens(24)
+    torch.library.opcheck(OPERATORS.int4_linear_int8_add_.default, (total, x, gamma, *weight))
 
 
 @pytest.mark.parametrize("activation_bits", [8, 4])
 @pytest.mark.parametrize("weight_bits", [8, 4])
 def test_integer_operator_is_registered_soundly(weight_bits, activation_bits):
     words, scales = integer_weight(weight_bits)
-    arguments = (tokens(2, 3, 64), words, scales, tokens(24), activation_bits, torch.tensor(0.9))
-    torch.library.opcheck(OPERATORS.integer_linear.default, arguments)
+    x, weight = tokens(2, 3, 64), (words, scales, tokens(24), activation_bits, torch.tensor(0.9))
+    torch.library.opcheck(OPERATORS.integer_linear.default, (x, *weight, True))
+    total, gamma = tokens(2, 3, 24), tokens(24)
+    torch.library.opcheck(OPERATORS.integer_linear_add_.default, (total, x, gamma, *weight))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_what_follows_a_linear_is_what_would_follow_it_as_a_step(dtype):
+    words, scales, points = packed_weight(zeros=True)
+    integers, row_scale = integer_weight(8)
+    x, bias, gamma = tokens(5, 64, dtype=dtype), tokens(24, dtype=dtype), tokens(24)
+    for multiply, add_, weight in (
+        (int4_linear, None, (words, scales, bias, points)),
+        (int4_linear_int8, int4_linear_int8_add_, (words, scales, bias, points)),
+        (integer_linear, integer_linear_add_, (integers, row_scale, bias, 8, 0.9)),
+    ):
+        y = multiply(x, *weight)
+        assert torch.equal(multiply(x, *weight, gelu=True), F.gelu(y))
+        if add_ is not None:
+            total = tokens(5, 24, dtype=dtype)
+            expected = torch.addcmul(total, y, gamma.to(dtype))
+            add_(total, x, gamma, *weight)
+            assert torch.equal(total, expected)
+
+
+@pytest.mark.parametrize("arithmetic", ["float", "int8"])
+def test_an_mlp_of_packed_layers_is_its_steps(arithmetic):
+    torch.manual_seed(0)
+    mlp, scale = Mlp(64, 128), LayerScale(64, 0.1)
+    for name, rows, columns in (("fc1", 128, 64), ("fc2", 64, 128)):
+        q = torch.randint(-8, 8, (rows, columns), dtype=torch.int8)
+        scales = (torch.rand(rows, columns // 32) * 0.01).bfloat16()
+        layer = Int4Linear.from_quantized(q, scales, torch.randn(rows))
+        layer.arithmetic = arithmetic
+        setattr(mlp, name, layer)
+    x, y = tokens(2, 7, 64), tokens(2, 7, 64)
+    with torch.no_grad():
+        expected = x + scale.gamma * mlp.fc2(F.gelu(mlp.fc1(y)))
+        assert torch.allclose(mlp.add_to(x, y, scale), expected, atol=1e-6)
 
 
 def test_int4_in_int8_is_the_product_of_requantized_weight_and_quantized_tokens():

@@ -195,7 +195,7 @@ def test_int8_product(m, n, k, bias, residual, dtype, activation):
         Blocks(16, 32, 64, 1, 4, 2),
         activation,
         gamma,
-        before,
+        None if before is None else before.clone(),
     )
     b, gamma, before = (None if t is None else t.double() for t in on_cpu(b, gamma, before))
     expected = (q.double() @ weight.double().t()) * steps.double()[:, None] * scales.double()
@@ -215,20 +215,30 @@ def test_the_path_of_a_cuda_device(monkeypatch, shape, choice, zeros):
     packed, scales, points = words(24, 128, 64, zeros)
     dtype = DTYPES[-1]
     x, bias = random(*shape, dtype=dtype), random(24, dtype=dtype, seed=2)
-    y = cuda.int4_linear(x, packed, scales, bias, points)
     weight = dequantize(packed, scales, dtype, points)
-    agree(y, F.linear(x.double(), weight.double(), bias.double()), TOLERANCE[dtype])
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    y = cuda.int4_linear(x, packed, scales, bias, points, False)
+    agree(y, expected, TOLERANCE[dtype])
+    y = cuda.int4_linear(x, packed, scales, bias, points, True)
+    agree(y, F.gelu(expected), TOLERANCE[dtype])
 
 
 @on_device
 @pytest.mark.parametrize("shape", [(64,), (2, 3, 64), (0, 64)])
-def test_the_integer_paths_of_a_cuda_device(monkeypatch, shape):
-    monkeypatch.setattr(cuda, "_choice", lambda *_: Choice("triton", Blocks(16, 32, 64, 1, 4, 2)))
+@pytest.mark.parametrize("choice", [Choice("triton", Blocks(16, 32, 64, 1, 4, 2)), None])
+def test_the_integer_paths_of_a_cuda_device(monkeypatch, shape, choice):
+    monkeypatch.setattr(cuda, "_choice", lambda *_: choice)
     x, bias = random(*shape), random(24, seed=2)
     packed, scales, points = words(24, 64, 32, zeros=True)
     q8, row_scale = requantize(*on_cpu(packed, scales, points))
     expected = integer_linear(x.cpu(), q8.t().contiguous(), row_scale, bias.cpu(), 8)
-    agree(cuda.int4_linear_int8(x, packed, scales, bias, points), expected, 1e-6)
+    weight = (packed, scales, bias, points)
+    agree(cuda.int4_linear_int8(x, *weight, False), expected, 1e-6)
+    agree(cuda.int4_linear_int8(x, *weight, True), F.gelu(expected), 1e-6)
+    before, gamma = random(*shape[:-1], 24, seed=5), random(24, seed=6)
+    total = before.clone()
+    cuda.int4_linear_int8_add_(total, x, gamma, *weight)
+    agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
     for weight_bits in (8, 4):
         q = torch.randint(-7, 8, (24, 64), dtype=torch.int8)
         stored = pack_integer(q, weight_bits)
@@ -242,8 +252,21 @@ def test_the_integer_paths_of_a_cuda_device(monkeypatch, shape):
                 bias,
                 activation_bits,
                 arguments[1].to(DEVICE),
+                False,
             )
             agree(y, expected, 1e-6)
+            total = before.clone()
+            cuda.integer_linear_add_(
+                total,
+                x,
+                gamma,
+                stored.to(DEVICE),
+                row_scale.to(DEVICE),
+                bias,
+                activation_bits,
+                arguments[1].to(DEVICE),
+            )
+            agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")

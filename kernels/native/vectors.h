@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
+#include <type_traits>
 
 #define QVGGT_EXPORT __attribute__((visibility("default")))
 

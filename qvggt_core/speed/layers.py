@@ -145,9 +145,7 @@ def block_contenders(
     # The measured peaks are of floats: products of integers have no roofline here.
     widths: Widths = {
         name: (4.0, 4.0) if "float32" in name else (2.0, 2.0) for name in runs if "INT4" not in name
-    } | {
-        "INT4": (_INT4_BYTES, 2.0)
-    }
+    } | {"INT4": (_INT4_BYTES, 2.0)}
     return runs, widths
 
 
