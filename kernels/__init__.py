@@ -4,11 +4,13 @@ from .capability import fastest_dtype, fastest_linears
 from .cpu_attention import attention
 from .dispatch import (
     int4_linear,
+    int4_linear_fp8,
     int4_linear_int8,
     int4_linear_int8_add_,
     integer_linear,
     integer_linear_add_,
 )
+from .fp8 import quantize_rows_fp8
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
     ACTIVATION_BITS,
@@ -44,6 +46,7 @@ __all__ = [
     "hadamard_block",
     "hadamard_transform",
     "int4_linear",
+    "int4_linear_fp8",
     "int4_linear_int8",
     "int4_linear_int8_add_",
     "int8_attention",
@@ -55,6 +58,7 @@ __all__ = [
     "pack",
     "pack_integer",
     "qk_norm_rope_",
+    "quantize_rows_fp8",
     "quantize_tokens",
     "requantize",
     "unpack",

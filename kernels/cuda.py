@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import integer, ops, reference, table
+from . import fp8, integer, ops, reference, table
 from .table import Choice
 
 
@@ -38,6 +38,9 @@ class Finish:
 
 
 NOTHING_MORE = Finish()
+
+_FP8_MULTIPLE = 16
+"""What rows and columns of a weight come in multiples of for products of 8-bit floats."""
 
 _ROWS_WITH_ZEROS = 64
 """Rows up to which an asymmetric weight is unpacked within the product."""
@@ -106,6 +109,47 @@ def _int4_linear_int8(
     zeros = None if zeros is None else zeros.contiguous()
     weight, row_scales = unpack.requantize(qweight.contiguous(), scales.contiguous(), zeros)
     return int8_product(x, weight, row_scales, bias, 8, None, choice, finish)
+
+
+def int4_linear_fp8(
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None,
+    zeros: Tensor | None,
+    gelu: bool,
+) -> Tensor:
+    """Return x W^T + bias or its GELU in 8-bit floats, see `qvggt_kernels.int4_linear_fp8`."""
+    columns = x.shape[-1]
+    if not x.numel() or not _multiplies_fp8(x, qweight.shape[0], columns):
+        return ops.activated(fp8.int4_linear_fp8(x, qweight, scales, bias, zeros), gelu)
+    from .triton import gemm, unpack
+
+    zeros = None if zeros is None else zeros.contiguous()
+    weight, row_scales = unpack.requantize(
+        qweight.contiguous(), scales.contiguous(), zeros, fp8.DTYPE
+    )
+    tokens = x.reshape(-1, columns).contiguous()
+    q, steps = gemm.quantize_tokens(tokens, fp8.HIGHEST, dtype=fp8.DTYPE)
+    y = torch._scaled_mm(
+        q,
+        weight.t(),
+        scale_a=steps[:, None],
+        scale_b=row_scales[None],
+        bias=bias,
+        out_dtype=x.dtype,
+    )
+    return ops.activated(y.view(*x.shape[:-1], -1), gelu)
+
+
+def _multiplies_fp8(x: Tensor, outputs: int, columns: int) -> bool:
+    """Say whether `torch._scaled_mm` takes this with a scale for each row."""
+    divides = outputs % _FP8_MULTIPLE == 0 and columns % _FP8_MULTIPLE == 0
+    return divides and x.dtype == torch.bfloat16 and _has_fp8(x.device)
+
+
+def _has_fp8(device: torch.device) -> bool:
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def integer_linear(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import integer, ops, reference
+from . import fp8, integer, ops, reference
 
 _DEVICES = frozenset({"cpu", "cuda"})
 """Device types that the operators are registered for."""
@@ -93,6 +93,35 @@ def int4_linear_int8_add_(
     else:
         y = ops.plain_int4_linear_int8(x, qweight, scales, bias, zeros)
         total.addcmul_(y, gamma.to(total.dtype))
+
+
+def int4_linear_fp8(
+    x: Tensor,
+    qweight: Tensor,
+    scales: Tensor,
+    bias: Tensor | None = None,
+    zeros: Tensor | None = None,
+    gelu: bool = False,
+) -> Tensor:
+    """Return x W^T + bias, multiplied in 8-bit floats, see `qvggt_kernels.fp8`.
+
+    On a GPU from compute capability 8.9 by its tensor cores; elsewhere the same numbers in
+    float32, which is slow.
+
+    Args:
+        x: see `int4_linear`.
+        qweight: see `int4_linear`.
+        scales: see `int4_linear`.
+        bias: see `int4_linear`.
+        zeros: see `int4_linear`.
+        gelu: see `int4_linear`.
+
+    Returns:
+        (..., N) of x's dtype; not differentiable.
+    """
+    if x.device.type in _DEVICES:
+        return ops.int4_linear_fp8(x, qweight, scales, bias, zeros, gelu)
+    return ops.activated(fp8.int4_linear_fp8(x, qweight, scales, bias, zeros), gelu)
 
 
 def integer_linear(

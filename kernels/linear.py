@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .dispatch import (
     int4_linear,
+    int4_linear_fp8,
     int4_linear_int8,
     int4_linear_int8_add_,
     integer_linear,
@@ -18,6 +19,8 @@ from .dispatch import (
 from .hadamard import check_rotation, hadamard_transform
 from .integer import levels, pack_integer
 from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
+
+_MULTIPLY = {"float": int4_linear, "int8": int4_linear_int8, "fp8": int4_linear_fp8}
 
 
 class PackedLinear(nn.Module):
@@ -90,10 +93,11 @@ class Int4Linear(PackedLinear):
         zeros: (N, K/g) uint8, the stored number that stands for zero in each group; None for
             symmetric weights, where it is 8 everywhere.
         arithmetic: how it multiplies while no gradient is recorded. "float" is exact to the
-            dtype of the input; "int8" rounds weight rows and tokens to 8 bits first.
+            dtype of the input; "int8" rounds weight rows and tokens to 8-bit integers first,
+            "fp8" to 8-bit floats.
     """
 
-    arithmetic: Literal["float", "int8"] = "float"
+    arithmetic: Literal["float", "int8", "fp8"] = "float"
 
     _stored = ("scales", "input_scale")
 
@@ -175,20 +179,17 @@ class Int4Linear(PackedLinear):
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""
-        multiply = int4_linear_int8 if self._in_integers() else int4_linear
+        multiply = _MULTIPLY["float" if torch.is_grad_enabled() else self.arithmetic]
         bias = self._bias(x.dtype)
         return multiply(self.prepare(x), self.qweight, self.scales, bias, self.zeros, gelu)
 
     def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
         """See the base class; 8-bit products are added as they come."""
-        if not self._in_integers():
+        if torch.is_grad_enabled() or self.arithmetic != "int8":
             super().add_to(total, x, gamma)
             return
         weight = (self.qweight, self.scales, self._bias(x.dtype), self.zeros)
         int4_linear_int8_add_(total, self.prepare(x), gamma, *weight)
-
-    def _in_integers(self) -> bool:
-        return self.arithmetic == "int8" and not torch.is_grad_enabled()
 
     def _bias(self, dtype: torch.dtype) -> Tensor | None:
         return self.bias if self.bias is None or self.bias.dtype == dtype else self.bias.to(dtype)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import cpu, cpu_integer, integer, reference
+from . import cpu, cpu_integer, fp8, integer, reference
 from .library import register
 from .requantize import requantize
 
@@ -91,6 +91,13 @@ int4_linear_int8_add_ = register(
     cuda="cuda:int4_linear_int8_add_",
     plain=_added(plain_int4_linear_int8),
     fake=_nothing,
+)
+int4_linear_fp8 = register(
+    f"int4_linear_fp8(Tensor x, {_INT4}, bool gelu) -> Tensor",
+    cpu=_with_gelu(fp8.int4_linear_fp8),
+    cuda="cuda:int4_linear_fp8",
+    plain=_with_gelu(fp8.int4_linear_fp8),
+    fake=_rows_of_words,
 )
 integer_linear = register(
     f"integer_linear(Tensor x, {_INTEGER}, bool gelu) -> Tensor",

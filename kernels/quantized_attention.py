@@ -3,14 +3,15 @@
 The operator `qvggt::int8_attention`, after SageAttention (Zhang et al., ICLR 2025), section 4: keys
 lose their mean over the sequence, which softmax does not see but which wastes most of an 8-bit
 range; queries and keys are then quantized per token. The softmax is float32, and
-probabilities meet values in 16 bits. On a GPU it is one fused kernel; on the CPU it is the same
-arithmetic in plain PyTorch, there to measure accuracy, not to be fast.
+probabilities meet values in 16 bits. On a GPU, and on CPUs that have our kernels, it is one fused
+kernel; elsewhere it is the same arithmetic in plain PyTorch, which is slow.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from . import native
 from .integer import quantize_tokens
 from .library import register
 
@@ -53,6 +54,12 @@ def _eager(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return out
 
 
+def _on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    if native.takes_attention(q, k, v):
+        return native.attention(q, k, v, in_integers=True)
+    return _eager(q, k, v)
+
+
 def _fake(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, heads, length, dim = q.shape
     return q.new_empty(batch, length, heads, dim).transpose(1, 2)
@@ -60,7 +67,7 @@ def _fake(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 _operator = register(
     "int8_attention(Tensor q, Tensor k, Tensor v) -> Tensor",
-    cpu=_eager,
+    cpu=_on_cpu,
     cuda="triton.attention:int8_attention",
     fake=_fake,
 )

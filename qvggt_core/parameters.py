@@ -86,12 +86,12 @@ class Parameters(BaseModel):
         description="CPU threads of the network; 0 leaves the choice to PyTorch.",
         json_schema_extra=_STRUCTURAL,
     )
-    linears: Literal["auto", "float", "int8"] = Field(
+    linears: Literal["auto", "float", "int8", "fp8"] = Field(
         "float",
         description=(
             "Arithmetic of 4-bit linears: float multiplies in compute_dtype, int8 in 8-bit "
-            "integers, auto in those on CPUs with VNNI and without AMX. Small networks are slower "
-            "in integers."
+            "integers, fp8 in 8-bit floats (GPUs from compute capability 8.9; slow elsewhere), "
+            "auto in integers on CPUs with VNNI and without AMX and as float on all else."
         ),
         json_schema_extra=_STRUCTURAL,
     )

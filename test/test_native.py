@@ -21,6 +21,7 @@ from qvggt_kernels import (
     integer,
     native,
     pack,
+    quantized_attention,
     requantize,
     rotary,
 )
@@ -270,6 +271,22 @@ def test_attention_holds_for_any_size_of_scores(factor):
     found, expected = native.attention(q, k, v).double(), softmax_attention(q, k, v)
     assert torch.isfinite(found).all()
     assert (found - expected).norm() <= 6e-3 * expected.norm()
+
+
+@needs_kernels
+@pytest.mark.parametrize("queries", [1, 8, 200])
+@pytest.mark.parametrize("keys", [1, 64, 65, 1100])
+def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
+    q = normal(2, queries, 3, 64, dtype=BFLOAT16).transpose(1, 2)
+    k, v = (normal(2, keys, 3, 64, dtype=BFLOAT16, seed=seed).transpose(1, 2) for seed in (1, 2))
+    k = k + 5.0
+    q[0, 0, 0] = 0
+    first, *others = outputs(q, k, v, True, run=native.attention, threads=threads)
+    plain = quantized_attention._eager(q, k, v)
+    assert (first.float() - plain.float()).norm() <= 4e-3 * plain.float().norm()
+    expected = softmax_attention(q, k, v)
+    assert (first.double() - expected).norm() <= 1.5e-2 * expected.norm()
+    assert all(torch.equal(first, other) for other in others)
 
 
 @needs_kernels

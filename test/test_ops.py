@@ -8,6 +8,7 @@ from qvggt_kernels import (
     Int4Linear,
     dequantize,
     int4_linear,
+    int4_linear_fp8,
     int4_linear_int8,
     int4_linear_int8_add_,
     integer_linear,
@@ -46,7 +47,9 @@ def tokens(*shape, dtype=torch.float32):
 
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("operator", [OPERATORS.int4_linear, OPERATORS.int4_linear_int8])
+@pytest.mark.parametrize(
+    "operator", [OPERATORS.int4_linear, OPERATORS.int4_linear_int8, OPERATORS.int4_linear_fp8]
+)
 def test_int4_operators_are_registered_soundly(operator, dtype, zeros):
     words, scales, points = packed_weight(zeros=zeros)
     bias = tokens(24, dtype=dtype) if zeros else None
@@ -73,6 +76,7 @@ def test_what_follows_a_linear_is_what_would_follow_it_as_a_step(dtype):
     x, bias, gamma = tokens(5, 64, dtype=dtype), tokens(24, dtype=dtype), tokens(24)
     for multiply, add_, weight in (
         (int4_linear, None, (words, scales, bias, points)),
+        (int4_linear_fp8, None, (words, scales, bias, points)),
         (int4_linear_int8, int4_linear_int8_add_, (words, scales, bias, points)),
         (integer_linear, integer_linear_add_, (integers, row_scale, bias, 8, 0.9)),
     ):
@@ -85,7 +89,7 @@ def test_what_follows_a_linear_is_what_would_follow_it_as_a_step(dtype):
             assert torch.equal(total, expected)
 
 
-@pytest.mark.parametrize("arithmetic", ["float", "int8"])
+@pytest.mark.parametrize("arithmetic", ["float", "int8", "fp8"])
 def test_an_mlp_of_packed_layers_is_its_steps(arithmetic):
     torch.manual_seed(0)
     mlp, scale = Mlp(64, 128), LayerScale(64, 0.1)

@@ -12,9 +12,11 @@ from qvggt_kernels import (
     GROUP_SIZES,
     cuda,
     dequantize,
+    fp8,
     integer_linear,
     pack,
     pack_integer,
+    quantize_rows_fp8,
     quantize_tokens,
     requantize,
     table,
@@ -221,6 +223,79 @@ def test_the_path_of_a_cuda_device(monkeypatch, shape, choice, zeros):
     agree(y, expected, TOLERANCE[dtype])
     y = cuda.int4_linear(x, packed, scales, bias, points, True)
     agree(y, F.gelu(expected), TOLERANCE[dtype])
+
+
+@on_device
+@pytest.mark.parametrize("m", [1, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_tokens_in_8_bit_floats(m, dtype):
+    from qvggt_kernels.triton import gemm
+
+    x = random(m, 200, dtype=dtype)
+    x[0] = 0
+    q, steps = gemm.quantize_tokens(x, fp8.HIGHEST, dtype=fp8.DTYPE)
+    expected, step = quantize_rows_fp8(x.float())
+    assert torch.equal(torch.where(steps == 0, 1, steps), step[:, 0])
+    agree_fp8(q, expected)
+
+
+@on_device
+@pytest.mark.parametrize("group", GROUP_SIZES)
+@pytest.mark.parametrize("zeros", [False, True])
+def test_rows_in_8_bit_floats(group, zeros):
+    from qvggt_kernels.triton import unpack
+
+    packed, scales, points = words(7, 2 * group, group, zeros)
+    q, steps = unpack.requantize(packed, scales, points, fp8.DTYPE)
+    expected, step = quantize_rows_fp8(dequantize(packed, scales, torch.float32, points))
+    assert torch.equal(steps, step[:, 0])
+    agree_fp8(q, expected)
+
+
+def agree_fp8(q, expected):
+    """Equal on a GPU.
+
+    The interpreter rounds ties away from zero, and loses what a mantissa carries into the exponent.
+    """
+    assert q.dtype == expected.dtype
+    found, wanted = q.float(), expected.float()
+    if INTERPRETED:
+        kept = wanted.frexp().mantissa.abs() != 0.5
+        assert kept.float().mean() > 0.8
+        assert ((found - wanted).abs() <= wanted.abs() / 8 + 2**-9)[kept].all()
+        assert (found == wanted)[kept].float().mean() > 0.6
+    else:
+        assert torch.equal(found, wanted)
+
+
+@on_device
+@pytest.mark.parametrize("shape", [(64,), (2, 3, 64), (0, 64)])
+@pytest.mark.parametrize("rows", [32, 24])
+@pytest.mark.parametrize("gelu", [False, True])
+def test_the_path_of_8_bit_floats(monkeypatch, shape, rows, gelu):
+    """On the CPU `torch._scaled_mm` itself is PyTorch's, called as on a GPU."""
+    monkeypatch.setattr(cuda, "_has_fp8", lambda device: True)
+    if INTERPRETED:
+        # The interpreter has no arithmetic for bfloat16, the only dtype of these products.
+        from qvggt_kernels.triton import gemm, unpack
+
+        monkeypatch.setattr(gemm, "quantize_tokens", tokens_by_pytorch)
+        monkeypatch.setattr(unpack, "requantize", rows_by_pytorch)
+    packed, scales, points = words(rows, 64, 32, zeros=True)
+    x, bias = random(*shape, dtype=torch.bfloat16), random(rows, dtype=torch.bfloat16, seed=2)
+    y = cuda.int4_linear_fp8(x, packed, scales, bias, points, gelu)
+    expected = fp8.int4_linear_fp8(x, packed, scales, bias, points).double()
+    agree(y, F.gelu(expected) if gelu else expected, 1e-2)
+
+
+def tokens_by_pytorch(x, highest, dtype):
+    assert (highest, dtype) == (fp8.HIGHEST, fp8.DTYPE)
+    q, steps = quantize_rows_fp8(x.float())
+    return q, steps[:, 0].contiguous()
+
+
+def rows_by_pytorch(packed, scales, zeros, dtype):
+    return tokens_by_pytorch(dequantize(packed, scales, torch.float32, zeros), fp8.HIGHEST, dtype)
 
 
 @on_device

@@ -76,7 +76,7 @@ def _load() -> tuple[ctypes.CDLL | None, str]:
 
 def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
     signatures: dict[str, tuple[Any, Sequence[Any]]] = {
-        "attention": (c_int, [c_void_p] * 4 + [c_void_p] + [c_int64] * 4),
+        "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
         "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
         "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
         "int4_linear_int8": (c_int, [c_void_p] * 7 + [c_int] + [c_int64] * 4),
@@ -105,13 +105,14 @@ def takes_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
     )
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> Tensor:
     """Return softmax(q k^T / 8) v with an online softmax in float32.
 
     Args:
         q: (B, H, L, 64) bfloat16, any strides but the last, which is 1.
         k: (B, H, T, 64) likewise.
         v: (B, H, T, 64) likewise.
+        in_integers: multiply queries and keys as `int8_attention` does.
 
     Returns:
         (B, H, L, 64) bfloat16, laid out as (B, L, H, 64).
@@ -124,7 +125,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         )
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
     strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
-    _run("attention", q, k, v, out, ctypes.addressof(strides), batch, heads, length, k.shape[2])
+    sizes = (batch, heads, length, k.shape[2])
+    _run("attention", q, k, v, out, ctypes.addressof(strides), in_integers, *sizes)
     return out.transpose(1, 2)
 
 

@@ -1,4 +1,5 @@
-// Attention in bfloat16 with an online softmax (Dao et al., FlashAttention), heads of 64 numbers.
+// Attention with an online softmax (Dao et al., FlashAttention), heads of 64 numbers: scores in
+// bfloat16 or in 8-bit integers (Zhang et al., SageAttention), products with values in bfloat16.
 //
 // A task is a run of queries of one head. Its thread packs the head's keys and values once, so
 // that both products read whole vectors, and takes six queries at a time over blocks of keys:
@@ -15,9 +16,11 @@ namespace qvggt {
 namespace {
 
 constexpr int kDim = 64;
+constexpr float kScale = 0.125f * 1.44269504f;  // 1 / sqrt(64), and powers of two instead of e
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr int kWords = kDim / 2;  // words of a query or key
-constexpr int kBlock = 512;       // keys of which a row's scores are held at once
+constexpr int kWords = kDim / 2;   // words of a query or key, or of a value
+constexpr int kWords8 = kDim / 4;  // words of a query or key in 8 bits
+constexpr int kBlock = 512;        // keys of which a row's scores are held at once
 constexpr int kTasksPerThread = 6;
 constexpr int kMinQueries = 16 * kTileRows;
 
@@ -57,6 +60,54 @@ void pack_keys(const Matrix& k, int64_t b, int64_t h, int keys, uint32_t* panels
     }
 }
 
+// A row of 64 numbers less `mean`, in 8-bit integers; returns its step.
+inline float quantize(const bf16* row, const __m512 (&mean)[kVectors], __m512i& q) {
+    __m512 x[kVectors], most = _mm512_setzero_ps();
+    for (int j = 0; j < kVectors; ++j) {
+        x[j] = _mm512_sub_ps(load(row + j * kLanes), mean[j]);
+        most = _mm512_max_ps(most, _mm512_abs_ps(x[j]));
+    }
+    const float step = _mm512_reduce_max_ps(most) / 127;
+    const __m512 divisor = _mm512_set1_ps(step == 0 ? 1 : step);
+    alignas(64) int8_t bytes[kDim];
+    for (int j = 0; j < kVectors; ++j)
+        _mm_store_si128(reinterpret_cast<__m128i*>(bytes + j * kLanes),
+                        _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_div_ps(x[j], divisor))));
+    q = _mm512_load_si512(bytes);
+    return step;
+}
+
+// Keys of a head in 8 bits as panels [T/64][16 words][64 keys], less their mean, which adds the
+// same number to all scores of a query; `steps` [T], and `base` [T], where sums begin because
+// queries are 128 too high.
+void pack_keys8(const Matrix& k, int64_t b, int64_t h, int keys, uint32_t* panels, float* steps,
+                int32_t* base) {
+    __m512 mean[kVectors];
+    for (int j = 0; j < kVectors; ++j) {
+        mean[j] = _mm512_setzero_ps();
+        for (int t = 0; t < keys; ++t)
+            mean[j] = _mm512_add_ps(mean[j], load(k.at(b, h, t) + j * kLanes));
+        mean[j] = _mm512_div_ps(mean[j], _mm512_set1_ps(float(keys)));
+    }
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (int t = 0; t < (keys + kPanel - 1) / kPanel * kPanel; t += kLanes) {
+        uint32_t* panel = panels + size_t(t / kPanel) * kWords8 * kPanel + t % kPanel;
+        __m512i rows[kLanes];
+        for (int i = 0; i < kLanes; ++i) {
+            rows[i] = _mm512_setzero_si512();
+            steps[t + i] = t + i < keys ? quantize(k.at(b, h, t + i), mean, rows[i]) : 0;
+        }
+        transpose(rows);
+        __m512i sum = _mm512_setzero_si512();
+        for (int i = 0; i < kLanes; ++i) {
+            sum = Int8Product::add(sum, ones, rows[i]);
+            _mm512_store_si512(panel + size_t(i) * kPanel, rows[i]);
+        }
+        sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
+        _mm512_store_si512(base + t, sum);
+    }
+}
+
 // Values of a head as one panel [pairs of keys][64 numbers]; keys past the end are zero.
 void pack_values(const Matrix& v, int64_t b, int64_t h, int keys, uint32_t* panel) {
     alignas(64) uint16_t order[2][32];
@@ -80,47 +131,103 @@ void pack_values(const Matrix& v, int64_t b, int64_t h, int keys, uint32_t* pane
 struct Scratch {
     float scores[kTileRows][kBlock];
     bf16 weights[kTileRows][kBlock];
+    uint8_t queries[kTileRows][kDim];
+};
+
+// What a thread holds of a head.
+struct Head {
+    Buffer<uint32_t> keys, values;
+    Buffer<float> steps;
+    Buffer<int32_t> base;
+
+    Head(size_t padded, bool in_integers)
+        : keys(allocate<uint32_t>(padded * (in_integers ? kWords8 : kWords))),
+          values(allocate<uint32_t>(padded / 2 * kDim)),
+          steps(allocate<float>(in_integers ? padded : 0)),
+          base(allocate<int32_t>(in_integers ? padded : 0)) {}
+
+    explicit operator bool() const { return keys && values && steps && base; }
+
+    template <bool kIntegers>
+    void fill(const Matrix& k, const Matrix& v, int64_t b, int64_t h, int count) {
+        if constexpr (kIntegers)
+            pack_keys8(k, b, h, count, keys.get(), steps.get(), base.get());
+        else
+            pack_keys(k, b, h, count, keys.get());
+        pack_values(v, b, h, count, values.get());
+    }
+
+    // Scores of R queries with 64 keys from t, to scores[R][kBlock]; `most` [R] rises to them.
+    // Keys from `count` on score minus infinity.
+    template <int R, bool kIntegers>
+    inline __attribute__((always_inline)) void score(const void* q, size_t stride, int t, int count,
+                                                     float* scores, __m512* most) const {
+        const char* rows = static_cast<const char*>(q);
+        using Product = std::conditional_t<kIntegers, Int8Product, Bf16Product>;
+        constexpr int words = kIntegers ? kWords8 : kWords;
+        typename Product::Sum sums[R][kVectors];
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j)
+                if constexpr (kIntegers)
+                    sums[r][j] = _mm512_load_si512(base.get() + t + j * kLanes);
+                else
+                    sums[r][j] = _mm512_setzero_ps();
+        multiply<R, Product>(rows, stride, keys.get() + size_t(t) * words, words, sums);
+        for (int j = 0; j < kVectors; ++j) {
+            const __mmask16 real = first(count - t - j * kLanes);
+            for (int r = 0; r < R; ++r) {
+                __m512 x;
+                if constexpr (kIntegers)
+                    x = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]),
+                                      _mm512_load_ps(steps.get() + t + j * kLanes));
+                else
+                    x = sums[r][j];
+                x = _mm512_mask_mov_ps(_mm512_set1_ps(-kInfinity), real, x);
+                _mm512_store_ps(scores + r * kBlock + j * kLanes, x);
+                most[r] = _mm512_max_ps(most[r], x);
+            }
+        }
+    }
 };
 
 // Attention of R queries over all keys of a head.
-template <int R>
-void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t* values, int count,
-            float scale, bf16* out, int64_t out_stride, Scratch& scratch) {
-    float highest[R], total[R];
+template <int R, bool kIntegers>
+void attend(const bf16* q, int64_t stride, const Head& head, int count, bf16* out,
+            int64_t out_stride, Scratch& scratch) {
+    float highest[R], total[R], scale[R];
+    const void* queries = q;
+    size_t bytes = size_t(stride) * sizeof(bf16);
+    for (int r = 0; r < R; ++r) scale[r] = kScale;
+    if constexpr (kIntegers) {
+        const __m512 none[kVectors] = {};
+        for (int r = 0; r < R; ++r) {
+            __m512i numbers;
+            const float step = quantize(q + r * stride, none, numbers);
+            // Zeros score zero whatever they are multiplied by, and keys past the end do not.
+            scale[r] *= step == 0 ? 1 : step;
+            // 128 more, which is the highest bit turned.
+            _mm512_storeu_si512(scratch.queries[r],
+                                _mm512_xor_si512(numbers, _mm512_set1_epi8(-128)));
+        }
+        queries = scratch.queries;
+        bytes = sizeof scratch.queries[0];
+    }
     __m512 sums[R][kVectors];
     for (int r = 0; r < R; ++r) {
         highest[r] = -kInfinity;
         total[r] = 0;
         for (int j = 0; j < kVectors; ++j) sums[r][j] = _mm512_setzero_ps();
     }
-    const __m512 factor = _mm512_set1_ps(scale);
     for (int start = 0; start < count; start += kBlock) {
         const int used = std::min(kBlock, count - start);
         const int padded = (used + kPanel - 1) / kPanel * kPanel;
         __m512 most[R];
         for (int r = 0; r < R; ++r) most[r] = _mm512_set1_ps(-kInfinity);
-        for (int t = 0; t < padded; t += kPanel) {
-            __m512 tile[R][kVectors];
-            for (int r = 0; r < R; ++r)
-                for (int j = 0; j < kVectors; ++j) tile[r][j] = _mm512_setzero_ps();
-            multiply<R, Bf16Product>(reinterpret_cast<const char*>(q), stride * sizeof(bf16),
-                                     keys + size_t(start + t) * kWords, kWords, tile);
-            if (t + kPanel > used)
-                for (int j = 0; j < kVectors; ++j) {
-                    const __mmask16 real = first(used - t - j * kLanes);
-                    for (int r = 0; r < R; ++r)
-                        tile[r][j] =
-                            _mm512_mask_mov_ps(_mm512_set1_ps(-kInfinity), real, tile[r][j]);
-                }
-            for (int r = 0; r < R; ++r)
-                for (int j = 0; j < kVectors; ++j) {
-                    _mm512_store_ps(scratch.scores[r] + t + j * kLanes, tile[r][j]);
-                    most[r] = _mm512_max_ps(most[r], tile[r][j]);
-                }
-        }
+        for (int t = 0; t < padded; t += kPanel)
+            head.score<R, kIntegers>(queries, bytes, start + t, count, scratch.scores[0] + t, most);
         for (int r = 0; r < R; ++r) {
-            const float now = std::max(highest[r], _mm512_reduce_max_ps(most[r]) * scale);
-            const __m512 top = _mm512_set1_ps(now);
+            const float now = std::max(highest[r], _mm512_reduce_max_ps(most[r]) * scale[r]);
+            const __m512 top = _mm512_set1_ps(now), factor = _mm512_set1_ps(scale[r]);
             __m512 sum = _mm512_setzero_ps(), sum2 = _mm512_setzero_ps();
             for (int t = 0; t < padded; t += 2 * kLanes) {
                 const __m512 a =
@@ -139,8 +246,8 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
             highest[r] = now;
         }
         multiply<R, Bf16Product>(reinterpret_cast<const char*>(scratch.weights[0]),
-                                 sizeof scratch.weights[0], values + size_t(start / 2) * kDim,
-                                 padded / 2, sums);
+                                 sizeof scratch.weights[0],
+                                 head.values.get() + size_t(start / 2) * kDim, padded / 2, sums);
     }
     for (int r = 0; r < R; ++r) {
         const __m512 share = _mm512_set1_ps(1 / total[r]);
@@ -149,52 +256,54 @@ void attend(const bf16* q, int64_t stride, const uint32_t* keys, const uint32_t*
     }
 }
 
-}  // namespace
-}  // namespace qvggt
-
-// out[b][l][h][64] = softmax(q k^T / 8) v; strides in numbers: batch, head, row of q, of k, of v.
-extern "C" QVGGT_EXPORT int qvggt_attention(const uint16_t* q, const uint16_t* k, const uint16_t* v,
-                                            uint16_t* out, const int64_t* strides, int64_t batch,
-                                            int64_t heads, int64_t queries, int64_t keys,
-                                            int threads) {
-    using namespace qvggt;
-    const Matrix query{q, strides[0], strides[1], strides[2]};
-    const Matrix key{k, strides[3], strides[4], strides[5]};
-    const Matrix value{v, strides[6], strides[7], strides[8]};
+template <bool kIntegers>
+int run(const Matrix& query, const Matrix& key, const Matrix& value, bf16* out, int64_t batch,
+        int64_t heads, int64_t queries, int64_t keys, int threads) {
     const int64_t pairs = batch * heads;
     threads = useful(threads, pairs * queries * keys * 4 * kDim);
     const int64_t wanted =
         std::max<int64_t>(1, kTasksPerThread * threads / std::max<int64_t>(1, pairs));
-    const int64_t run = std::max<int64_t>(
+    const int64_t rows = std::max<int64_t>(
         kMinQueries, ((queries + wanted - 1) / wanted + kTileRows - 1) / kTileRows * kTileRows);
-    const int64_t runs = (queries + run - 1) / run;
-    const size_t padded = size_t(keys + kPanel - 1) / kPanel * kPanel;
-    const float scale = 0.125f * 1.44269504f;
+    const int64_t runs = (queries + rows - 1) / rows;
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        auto panels = allocate<uint32_t>(padded * kWords);
-        auto values = allocate<uint32_t>(padded / 2 * kDim);
-        auto scratch = allocate<Scratch>(1);
+        Head head(size_t(keys + kPanel - 1) / kPanel * kPanel, kIntegers);
+        const auto scratch = allocate<Scratch>(1);
         int64_t held = -1;
-        failed = !panels || !values || !scratch;
+        failed = !head || !scratch;
 #pragma omp for schedule(dynamic, 1)
         for (int64_t task = 0; task < pairs * runs; ++task) {
             if (failed) continue;
             const int64_t pair = task / runs, b = pair / heads, h = pair % heads;
-            if (pair != held) {
-                pack_keys(key, b, h, int(keys), panels.get());
-                pack_values(value, b, h, int(keys), values.get());
-                held = pair;
-            }
-            const int64_t end = std::min(queries, (task % runs + 1) * run);
-            for (int64_t l = task % runs * run; l < end; l += kTileRows)
-                with_rows(int(std::min<int64_t>(kTileRows, end - l)), [&](auto rows) {
-                    attend<rows.value>(
-                        query.at(b, h, l), query.row, panels.get(), values.get(), int(keys), scale,
-                        out + ((b * queries + l) * heads + h) * kDim, heads * kDim, scratch[0]);
+            if (pair != held) head.fill<kIntegers>(key, value, b, h, int(keys));
+            held = pair;
+            const int64_t end = std::min(queries, (task % runs + 1) * rows);
+            for (int64_t l = task % runs * rows; l < end; l += kTileRows)
+                with_rows(int(std::min<int64_t>(kTileRows, end - l)), [&](auto count) {
+                    attend<count.value, kIntegers>(query.at(b, h, l), query.row, head, int(keys),
+                                                   out + ((b * queries + l) * heads + h) * kDim,
+                                                   heads * kDim, scratch[0]);
                 });
         }
     }
     return failed;
+}
+
+}  // namespace
+}  // namespace qvggt
+
+// out[b][l][h][64] = softmax(q k^T / 8) v, with scores in 8-bit integers or not; strides in
+// numbers: batch, head, row of q, of k, of v.
+extern "C" QVGGT_EXPORT int qvggt_attention(const uint16_t* q, const uint16_t* k, const uint16_t* v,
+                                            uint16_t* out, const int64_t* strides, int in_integers,
+                                            int64_t batch, int64_t heads, int64_t queries,
+                                            int64_t keys, int threads) {
+    using namespace qvggt;
+    const Matrix query{q, strides[0], strides[1], strides[2]};
+    const Matrix key{k, strides[3], strides[4], strides[5]};
+    const Matrix value{v, strides[6], strides[7], strides[8]};
+    return in_integers ? run<true>(query, key, value, out, batch, heads, queries, keys, threads)
+                       : run<false>(query, key, value, out, batch, heads, queries, keys, threads);
 }

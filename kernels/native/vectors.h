@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <memory>
 #include <type_traits>
+#include <utility>
 
 #define QVGGT_EXPORT __attribute__((visibility("default")))
 
@@ -107,21 +108,35 @@ inline void transpose(__m512i r[16]) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-// Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers. Not by
-// intrinsics, for which GCC copies every sum before and after the instruction.
+#define QVGGT_INLINE __attribute__((always_inline))
+
+// Calls f with 0 to N - 1 as compile-time constants. Arrays of sums that are indexed by constants
+// alone become registers with any compiler; in loops, that depends on its version.
+template <class F, int... I>
+QVGGT_INLINE inline void unrolled(F&& f, std::integer_sequence<int, I...>) {
+    (f(std::integral_constant<int, I>()), ...);
+}
+
+template <int N, class F>
+QVGGT_INLINE inline void unrolled(F&& f) {
+    unrolled(f, std::make_integer_sequence<int, N>());
+}
+
+// Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers.
 struct Bf16Product {
     using Sum = __m512;
-    static Sum add(Sum sum, __m512i token, __m512i weight) {
-        asm("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(token), "vm"(weight));
-        return sum;
+    static QVGGT_INLINE Sum add(Sum sum, __m512i token, __m512i weight) {
+        return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(token),
+                                reinterpret_cast<__m512bh>(weight));
     }
 };
 
 struct Int8Product {
     using Sum = __m512i;
     // Tokens are unsigned, weights signed.
-    static Sum add(Sum sum, __m512i token, __m512i weight) {
-        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(token), "vm"(weight));
+    static QVGGT_INLINE Sum add(Sum sum, __m512i token, __m512i weight) {
+        // For the intrinsic, GCC copies every sum before and after the instruction.
+        asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(token), "v"(weight));
         return sum;
     }
 };
@@ -130,19 +145,20 @@ struct Int8Product {
 //
 // rows: of `stride` bytes, at any alignment. panel: [words][64], word w of output n at [w][n].
 template <int R, class Product>
-inline __attribute__((always_inline)) void multiply(const char* rows, size_t stride,
-                                                    const uint32_t* panel, int words,
-                                                    typename Product::Sum (&sums)[R][kVectors]) {
+QVGGT_INLINE inline void multiply(const char* rows, size_t stride, const uint32_t* panel, int words,
+                                  typename Product::Sum (&sums)[R][kVectors]) {
     for (int w = 0; w < words; ++w, panel += kPanel, rows += 4) {
         __m512i weight[kVectors];
-        for (int j = 0; j < kVectors; ++j) weight[j] = _mm512_load_si512(panel + j * kLanes);
-        for (int r = 0; r < R; ++r) {
+        unrolled<kVectors>([&](auto j)
+                               QVGGT_INLINE { weight[j] = _mm512_load_si512(panel + j * kLanes); });
+        unrolled<R>([&](auto r) QVGGT_INLINE {
             int32_t word;
             __builtin_memcpy(&word, rows + r * stride, 4);
             const __m512i token = _mm512_set1_epi32(word);
-            for (int j = 0; j < kVectors; ++j)
+            unrolled<kVectors>([&](auto j) QVGGT_INLINE {
                 sums[r][j] = Product::add(sums[r][j], token, weight[j]);
-        }
+            });
+        });
     }
 }
 

@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import fp8
 from ..packing import PLANES
 from .unpack import load_scale_and_zero, plane_weights, round_half_even
 
@@ -149,7 +150,10 @@ def quantize_tokens_kernel(
     HIGHEST: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Quantize each row of x (M, K) to integers in [-HIGHEST, HIGHEST] with its own step."""
+    """Quantize each row of x (M, K) to numbers in [-HIGHEST, HIGHEST] with its own step.
+
+    Integers are rounded here, 8-bit floats by the conversion.
+    """
     row = tl.program_id(0)
     x_row = x_ptr + row.to(tl.int64) * K
     largest = tl.zeros((BLOCK,), tl.float32)
@@ -169,7 +173,10 @@ def quantize_tokens_kernel(
         exact = tl.div_rn(x, tl.broadcast_to(divisor, (BLOCK,)))
         # Bounded first: the rounding holds for small magnitudes alone.
         exact = tl.minimum(tl.maximum(exact, -HIGHEST), HIGHEST)
-        tl.store(q_ptr + row.to(tl.int64) * K + k, round_half_even(exact).to(tl.int8), mask=k < K)
+        if q_ptr.dtype.element_ty == tl.int8:
+            exact = round_half_even(exact)
+        q = exact.to(q_ptr.dtype.element_ty)
+        tl.store(q_ptr + row.to(tl.int64) * K + k, q, mask=k < K)
 
 
 @triton.jit
@@ -296,19 +303,25 @@ def int4_gemm(
     return out
 
 
-def quantize_tokens(x: Tensor, highest: int, clip: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Quantize each token on its own, as `qvggt_kernels.quantize_tokens`.
+def quantize_tokens(
+    x: Tensor,
+    highest: float,
+    clip: Tensor | None = None,
+    dtype: torch.dtype = torch.int8,
+) -> tuple[Tensor, Tensor]:
+    """Quantize each token on its own, as `qvggt_kernels.quantize_tokens` or in 8-bit floats.
 
     Args:
         x: (M, K) floating, contiguous.
-        highest: largest number, 127 or 7.
+        highest: largest number, 127, 7 or 448.
         clip: () float32, or None for 1.
+        dtype: int8 or float8_e4m3fn.
 
     Returns:
-        q (M, K) int8 and the steps (M,) float32.
+        q (M, K) of `dtype` and the steps (M,) float32.
     """
     m, k = x.shape
-    q = torch.empty(m, k, dtype=torch.int8, device=x.device)
+    q = torch.empty(m, k, dtype=dtype, device=x.device)
     steps = torch.empty(m, dtype=torch.float32, device=x.device)
     block = min(triton.next_power_of_2(k), _TOKEN_BLOCK)
     quantize_tokens_kernel[(m,)](
@@ -385,7 +398,7 @@ def int8_gemm(
 def specimens() -> list[Specimen]:
     """Return every configuration that a shipped table names or that tuning may choose."""
     from .. import table, tune
-    from .offline import Specimen
+    from .offline import ARCHITECTURES, WITH_FP8, Specimen
 
     shipping: dict[tuple[str, Blocks], set[int]] = {}
     for architecture in table.shipped_architectures():
@@ -418,22 +431,27 @@ def specimens() -> list[Specimen]:
             found.append(_int4_specimen(blocks, varied, group=32, even=False))
         if blocks.split_k == 1:
             found.append(_int4_specimen(blocks, varied, "gelu"))
-    found.append(
-        Specimen(
-            "quantize tokens",
-            quantize_tokens_kernel,
-            {
-                "x_ptr": "*bf16",
-                "clip_ptr": "*fp32",
-                "q_ptr": "*i8",
-                "steps_ptr": "*fp32",
-                "K": "i32:16",
-                "HIGHEST": 127,
-                "BLOCK": 1024,
-            },
-            warps=4,
+    for name, pointer, highest, where in (
+        ("quantize tokens", "*i8", 127, ARCHITECTURES),
+        ("quantize tokens to fp8", "*fp8e4nv", fp8.HIGHEST, WITH_FP8),
+    ):
+        found.append(
+            Specimen(
+                name,
+                quantize_tokens_kernel,
+                {
+                    "x_ptr": "*bf16",
+                    "clip_ptr": "*fp32",
+                    "q_ptr": pointer,
+                    "steps_ptr": "*fp32",
+                    "K": "i32:16",
+                    "HIGHEST": highest,
+                    "BLOCK": 1024,
+                },
+                warps=4,
+                architectures=where,
+            )
         )
-    )
     found.append(
         Specimen(
             "sum of 4 parts, gelu",

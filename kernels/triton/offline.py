@@ -30,6 +30,9 @@ MODULES = ("unpack", "gemm", "normalise", "rotary", "attention")
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
 """Compute capabilities, times ten, that kernels are compiled for."""
 
+WITH_FP8 = (89, 90, 100, 120)
+"""Those that convert to 8-bit floats."""
+
 _SHARED_LIMIT = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one program may have, per architecture."""
 

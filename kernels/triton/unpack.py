@@ -13,12 +13,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from .. import fp8
 from ..packing import GROUP_SIZES, PLANES, ZERO
 
 if TYPE_CHECKING:
     from .offline import Specimen
 
 ZERO_NUMBER: tl.constexpr = tl.constexpr(ZERO)
+
+_HIGHEST = {torch.int8: 127.0, fp8.DTYPE: fp8.HIGHEST}
+"""What the largest magnitude of a row becomes."""
 
 _TILE = 4096
 """Words that a program unpacks: 16 per thread."""
@@ -90,11 +94,15 @@ def requantize_kernel(
     row_scales_ptr,
     rows,
     words_per_row,
+    HIGHEST: tl.constexpr,
     GROUP: tl.constexpr,
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Write int8 rows (N, K) and their scales (N,): two passes over rows that stay in cache."""
+    """Write rows (N, K) of 8-bit integers or floats and their scales (N,).
+
+    Two passes over rows that stay in cache; the largest number of a row becomes HIGHEST.
+    """
     LANES: tl.constexpr = GROUP // 4
     row = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS))[:, None]
     largest = tl.zeros((BLOCK_ROWS, BLOCK), tl.float32)
@@ -107,7 +115,7 @@ def requantize_kernel(
         for plane in tl.static_range(4):
             weight = plane_weights(words, scale, zero, plane, tl.float32)
             largest = tl.maximum(largest, tl.abs(weight))
-    row_scale = tl.div_rn(tl.max(largest, 1, keep_dims=True), 127.0)
+    row_scale = tl.div_rn(tl.max(largest, 1, keep_dims=True), HIGHEST)
     row_scale = tl.where(row_scale == 0, 1.0, row_scale)
     tl.store(row_scales_ptr + row, row_scale, mask=row < rows)
     for start in range(0, words_per_row, BLOCK):
@@ -119,8 +127,10 @@ def requantize_kernel(
         first = out_ptr + group.to(tl.int64) * GROUP + word % LANES
         for plane in tl.static_range(4):
             weight = plane_weights(words, scale, zero, plane, tl.float32)
-            whole = round_half_even(tl.div_rn(weight, row_scale.broadcast_to(BLOCK_ROWS, BLOCK)))
-            tl.store(first + plane * LANES, whole.to(tl.int8), mask=inside)
+            number = tl.div_rn(weight, row_scale.broadcast_to(BLOCK_ROWS, BLOCK))
+            if out_ptr.dtype.element_ty == tl.int8:
+                number = round_half_even(number)
+            tl.store(first + plane * LANES, number.to(out_ptr.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -188,11 +198,17 @@ def dequantize(
 
 
 def requantize(
-    qweight: Tensor, scales: Tensor, zeros: Tensor | None = None
+    qweight: Tensor,
+    scales: Tensor,
+    zeros: Tensor | None = None,
+    dtype: torch.dtype = torch.int8,
 ) -> tuple[Tensor, Tensor]:
-    """Unpack a weight into int8 rows with one scale each; as `qvggt_kernels.requantize`."""
+    """Unpack a weight into rows of int8 or float8_e4m3fn with one scale each.
+
+    As `qvggt_kernels.requantize` and `qvggt_kernels.quantize_rows_fp8` do.
+    """
     rows, groups, lanes = qweight.shape
-    out = torch.empty(rows, groups * lanes * PLANES, dtype=torch.int8, device=qweight.device)
+    out = torch.empty(rows, groups * lanes * PLANES, dtype=dtype, device=qweight.device)
     row_scales = torch.empty(rows, dtype=torch.float32, device=qweight.device)
     requantize_kernel[(triton.cdiv(rows, 4),)](
         qweight,
@@ -202,6 +218,7 @@ def requantize(
         row_scales,
         rows,
         groups * lanes,
+        HIGHEST=_HIGHEST[dtype],
         GROUP=lanes * PLANES,
         BLOCK_ROWS=4,
         BLOCK=256,
@@ -226,7 +243,7 @@ def columns_to_rows(qweight: Tensor) -> Tensor:
 
 def specimens() -> list[Specimen]:
     """Return the kernels as they are launched for weights of 128 columns a scale, and of 32."""
-    from .offline import Specimen
+    from .offline import ARCHITECTURES, WITH_FP8, Specimen
 
     pointers = {"words_ptr": "*i16", "scales_ptr": "*bf16"}
     found = []
@@ -248,24 +265,30 @@ def specimens() -> list[Specimen]:
                     warps=8,
                 )
             )
-            found.append(
-                Specimen(
-                    f"requantize, group {group}{suffix}",
-                    requantize_kernel,
-                    {
-                        **pointers,
-                        "zeros_ptr": zeros,
-                        "out_ptr": "*i8",
-                        "row_scales_ptr": "*fp32",
-                        "rows": "i32:16",
-                        "words_per_row": "i32:16",
-                        "GROUP": group,
-                        "BLOCK_ROWS": 4,
-                        "BLOCK": 256,
-                    },
-                    warps=4,
+            for name, pointer, highest, architectures in (
+                ("requantize", "*i8", _HIGHEST[torch.int8], ARCHITECTURES),
+                ("requantize to fp8", "*fp8e4nv", fp8.HIGHEST, WITH_FP8),
+            ):
+                found.append(
+                    Specimen(
+                        f"{name}, group {group}{suffix}",
+                        requantize_kernel,
+                        {
+                            **pointers,
+                            "zeros_ptr": zeros,
+                            "out_ptr": pointer,
+                            "row_scales_ptr": "*fp32",
+                            "rows": "i32:16",
+                            "words_per_row": "i32:16",
+                            "HIGHEST": highest,
+                            "GROUP": group,
+                            "BLOCK_ROWS": 4,
+                            "BLOCK": 256,
+                        },
+                        warps=4,
+                        architectures=architectures,
+                    )
                 )
-            )
     for halves in (False, True):
         found.append(
             Specimen(

@@ -18,11 +18,11 @@ class ComputeSettings:
         attention: "auto" is PyTorch's in the compute dtype; "int8" multiplies queries and keys
             as 8-bit integers.
         linears: how 4-bit linears of encoder and aggregator multiply: "float" in the compute
-            dtype, "int8" with weight rows and tokens rounded to 8 bits. The camera head, whose
-            small translations matter, always multiplies floats.
+            dtype, "int8" with weight rows and tokens rounded to 8-bit integers, "fp8" to 8-bit
+            floats. The camera head, whose small translations matter, keeps to "float".
     """
 
     mlp_rows: int = 2048
     dense_pixels: int = 1 << 18
     attention: Literal["auto", "int8"] = "auto"
-    linears: Literal["float", "int8"] = "float"
+    linears: Literal["float", "int8", "fp8"] = "float"

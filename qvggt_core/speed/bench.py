@@ -17,7 +17,14 @@ from qvggt_core.errors import BenchmarkError
 from qvggt_core.evaluate.machine import describe_machine
 from qvggt_core.model import VGGT, load_model, read_checkpoint
 from qvggt_core.speed import layers
-from qvggt_core.speed.contenders import CONTENDERS, INT4, INT4_INTEGERS, Contender, build
+from qvggt_core.speed.contenders import (
+    CONTENDERS,
+    INT4,
+    INT4_FP8,
+    INT4_INTEGERS,
+    Contender,
+    build,
+)
 from qvggt_core.speed.roofline import Peaks, Shape, Work, block, linear, measure_peaks, parts
 from qvggt_core.speed.stream import time_streams
 from qvggt_core.speed.timing import Clock, Run, measure, ratio
@@ -280,12 +287,21 @@ def _part_runs(model: VGGT, images: Tensor) -> dict[str, Run]:
     }
 
 
+def _names(request: Request, missing: dict[str, str]) -> list[str]:
+    """Return who takes part on this device, the yardstick first."""
+    names = [name for name in CONTENDERS if name in request.contenders]
+    if request.device.type != "cuda" and INT4_FP8 in names:
+        names.remove(INT4_FP8)
+        missing[INT4_FP8] = "only GPUs multiply 8-bit floats"
+    return names
+
+
 def _contenders(
     request: Request, heads: tuple[str, ...], missing: dict[str, str]
 ) -> list[Contender]:
     """Build all that can be built, the yardstick first."""
     found: list[Contender] = []
-    names = [name for name in CONTENDERS if name in request.contenders]
+    names = _names(request, missing)
     with suppress(BenchmarkError):
         return build(names, request.checkpoint, heads, request.device, request.original)
     for name in names:
@@ -316,7 +332,7 @@ def _network(
             least: dict[str, float | None] = {
                 each.name: _least(peaks, work, each.weight_bytes, each.dtype)
                 for each in contenders
-                if each.name != INT4_INTEGERS
+                if each.name not in (INT4_INTEGERS, INT4_FP8)
             }
             runs = {each.name: called(each, heads) for each in contenders}
             for each in contenders:
@@ -359,7 +375,7 @@ def _memory(
     for height, width in request.sizes:
         for frames in request.frames:
             peaks_mib: dict[str, float] = {}
-            for name in (each for each in CONTENDERS if each in request.contenders):
+            for name in _names(request, missing):
                 for label, wanted in variants:
                     if name.startswith("original") and wanted != heads:
                         continue

@@ -27,7 +27,16 @@ FLOAT32 = "qvggt float32"
 BFLOAT16 = "qvggt bfloat16"
 INT4 = "qvggt INT4"
 INT4_INTEGERS = "qvggt INT4, 8-bit products"
-CONTENDERS = (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16, FLOAT32, BFLOAT16, INT4, INT4_INTEGERS)
+INT4_FP8 = "qvggt INT4, 8-bit float products"
+CONTENDERS = (
+    ORIGINAL_FLOAT32,
+    ORIGINAL_BFLOAT16,
+    FLOAT32,
+    BFLOAT16,
+    INT4,
+    INT4_INTEGERS,
+    INT4_FP8,
+)
 """Every contender; the first one that takes part is the yardstick of the others."""
 
 _INT4_BYTES = 0.5 + 2 / 128
@@ -89,7 +98,7 @@ def build(
     config = with_heads(everything, tuple(heads))
     originals = [name for name in names if name in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)]
     contenders = []
-    if set(names) - {INT4, INT4_INTEGERS}:
+    if set(names) - {INT4, INT4_INTEGERS, INT4_FP8}:
         kept = everything if originals else config
         state = {name: tensor.to(device) for name, tensor in dense_state(file, kept)}
         if originals:
@@ -114,6 +123,7 @@ def build(
     for name, settings in (
         (INT4, ComputeSettings(linears="float")),
         (INT4_INTEGERS, ComputeSettings(linears="int8")),
+        (INT4_FP8, ComputeSettings(linears="fp8")),
     ):
         if name in names:
             packed = load_model(checkpoint, device, heads=heads).configure(settings)

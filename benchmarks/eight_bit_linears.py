@@ -1,10 +1,10 @@
-"""What 4-bit linears lose in 8-bit integers: the small network on held-out flights.
+"""What 4-bit linears lose in 8-bit products: the small network on held-out flights.
 
-Every window is answered with the linears of encoder and aggregator in the compute dtype and in
-8-bit integers (weight rows requantized, tokens quantized when they arrive). Beside the scores
-stands how far depth and cameras move from the float32 answer of the same weights.
+Every window is answered with the linears of encoder and aggregator in the compute dtype, in 8-bit
+integers and in 8-bit floats (weight rows requantized, tokens quantized when they arrive). Beside
+the scores stands how far depth and cameras move from the float32 answer of the same weights.
 
-    python benchmarks/int8_linears.py --pools out/pools
+    python benchmarks/eight_bit_linears.py --pools out/pools
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--pools", type=Path, default=Path("out/pools"))
     parser.add_argument("--frames", type=int, nargs="+", default=[4, 8])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    output = Path("benchmarks/results/int8_linears.json")
+    output = Path("benchmarks/results/eight_bit_linears.json")
     parser.add_argument("--output", type=Path, default=output)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -46,16 +46,14 @@ def main() -> None:
             ComputeSettings(linears=linears)
         )
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
-        for linears in ("float", "int8")
+        for linears in ("float", "int8", "fp8")
     }
     directory = args.pools / "studio"
     build_pool(TrainConfig.read(CONFIG).evaluation_pool, directory)
     pool = open_pool(directory)
 
     rows = []
-    table = Table(
-        title="4-bit linears in the compute dtype and in 8-bit integers, held-out flights"
-    )
+    table = Table(title="4-bit linears in the compute dtype and in 8 bits, held-out flights")
     for heading in ("frames", "arithmetic", *COLUMNS, "depth moves", "cameras move", "windows"):
         table.add_column(heading, justify="right")
     for frames in args.frames:
