@@ -18,7 +18,14 @@ from typing import Any
 
 import torch
 from machine import describe
-from qvggt_kernels import Int4Linear, attention, capability, layer_norm_add_, qk_norm_rope_
+from qvggt_kernels import (
+    Int4Linear,
+    attention,
+    capability,
+    int8_attention,
+    layer_norm_add_,
+    qk_norm_rope_,
+)
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -108,6 +115,7 @@ def block_steps() -> dict[str, dict[str, Run]]:
         half = [part.bfloat16() for part in full]
         steps[name] = {
             "bf16": _call(attention, *half),
+            "8-bit scores": _call(int8_attention, *half),
             "bf16, as PyTorch has it": _call(F.scaled_dot_product_attention, *half),
             "fp32": _call(attention, *full),
             "fp32, as PyTorch has it": _call(F.scaled_dot_product_attention, *full),

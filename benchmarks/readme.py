@@ -13,6 +13,7 @@ from typing import Any
 from qvggt_core.speed.contenders import (
     BFLOAT16,
     INT4,
+    INT4_INTEGERS,
     ORIGINAL_BFLOAT16,
     ORIGINAL_FLOAT32,
 )
@@ -31,8 +32,9 @@ def table(results: Mapping[str, Any]) -> str:
     frames = request["frames"][0]
     where = f"{frames} frames of {height}x{width}"
     lines = [
-        f"VGGT-1B's shape, {where}, {machine['cpu']} (Zen 5 without AMX), {request['threads']} "
-        f"threads, {request['clock']} time, PyTorch {machine['torch']}; all in one run. "
+        f"VGGT-1B's shape, {where}, {machine['cpu']} (Zen 5: AVX-512, no AMX), "
+        f"{request['threads']} threads, {request['clock']} time, PyTorch {machine['torch']}, C++ "
+        f"kernels {machine['cpu_kernels']}; all in one run. "
         "On a GPU: not measured; `qvggt bench` is ready to.",
         "",
         "| who | heads | a window | times faster | peak memory | times smaller |",
@@ -44,6 +46,8 @@ def table(results: Mapping[str, Any]) -> str:
         (BFLOAT16, "qvggt, 16-bit weights"),
         (INT4, "qvggt, INT4"),
         (INT4 + _STREAM, "qvggt, INT4"),
+        (INT4_INTEGERS, "qvggt, INT4, `linears: int8`"),
+        (INT4_INTEGERS + _STREAM, "qvggt, INT4, `linears: int8`"),
     ):
         row, memory = (find(results, case, where, name) for case in ("network", "memory"))
         heads = "camera, depth" if name.endswith(_STREAM) else "all three"

@@ -27,6 +27,9 @@ from qvggt_kernels import (
 )
 from torch.nn import functional as F
 
+from qvggt_core.parameters import Parameters
+from qvggt_ros.network import load_network
+
 BFLOAT16 = torch.bfloat16
 ULP = 2**-7
 """Distance of two neighbouring bfloat16, relative to the smaller at most."""
@@ -107,6 +110,22 @@ def test_a_library_that_cannot_be_used_says_why(monkeypatch, tmp_path):
     assert native._load.__wrapped__()[1].startswith("not usable, install qvggt again: ")
     file.unlink()
     assert native._load.__wrapped__()[1].startswith("not built: no working C++ compiler")
+
+
+@pytest.mark.parametrize(
+    ("supported", "disabled", "expected"),
+    [(True, "1", "not built"), (True, "0", None), (False, "1", None)],
+)
+def test_what_is_missing_is_said_where_it_could_be_had(
+    without_native_kernels, monkeypatch, caplog, supported, disabled, expected
+):
+    monkeypatch.setattr(native, "status", lambda: "not built")
+    monkeypatch.setattr(native, "_supported", lambda: supported)
+    monkeypatch.setenv("QVGGT_NATIVE", disabled)
+    assert native.shortfall() == expected
+    load_network(Parameters(device="cpu"))
+    said = "slower than it could be: C++ kernels not built" in caplog.text
+    assert said == (expected is not None)
 
 
 @needs_kernels

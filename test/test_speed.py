@@ -15,7 +15,14 @@ from qvggt_core.errors import BenchmarkError
 from qvggt_core.model import read_checkpoint
 from qvggt_core.speed import timing
 from qvggt_core.speed.bench import CASES
-from qvggt_core.speed.contenders import BFLOAT16, FLOAT32, INT4, INT4_INTEGERS, build
+from qvggt_core.speed.contenders import (
+    BFLOAT16,
+    FLOAT32,
+    INT4,
+    INT4_FP8,
+    INT4_INTEGERS,
+    build,
+)
 from qvggt_core.speed.layers import block_and_tokens, separate_calls
 from qvggt_core.speed.roofline import Shape
 from qvggt_core.speed.tables import as_markdown, find, read_results
@@ -23,7 +30,7 @@ from qvggt_core.speed.weights import write_random_checkpoint
 from qvggt_ros.cli import main
 
 CPU = torch.device("cpu")
-OURS = (FLOAT32, BFLOAT16, INT4, INT4_INTEGERS)
+OURS = (FLOAT32, BFLOAT16, INT4, INT4_INTEGERS, INT4_FP8)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +101,7 @@ def test_contenders_compute_the_same(checkpoint):
         said = {c.name: c.forward(images, heads) for c in build(OURS, checkpoint, heads, CPU)}
     assert tuple(said) == OURS
     exact = said[FLOAT32]
-    for name, tolerance in ((BFLOAT16, 0.1), (INT4, 0.1), (INT4_INTEGERS, 0.1)):
+    for name, tolerance in ((BFLOAT16, 0.1), (INT4, 0.1), (INT4_INTEGERS, 0.1), (INT4_FP8, 0.2)):
         for output in ("depth", "pose"):
             error = (said[name][output] - exact[output]).norm() / exact[output].norm()
             assert error < tolerance, (name, output)
@@ -115,7 +122,7 @@ def test_the_block_by_separate_calls_is_the_block(checkpoint):
 
 def test_the_command_measures_every_case(checkpoint, tmp_path, capsys):
     options = "--frames 2 --sizes 28x42 --threads 1 --clock cpu --rounds 2 --window 3"
-    contenders = [word for name in (FLOAT32, INT4) for word in ("--contender", name)]
+    contenders = [word for name in (FLOAT32, INT4, INT4_FP8) for word in ("--contender", name)]
     common = ["bench", str(checkpoint), *options.split(), *contenders]
     timed = [case for case in CASES if case != "memory"]
     main_ends_well([*common, "-o", str(tmp_path / "a"), "--cases", ",".join(timed)])
@@ -137,6 +144,8 @@ def test_the_command_measures_every_case(checkpoint, tmp_path, capsys):
     assert all(row["facts"]["bit_equal"] for row in streams)
 
     memory = read_results(tmp_path / "b" / "bench.json")
+    for measured in (results, memory):
+        assert measured["not_measured"][INT4_FP8] == "only GPUs multiply 8-bit floats"
     where = "2 frames of 28x42"
     dense, packed = (find(memory, "memory", where, name) for name in (FLOAT32, INT4))
     assert dense["facts"]["peak_mib"] > dense["facts"]["interpreter_mib"] > 0
