@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvggt_kernels import dequantize, pack
 from small_network import TINY
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.model import read_checkpoint
-from qvggt_core.speed import timing
+from qvggt_core.speed import layers, timing
 from qvggt_core.speed.bench import CASES
 from qvggt_core.speed.contenders import (
     BFLOAT16,
@@ -118,6 +119,25 @@ def test_the_block_by_separate_calls_is_the_block(checkpoint):
             assert not torch.allclose(expected, tokens, atol=0.1)
             out = block(tokens.clone(), rope, across_frames=across_frames)
         assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_linears_of_other_libraries_take_part_or_are_named(monkeypatch):
+    def good(q, scales, bias):
+        weight = q.float().unflatten(1, (scales.shape[1], -1)) * scales.float()[..., None]
+        return lambda x: x @ weight.flatten(1).t() + bias
+
+    def absent(q, scales, bias):
+        raise ModuleNotFoundError("No module named 'absent'")
+
+    monkeypatch.setattr(layers, "_OTHERS", {"good": good, "absent": absent})
+    q = torch.randint(-8, 8, (8, 64), dtype=torch.int8)
+    scales, bias, x = torch.rand(8, 2).bfloat16(), torch.randn(8), torch.randn(3, 64)
+    runs, widths, missing = {}, {}, {}
+    layers._add_others(runs, widths, (q, scales, bias), x, range(2), missing)
+    expected = dequantize(pack(q, 32), scales, torch.float32)
+    assert torch.allclose(runs["good"](), x @ expected.t() + bias, atol=1e-4)
+    assert set(runs) == set(widths) == {"good"}
+    assert missing == {"absent": "ModuleNotFoundError: No module named 'absent'"}
 
 
 def test_the_command_measures_every_case(checkpoint, tmp_path, capsys):

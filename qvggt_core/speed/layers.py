@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import torch
 from qvggt_kernels import Int4Linear, PackedLinear, int4_linear_int8
+from qvggt_kernels.packing import ZERO
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -21,6 +23,9 @@ GROUP_SIZE = 128
 _COLD_BYTES = 1 << 26
 """Bytes of 16-bit weights that a contender walks through: more than the last-level caches."""
 _INT4_BYTES = 0.5 + 2 / GROUP_SIZE
+
+LinearCall = Callable[[Tensor], Tensor]
+"""A linear that is ready to be called."""
 
 Widths = dict[str, tuple[float, float]]
 """Bytes per weight, as stored, and per activation, by contender."""
@@ -42,8 +47,8 @@ def linear_contenders(
     """Return one linear (rows, K) -> (rows, N) in every arithmetic; bfloat16 is the yardstick.
 
     Every call takes the next of many layers, as in a network, so that no weight is still in a
-    cache from its last use. On a GPU, libraries that are installed take part (torchao); others
-    are named in `missing`.
+    cache from its last use. On a GPU, libraries that are installed take part (torchao, gemlite);
+    others are named in `missing`.
     """
     torch.manual_seed(0)
     group = next(size for size in (GROUP_SIZE, 64, 32) if inputs % size == 0)
@@ -76,37 +81,63 @@ def linear_contenders(
         "INT4": (_INT4_BYTES, 2.0),
     }
     if device.type == "cuda":
-        _add_torchao(runs, widths, weight, bias16, x16, copies, missing)
+        _add_others(runs, widths, (q, scales, bias16), x16, copies, missing)
     return runs, widths
 
 
-def _add_torchao(
+def _torchao_linear(q: Tensor, scales: Tensor, bias: Tensor) -> LinearCall:
+    from torchao.quantization import Int4WeightOnlyConfig, quantize_
+
+    columns = q.shape[1]
+    layer = nn.Linear(columns, len(q), device=bias.device, dtype=bias.dtype)
+    group = columns // scales.shape[1]
+    weight = q.float().unflatten(1, (-1, group)) * scales.float()[..., None]
+    layer.weight.data.copy_(weight.flatten(1))
+    layer.bias.data.copy_(bias)
+    quantize_(layer, Int4WeightOnlyConfig(group_size=group))
+    return layer
+
+
+def _gemlite_linear(q: Tensor, scales: Tensor, bias: Tensor) -> LinearCall:
+    from gemlite.helper import A16Wn
+
+    group = q.shape[1] // scales.shape[1]
+    steps = scales.to(bias.dtype).view(-1, 1)
+    maker = A16Wn(device=str(bias.device))
+    numbers = (q + ZERO).to(torch.uint8)
+    layer: LinearCall = maker.from_weights(
+        numbers, steps, torch.full_like(steps, ZERO), 4, group, bias.clone()
+    )
+    return layer
+
+
+_OTHERS: dict[str, Callable[[Tensor, Tensor, Tensor], LinearCall]] = {
+    "torchao INT4": _torchao_linear,
+    "gemlite INT4": _gemlite_linear,
+}
+"""Makers of 4-bit linears of other libraries, of q (N, K) int8, scales (N, K/g) and a bias (N,)
+that has the dtype and device to compute in."""
+
+
+def _add_others(
     runs: dict[str, Run],
     widths: Widths,
-    weight: Tensor,
-    bias: Tensor,
+    weight: tuple[Tensor, Tensor, Tensor],
     x: Tensor,
     copies: range,
     missing: dict[str, str],
 ) -> None:
-    name = "torchao INT4"
-    try:
-        from torchao.quantization import Int4WeightOnlyConfig, quantize_
-
-        made = []
-        for _ in copies:
-            layer = nn.Linear(weight.shape[1], weight.shape[0], device=x.device, dtype=x.dtype)
-            layer.weight.data.copy_(weight)
-            layer.bias.data.copy_(bias)
-            quantize_(layer, Int4WeightOnlyConfig(group_size=GROUP_SIZE))
-            made.append(layer)
-        made[0](x)
-    except Exception as error:  # whatever a library of others does here costs its row alone
-        missing[name] = f"{type(error).__name__}: {error}"
-        return
-    layers = itertools.cycle(made)
-    runs[name] = lambda: next(layers)(x)
-    widths[name] = (_INT4_BYTES, 2.0)
+    """Add the linears of all libraries that are installed; name the others in `missing`."""
+    for name, make in _OTHERS.items():
+        try:
+            made = [make(*weight) for _ in copies]
+            made[0](x)
+        except Exception as error:  # whatever a library of others does here costs its row alone
+            missing[name] = f"{type(error).__name__}: {error}"
+            continue
+        layers = itertools.cycle(made)
+        runs[name] = lambda layers=layers: next(layers)(x)  # type: ignore[misc]
+        widths[name] = (_INT4_BYTES, 2.0)
 
 
 def block_contenders(
