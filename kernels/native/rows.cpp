@@ -13,49 +13,102 @@ namespace qvggt {
 namespace {
 
 constexpr int kTokens = 8;
+constexpr int kOutputs = 2;
 
-// out[M][rows] of two neighbouring outputs; the second may be the first again.
-template <int M>
-void multiply_rows(const float* x, const Words& weight, int first_row, int second_row,
-                   const float* bias, float* out) {
-    const int rows[2] = {first_row, second_row};
-    const int columns = weight.columns(), lanes = weight.lanes;
-    __m512 sums[2][M];
-    for (int n = 0; n < 2; ++n)
-        for (int m = 0; m < M; ++m) sums[n][m] = _mm512_setzero_ps();
+// Outputs [row, row+2) of M tokens; the second is the first again where there is no other.
+template <int M, int kGroupLanes>
+void multiply_rows(const float* x, const Words& weight, int row, const float* bias, float* out) {
+    // Fewer sums than the latency of an addition has room for are made twice.
+    constexpr int kChains = M <= 2 ? 2 : 1;
+    constexpr __mmask16 used = kGroupLanes < kLanes ? (1 << kGroupLanes) - 1 : 0xFFFF;
+    const int rows[kOutputs] = {row, std::min(row + 1, weight.rows - 1)};
+    const size_t columns = weight.columns();
+    __m512 sums[kChains][kOutputs][M];
+    unrolled<kChains>([&](auto c) QVGGT_INLINE {
+        unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+            unrolled<M>([&](auto m) QVGGT_INLINE { sums[c][n][m] = _mm512_setzero_ps(); });
+        });
+    });
     for (int g = 0; g < weight.groups; ++g) {
-        __m512 table[2];
-        size_t at[2];
-        for (int n = 0; n < 2; ++n) {
-            at[n] = size_t(rows[n]) * weight.groups + g;
-            table[n] = levels(weight, at[n]);
-        }
-        for (int lane = 0; lane < lanes; lane += kLanes) {
-            // A group of 32 columns has eight words only: half of a vector stays zero.
-            const __mmask16 used = first(lanes - lane);
-            __m512i words[2];
-            for (int n = 0; n < 2; ++n)
-                words[n] = _mm512_cvtepu16_epi32(
-                    _mm256_maskz_loadu_epi16(used, weight.words + at[n] * lanes + lane));
-            for (int plane = 0; plane < kPlanes; ++plane) {
-                const float* tokens = x + g * weight.group() + plane * lanes + lane;
-                __m512 values[2];
-                for (int n = 0; n < 2; ++n) {
-                    values[n] = _mm512_permutexvar_ps(words[n], table[n]);
-                    words[n] = _mm512_srli_epi32(words[n], 4);
-                }
-                for (int m = 0; m < M; ++m) {
-                    const __m512 token = load(tokens + size_t(m) * columns, used);
-                    for (int n = 0; n < 2; ++n)
-                        sums[n][m] = _mm512_fmadd_ps(values[n], token, sums[n][m]);
-                }
+        __m512 table[kOutputs];
+        const uint16_t* words[kOutputs];
+        unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+            const size_t at = size_t(rows[n]) * weight.groups + g;
+            table[n] = levels(weight, at);
+            words[n] = weight.words + at * kGroupLanes;
+            // The next rows: two short runs at once are no stream that a processor foresees.
+            _mm_prefetch(words[n] + size_t(kOutputs) * weight.groups * kGroupLanes, _MM_HINT_T0);
+        });
+        const float* tokens = x + size_t(g) * kGroupLanes * kPlanes;
+        unrolled<(kGroupLanes + kLanes - 1) / kLanes>([&](auto part) QVGGT_INLINE {
+            __m512i packed[kOutputs];
+            unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+                packed[n] =
+                    _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(used, words[n] + part * kLanes));
+            });
+            unrolled<kPlanes>([&](auto plane) QVGGT_INLINE {
+                __m512 values[kOutputs];
+                unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+                    values[n] =
+                        _mm512_permutexvar_ps(_mm512_srli_epi32(packed[n], 4 * plane), table[n]);
+                });
+                unrolled<M>([&](auto m) QVGGT_INLINE {
+                    const __m512 token =
+                        load(tokens + m * columns + plane * kGroupLanes + part * kLanes, used);
+                    unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+                        __m512& sum = sums[plane % kChains][n][m];
+                        sum = _mm512_fmadd_ps(values[n], token, sum);
+                    });
+                });
+            });
+        });
+    }
+    unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+        unrolled<M>([&](auto m) QVGGT_INLINE {
+            const __m512 sum = kChains == 1 ? sums[0][n][m]
+                                            : _mm512_add_ps(sums[0][n][m], sums[kChains - 1][n][m]);
+            out[size_t(m) * weight.rows + rows[n]] =
+                _mm512_reduce_add_ps(sum) + (bias ? bias[rows[n]] : 0.0f);
+        });
+    });
+}
+
+template <int kGroupLanes>
+void multiply_all(const float* x, const Words& weight, const float* bias, float* out,
+                  int64_t tokens, int threads) {
+    const int columns = weight.columns();
+    threads = useful(threads, (tokens + 4) * weight.rows * columns);
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int row = 0; row < weight.rows; row += kOutputs)
+        for (int64_t m = 0; m < tokens; m += kTokens) {
+            const float* part = x + m * columns;
+            float* to = out + m * weight.rows;
+            switch (std::min<int64_t>(kTokens, tokens - m)) {
+                case 1:
+                    multiply_rows<1, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 2:
+                    multiply_rows<2, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 3:
+                    multiply_rows<3, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 4:
+                    multiply_rows<4, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 5:
+                    multiply_rows<5, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 6:
+                    multiply_rows<6, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                case 7:
+                    multiply_rows<7, kGroupLanes>(part, weight, row, bias, to);
+                    break;
+                default:
+                    multiply_rows<kTokens, kGroupLanes>(part, weight, row, bias, to);
             }
         }
-    }
-    for (int n = 0; n < 2; ++n)
-        for (int m = 0; m < M; ++m)
-            out[size_t(m) * weight.rows + rows[n]] =
-                _mm512_reduce_add_ps(sums[n][m]) + (bias ? bias[rows[n]] : 0.0f);
 }
 
 }  // namespace
@@ -69,40 +122,14 @@ extern "C" QVGGT_EXPORT void qvggt_int4_linear_rows(const float* x, const uint16
                                                     int threads) {
     using namespace qvggt;
     const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
-    const int columns = weight.columns();
-    const int64_t pairs = (rows + 1) / 2;
-#pragma omp parallel for num_threads(useful(threads, (tokens + 4) * rows * columns)) \
-    schedule(static)
-    for (int64_t pair = 0; pair < pairs; ++pair) {
-        const int a = int(2 * pair), b = std::min(a + 1, int(rows) - 1);
-        for (int64_t m = 0; m < tokens; m += kTokens) {
-            const float* part = x + m * columns;
-            float* to = out + m * rows;
-            switch (std::min<int64_t>(kTokens, tokens - m)) {
-                case 1:
-                    multiply_rows<1>(part, weight, a, b, bias, to);
-                    break;
-                case 2:
-                    multiply_rows<2>(part, weight, a, b, bias, to);
-                    break;
-                case 3:
-                    multiply_rows<3>(part, weight, a, b, bias, to);
-                    break;
-                case 4:
-                    multiply_rows<4>(part, weight, a, b, bias, to);
-                    break;
-                case 5:
-                    multiply_rows<5>(part, weight, a, b, bias, to);
-                    break;
-                case 6:
-                    multiply_rows<6>(part, weight, a, b, bias, to);
-                    break;
-                case 7:
-                    multiply_rows<7>(part, weight, a, b, bias, to);
-                    break;
-                default:
-                    multiply_rows<kTokens>(part, weight, a, b, bias, to);
-            }
-        }
+    switch (lanes) {
+        case 32:
+            multiply_all<32>(x, weight, bias, out, tokens, threads);
+            break;
+        case 16:
+            multiply_all<16>(x, weight, bias, out, tokens, threads);
+            break;
+        default:
+            multiply_all<8>(x, weight, bias, out, tokens, threads);
     }
 }
