@@ -99,7 +99,7 @@ class Parameters(BaseModel):
         "auto",
         description=(
             "auto computes attention in compute_dtype; int8 multiplies queries and keys as 8-bit "
-            "integers, for speed on GPUs."
+            "integers, for speed on GPUs and CPUs that have kernels for it."
         ),
         json_schema_extra=_STRUCTURAL,
     )
