@@ -93,6 +93,7 @@ def test_the_environment_leaves_them_out():
     ("support", "word"), [("_is_avx512_bf16_supported", "lacks"), ("_is_vnni_supported", "lacks")]
 )
 def test_other_processors_do_without(monkeypatch, support, word):
+    monkeypatch.delenv("QVGGT_NATIVE", raising=False)
     monkeypatch.setattr(torch.cpu, support, lambda: False)
     library, status = native._load.__wrapped__()
     assert library is None
