@@ -113,6 +113,14 @@ def test_a_library_that_cannot_be_used_says_why(monkeypatch, tmp_path):
     assert native._load.__wrapped__()[1].startswith("not built: no working C++ compiler")
 
 
+@needs_kernels
+def test_a_library_of_other_sources_is_not_called(monkeypatch):
+    monkeypatch.setattr(native, "_INTERFACE", native._INTERFACE + 1)
+    library, status = native._load.__wrapped__()
+    assert library is None
+    assert status.startswith("not usable, install qvggt again: it was built for interface")
+
+
 @pytest.mark.parametrize(
     ("supported", "disabled", "expected"),
     [(True, "1", "not built"), (True, "0", None), (False, "1", None)],

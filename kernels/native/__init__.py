@@ -23,6 +23,9 @@ from torch import Tensor
 
 from ..packing import PLANES, PackingError, group_size_of
 
+_INTERFACE = 1
+"""Number of the functions and arguments below; see `interface.cpp`."""
+
 _HEAD_DIM = 64
 """Width of the heads that these kernels are made for, VGGT's."""
 
@@ -87,6 +90,9 @@ def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
         ),
         "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     }
+    # A library that was built from other sources would take arguments for what they are not.
+    if (found := kernels.qvggt_interface()) != _INTERFACE:
+        raise OSError(f"it was built for interface {found}, not {_INTERFACE}")
     for name, (result, arguments) in signatures.items():
         function = getattr(kernels, f"qvggt_{name}")
         function.restype = result
