@@ -6,6 +6,8 @@ PyTorch in slices that stay in a cache.
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -46,18 +48,9 @@ def qk_norm_rope_(
     compute(qkv, qw, qb, kw, kb, eps, cos, sin)
 
 
-def _on_cpu(
-    qkv: Tensor,
-    qw: Tensor | None,
-    qb: Tensor | None,
-    kw: Tensor | None,
-    kb: Tensor | None,
-    eps: float,
-    cos: Tensor | None,
-    sin: Tensor | None,
-) -> None:
+def _on_cpu(qkv: Tensor, qw: Tensor | None, *rest: Any) -> None:
     compute = native.qk_norm_rope_ if native.takes_qk_norm_rope(qkv, qw) else _eager
-    compute(qkv, qw, qb, kw, kb, eps, cos, sin)
+    compute(qkv, qw, *rest)
 
 
 def _eager(

@@ -424,6 +424,13 @@ def test_sizes_of_the_other_kernels_are_checked_too():
     qkv = normal(1, 1, 5, 3, 2, 64, dtype=BFLOAT16)
     with pytest.raises(ValueError, match="angles for 5 tokens"):
         native.qk_norm_rope_(qkv, *[None] * 4, 0.0, torch.ones(4, 1, 64), torch.ones(4, 1, 64))
+    with pytest.raises(ValueError, match="angles for 5 tokens"):
+        native.qk_norm_rope_(qkv, *[None] * 4, 0.0, torch.ones(5, 1, 64), None)
+    gain = torch.ones(64, dtype=BFLOAT16)
+    with pytest.raises(ValueError, match="gains and biases"):
+        native.qk_norm_rope_(qkv, gain, gain, gain, gain[:32], 1e-5, None, None)
+    with pytest.raises(ValueError, match="gains and biases"):
+        native.qk_norm_rope_(qkv, gain, gain.float(), gain, gain, 1e-5, None, None)
 
 
 @needs_kernels

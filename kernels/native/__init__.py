@@ -244,13 +244,27 @@ def qk_norm_rope_(
 ) -> None:
     """Do what `rotary.qk_norm_rope_` does; the norm may differ in a last bit."""
     tokens, _, heads, dim = qkv.shape[2:]
-    if not qkv.is_contiguous() or (cos is not None and cos.numel() != tokens * dim):
-        raise ValueError(
-            f"queries and keys {tuple(qkv.shape)} must be contiguous, "
-            f"with angles for {tokens} tokens"
-        )
+    if not qkv.is_contiguous():
+        raise ValueError(f"queries and keys {tuple(qkv.shape)} must be contiguous")
+    _check_parts("gains and biases", (qw, qb, kw, kb), dim, torch.bfloat16)
+    _check_parts(f"angles for {tokens} tokens", (cos, sin), tokens * dim, torch.float32)
     frames = qkv.shape[0] * qkv.shape[1]
     _run("qk_norm_rope", qkv, qw, qb, kw, kb, eps, cos, sin, frames, tokens, heads)
+
+
+def _check_parts(what: str, parts: Sequence[Tensor | None], size: int, dtype: torch.dtype) -> None:
+    """Refuse parts that are not all there or all None, or not contiguous and of a size and dtype.
+
+    Raises:
+        ValueError: says which they are and what is wanted.
+    """
+    given = [part for part in parts if part is not None]
+    if given and (
+        len(given) < len(parts)
+        or any(p.numel() != size or p.dtype != dtype or not p.is_contiguous() for p in given)
+    ):
+        found = ", ".join("none" if p is None else f"{tuple(p.shape)} {p.dtype}" for p in parts)
+        raise ValueError(f"{what} are {found}: all must be contiguous, {size} numbers of {dtype}")
 
 
 def _divides(qweight: Tensor) -> bool:

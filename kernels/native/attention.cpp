@@ -160,8 +160,8 @@ struct Head {
     // Scores of R queries with 64 keys from t, to scores[R][kBlock]; `most` [R] rises to them.
     // Keys from `count` on score minus infinity.
     template <int R, bool kIntegers>
-    inline __attribute__((always_inline)) void score(const void* q, size_t stride, int t, int count,
-                                                     float* scores, __m512* most) const {
+    QVGGT_INLINE inline void score(const void* q, size_t stride, int t, int count, float* scores,
+                                   __m512* most) const {
         const char* rows = static_cast<const char*>(q);
         using Product = std::conditional_t<kIntegers, Int8Product, Bf16Product>;
         constexpr int words = kIntegers ? kWords8 : kWords;
