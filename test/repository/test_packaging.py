@@ -163,7 +163,6 @@ def test_what_is_no_python_is_installed_too(tmp_path: Path) -> None:
         capture_output=True,
     )
     for directory, package in (
-        ("qvggt_ros", "qvggt_ros"),
         ("qvggt_core", "qvggt_core"),
         ("kernels/qvggt_kernels", "qvggt_kernels"),
     ):
