@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.geometry import transform
+from qvggt_core.geometry.poses import transform
 
 _FIRST_DAMPING = 1e-4
 _MAX_DAMPING = 1e4

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry import inverse
-from qvggt_core.stream.frame import WindowPrediction
+from qvggt_core.geometry.poses import inverse
+from qvggt_core.stream.frame import Confirmation, Verdict, WindowPrediction
 from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import turn_between
 
@@ -27,40 +26,6 @@ _FALSE_MOTION = 0.03
 _FEWEST_POINTS = 20
 # Flow is this precise, in shares of the width; a residual below it says nothing.
 _PRECISION = 0.002
-
-
-class Verdict(str, Enum):
-    """What the images say of a window."""
-
-    CONFIRMED = "confirmed"
-    UNDECIDED = "undecided"
-    CONTRADICTED = "contradicted"
-
-
-@dataclass(frozen=True)
-class Confirmation:
-    """A verdict, and the numbers that it comes from. Lengths are shares of the image's width.
-
-    Attributes:
-        verdict: of the window as predicted, before any refinement.
-        reason: what it comes from, for an operator, in a few words.
-        followed: median number of points that two views share.
-        motion: median motion of the points between two views.
-        parallax: what is left of it once the best rotation is taken out.
-        residual: median distance between where the points are and where the prediction puts them.
-    """
-
-    verdict: Verdict
-    reason: str
-    followed: int = 0
-    motion: float = 0.0
-    parallax: float = 0.0
-    residual: float = 0.0
-
-    @property
-    def ratio(self) -> float:
-        """Residual as a share of the motion; 0 where nothing moves."""
-        return self.residual / self.motion if self.motion > 0.0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -138,7 +103,7 @@ def _pairs(prediction: WindowPrediction, views: Sequence[TrackedView | None]) ->
     for i, first in enumerate(views):
         if first is None or i < without_depth:
             continue
-        depth = _depth_at(prediction.depth[i - without_depth], first.pixels)
+        depth = depth_at(prediction.depth[i - without_depth], first.pixels)
         for j, second in enumerate(views):
             if second is None or i == j:
                 continue
@@ -181,7 +146,7 @@ def _pair(
     )
 
 
-def _depth_at(depth: NDArray[np.float32], pixels: NDArray[np.float64]) -> NDArray[np.float64]:
+def depth_at(depth: NDArray[np.float32], pixels: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the depth at the pixels next to some places (N, 2); NaN outside."""
     columns, rows = np.rint(pixels).astype(np.int64).reshape(-1, 2).T
     inside = (columns >= 0) & (rows >= 0) & (columns < depth.shape[1]) & (rows < depth.shape[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ class Frame:
         camera: calibration of the image, or None when nothing is known of it.
         frame_id: name of the camera's optical frame.
         source: name of the camera among those of a rig; empty where there is one.
+        mask: (H, W) uint8, 0 where the image shows what does not stand still, as the robot's own
+            body; None where nothing is known.
     """
 
     stamp_ns: int
@@ -27,6 +30,7 @@ class Frame:
     camera: Camera | None = None
     frame_id: str = ""
     source: str = ""
+    mask: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,40 @@ class Scale:
     stamp_ns: int | None = None
 
 
+class Verdict(str, Enum):
+    """What the images say of a window."""
+
+    CONFIRMED = "confirmed"
+    UNDECIDED = "undecided"
+    CONTRADICTED = "contradicted"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A verdict, and the numbers that it comes from. Lengths are shares of the image's width.
+
+    Attributes:
+        verdict: of the window as predicted, before any refinement.
+        reason: what it comes from, for an operator, in a few words.
+        followed: median number of points that two views share.
+        motion: median motion of the points between two views.
+        parallax: what is left of it once the best rotation is taken out.
+        residual: median distance between where the points are and where the prediction puts them.
+    """
+
+    verdict: Verdict
+    reason: str
+    followed: int = 0
+    motion: float = 0.0
+    parallax: float = 0.0
+    residual: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Residual as a share of the motion; 0 where nothing moves."""
+        return self.residual / self.motion if self.motion > 0.0 else 0.0
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """What one run of the network adds to the map.
@@ -126,6 +164,7 @@ class Reconstruction:
         rotation_sigma: the same for its orientation, in radians.
         seconds: wall time per step ("encode", "network", "align").
         events: sentences for the operator, such as why a new segment began.
+        confirmation: what the images say of the window as predicted; None where it was not asked.
     """
 
     segment: int
@@ -139,3 +178,4 @@ class Reconstruction:
     rotation_sigma: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    confirmation: Confirmation | None = None

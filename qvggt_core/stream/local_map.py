@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry import inverse
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.adjustment import Adjusted, Bundle, adjust
 from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect
 from qvggt_core.stream.tracks import Tracks
@@ -222,6 +222,19 @@ class LocalMap:
         self._take(index, adjusted)
         return adjusted.cost
 
+    def rescale(self, factor: float) -> None:
+        """Multiply all lengths about the first keyframe's centre."""
+        centre = inverse(self.keyframes[0].camera_from_map)[:3, 3]
+        points = self.points
+        points.origins = centre + factor * (points.origins - centre)
+        for name in ("inverse_distance", "sigma", "prior", "prior_sigma"):
+            setattr(points, name, getattr(points, name) / factor)
+        for keyframe in self.keyframes:
+            keyframe.camera_from_map = _scaled(keyframe.camera_from_map, centre, factor)
+        self._pose = _scaled(self._pose, centre, factor)
+        self._motion = self._motion.copy()
+        self._motion[:3, 3] *= factor
+
     def expect(
         self, ids: NDArray[np.int64], inverse_distance: NDArray[np.float64], share: float
     ) -> None:
@@ -317,14 +330,11 @@ class LocalMap:
     def _try_to_found(self) -> None:
         """Let two views with parallax decide on the poses and points of the map so far."""
         newest = self.keyframes[-1]
-        for begun, first in enumerate(self.keyframes[: 1 - _FEWEST_TO_FOUND]):
-            _, one, other = np.intersect1d(
-                first.tracks.ids, newest.tracks.ids, assume_unique=True, return_indices=True
-            )
-            if len(one) >= _MIN_FOLLOWED:
-                break
-        else:
+        oldest = self._oldest_sharing(newest)
+        if oldest is None:
             return
+        begun, one, other = oldest
+        first = self.keyframes[begun]
         focal = newest.tracks.focal
         views = relate(first.tracks.rays[one], newest.tracks.rays[other], PIXEL_SIGMA / focal)
         if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
@@ -348,6 +358,18 @@ class LocalMap:
         if other_map.cost < cost:
             self.points, self.keyframes = other_map.points, other_map.keyframes
         self.is_founded = True
+
+    def _oldest_sharing(
+        self, newest: Keyframe
+    ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]] | None:
+        """Return the first keyframe that shares enough points, and theirs in both keyframes."""
+        for number, keyframe in enumerate(self.keyframes[: 1 - _FEWEST_TO_FOUND]):
+            _, one, other = np.intersect1d(
+                keyframe.tracks.ids, newest.tracks.ids, assume_unique=True, return_indices=True
+            )
+            if len(one) >= _MIN_FOLLOWED:
+                return number, one, other
+        return None
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""
@@ -382,3 +404,12 @@ class LocalMap:
         self.points = self.points.take(np.isin(self.points.ids, seen, assume_unique=True))
         newest = set(self.keyframes[-1].tracks.ids.tolist())
         self._outliers &= newest
+
+
+def _scaled(
+    camera_from_map: NDArray[np.float64], centre: NDArray[np.float64], factor: float
+) -> NDArray[np.float64]:
+    """Return a pose with its camera's centre moved away from another one by a factor."""
+    map_from_camera = inverse(camera_from_map)
+    map_from_camera[:3, 3] = centre + factor * (map_from_camera[:3, 3] - centre)
+    return inverse(map_from_camera)

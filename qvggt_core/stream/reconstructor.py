@@ -22,15 +22,18 @@ from qvggt_core.stream.align import (
 )
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
+    Confirmation,
     Frame,
     FrameGeometry,
     Reconstruction,
+    Verdict,
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.verification import PlacedView, Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
@@ -52,6 +55,8 @@ class Reconstructor:
     Attributes:
         gated: number of frames that left the window without geometry; none do, unless the
             network fails.
+        not_finite: number of windows for which the network gave poses that are not finite.
+        withheld: number of frames whose geometry the images contradict, and that were kept back.
         segment: number of the current map.
         parameters: how to reconstruct, see `set_parameters`.
     """
@@ -59,6 +64,8 @@ class Reconstructor:
     def __init__(self, network: Network, parameters: Parameters) -> None:
         """Start with an empty map."""
         self.gated = 0
+        self.not_finite = 0
+        self.withheld = 0
         self.segment = 0
         self._network = network
         self.parameters = parameters
@@ -70,6 +77,7 @@ class Reconstructor:
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
+        self._verifier = Verifier()
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
@@ -89,19 +97,30 @@ class Reconstructor:
         frames = (frame, *others)
         views = [self._preprocessor(each).view(each) for each in frames]
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
-            self._tell(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
+            self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
             return ()
         done: tuple[Reconstruction, ...] = ()
         interruption = self._interruption(frames)
         if interruption:
             done = self.flush()
             self._leave_map(interruption)
+            self._verifier.reset()
         self._last = frames
 
-        is_keyframe = self._gate.is_keyframe(views[0]).is_keyframe
+        tracked, begins_anew = None, False
+        if self._follows:
+            preprocessor = self._preprocessor(frame)
+            tracked, begins_anew = self._verifier.follow(frame, views[0], preprocessor)
+        if begins_anew:
+            done += self.flush()
+            self._leave_map("the camera was lost: no point of the map was found again")
+        is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
             left = self._window.add(view, is_keyframe)
             self.gated += left is not None and not left.is_published
+        if tracked is not None:
+            first = self._window.entries[-len(views)]
+            first.observation = self._verifier.observe(tracked, is_keyframe)
         if self._window.is_due:
             done += self._run()
         return done
@@ -135,6 +154,12 @@ class Reconstructor:
         self.segment = 0
         self._map_is_empty = True
         self._leave_map(reason)
+        self._verifier.reset()
+
+    @property
+    def _follows(self) -> bool:
+        """Whether points are followed at all."""
+        return self.parameters.confirm or self.parameters.refine
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
@@ -148,11 +173,19 @@ class Reconstructor:
         clock.append(time.perf_counter())
         self._window.ran()
         if not np.isfinite(prediction.camera_from_world).all():
-            self._tell(
+            self.not_finite += 1
+            self._add_event(
                 f"the network gave poses that are not finite, its window of {len(entries)} views "
                 "was left out; does compute_dtype float32 help?"
             )
-            return ()
+            if not self._has_observations(entries):
+                return ()
+        confirmation = self._judge(entries, prediction)
+        if self._goes_by_tracks(entries, confirmation):
+            frames = self._place_by_tracks(entries, prediction, confirmation)
+            clock.append(time.perf_counter())
+            seconds = _seconds(clock)
+            return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
         depth = self._trusted_depth(prediction)
         try:
             alignment = self._align(entries, prediction, depth)
@@ -160,15 +193,85 @@ class Reconstructor:
             self._refusals += 1
             is_final = is_last or self._refusals == _MAX_REFUSALS
             if not is_final and self._window.run_again(coming=len(self._last)):
-                self._tell(f"a window was refused, the next frame tries again: {refusal}")
+                self._add_event(f"a window was refused, the next frame tries again: {refusal}")
                 return ()
             self._restart_map(f"{self._refusals} window(s) refused in a row: {refusal}")
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
         clock.append(time.perf_counter())
-        seconds = dict(zip(("encode", "network", "align"), np.diff(clock).tolist(), strict=True))
-        return (self._reconstruction(frames, alignment, len(entries), seconds),)
+        if self._is_withheld(confirmation):
+            self.withheld += len(frames)
+            frames = ()
+        self._calibrate(entries, prediction)
+        seconds = _seconds(clock)
+        return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _has_observations(self, entries: list[Entry]) -> bool:
+        return all(
+            entry.observation is not None
+            for entry in entries
+            if not entry.is_published and entry.view.source == self._last[0].source
+        )
+
+    def _judge(self, entries: list[Entry], prediction: WindowPrediction) -> Confirmation | None:
+        if not self.parameters.confirm:
+            return None
+        return self._verifier.judge(prediction, [entry.observation for entry in entries])
+
+    def _goes_by_tracks(self, entries: list[Entry], confirmation: Confirmation | None) -> bool:
+        """Return whether poses come from followed points and depth from what they support."""
+        if not self.parameters.refine or not self._has_observations(entries):
+            return False
+        contradicted = confirmation is not None and confirmation.verdict is Verdict.CONTRADICTED
+        return not (contradicted and self.parameters.on_contradiction == "publish")
+
+    def _is_withheld(self, confirmation: Confirmation | None) -> bool:
+        if confirmation is None or confirmation.verdict is not Verdict.CONTRADICTED:
+            return False
+        action = self.parameters.on_contradiction
+        return action == "withhold" or (action == "tracks" and not self.parameters.refine)
+
+    def _calibrate(self, entries: list[Entry], prediction: WindowPrediction) -> None:
+        """Let points be followed by predicted intrinsics, where there are no others."""
+        frame = self._last[0]
+        if not self._follows or frame.camera is not None or self._verifier.is_calibrated:
+            return
+        newest = max(i for i, entry in enumerate(entries) if entry.view.source == frame.source)
+        anchor = entries[newest].anchor
+        assert anchor is not None
+        camera = self._preprocessor(frame).camera(frame, prediction.intrinsics[newest])
+        self._verifier.calibrate(camera, anchor.map_from_camera)
+
+    def _place_by_tracks(
+        self,
+        entries: list[Entry],
+        prediction: WindowPrediction,
+        confirmation: Confirmation | None,
+    ) -> tuple[FrameGeometry, ...]:
+        """Place the window's views by followed points; return those that were never given out."""
+        observations = [entry.observation for entry in entries]
+        verdict = Verdict.CONFIRMED if confirmation is None else confirmation.verdict
+        self._verifier.expect(prediction, observations, verdict)
+        without_depth = len(entries) - len(prediction.depth)
+        frames = []
+        for index, entry in enumerate(entries):
+            if entry.observation is None or entry.is_published:
+                continue
+            placed = self._verifier.place(
+                entry.observation,
+                prediction.depth[index - without_depth],
+                prediction.confidence[index - without_depth],
+                self.parameters.min_confidence_percentile,
+            )
+            entry.anchor = Anchor(placed.map_from_camera, placed.depth)
+            frames.append(self._publish(entry, prediction.intrinsics[index], placed))
+        self._map_is_empty = False
+        self._refusals = 0
+        if self._is_withheld(confirmation):
+            self.withheld += len(frames)
+            return ()
+        return tuple(self._in_metres(frame) for frame in frames)
 
     def _encode(self, entries: list[Entry]) -> None:
         # An encoding does not depend on the window: made once, it stays with its view.
@@ -238,27 +341,35 @@ class Reconstructor:
             has_depth = index >= without_depth
             entry.anchor = Anchor(pose, map_depth[index - without_depth] if has_depth else None)
             if not entry.is_published:
-                entry.is_published = True
-                if entry.view.source == self._last[0].source:
-                    told = self._metric.observe(entry.view.stamp_ns, pose[:3, 3])
-                    if told:
-                        self._tell(told)
-                intrinsics = prediction.intrinsics[index]
-                if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
-                    intrinsics = entry.view.intrinsics
-                frames.append(
-                    FrameGeometry(
-                        view=entry.view,
-                        map_from_camera=pose,
-                        intrinsics=intrinsics,
-                        # Copies: whoever keeps a frame shall not keep its whole window in memory.
-                        depth=map_depth[index - without_depth].copy(),
-                        confidence=prediction.confidence[index - without_depth].copy(),
-                        is_keyframe=entry.is_keyframe,
-                    )
+                # Copies: whoever keeps a frame shall not keep its whole window in memory.
+                placed = PlacedView(
+                    pose,
+                    map_depth[index - without_depth].copy(),
+                    prediction.confidence[index - without_depth].copy(),
                 )
+                frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
         return tuple(self._in_metres(frame) for frame in frames)
+
+    def _publish(
+        self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
+    ) -> FrameGeometry:
+        """Return a view's geometry in map units, once."""
+        entry.is_published = True
+        if entry.view.source == self._last[0].source and not placed.is_lost:
+            change = self._metric.observe(entry.view.stamp_ns, placed.map_from_camera[:3, 3])
+            if change:
+                self._add_event(change)
+        if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
+            intrinsics = entry.view.intrinsics
+        return FrameGeometry(
+            view=entry.view,
+            map_from_camera=placed.map_from_camera,
+            intrinsics=intrinsics,
+            depth=placed.depth,
+            confidence=placed.confidence,
+            is_keyframe=entry.is_keyframe,
+        )
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.
@@ -274,6 +385,7 @@ class Reconstructor:
         alignment: Alignment | None = None,
         window_size: int = 0,
         seconds: dict[str, float] | None = None,
+        confirmation: Confirmation | None = None,
     ) -> Reconstruction:
         events = tuple(self._events)
         self._events.clear()
@@ -289,6 +401,7 @@ class Reconstructor:
             rotation_sigma=max(alignment.rotation_residual, USUAL_ANGLE) if alignment else 0.0,
             seconds=seconds or {},
             events=events,
+            confirmation=confirmation,
         )
 
     def _position_sigma(
@@ -335,6 +448,7 @@ class Reconstructor:
         """Begin a segment with the next frame."""
         self._window.clear()
         self._gate.reset()
+        self._verifier.forget_map()
         self._restart_map(reason)
 
     def _restart_map(self, reason: str) -> None:
@@ -344,7 +458,14 @@ class Reconstructor:
         self._map_is_empty = True
         self._metric.reset()
         self._refusals = 0
-        self._tell(f"segment {self.segment} begins with an origin and a unit of its own: {reason}")
+        self._add_event(
+            f"segment {self.segment} begins with an origin and a unit of its own: {reason}"
+        )
 
-    def _tell(self, event: str) -> None:
+    def _add_event(self, event: str) -> None:
         self._events.append(event)
+
+
+def _seconds(clock: list[float]) -> dict[str, float]:
+    """Return the time of each step between successive readings of a clock."""
+    return dict(zip(("encode", "network", "align"), np.diff(clock).tolist(), strict=True))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.geometry import transform
+from qvggt_core.geometry.poses import transform
 
 _NO_DEPTH = 1e-3
 _ITERATIONS = 12

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
-from qvggt_core.camera import Camera
+from qvggt_core.geometry.camera import Camera
 
 _CORNER_QUALITY = 0.005
 _LK_LEVELS = 4

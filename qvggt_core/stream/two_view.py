@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry import transform
+from qvggt_core.geometry.poses import transform
 
 _CONFIDENCE = 0.999
 # Beyond this distance, in baselines, a triangulated point is as good as at infinity.
