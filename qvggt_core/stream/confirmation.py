@@ -24,6 +24,7 @@ _MIN_MOTION = 0.01
 _MIN_PARALLAX = 0.004
 _FALSE_MOTION = 0.03
 _FEWEST_POINTS = 20
+_PAIRS_PER_VIEW = 3
 # Flow is this precise, in shares of the width; a residual below it says nothing.
 _PRECISION = 0.002
 
@@ -33,11 +34,13 @@ class TrackedView:
     """The points of one view of a window.
 
     Attributes:
+        stamp_ns: capture time.
         tracks: the points.
         pixels: (N, 2) where they are in the view.
         width: columns of the image in which they were followed.
     """
 
+    stamp_ns: int
     tracks: Tracks
     pixels: NDArray[np.float64]
     width: float
@@ -104,9 +107,11 @@ def _pairs(prediction: WindowPrediction, views: Sequence[TrackedView | None]) ->
         if first is None or i < without_depth:
             continue
         depth = depth_at(prediction.depth[i - without_depth], first.pixels)
-        for j, second in enumerate(views):
-            if second is None or i == j:
-                continue
+        others = [j for j, each in enumerate(views) if each is not None and j != i]
+        # Near and far ones, evenly: a few pairs tell as much as all.
+        for j in others[:: max(1, len(others) // _PAIRS_PER_VIEW)]:
+            second = views[j]
+            assert second is not None
             second_from_first = prediction.camera_from_world[j] @ window_from_camera[i]
             pair = _pair(first, depth, second, second_from_first)
             if pair is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 
 import numpy as np
@@ -88,6 +88,11 @@ class FrameGeometry:
         depth: (H, W) float32 along the optical axis in the map's unit; NaN where invalid.
         confidence: (H, W) float32, as predicted.
         is_keyframe: whether the view stays in the window.
+        covariance: (6, 6) of position and rotation along the map's axes; None where it is only
+            known for the window, see `Reconstruction.position_sigma`.
+        motion_covariance: (6, 6) of translation and rotation since the frame before, in the
+            camera's frame; None as above.
+        is_lost: whether the pose is only the last known one.
     """
 
     view: View
@@ -96,6 +101,28 @@ class FrameGeometry:
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
     is_keyframe: bool = True
+    covariance: NDArray[np.float64] | None = None
+    motion_covariance: NDArray[np.float64] | None = None
+    is_lost: bool = False
+
+    def scaled(self, factor: float) -> FrameGeometry:
+        """Return the geometry in another unit of length, about the map's origin."""
+        pose = self.map_from_camera.copy()
+        pose[:3, 3] *= factor
+        return replace(
+            self,
+            map_from_camera=pose,
+            depth=np.float32(factor) * self.depth,
+            covariance=_scaled(self.covariance, factor),
+            motion_covariance=_scaled(self.motion_covariance, factor),
+        )
+
+
+def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np.float64] | None:
+    if covariance is None:
+        return None
+    unit = np.repeat([factor, 1.0], 3)
+    return covariance * np.outer(unit, unit)
 
 
 @dataclass(frozen=True)

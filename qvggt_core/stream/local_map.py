@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.adjustment import Adjusted, Bundle, adjust
-from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect
+from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect, variance_shown
 from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import relate
+from qvggt_core.stream.uncertainty import between
 
 PIXEL_SIGMA = 1.0
 """Standard deviation in pixels that a track's position is taken to have; what is left in practice
@@ -46,10 +47,13 @@ class Keyframe:
     Attributes:
         camera_from_map: (4, 4).
         tracks: the points in its image.
+        step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
+            translation in the camera's frame.
     """
 
     camera_from_map: NDArray[np.float64]
     tracks: Tracks
+    step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
 
 
 @dataclass
@@ -112,12 +116,15 @@ class Located:
         ids: (N,) of the points that were looked for.
         agrees: (N,) which of them lie where the pose says.
         is_lost: whether the pose is not known: it is then that of the frame before.
+        covariance: (6, 6) of rotation and translation in the camera's frame, the map taken as
+            exact.
     """
 
     camera_from_map: NDArray[np.float64]
     ids: NDArray[np.int64]
     agrees: NDArray[np.bool_]
     is_lost: bool = False
+    covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
 
 
 class LocalMap:
@@ -144,7 +151,6 @@ class LocalMap:
         self.keyframes = [Keyframe(camera_from_map, tracks)]
         self.is_founded = False
         self.cost = np.inf
-        self.covariance = np.zeros((6, 6))
         self._pose = camera_from_map
         self._motion = np.eye(4)
         self._outliers: set[int] = set()
@@ -188,7 +194,8 @@ class LocalMap:
         agrees = result.agrees
         if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
-        return Located(result.camera_from_map, ids, agrees), result
+        located = Located(result.camera_from_map, ids, agrees, covariance=result.covariance)
+        return located, result
 
     def add_keyframe(self, tracks: Tracks, camera_from_map: NDArray[np.float64]) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
@@ -218,7 +225,8 @@ class LocalMap:
         adjusted = adjust(bundle, iterations, with_covariance=True)
         for keyframe, pose in zip(keyframes, adjusted.bundle.camera_from_map, strict=True):
             keyframe.camera_from_map = pose
-        self.covariance = adjusted.covariance
+        shown = variance_shown((adjusted.bundle.residuals() ** 2).sum(axis=1))
+        keyframes[-1].step = shown * _last_step(keyframes, adjusted.covariance)
         self._take(index, adjusted)
         return adjusted.cost
 
@@ -231,6 +239,8 @@ class LocalMap:
             setattr(points, name, getattr(points, name) / factor)
         for keyframe in self.keyframes:
             keyframe.camera_from_map = _scaled(keyframe.camera_from_map, centre, factor)
+            unit = np.repeat([1.0, factor], 3)
+            keyframe.step = keyframe.step * np.outer(unit, unit)
         self._pose = _scaled(self._pose, centre, factor)
         self._motion = self._motion.copy()
         self._motion[:3, 3] *= factor
@@ -413,3 +423,16 @@ def _scaled(
     map_from_camera = inverse(camera_from_map)
     map_from_camera[:3, 3] = centre + factor * (map_from_camera[:3, 3] - centre)
     return inverse(map_from_camera)
+
+
+def _last_step(keyframes: list[Keyframe], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the covariance (6, 6) of the last keyframe against the one before it.
+
+    Args:
+        keyframes: of an adjustment, its free ones last.
+        covariance: (6 F, 6 F) of the free ones.
+    """
+    if len(covariance) < 12:
+        return covariance
+    last_from_former = keyframes[-1].camera_from_map @ inverse(keyframes[-2].camera_from_map)
+    return between(covariance[-12:, -12:], last_from_former)

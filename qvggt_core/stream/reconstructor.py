@@ -369,15 +369,15 @@ class Reconstructor:
             depth=placed.depth,
             confidence=placed.confidence,
             is_keyframe=entry.is_keyframe,
+            covariance=placed.covariance,
+            motion_covariance=placed.motion_covariance,
+            is_lost=placed.is_lost,
         )
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.
-        return replace(
-            geometry,
-            map_from_camera=self._metric.place(geometry.map_from_camera),
-            depth=np.float32(self._metric.factor) * geometry.depth,
-        )
+        placed = self._metric.place(geometry.map_from_camera)
+        return replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
 
     def _reconstruction(
         self,

@@ -50,11 +50,14 @@ class Resection:
         camera_from_map: (4, 4).
         residual: (N,) in standard deviations, the points' own uncertainty included.
         cost: mean robust cost of a point.
+        covariance: (6, 6) of rotation and translation in the camera's frame, the points taken as
+            they are and the residuals as what they show.
     """
 
     camera_from_map: NDArray[np.float64]
     residual: NDArray[np.float64]
     cost: float
+    covariance: NDArray[np.float64]
 
     @property
     def agrees(self) -> NDArray[np.bool_]:
@@ -175,4 +178,16 @@ def _descend(sighting: Sighting, pose: NDArray[np.float64]) -> Resection:
         if gain < _CONVERGED:
             break
     residual = OUTLIER_SCALE * np.sqrt(here.square)
-    return Resection(pose, residual, here.cost / max(len(residual), 1))
+    jacobian = (
+        here.jacobian() * (np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma)[:, None, None]
+    )
+    jacobian = jacobian.reshape(-1, 6)
+    covariance = variance_shown(residual**2) * np.linalg.inv(
+        jacobian.T @ jacobian + 1e-9 * np.eye(6)
+    )
+    return Resection(pose, residual, here.cost / max(len(residual), 1), covariance)
+
+
+def variance_shown(square: NDArray[np.float64]) -> float:
+    """Return the variance per axis that squared residuals (N,) of two axes show, by the median."""
+    return float(np.median(square)) / (2.0 * np.log(2.0)) if len(square) else 1.0

@@ -38,6 +38,11 @@ class Observation:
     keyframe: Keyframe | None = None
 
     @property
+    def stamp_ns(self) -> int:
+        """Capture time of the frame."""
+        return self.view.stamp_ns
+
+    @property
     def is_lost(self) -> bool:
         """Whether its pose is not known."""
         return self.located.is_lost
@@ -111,15 +116,24 @@ class TrackOdometry:
                 observation.keyframe = self.map.keyframes[-1]
         return observation
 
-    def pose(self, observation: Observation) -> NDArray[np.float64] | None:
-        """Return camera_from_map (4, 4) of a frame by all that is known now; None if lost."""
+    def pose(
+        self, observation: Observation
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return where a frame was taken by all that is known now, None if it is lost.
+
+        Returns:
+            camera_from_map (4, 4), and its covariance (6, 6) against the keyframe before, in the
+            camera's frame.
+        """
         if observation.is_lost or self.map is None:
             return None
-        if any(observation.keyframe is keyframe for keyframe in self.map.keyframes):
-            assert observation.keyframe is not None
-            return observation.keyframe.camera_from_map
+        keyframe = observation.keyframe
+        if keyframe is not None and any(keyframe is each for each in self.map.keyframes):
+            return keyframe.camera_from_map, keyframe.step
         located = self.map.relocate(observation.view.tracks, observation.located.camera_from_map)
-        return observation.located.camera_from_map if located.is_lost else located.camera_from_map
+        if located.is_lost:
+            located = observation.located
+        return located.camera_from_map, located.covariance
 
     def seen_points(
         self, observation: Observation, camera_from_map: NDArray[np.float64]

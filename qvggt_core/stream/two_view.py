@@ -84,7 +84,7 @@ def turn_between(
     one, other = _unit(first), _unit(second)
     weights = np.ones(len(one))
     rotation, rest = np.eye(3), np.zeros(len(one))
-    for _ in range(5):
+    for _ in range(3):
         u, _, vt = np.linalg.svd((other * weights[:, None]).T @ one)
         rotation = u @ np.diag([1.0, 1.0, np.linalg.det(u) * np.linalg.det(vt)]) @ vt
         rest = _angle(one @ rotation.T, other)

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
+from qvggt_core.stream import uncertainty
 from qvggt_core.stream.confirmation import TrackedView, confirm, depth_at
 from qvggt_core.stream.depth_correction import correct_depth
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import Confirmation, Frame, Verdict, View, WindowPrediction
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.track_odometry import Observation, TrackOdometry
+from qvggt_core.stream.uncertainty import PoseUncertainty
 
 # How far the network's depth is off, in logarithms, where the images confirm it and elsewhere.
 _CONFIRMED_DEPTH = 0.2
@@ -31,12 +33,18 @@ class PlacedView:
         depth: (H, W) float32 in the map's unit; NaN where it is not to be trusted.
         confidence: (H, W) float32 of the network, lower where no point supports it.
         is_lost: whether the pose is only the last known one.
+        covariance: (6, 6) of position and rotation along the map's axes; None where it is not
+            known from points.
+        motion_covariance: (6, 6) of translation and rotation since the frame before, in the
+            camera's frame.
     """
 
     map_from_camera: NDArray[np.float64]
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
     is_lost: bool = False
+    covariance: NDArray[np.float64] | None = None
+    motion_covariance: NDArray[np.float64] | None = None
 
 
 class Verifier:
@@ -52,14 +60,17 @@ class Verifier:
         self.is_trusted = False
         self._odometry = TrackOdometry()
         self._camera: Camera | None = None
-        self._last_pose = FLU_FROM_OPTICAL
-        self._has_unit = False
+        self.forget_map()
 
     def forget_map(self) -> None:
         """Begin a map with the next frame; points are followed on."""
         self.is_trusted = False
         self._odometry.forget_map()
         self._last_pose = FLU_FROM_OPTICAL
+        self._last_stamp: int | None = None
+        self._usual_depth = 1.0
+        self._uncertainty = PoseUncertainty()
+        self._since_keyframe = np.zeros((6, 6))
         self._has_unit = False
 
     def reset(self) -> None:
@@ -83,7 +94,7 @@ class Verifier:
         tracks, begins_anew = self._odometry.track(frame, camera, frame.mask)
         pixels = preprocessor.view_pixels(frame, view, tracks.pixels, tracks.rays)
         width = tracks.focal / camera.intrinsics[0, 0] * frame.image.shape[1]
-        return TrackedView(tracks, pixels, width), begins_anew
+        return TrackedView(frame.stamp_ns, tracks, pixels, width), begins_anew
 
     def observe(self, tracked: TrackedView, is_keyframe: bool) -> Observation:
         """Locate a frame by its points."""
@@ -151,23 +162,61 @@ class Verifier:
             confidence: (H, W) of it.
             percentile: pixels below this percentile of the confidence are not trusted.
         """
-        pose = self._odometry.pose(observation)
-        if pose is None:
-            nothing = np.full_like(depth, np.nan)
-            return PlacedView(self._last_pose, nothing, np.ones_like(confidence), is_lost=True)
-        self._last_pose = inverse(pose)
+        found = self._odometry.pose(observation)
+        if found is None:
+            return self._lost_view(observation, depth)
+        pose, step = found
         seen = self._odometry.seen_points(observation, pose)
+        if len(seen.depth):
+            self._usual_depth = float(np.median(seen.depth))
+        covariance, motion = self._covariances(observation, pose, step)
+        self._last_pose, self._last_stamp = inverse(pose), observation.stamp_ns
         corrected = correct_depth(depth, seen)
-        if corrected is None:
-            nothing = np.full_like(depth, np.nan)
-            return PlacedView(self._last_pose, nothing, np.ones_like(confidence), is_lost=False)
-        result = corrected.depth
-        if self.is_trusted and corrected.follows_network:
-            result = valid_depth(result, confidence, percentile)
-        else:
-            result = np.where(corrected.is_supported, result, np.float32(np.nan))
-        sure = np.where(corrected.is_supported, confidence, 1.0 + 0.5 * (confidence - 1.0))
-        return PlacedView(self._last_pose, result, sure.astype(np.float32), is_lost=False)
+        result, sure = np.full_like(depth, np.nan), np.ones_like(confidence)
+        if corrected is not None:
+            sure = np.where(corrected.is_supported, confidence, 1.0 + 0.5 * (confidence - 1.0))
+            if self.is_trusted and corrected.follows_network:
+                result = valid_depth(corrected.depth, confidence, percentile)
+            else:
+                result = np.where(corrected.is_supported, corrected.depth, np.float32(np.nan))
+        return PlacedView(
+            self._last_pose,
+            result,
+            sure.astype(np.float32),
+            covariance=covariance,
+            motion_covariance=motion,
+        )
+
+    def _lost_view(self, observation: Observation, depth: NDArray[np.float32]) -> PlacedView:
+        """Return the last pose again, ever less certain, without depth."""
+        seconds = max(0, observation.stamp_ns - (self._last_stamp or 0)) * 1e-9
+        grown = uncertainty.lost(seconds if self._last_stamp else 0.0, self._usual_depth)
+        camera_from_map = inverse(self._last_pose)
+        covariance = self._uncertainty.at(camera_from_map, np.zeros((6, 6))) + grown
+        return PlacedView(
+            self._last_pose,
+            np.full_like(depth, np.nan),
+            np.ones_like(depth),
+            is_lost=True,
+            covariance=uncertainty.in_map(covariance, camera_from_map),
+            motion_covariance=_translation_first(grown),
+        )
+
+    def _covariances(
+        self,
+        observation: Observation,
+        pose: NDArray[np.float64],
+        step: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the covariances (6, 6) of a pose in the map, and of the motion that led to it."""
+        least = uncertainty.floor(self._usual_depth)
+        is_keyframe = observation.keyframe is not None
+        if is_keyframe:
+            self._uncertainty.step(pose, step)
+        here = self._uncertainty.at(pose, np.zeros((6, 6)) if is_keyframe else step)
+        motion = uncertainty.STEP_FACTOR**2 * (step + self._since_keyframe) + least
+        self._since_keyframe = np.zeros((6, 6)) if is_keyframe else step
+        return uncertainty.in_map(here + least, pose), _translation_first(motion)
 
     def _predicted_points(
         self, prediction: WindowPrediction, observations: Sequence[Observation | None]
@@ -182,9 +231,10 @@ class Verifier:
         without_depth = len(observations) - len(prediction.depth)
         ids, ratios = [], []
         for observation, depth in zip(observations[without_depth:], prediction.depth, strict=True):
-            pose = None if observation is None else self._odometry.pose(observation)
-            if observation is None or pose is None:
+            found_pose = None if observation is None else self._odometry.pose(observation)
+            if observation is None or found_pose is None:
                 continue
+            pose = found_pose[0]
             index, found = local_map.points.find(observation.view.tracks.ids)
             points = local_map.points.take(index)
             here = points.positions @ pose[2, :3] + pose[2, 3]
@@ -200,3 +250,9 @@ class Verifier:
         index, _ = local_map.points.find(numbers)
         known = local_map.points.inverse_distance[index]
         return numbers, known * ratio, known
+
+
+def _translation_first(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a covariance (6, 6) of rotation and translation in the other order, as ROS has it."""
+    order = [3, 4, 5, 0, 1, 2]
+    return covariance[np.ix_(order, order)]
