@@ -1,8 +1,7 @@
 """Trajectory, depth and verdicts with confirmation and refinement off and on.
 
 Each recording goes through `Reconstructor` in this process. Positions are compared after Sim(3),
-each map segment by itself, without loop closure; depth after one scale per segment, that of the
-trajectory.
+each map segment by itself, without loop closure; depth after one scale per segment.
 
     python benchmarks/confirmation.py RECORDING... -o benchmarks/results/confirmation.json
 """
@@ -102,7 +101,11 @@ def measure(results: list[Reconstruction], truth: Truth, received: int) -> dict[
         segments[result.segment] += result.frames
     squares, count, length, turns, depth = 0.0, 0, 0.0, [], []
     for frames in segments.values():
-        pairs = [(frame, pose) for frame in frames if (pose := truth.pose(frame.view.stamp_ns)) is not None]
+        pairs = [
+            (frame, pose)
+            for frame in frames
+            if (pose := truth.pose(frame.view.stamp_ns)) is not None
+        ]
         if len(pairs) < 4:
             continue
         estimate = np.stack([frame.map_from_camera for frame, _ in pairs])
@@ -116,8 +119,7 @@ def measure(results: list[Reconstruction], truth: Truth, received: int) -> dict[
         count += len(pairs)
         length += float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum())
         turns += _turns_per_second([frame.view.stamp_ns for frame, _ in pairs], estimate, true)
-        depth += [_depth(frame, truth, scale) for frame, _ in pairs]
-    depth = [each for each in depth if each is not None]
+        depth += _depth_errors([frame for frame, _ in pairs], truth)
     verdicts = Counter(r.confirmation.verdict.value for r in results if r.confirmation)
     ratios = [r.confirmation.ratio for r in results if r.confirmation]
     return {
@@ -125,11 +127,12 @@ def measure(results: list[Reconstruction], truth: Truth, received: int) -> dict[
         "rotation_1s_deg": float(np.median(turns)) if turns else None,
         "segments": [len(frames) for frames in segments.values()],
         "largest_segment": max(map(len, segments.values()), default=0) / received,
-        "abs_rel": float(np.mean([each[0] for each in depth])) if depth else None,
+        "abs_rel": float(np.nanmean([each[0] for each in depth])) if depth else None,
         "valid": float(np.mean([each[1] for each in depth])) if depth else None,
         "windows": sum(r.window_size > 0 for r in results),
         "verdicts": dict(verdicts),
-        "ratio_percentiles": np.percentile(ratios, [2, 10, 50, 90, 98]).round(3).tolist() if ratios else None,
+        "ratio_percentiles": np.percentile(ratios or [0], [2, 10, 50, 90, 98]).round(3).tolist(),
+        "lost": sum(frame.is_lost for frames in segments.values() for frame in frames),
         "events": [event for r in results for event in r.events],
     }
 
@@ -148,25 +151,39 @@ def _turns_per_second(
     return found
 
 
-def _depth(frame: FrameGeometry, truth: Truth, scale: float) -> tuple[float, float] | None:
-    """Return AbsRel where depth is valid, after a scale, and the valid share of true pixels."""
-    image = next(
-        (truth.depths[s] for s in truth.depths if abs(s - frame.view.stamp_ns) <= _TOLERANCE_NS), None
-    )
-    if image is None:
+def _depth_errors(frames: list[FrameGeometry], truth: Truth) -> list[tuple[float, float]]:
+    """Return AbsRel where depth is valid, after one scale, and the valid share of true pixels."""
+    pairs = []
+    for frame in frames:
+        true = _true_depth(frame, truth)
+        if true is not None:
+            known = np.isfinite(true) & (true > 0)
+            pairs.append((frame.depth, true, known, known & np.isfinite(frame.depth)))
+    ratios = [
+        np.median(true[valid] / depth[valid]) for depth, true, _, valid in pairs if valid.any()
+    ]
+    scale = float(np.median(ratios)) if ratios else 1.0
+    return [
+        (
+            float((np.abs(scale * depth[valid] - true[valid]) / true[valid]).mean())
+            if valid.any()
+            else np.nan,
+            float(valid.sum() / max(known.sum(), 1)),
+        )
+        for depth, true, known, valid in pairs
+    ]
+
+
+def _true_depth(frame: FrameGeometry, truth: Truth) -> NDArray[np.float32] | None:
+    nearest = min(truth.depths, key=lambda stamp: abs(stamp - frame.view.stamp_ns), default=None)
+    if nearest is None or abs(nearest - frame.view.stamp_ns) > _TOLERANCE_NS:
         return None
+    image = truth.depths[nearest]
     height, width = frame.depth.shape
-    factor = (width / image.shape[1], height / image.shape[0])
-    columns = (np.arange(width) + 0.5) / factor[0] - 0.5
-    rows = (np.arange(height) + 0.5) / factor[1] - 0.5
+    columns = (np.arange(width) + 0.5) * image.shape[1] / width - 0.5
+    rows = (np.arange(height) + 0.5) * image.shape[0] / height - 0.5
     maps = [each.astype(np.float32) for each in np.meshgrid(columns, rows)]
-    true = cv2.remap(image, *maps, cv2.INTER_NEAREST, borderValue=float("nan"))
-    known = np.isfinite(true) & (true > 0)
-    valid = known & np.isfinite(frame.depth)
-    if not valid.any():
-        return None
-    error = np.abs(scale * frame.depth[valid] - true[valid]) / true[valid]
-    return float(error.mean()), float(valid.sum() / known.sum())
+    return cv2.remap(image, *maps, cv2.INTER_NEAREST, borderValue=float("nan"))
 
 
 def main() -> None:

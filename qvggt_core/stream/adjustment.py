@@ -41,8 +41,9 @@ class Bundle:
         sigma: standard deviation of `rays`.
         prior_inverse_distance: (L,) what else is known of the inverse distances.
         prior_sigma: (L,) its standard deviation; infinite where nothing is known.
-        prior_poses: (K, 4, 4) camera_from_map that something else than images tells.
-        prior_information: (K, 6) of its rotation (radians) and translation; 0 for nothing.
+        turning: (P, 2) pairs of cameras between which the camera only turned: indices of the
+            earlier and the later one.
+        turning_sigma: standard deviation of the distance between the centres of such a pair.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -56,6 +57,8 @@ class Bundle:
     sigma: float
     prior_inverse_distance: NDArray[np.float64] | None = None
     prior_sigma: NDArray[np.float64] | None = None
+    turning: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
+    turning_sigma: float = 1.0
 
     @property
     def points(self) -> NDArray[np.float64]:
@@ -197,9 +200,9 @@ class _System:
     point_blocks: NDArray[np.float64]
     point_gradient: NDArray[np.float64]
     coupling: NDArray[np.float64]
-    moving: NDArray[np.int64]
     point: NDArray[np.int64]
     slot: NDArray[np.int64]
+    between: NDArray[np.float64]
 
     def _reduced(
         self, damping: float
@@ -215,7 +218,7 @@ class _System:
         white[self.point, :, self.slot] = coupled.transpose(0, 2, 1)
         white = white.reshape(points * 3, count * 6)
         gradient = (self.point_gradient[:, None] @ factor)[:, 0]
-        matrix = -(white.T @ white)
+        matrix = self.between - white.T @ white
         for i in range(count):
             block = self.pose_blocks[i].copy()
             block[np.arange(6), np.arange(6)] *= 1.0 + damping
@@ -281,17 +284,48 @@ def _linearise(
     index = np.empty(len(x), np.int64)
     index[moving] = np.arange(len(moving))
     pose_blocks, pose_gradient = _pose_normals(plan, by_pose, error, index)
-    coupling = by_pose.transpose(0, 2, 1) @ by_point[moving]
+    between, pull = _turning_normals(bundle, plan, state)
     return _System(
         pose_blocks,
-        pose_gradient,
+        pose_gradient + pull,
         point_blocks,
         point_gradient,
-        coupling,
-        moving,
+        by_pose.transpose(0, 2, 1) @ by_point[moving],
         bundle.point[moving],
         plan.slot[moving],
+        between,
     )
+
+
+def _turning_normals(
+    bundle: Bundle, plan: _Plan, state: _State
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what pairs that share a centre add to the poses' matrix and gradient."""
+    count = len(plan.free)
+    matrix, gradient = np.zeros((6 * count, 6 * count)), np.zeros((count, 6))
+    slots = np.full(len(bundle.is_free), -1)
+    slots[plan.free] = np.arange(count)
+    for pair in bundle.turning:
+        off = _centres_apart(bundle, state.poses, pair)
+        parts = [
+            (int(slots[camera]), sign * state.poses[camera, :3, :3].T / bundle.turning_sigma)
+            for camera, sign in zip(pair, (1.0, -1.0), strict=True)
+            if slots[camera] >= 0
+        ]
+        for slot, jacobian in parts:
+            gradient[slot, 3:] += jacobian.T @ off
+            for other, second in parts:
+                rows = slice(6 * slot + 3, 6 * slot + 6)
+                matrix[rows, 6 * other + 3 : 6 * other + 6] += jacobian.T @ second
+    return matrix, gradient
+
+
+def _centres_apart(
+    bundle: Bundle, poses: NDArray[np.float64], pair: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Return the vector (3,) from a pair's first centre to its second, in sigmas."""
+    first, second = (-poses[camera, :3, :3].T @ poses[camera, :3, 3] for camera in pair)
+    return (second - first) / bundle.turning_sigma
 
 
 def _pose_jacobian(
@@ -355,6 +389,8 @@ def _evaluate(
     if bundle.prior_inverse_distance is not None and bundle.prior_sigma is not None:
         off = (state.rho - bundle.prior_inverse_distance) / bundle.prior_sigma
         cost += float((off**2).sum())
+    for pair in bundle.turning:
+        cost += float((_centres_apart(bundle, state.poses, pair) ** 2).sum())
     return residual, cost, weights
 
 

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 # Bandwidth of the field, as a share of the image's width, and cells per bandwidth.
-_BANDWIDTH = 0.05
+_BANDWIDTH = 0.035
 _CELLS = 2.5
 # Log depth of a neighbour differs by this much for reasons that no point explains.
 _ROUGHNESS = 0.05
 _FEWEST_POINTS = 10
 # Points (weighted by closeness) and scatter about them from which a pixel counts as supported.
-_MIN_SUPPORT = 0.7
-_MAX_SCATTER = 0.15
+_MIN_SUPPORT = 1.0
+_MAX_SCATTER = 0.1
 # A far point pulls on the field where no near one is, by this weight of a point.
 _PRIOR = 0.02
 

@@ -14,11 +14,11 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import inverse
+from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.adjustment import Adjusted, Bundle, adjust
 from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect, variance_shown
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import relate
+from qvggt_core.stream.two_view import relate, turn_between
 from qvggt_core.stream.uncertainty import between
 
 PIXEL_SIGMA = 1.0
@@ -34,7 +34,13 @@ _MIN_FOLLOWED = 30
 # Two views found the map once they see its points from angles that differ by a degree.
 _MIN_PARALLAX = float(np.radians(1.0))
 _MIN_AGREEING = 0.6
+# Median image motion in pixels, beside that of a turn, from which a camera has moved.
+_NO_PARALLAX = 0.5
+# A camera that only turned stays where it was, to this parallax in pixels. Small common errors of
+# many tracks (lens, flow) would move it otherwise.
+_TURNING_SIGMA = 0.05
 _FEWEST_TO_FOUND = 4
+_PARALLAX_TO_FOUND = 4.0
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
 _BAD_SHARE = 0.4
@@ -47,12 +53,14 @@ class Keyframe:
     Attributes:
         camera_from_map: (4, 4).
         tracks: the points in its image.
+        only_turned: whether the camera did nothing but turn since the keyframe before.
         step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
             translation in the camera's frame.
     """
 
     camera_from_map: NDArray[np.float64]
     tracks: Tracks
+    only_turned: bool = False
     step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
 
 
@@ -118,6 +126,7 @@ class Located:
         is_lost: whether the pose is not known: it is then that of the frame before.
         covariance: (6, 6) of rotation and translation in the camera's frame, the map taken as
             exact.
+        only_turned: whether a turn since the last keyframe explains all that was seen.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -125,6 +134,7 @@ class Located:
     agrees: NDArray[np.bool_]
     is_lost: bool = False
     covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
+    only_turned: bool = False
 
 
 class LocalMap:
@@ -194,13 +204,42 @@ class LocalMap:
         agrees = result.agrees
         if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
-        located = Located(result.camera_from_map, ids, agrees, covariance=result.covariance)
+        turned = self._turned(tracks)
+        pose = result.camera_from_map if turned is None else turned
+        located = Located(
+            pose, ids, agrees, covariance=result.covariance, only_turned=turned is not None
+        )
         return located, result
 
-    def add_keyframe(self, tracks: Tracks, camera_from_map: NDArray[np.float64]) -> None:
+    def _turned(self, tracks: Tracks) -> NDArray[np.float64] | None:
+        """Return the pose (4, 4) if a turn since the last keyframe explains what is seen.
+
+        A motion has then no effect that could be seen, and so none should be found: distances
+        without parallax leave room for one, with a wrong turn to match.
+        """
+        found = None
+        for keyframe in reversed(self.keyframes):
+            if keyframe.tracks is tracks:
+                continue
+            _, one, other = np.intersect1d(
+                keyframe.tracks.ids, tracks.ids, assume_unique=True, return_indices=True
+            )
+            if len(one) < _MIN_FOLLOWED:
+                break
+            rotation, rest = turn_between(keyframe.tracks.rays[one], tracks.rays[other])
+            if float(np.median(rest)) * tracks.focal > _NO_PARALLAX:
+                return None
+            if found is None:
+                found = transform(rotation, np.zeros(3)) @ keyframe.camera_from_map
+            # A slow motion shows against the first of several that only turned.
+            if not keyframe.only_turned:
+                break
+        return found
+
+    def add_keyframe(self, tracks: Tracks, located: Located) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
         last = self.keyframes[-1]
-        keyframe = Keyframe(camera_from_map, tracks)
+        keyframe = Keyframe(located.camera_from_map, tracks, located.only_turned)
         self.keyframes.append(keyframe)
         _, known = self.points.find(last.tracks.ids)
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
@@ -289,6 +328,10 @@ class LocalMap:
             sigma=PIXEL_SIGMA / keyframes[-1].tracks.focal,
             prior_inverse_distance=chosen.prior,
             prior_sigma=chosen.prior_sigma,
+            turning=_turning(keyframes, is_free),
+            turning_sigma=_TURNING_SIGMA
+            / keyframes[-1].tracks.focal
+            / float(np.median(chosen.inverse_distance) if len(index) else 1.0),
         )
         return index, bundle
 
@@ -346,6 +389,9 @@ class LocalMap:
         begun, one, other = oldest
         first = self.keyframes[begun]
         focal = newest.tracks.focal
+        _, rest = turn_between(first.tracks.rays[one], newest.tracks.rays[other])
+        if float(np.median(rest)) * focal < _PARALLAX_TO_FOUND * _NO_PARALLAX:
+            return
         views = relate(first.tracks.rays[one], newest.tracks.rays[other], PIXEL_SIGMA / focal)
         if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
             return
@@ -436,3 +482,13 @@ def _last_step(keyframes: list[Keyframe], covariance: NDArray[np.float64]) -> ND
         return covariance
     last_from_former = keyframes[-1].camera_from_map @ inverse(keyframes[-2].camera_from_map)
     return between(covariance[-12:, -12:], last_from_former)
+
+
+def _turning(keyframes: list[Keyframe], is_free: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the pairs (P, 2) of keyframes between which the camera only turned."""
+    later = [
+        number
+        for number, keyframe in enumerate(keyframes)
+        if number > 0 and keyframe.only_turned and is_free[number]
+    ]
+    return np.array([(number - 1, number) for number in later], np.int64).reshape(-1, 2)

@@ -112,7 +112,7 @@ class TrackOdometry:
         if not located.is_lost:
             last = self.map.keyframes[-1].tracks.ids
             if is_key or np.isin(last, tracks.ids).sum() < _KEPT_SHARE * len(last):
-                self.map.add_keyframe(tracks, located.camera_from_map)
+                self.map.add_keyframe(tracks, located)
                 observation.keyframe = self.map.keyframes[-1]
         return observation
 

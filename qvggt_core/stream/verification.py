@@ -22,6 +22,8 @@ from qvggt_core.stream.uncertainty import PoseUncertainty
 # How far the network's depth is off, in logarithms, where the images confirm it and elsewhere.
 _CONFIRMED_DEPTH = 0.2
 _UNCONFIRMED_DEPTH = 0.7
+# A pose that was never known is as uncertain as after so long a time, in seconds.
+_NEVER_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,10 @@ class Verifier:
 
     def _lost_view(self, observation: Observation, depth: NDArray[np.float32]) -> PlacedView:
         """Return the last pose again, ever less certain, without depth."""
-        seconds = max(0, observation.stamp_ns - (self._last_stamp or 0)) * 1e-9
-        grown = uncertainty.lost(seconds if self._last_stamp else 0.0, self._usual_depth)
+        seconds = _NEVER_S
+        if self._last_stamp is not None:
+            seconds = max(0, observation.stamp_ns - self._last_stamp) * 1e-9
+        grown = uncertainty.lost(seconds, self._usual_depth)
         camera_from_map = inverse(self._last_pose)
         covariance = self._uncertainty.at(camera_from_map, np.zeros((6, 6))) + grown
         return PlacedView(
