@@ -39,8 +39,11 @@ _NO_PARALLAX = 0.5
 # A camera that only turned stays where it was, to this parallax in pixels. Small common errors of
 # many tracks (lens, flow) would move it otherwise.
 _TURNING_SIGMA = 0.05
+# Points whose distance is known this well, as a share, tell a motion from a turn.
+_KNOWN = 0.2
+_MIN_KNOWN = 30
 _FEWEST_TO_FOUND = 4
-_PARALLAX_TO_FOUND = 4.0
+_PARALLAX_TO_FOUND = 2.0
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
 _BAD_SHARE = 0.4
@@ -204,7 +207,8 @@ class LocalMap:
         agrees = result.agrees
         if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
-        turned = self._turned(tracks)
+        known = np.count_nonzero(seen.sigma <= _KNOWN * seen.inverse_distance)
+        turned = self._turned(tracks) if known < _MIN_KNOWN else None
         pose = result.camera_from_map if turned is None else turned
         located = Located(
             pose, ids, agrees, covariance=result.covariance, only_turned=turned is not None
@@ -390,7 +394,7 @@ class LocalMap:
         first = self.keyframes[begun]
         focal = newest.tracks.focal
         _, rest = turn_between(first.tracks.rays[one], newest.tracks.rays[other])
-        if float(np.median(rest)) * focal < _PARALLAX_TO_FOUND * _NO_PARALLAX:
+        if float(np.median(rest)) * focal < _PARALLAX_TO_FOUND:
             return
         views = relate(first.tracks.rays[one], newest.tracks.rays[other], PIXEL_SIGMA / focal)
         if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
@@ -405,6 +409,9 @@ class LocalMap:
         unit = float(
             np.median(np.linalg.norm(local, axis=1)) / np.median(np.linalg.norm(points, axis=1))
         )
+        # What looked like turns until now were motions.
+        for keyframe in self.keyframes[begun:]:
+            keyframe.only_turned = False
         # Two views alone may be told apart badly (a plane, little parallax), and so may be a
         # descent from equal distances: what explains all views so far better, is right.
         other_map = copy(self)

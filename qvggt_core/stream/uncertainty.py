@@ -18,6 +18,10 @@ STEP_FACTOR = 2.0
 drift along with their tracks, which an adjustment cannot know. From synthetic flights, see
 docs/confirmation.md."""
 
+COMMON_PIXELS = 0.15
+"""Error in pixels that all points of a keyframe have in common, from lens, flow and rolling rows;
+more points do not make it smaller. From the same."""
+
 SCALE_SIGMA = 0.004
 """Standard deviation of what one keyframe adds to the logarithm of the scale; from the same."""
 
@@ -38,15 +42,21 @@ class PoseUncertainty:
         self._covariance = np.zeros((7, 7))
         self._pose: NDArray[np.float64] | None = None
 
-    def step(self, camera_from_map: NDArray[np.float64], step: NDArray[np.float64]) -> None:
+    def step(
+        self,
+        camera_from_map: NDArray[np.float64],
+        step: NDArray[np.float64],
+        common_error: NDArray[np.float64],
+    ) -> None:
         """Go on to the next keyframe.
 
         Args:
             camera_from_map: (4, 4) its pose.
             step: (6, 6) covariance of its pose against that of the keyframe before, as adjusted.
+            common_error: (6, 6) see `common`.
         """
         self._covariance = self._carried(camera_from_map)
-        self._covariance[:6, :6] += STEP_FACTOR**2 * step
+        self._covariance[:6, :6] += STEP_FACTOR**2 * step + common_error
         self._covariance[6, 6] += SCALE_SIGMA**2
         self._pose = camera_from_map
 
@@ -102,6 +112,17 @@ def in_map(
     matrix = np.zeros((6, 6))
     matrix[:3, 3:] = matrix[3:, :3] = -rotation
     return matrix @ covariance @ matrix.T
+
+
+def common(focal: float, depth: float) -> NDArray[np.float64]:
+    """Return what a keyframe adds (6, 6) by the error that its points have in common.
+
+    Args:
+        focal: pixels per unit of x / z.
+        depth: how far away things are.
+    """
+    angle = COMMON_PIXELS / focal
+    return np.diag(np.repeat([angle**2, (angle * depth) ** 2], 3))
 
 
 def floor(depth: float) -> NDArray[np.float64]:

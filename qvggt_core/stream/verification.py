@@ -216,7 +216,8 @@ class Verifier:
         least = uncertainty.floor(self._usual_depth)
         is_keyframe = observation.keyframe is not None
         if is_keyframe:
-            self._uncertainty.step(pose, step)
+            focal = observation.view.tracks.focal
+            self._uncertainty.step(pose, step, uncertainty.common(focal, self._usual_depth))
         here = self._uncertainty.at(pose, np.zeros((6, 6)) if is_keyframe else step)
         motion = uncertainty.STEP_FACTOR**2 * (step + self._since_keyframe) + least
         self._since_keyframe = np.zeros((6, 6)) if is_keyframe else step
