@@ -100,6 +100,8 @@ class Attention(nn.Module):
         )
         if self.settings.attention == "int8" and not torch.is_grad_enabled():
             out = int8_attention(query, key, value)
+        elif self.settings.attention == "plain":
+            out = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1) @ value
         else:
             out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))

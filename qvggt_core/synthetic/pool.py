@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -18,10 +19,13 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from qvggt_core.errors import TrainingError
+from qvggt_core.errors import ParameterError, TrainingError
+from qvggt_core.synthetic.families import FAMILIES
 from qvggt_core.synthetic.flight import exposure_poses, fly
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.photographs import open_atlas
+from qvggt_core.synthetic.render import PhotographTable, Scene, pinhole
 from qvggt_core.synthetic.seeds import evaluation_seed, training_seed
+from qvggt_core.synthetic.views import random_views
 from qvggt_core.synthetic.world import make_world
 
 logger = logging.getLogger(__name__)
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 _MAX_BYTES = 64 * 2**30
 _DESCRIPTION = "pool.json"
 _CLIPS_PER_WRITE = 8
+_LAYOUT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -42,15 +47,18 @@ class PoolConfig:
         frames: frames of a clip.
         height: image rows.
         width: image columns.
-        horizontal_fov: degrees.
+        horizontal_fov: degrees, in the middle of the range.
         fov_spread: relative half range within which a clip's field of view varies.
-        flights: kinds of flight, taken in turn.
+        flights: kinds of flight, taken in turn; "views" is `random_views`, whose steps depend on
+            the scene's depth alone.
         step_low: least distance in metres between frames.
         step_high: largest distance.
         samples: extra rays per pixel, see `Scene.render`.
         shutter_high: longest exposure of a clip as a share of the time between frames; clips
             vary between none and this.
         evaluation: whether the seeds are of the evaluation split.
+        photographs: atlas of photographs on the surfaces of `FAMILIES`, see `build_atlas`; without
+            one, all surfaces are procedural.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -69,6 +77,7 @@ class PoolConfig:
     samples: int = 2
     shutter_high: float = 0.0
     evaluation: bool = False
+    photographs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -120,17 +129,14 @@ def render_clip(config: PoolConfig, index: int) -> Clip:
     seed = split_seed(index)
     rng = np.random.default_rng([6, seed])
     name = config.worlds[index % len(config.worlds)]
-    layout = 0 if config.layouts == 1 else split_seed(int(rng.integers(config.layouts)))
-    scene = _scene(name, layout)
-    world_from_camera = fly(
-        scene.world,
-        config.flights[index // len(config.worlds) % len(config.flights)],
-        config.frames,
-        seed,
-        step=float(rng.uniform(config.step_low, config.step_high)),
-    )
-    spread = 1.0 + config.fov_spread * rng.uniform(-1.0, 1.0)
-    fov = np.radians(config.horizontal_fov * spread)
+    flight = config.flights[index // len(config.worlds) % len(config.flights)]
+    if flight == "views":
+        scene, world_from_camera, fov = _views(config, name, seed, rng)
+    else:
+        scene = _scene(name, _layout(config, rng), config.photographs)
+        step = float(rng.uniform(config.step_low, config.step_high))
+        world_from_camera = fly(scene.world, flight, config.frames, seed, step=step)
+        fov = _field_of_view(config, rng)
     intrinsics = pinhole(config.height, config.width, fov)
     shutter = float(rng.uniform(0.0, config.shutter_high))
     renderings = [
@@ -150,6 +156,31 @@ def render_clip(config: PoolConfig, index: int) -> Clip:
         world_from_camera=world_from_camera,
         intrinsics=intrinsics,
     )
+
+
+def _views(
+    config: PoolConfig, name: str, seed: int, rng: np.random.Generator
+) -> tuple[Scene, NDArray[np.float64], float]:
+    """Return scene, poses and field of view of the first layout drawn that has room for a path."""
+    for _ in range(_LAYOUT_ATTEMPTS):
+        scene = _scene(name, _layout(config, rng), config.photographs)
+        fov = _field_of_view(config, rng)
+        with contextlib.suppress(ParameterError):
+            return scene, random_views(scene, config.frames, seed, np.tan(0.5 * fov)), fov
+    raise TrainingError(
+        f"none of {_LAYOUT_ATTEMPTS} layouts of {name} has room for {config.frames} views: ask for "
+        "fewer frames"
+    )
+
+
+def _layout(config: PoolConfig, rng: np.random.Generator) -> int:
+    split_seed = evaluation_seed if config.evaluation else training_seed
+    return 0 if config.layouts == 1 else split_seed(int(rng.integers(config.layouts)))
+
+
+def _field_of_view(config: PoolConfig, rng: np.random.Generator) -> float:
+    spread = 1.0 + config.fov_spread * rng.uniform(-1.0, 1.0)
+    return float(np.radians(config.horizontal_fov * spread))
 
 
 def build_pool(
@@ -292,5 +323,14 @@ def _render_job(job: tuple[PoolConfig, int]) -> Clip:
 
 
 @lru_cache(maxsize=4)
-def _scene(name: str, seed: int) -> Scene:
-    return Scene(make_world(name, seed))
+def _scene(name: str, seed: int, atlas: str | None) -> Scene:
+    if name not in FAMILIES:
+        return Scene(make_world(name, seed))
+    table = None if atlas is None else _photographs(atlas)
+    world = FAMILIES[name](seed, 0 if table is None else len(table))
+    return Scene(world, photographs=table)
+
+
+@lru_cache(maxsize=1)
+def _photographs(atlas: str) -> PhotographTable:
+    return PhotographTable(open_atlas(Path(atlas)))

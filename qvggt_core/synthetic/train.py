@@ -8,20 +8,19 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from qvggt_core.errors import TrainingError
-from qvggt_core.model import VGGT, ModelConfig
+from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.synthetic.assess import WindowMetrics, evaluate_windows, trivial_metrics
 from qvggt_core.synthetic.curves import draw_curves
@@ -35,7 +34,7 @@ from qvggt_core.synthetic.losses import (
 )
 from qvggt_core.synthetic.pool import Pool, PoolConfig, build_pool, open_pool
 from qvggt_core.synthetic.readouts import Readouts, readout_losses
-from qvggt_core.synthetic.sensor import augment
+from qvggt_core.synthetic.sensor import augment, photograph
 from qvggt_core.synthetic.windows import (
     Places,
     Windows,
@@ -43,6 +42,16 @@ from qvggt_core.synthetic.windows import (
     draw_windows,
     evaluation_windows,
     view_overlap,
+)
+
+from qvggt_core.training.matching import (
+    PatchReadouts,
+    attention_logits,
+    correspondences,
+    draw_pairs,
+    matching_loss,
+    patch_readout_loss,
+    start_matching,
 )
 
 logger = logging.getLogger(__name__)
@@ -101,8 +110,15 @@ class TrainConfig(BaseModel):
         average: decay of the averaged weights, which are what is evaluated and kept.
         camera_weight: of the camera loss.
         relative_weight: of the loss of motions between all pairs of a window.
+        short_baseline: of that loss, see `relative_pose_loss`.
         depth_weight: of the depth loss.
         readout_weight: of the training read-outs, see `Readouts`; it decays with the rate.
+        readouts: "place", see `Readouts`, or "patches", see `PatchReadouts`.
+        matching_weight: of the correspondence loss on the attention of the first two tapped global
+            blocks, which then also start so that like attends to like, see `start_matching`.
+        matching_heads: attention heads of a block that the correspondence loss trains.
+        matching_pairs: pairs of frames per step that it reads.
+        augmentation: "exposure", see `augment`, or "cameras", see `photograph`.
         min_overlap: least view overlap between neighbours in a window.
         precision: "auto", "float32" or "bfloat16"; auto takes bfloat16 where the processor
             multiplies it natively.
@@ -132,8 +148,14 @@ class TrainConfig(BaseModel):
     average: float = Field(0.998, ge=0, lt=1)
     camera_weight: float = 5.0
     relative_weight: float = Field(0.0, ge=0)
+    short_baseline: float = Field(0.02, gt=0)
     depth_weight: float = 1.0
     readout_weight: float = 1.0
+    readouts: Literal["place", "patches"] = "place"
+    matching_weight: float = Field(0.0, ge=0)
+    matching_heads: int = Field(2, ge=1)
+    matching_pairs: int = Field(32, ge=1)
+    augmentation: Literal["exposure", "cameras"] = "exposure"
     min_overlap: float = 0.35
     precision: str = Field("auto", pattern="^(auto|float32|bfloat16)$")
     compile: bool = False
@@ -310,10 +332,16 @@ class _Run:
         self.device = device
         self.model_config = ModelConfig.from_dict(config.model)
         self.network = VGGT(self.model_config).initialise()
+        if config.matching_weight > 0:
+            start_matching(self.network, self.model_config.taps[:2])
         if config.initial_weights is not None:
             load_initial_weights(self.network, config.initial_weights, config.directory)
         self.network.to(device)
-        self.readouts = Readouts(2 * self.model_config.embed_dim).to(device)
+        if device.type == "cpu":
+            # PyTorch's fused attention is slow backward on a CPU for windows this short.
+            self.network.configure(ComputeSettings(attention="plain"))
+        kind = Readouts if config.readouts == "place" else PatchReadouts
+        self.readouts = kind(2 * self.model_config.embed_dim).to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
         parameters = [*self.network.parameters(), *self.readouts.parameters()]
         groups: list[dict[str, Any]] = [
@@ -338,7 +366,8 @@ class _Run:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         windows = source.draw(config.min_overlap, rng)
-        images = augment(windows.images, rng).to(self.device)
+        stored = augment if config.augmentation == "exposure" else photograph
+        images = stored(windows.images, rng).to(self.device)
         targets = _targets_on(windows, self.device, self.model_config.patch_size)
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
@@ -370,14 +399,16 @@ class _Run:
         height, width = images.shape[-2:]
         patch = self.model_config.patch_size
         grid = (height // patch, width // patch)
-        with _attention(self.device), _autocast(self.device, self.bfloat16):
+        with _autocast(self.device, self.bfloat16):
             patches, camera = self.aggregate(network.encode(images), *grid)
         # As at inference: 16 bits would round small translations away.
         poses = network.camera_head(camera.float())
         terms = {"camera": camera_loss(poses, targets.pose_encodings)}
         total = config.camera_weight * terms["camera"]
         if config.relative_weight > 0:
-            terms["relative"] = relative_pose_loss(poses, targets.pose_encodings)
+            terms["relative"] = relative_pose_loss(
+                poses, targets.pose_encodings, short_baseline=config.short_baseline
+            )
             total = total + config.relative_weight * terms["relative"]
         if network.depth_head is not None and config.depth_weight > 0:
             frames = images.shape[0] * images.shape[1]
@@ -391,7 +422,18 @@ class _Run:
             target = targets.depth.flatten(0, 1)[chosen][..., ::stride, ::stride]
             terms["depth"] = depth_loss(raw[:, 0].exp(), 1.0 + raw[:, 1].exp(), target)
             total = total + config.depth_weight * terms["depth"]
-        if config.readout_weight > 0:
+        if config.matching_weight > 0:
+            terms["matching"] = self._matching(patches, windows, grid)
+            total = total + config.matching_weight * terms["matching"]
+        if isinstance(self.readouts, PatchReadouts):
+            with _autocast(self.device, self.bfloat16):
+                readouts = self.readouts(patches).float()
+            depth = targets.depth[..., patch // 2 :: patch, patch // 2 :: patch].flatten(2)
+            points = targets.points[..., 1::2, 1::2, :].flatten(2, 3)
+            fov = targets.pose_encodings[:, 0, 7:]
+            terms["patches"] = patch_readout_loss(readouts, depth, points, fov)
+            total = total + config.readout_weight * rate * terms["patches"]
+        elif config.readout_weight > 0:
             with _autocast(self.device, self.bfloat16):
                 last = self.readouts.window(self.readouts.norms[0](patches[-1])).float()
                 place = self.readouts.place(self.readouts.norms[1](patches[2])).float()
@@ -400,6 +442,24 @@ class _Run:
             readouts = terms["window"] + terms["place"] + terms["pose"]
             total = total + config.readout_weight * rate * readouts
         return {"loss": total, **terms}
+
+    def _matching(
+        self, patches: tuple[Tensor, ...], windows: Windows, grid: tuple[int, int]
+    ) -> Tensor:
+        """Return the correspondence loss of the first two tapped global blocks."""
+        config, taps = self.config, self.model_config.taps
+        batch, frames = patches[0].shape[:2]
+        generator = torch.Generator().manual_seed(config.seed + self.step)
+        pairs = draw_pairs(batch, frames, config.matching_pairs, generator)
+        found = correspondences(windows, self.model_config.patch_size, pairs)
+        found = found.to(self.device)
+        losses = []
+        for block, tokens in zip(taps[:2], patches, strict=False):
+            entering = tokens[..., : self.model_config.embed_dim]
+            with _autocast(self.device, self.bfloat16):
+                logits = attention_logits(self.network, block, entering, *grid, found)
+            losses.append(matching_loss(logits[:, : config.matching_heads], found, *grid))
+        return torch.stack(losses).mean()
 
     @torch.no_grad()
     def _average(self) -> None:
@@ -540,11 +600,3 @@ def _use_bfloat16(precision: str, device: torch.device) -> bool:
 
 def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=enabled)
-
-
-@contextlib.contextmanager
-def _attention(device: torch.device) -> Iterator[None]:
-    # PyTorch's fused attention is slow backward on a CPU for windows this short: plain
-    # matrix products take a fifth of its time.
-    with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext():
-        yield
