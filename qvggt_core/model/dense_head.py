@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.config import ModelConfig
-from qvggt_core.model.recent import RecentCache
+from qvggt_core.model.lru import RecentCache
 from qvggt_core.model.settings import ComputeSettings
 
 _POSITION_WEIGHT = 0.1

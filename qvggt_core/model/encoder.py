@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from qvggt_core.model.blocks import Block
 from qvggt_core.model.config import EncoderConfig
-from qvggt_core.model.recent import RecentCache
+from qvggt_core.model.lru import RecentCache
 
 _NORM_EPS = 1e-6
 _REGISTERS = 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt_core.model.recent import RecentCache
+from qvggt_core.model.lru import RecentCache
 
 _BASE = 100.0
 

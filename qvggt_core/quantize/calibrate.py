@@ -28,9 +28,17 @@ from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, describe_linears, load_model
 from qvggt_core.model.blocks import Block
 from qvggt_core.model.checkpoint import LINEARS_KEY, empty_packed_linear
-from qvggt_core.quantize.calibration import CalibrationSet
+from qvggt_core.quantize.activation_statistics import (
+    LINEARS,
+    InputStatistics,
+    input_statistics,
+    linear_of,
+)
+from qvggt_core.quantize.blockwise import BlockInput, Site, Walk
+from qvggt_core.quantize.calibration_inputs import CalibrationSet
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token
+from qvggt_core.quantize.objective import TaskTargets, task_loss, teacher_targets, true_targets
 from qvggt_core.quantize.plan import Plan, Precision
 from qvggt_core.quantize.recipes import Recipe
 from qvggt_core.quantize.recipes.recipe import Linear, TokenView
@@ -44,14 +52,6 @@ from qvggt_core.quantize.scaling import (
     searched_factors,
     smoothing_factors,
 )
-from qvggt_core.quantize.statistics import (
-    LINEARS,
-    InputStatistics,
-    input_statistics,
-    linear_of,
-)
-from qvggt_core.quantize.task import TaskTargets, task_loss, teacher_targets, true_targets
-from qvggt_core.quantize.walk import BlockInput, Site, Walk
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt_core.model.recent import RecentCache
+from qvggt_core.model.lru import RecentCache
 
 Step = Callable[..., tuple[Tensor, ...]]
 """A function of a tensor and of hashable constants, with the same shapes for the same of both."""

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
-from qvggt_core.geometry import inverse, transform
+from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.world import World
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model import VGGT
-from qvggt_core.synthetic.losses import pixel_rays
-from qvggt_core.synthetic.windows import Windows
+from qvggt_core.training.losses import pixel_rays
+from qvggt_core.training.windows import Windows
 
 _DEPTH_TOLERANCE = 0.05
 """Relative difference from which a point counts as hidden."""

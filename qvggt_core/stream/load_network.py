@@ -1,0 +1,137 @@
+"""Loads the network that the parameters name."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from qvggt_kernels import fastest_dtype, fastest_linears, native
+
+from qvggt_core.errors import ParameterError
+from qvggt_core.model import (
+    HEADS,
+    VGGT,
+    ComputeSettings,
+    load_model,
+    read_checkpoint,
+    shipped_checkpoint,
+)
+from qvggt_core.model.memory_plan import MemoryPlan, plan_memory, weight_memory
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream import TorchNetwork
+
+logger = logging.getLogger(__name__)
+
+_SAID = ("base_model", "recipe", "group_size", "licence", "note")
+
+
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A network that is ready to run.
+
+    Attributes:
+        network: the network.
+        parameters: the given ones, with what was left to choose filled in: with these, another
+            run computes the same on the same kind of machine.
+        facts: for reports: `file`, `megabytes`, what the file says of itself, and `memory`, how
+            the network keeps to its budget, if it has one.
+    """
+
+    network: TorchNetwork
+    parameters: Parameters
+    facts: dict[str, Any]
+
+
+def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNetwork:
+    """Load the network that the parameters name, or the one that ships.
+
+    Args:
+        parameters: which file, and how it computes.
+        with_points: whether its point head is loaded too.
+
+    Raises:
+        CheckpointError: the file is missing or does not fit.
+        ParameterError: the device is not there, or the memory budget is too small.
+    """
+    path = Path(parameters.checkpoint) if parameters.checkpoint else shipped_checkpoint()
+    device = device_of(parameters.device)
+    if parameters.threads:
+        torch.set_num_threads(parameters.threads)
+    dtype = (
+        fastest_dtype(device)
+        if parameters.compute_dtype == "auto"
+        else getattr(torch, parameters.compute_dtype)
+    )
+    if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
+        logger.warning("the network will be slower than it could be: C++ kernels %s", why)
+    heads = HEADS if with_points else ("camera", "depth")
+    model = load_model(path, device=device, dtype=dtype, heads=heads)
+    network = TorchNetwork(
+        model, device, parameters.image_width, with_points, parameters.cuda_graphs
+    )
+    settings, window_size = ComputeSettings(), parameters.window_size
+    memory: dict[str, str] = {}
+    if parameters.memory_budget_mb:
+        plan = _plan(parameters, model, network.image_width, dtype)
+        settings, window_size = plan.settings, plan.window_size
+        memory["memory"] = _said_of(plan, parameters)
+    linears = parameters.linears
+    if linears == "auto":
+        linears = fastest_linears(device)
+    model.configure(replace(settings, attention=parameters.attention, linears=linears))
+    effective = parameters.with_values(
+        checkpoint=str(path),
+        window_size=window_size,
+        device=device,
+        compute_dtype=str(dtype).removeprefix("torch."),
+        linears=linears,
+        threads=torch.get_num_threads(),
+        image_width=network.image_width,
+    )
+    metadata = read_checkpoint(path).metadata
+    facts: dict[str, Any] = {
+        "file": path.name,
+        "megabytes": round(path.stat().st_size / 1e6, 1),
+        **{name: metadata[name] for name in _SAID if name in metadata},
+        **memory,
+    }
+    return LoadedNetwork(network, effective, facts)
+
+
+def _plan(parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dtype) -> MemoryPlan:
+    # Views are cropped to squares at most, whatever camera comes.
+    return plan_memory(
+        parameters.memory_budget_mb,
+        model.config,
+        weight_memory(model),
+        parameters.window_size,
+        min(parameters.window_size, max(parameters.window_stride + 1, len(parameters.cameras))),
+        height=image_width,
+        width=image_width,
+        dtype=dtype,
+    )
+
+
+def _said_of(plan: MemoryPlan, parameters: Parameters) -> str:
+    megabytes = plan.estimate.total / 1e6
+    return (
+        f"{megabytes:.0f} of {parameters.memory_budget_mb} MB with windows of {plan.window_size} "
+        f"(asked for: {parameters.window_size}), {plan.settings.mlp_rows} tokens per slice and "
+        f"{plan.settings.dense_pixels} pixels per chunk of depth"
+    )
+
+
+def device_of(name: str) -> str:
+    """Return the device that a parameter's value means here.
+
+    Raises:
+        ParameterError: a GPU is asked for and there is none.
+    """
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ParameterError(f"there is no {name}: PyTorch sees no GPU; choose auto or cpu")
+    return name
