@@ -91,8 +91,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: RotaryTable | None, *, across_frames: bool) -> Tensor:
         """Attend within each frame of (B, S, N, C), or across all frames of a window."""
         batch, frames, tokens, dim = x.shape
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = self._prepare(qkv, rope)
+        query, key, value = self.project(x, rope)
         sequence = (batch, frames * tokens) if across_frames else (batch * frames, tokens)
         query, key, value = (
             part.reshape(*sequence, self.num_heads, -1).transpose(1, 2)
@@ -106,8 +105,12 @@ class Attention(nn.Module):
             out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))
 
-    def _prepare(self, qkv: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values (B, S, N, H, D), the former two normalised and turned."""
+    def project(self, x: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Map (B, S, N, C) to queries, keys and values (B, S, N, H, D).
+
+        Queries and keys come normalised and turned.
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(3)
         if torch.is_grad_enabled():
             return (

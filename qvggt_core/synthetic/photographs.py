@@ -1,11 +1,12 @@
 """Photographs for surfaces: an atlas of square tiles, cut from the images that packages ship.
 
-None of the images is part of qvggt. `SOURCES` names them to the file, with their licences; the
-packages are unpacked or installed by whoever builds an atlas.
+None of the images is part of qvggt. `SOURCES` names them to the file, with their licences; whoever
+builds an atlas installs the packages, or unpacks them somewhere on Python's path.
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -90,21 +91,26 @@ SOURCES = (
 )
 
 
-def build_atlas(site_packages: list[Path], output: Path, seed: int = 0) -> int:
+def build_atlas(output: Path, site_packages: list[Path] | None = None, seed: int = 0) -> int:
     """Cut the images of `SOURCES` into tiles and write them; return the number of tiles.
 
     Args:
-        site_packages: directories that the packages are installed or unpacked in.
         output: .npy to write, (N, TILE, TILE, 3) uint8 sRGB.
+        site_packages: directories that the packages are installed or unpacked in; None takes
+            Python's path.
         seed: of the crops.
 
     Raises:
         TrainingError: a package is in none of the directories.
     """
+    if site_packages is None:
+        site_packages = [Path(entry) for entry in sys.path if entry]
     rng = np.random.default_rng([11, seed])
     tiles = [tile for path in photographs(site_packages) for tile in _tiles(path, rng)]
     output.parent.mkdir(parents=True, exist_ok=True)
-    np.save(output, np.stack(tiles))
+    temporary = output.with_suffix(".tmp.npy")
+    np.save(temporary, np.stack(tiles))
+    temporary.replace(output)
     return len(tiles)
 
 
@@ -161,5 +167,6 @@ def _tiles(path: Path, rng: np.random.Generator) -> list[NDArray[np.uint8]]:
         column = int(rng.integers(image.shape[1] - side + 1))
         crop = np.ascontiguousarray(image[row : row + side, column : column + side])
         method = cv2.INTER_AREA if side > TILE else cv2.INTER_CUBIC
-        tiles.append(cv2.resize(crop, (TILE, TILE), interpolation=method))
+        tile = cv2.resize(crop, (TILE, TILE), interpolation=method)
+        tiles.append(tile.astype(np.uint8, copy=False))
     return tiles

@@ -90,7 +90,7 @@ def _compressed(images: Tensor, quality: int) -> Tensor:
     stored = []
     for image in (images.movedim(1, -1) * 255.0).round().to(torch.uint8).numpy():
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        stored.append(cv2.imdecode(data, cv2.IMREAD_COLOR))
+        stored.append(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8))
     return torch.from_numpy(np.stack(stored)).movedim(-1, 1).float() / 255.0
 
 

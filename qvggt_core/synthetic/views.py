@@ -1,4 +1,4 @@
-"""Camera paths in all six degrees of freedom, their steps in proportion to the depth of the scene."""
+"""Camera paths in six degrees of freedom, with steps in proportion to the depth of the scene."""
 
 from __future__ import annotations
 
@@ -104,7 +104,9 @@ def _next(pose: NDArray, step: NDArray, turn: NDArray, fixed: NDArray | None) ->
         axis = np.cross(before, now)
         sine = np.linalg.norm(axis) / (np.linalg.norm(before) * np.linalg.norm(now))
         axis = axis / max(np.linalg.norm(axis), 1e-12)
-        rotation = rotation @ Rotation.from_rotvec(axis * np.arcsin(min(sine, 1.0))).as_matrix()
+        rotation = (
+            rotation @ Rotation.from_rotvec(axis * np.arcsin(np.clip(sine, 0.0, 1.0))).as_matrix()
+        )
         turn = 0.15 * turn
     # Cameras roll less than they pan and tilt.
     turn = turn * np.array([0.8, 1.0, 0.4])

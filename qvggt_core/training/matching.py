@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qvggt_core.model import VGGT
+from qvggt_core.model.blocks import Block
+from qvggt_core.model.encoder import Encoder
 from qvggt_core.training.losses import pixel_rays
 from qvggt_core.training.windows import Windows
 
@@ -98,12 +99,10 @@ def attention_logits(
         columns: of patches.
         found: the pairs of frames.
     """
-    layer = network.aggregator.global_blocks[block]
-    attention = layer.attn
+    layer = _global_block(network, block)
     special = network.config.num_special_tokens
     cos, sin = network.aggregator.rope(rows, columns, tokens.device)
-    qkv = attention.qkv(layer.norm1(tokens)).unflatten(-1, (3, attention.num_heads, -1))
-    query, key, _ = attention._prepare(qkv, (cos[special:], sin[special:]))
+    query, key, _ = layer.attn.project(layer.norm1(tokens), (cos[special:], sin[special:]))
     query = query[found.window, found.first].transpose(1, 2)
     key = key[found.window, found.second].transpose(1, 2)
     return query @ key.mT * query.shape[-1] ** -0.5
@@ -152,7 +151,9 @@ def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
     config = network.config
     dim, heads = config.embed_dim, config.num_heads
     for index in blocks:
-        attention = network.aggregator.global_blocks[index].attn
+        attention = _global_block(network, index).attn
+        assert attention.q_norm is not None
+        assert attention.k_norm is not None
         weight = attention.qkv.weight
         nn.init.orthogonal_(weight[:dim])
         weight[dim : 2 * dim] = weight[:dim]
@@ -165,9 +166,15 @@ def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
     # Quaternions near zero have no direction, and gradients that drown all others.
     network.camera_head.pose_branch.fc2.bias[6:] = torch.tensor([0.4, 0.35, 0.35])
     encoder = network.aggregator.patch_embed
-    if config.encoder is not None:
+    if isinstance(encoder, Encoder):
         side = config.img_size // config.patch_size
         encoder.pos_embed[:, 1:] = _sine_positions(side, dim).to(encoder.pos_embed)
+
+
+def _global_block(network: VGGT, index: int) -> Block:
+    block = network.aggregator.global_blocks[index]
+    assert isinstance(block, Block)
+    return block
 
 
 def _rotary_gain(width: int) -> Tensor:
@@ -186,47 +193,3 @@ def _sine_positions(side: int, dim: int) -> Tensor:
     rows = waves[:, None].expand(side, side, -1)
     columns = waves[None].expand(side, side, -1)
     return 0.2 * torch.cat([rows, columns], dim=-1).reshape(side * side, -1)
-
-
-class PatchReadouts(nn.Module):
-    """Linear read-outs of patch tokens that are dropped after training.
-
-    Each tapped block but the first tells for every patch where its point is seen in the window's
-    first frame, its depth and the point in the first camera's frame. None tells where in the world
-    a patch or camera is: a network must not learn a place.
-    """
-
-    def __init__(self, dim: int, taps: int = 3) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(taps))
-        self.layers = nn.ModuleList(nn.Linear(dim, 6) for _ in range(taps))
-
-    def forward(self, patches: tuple[Tensor, ...]) -> Tensor:
-        """Map tapped tokens, (B, S, P, 2C) each, to (taps, B, S, P, 6)."""
-        taps = patches[1:]
-        outputs = [
-            layer(norm(tokens))
-            for layer, norm, tokens in zip(self.layers, self.norms, taps, strict=True)
-        ]
-        return torch.stack(outputs)
-
-
-def patch_readout_loss(readouts: Tensor, depth: Tensor, points: Tensor, fov: Tensor) -> Tensor:
-    """Return the L1 loss of `PatchReadouts`.
-
-    Args:
-        readouts: (taps, B, S, P, 6): place in the first image in units of half its sides, log
-            depth, point in the first camera's frame.
-        depth: (B, S, P) along the optical axis, in the window's unit; NaN where there is none.
-        points: (B, S, P, 3) in the first camera's frame, in the window's unit.
-        fov: (B, 2) vertical and horizontal field of view of the first camera, radians.
-    """
-    tangent = torch.tan(0.5 * fov).flip(-1)[:, None, None]
-    z = points[..., 2:].clamp(min=1e-3)
-    place = points[..., :2] / z / tangent
-    target = torch.cat([place, depth.log()[..., None], points], dim=-1)
-    seen = depth.isfinite() & (points[..., 2] > 0.02) & (place.abs() < 2.0).all(dim=-1)
-    error = F.smooth_l1_loss(
-        readouts, target.nan_to_num().expand_as(readouts), reduction="none", beta=0.02
-    ).mean(dim=-1)
-    return torch.where(seen, error, 0.0).sum() / (len(readouts) * seen.sum().clamp(min=1))

@@ -123,7 +123,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on with the run in the directory.")] = True,
 ) -> None:
     """Train a small network in synthetic worlds, or go on with a run."""
-    from qvggt_core.training.trainer import TrainConfig
+    from qvggt_core.training.config import TrainConfig
     from qvggt_core.training.trainer import train as train_network
 
     with console.progress("training", "steps") as progress:

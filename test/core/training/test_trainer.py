@@ -35,7 +35,8 @@ from qvggt_core.training.losses import (
     relative_pose_loss,
     window_targets,
 )
-from qvggt_core.training.trainer import TrainConfig, learning_rate, train
+from qvggt_core.training.config import TrainConfig, learning_rate
+from qvggt_core.training.trainer import train
 from qvggt_core.training.validation import summarise, trivial_metrics
 from qvggt_core.training.windows import (
     Places,
