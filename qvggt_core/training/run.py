@@ -73,16 +73,13 @@ class TrainingRun:
         if config.initial_weights is not None:
             load_initial_weights(self.network, config.initial_weights, config.directory)
         self.network.to(device)
-        if device.type == "cpu":
-            # PyTorch's fused attention is slow backward on a CPU for windows this short.
-            self.network.configure(ComputeSettings(attention="plain"))
         kind = PlaceHeads if config.readouts == "place" else PatchHeads
         self.auxiliary = kind(2 * self.model_config.embed_dim).to(device)
         self.averaged = copy.deepcopy(self.network).requires_grad_(False)
-        parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+        self.parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
         groups: list[dict[str, Any]] = [
-            {"params": [p for p in parameters if p.ndim >= 2]},
-            {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in self.parameters if p.ndim >= 2]},
+            {"params": [p for p in self.parameters if p.ndim < 2], "weight_decay": 0.0},
         ]
         self.optimizer = torch.optim.AdamW(
             groups,
@@ -91,10 +88,7 @@ class TrainingRun:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.parameters = parameters
-        self.bfloat16 = _use_bfloat16(config.precision, device)
-        aggregator = self.network.aggregator
-        self.aggregate = torch.compile(aggregator, dynamic=False) if config.compile else aggregator
+        self._computing = _Computing(self.network, self.auxiliary, config, device)
         self.step = 0
 
     def take_step(self, source: WindowSampler) -> dict[str, float]:
@@ -108,9 +102,10 @@ class TrainingRun:
         rate = learning_rate(config, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        self._computing.take_over(self.parameters)
         terms = self._losses(_Batch(images, windows, targets, rng), source.stage)
-        self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
+        self._computing.hand_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, config.gradient_clip)
         self.optimizer.step()
         self.step += 1
@@ -122,11 +117,10 @@ class TrainingRun:
         }
 
     def _losses(self, batch: _Batch, stage: Stage) -> dict[str, Tensor]:
-        config, network = self.config, self.network
+        config, network = self.config, self._computing.network
         patch = self.model_config.patch_size
         grid = (batch.images.shape[-2] // patch, batch.images.shape[-1] // patch)
-        with _autocast(self.device, self.bfloat16):
-            patches, camera = self.aggregate(network.encode(batch.images), *grid)
+        patches, camera = self._computing.aggregate(network.encode(batch.images), *grid)
         # As at inference: 16 bits would round small translations away.
         poses = network.camera_head(camera.float())
         target = batch.targets.pose_encodings
@@ -144,8 +138,8 @@ class TrainingRun:
             terms["matching"] = self._matching_loss(patches, grid, batch.windows)
             total = total + config.matching_weight * terms["matching"]
         if config.readout_weight > 0:
-            with _autocast(self.device, self.bfloat16):
-                extra = self.auxiliary.losses(patches, camera, batch.windows, batch.targets)
+            heads = self._computing.auxiliary
+            extra = heads.losses(patches, camera, batch.windows, batch.targets)
             terms |= extra
             share = learning_rate(config, self.step) / config.learning_rate
             total = total + config.readout_weight * share * sum(extra.values())
@@ -163,9 +157,8 @@ class TrainingRun:
         frames = batch.images.shape[0] * batch.images.shape[1]
         chosen = torch.from_numpy(batch.rng.permutation(frames)[: stage.dense_frames])
         chosen = chosen.to(self.device)
-        with _autocast(self.device, self.bfloat16):
-            taps = tuple(tokens.flatten(0, 1)[chosen][None] for tokens in patches)
-            raw = head(taps, *grid)[0]
+        taps = tuple(tokens.flatten(0, 1)[chosen][None] for tokens in patches)
+        raw = head(taps, *grid)[0]
         stride = stage.depth_stride
         raw = raw[..., ::stride, ::stride].float()
         target = batch.targets.depth.flatten(0, 1)[chosen][..., ::stride, ::stride]
@@ -183,8 +176,8 @@ class TrainingRun:
         losses = []
         for block, tokens in zip(taps[:2], patches, strict=False):
             entering = tokens[..., : self.model_config.embed_dim]
-            with _autocast(self.device, self.bfloat16):
-                logits = attention_logits(self.network, block, entering, *grid, found)
+            network = self._computing.network
+            logits = attention_logits(network, block, entering, *grid, found)
             losses.append(matching_loss(logits[:, : config.matching_heads], found, *grid))
         return torch.stack(losses).mean()
 
@@ -237,6 +230,47 @@ class TrainingRun:
             raise TrainingError(f"cannot resume from {path}: {error}") from error
 
 
+class _Computing:
+    """The copy of network and auxiliary heads that a step computes with.
+
+    In bfloat16 it is the network as it runs afterwards (see `VGGT.to_compute`), while optimiser and
+    averages keep float32; in float32 it is the network itself.
+    """
+
+    def __init__(
+        self,
+        network: VGGT,
+        auxiliary: PatchHeads | PlaceHeads,
+        config: TrainConfig,
+        device: torch.device,
+    ) -> None:
+        self._copied = _use_bfloat16(config.precision, device)
+        self.network, self.auxiliary = network, auxiliary
+        if self._copied:
+            self.network = copy.deepcopy(network).to_compute(torch.bfloat16)
+            self.auxiliary = copy.deepcopy(auxiliary).to(torch.bfloat16)
+        if device.type == "cpu":
+            # PyTorch's fused attention is slow backward on a CPU for windows this short.
+            self.network.configure(ComputeSettings(attention="plain"))
+        aggregator = self.network.aggregator
+        self.aggregate = torch.compile(aggregator, dynamic=False) if config.compile else aggregator
+        self._parameters = [*self.network.parameters(), *self.auxiliary.parameters()]
+
+    @torch.no_grad()
+    def take_over(self, parameters: list[nn.Parameter]) -> None:
+        """Take the weights that the optimiser holds, without gradients."""
+        for own, held in zip(self._parameters, parameters, strict=True):
+            own.grad = None
+            if own is not held:
+                own.copy_(held)
+
+    def hand_gradients(self, parameters: list[nn.Parameter]) -> None:
+        """Give the gradients of a step to the optimiser's weights."""
+        for own, held in zip(self._parameters, parameters, strict=True):
+            if own is not held:
+                held.grad = None if own.grad is None else own.grad.to(held.dtype)
+
+
 def _targets_on(windows: Windows, device: torch.device, patch: int) -> Targets:
     # Every second of these points lies in the middle of a patch.
     return window_targets(
@@ -253,7 +287,3 @@ def _use_bfloat16(precision: str, device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def _autocast(device: torch.device, enabled: bool) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=enabled)

@@ -116,9 +116,7 @@ def test_hidden_patches_do_not_count():
     found = between(wall(0.4))
     logits = torch.zeros(1, 1, ROWS * COLUMNS, ROWS * COLUMNS)
     noisy = torch.where(found.visible[:, None, :, None], logits, 9.0 * torch.randn_like(logits))
-    assert matching_loss(noisy, found, ROWS, COLUMNS) == matching_loss(
-        logits, found, ROWS, COLUMNS
-    )
+    assert matching_loss(noisy, found, ROWS, COLUMNS) == matching_loss(logits, found, ROWS, COLUMNS)
 
 
 def test_the_logits_are_those_of_the_block_itself():
@@ -147,7 +145,7 @@ def test_the_logits_are_those_of_the_block_itself():
 
 
 def test_a_started_block_attends_to_the_patch_that_looks_alike():
-    """Before any step, a shifted copy is found better than by chance; without the start it is not."""
+    """Before any step, a shifted copy is found; without the start it is not."""
     found = between(wall(2.0 * PATCH / FOCAL * 2.0))
     generator = torch.Generator().manual_seed(1)
     first = torch.randn(ROWS, COLUMNS, 64, generator=generator)
