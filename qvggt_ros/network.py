@@ -19,7 +19,7 @@ from qvggt_core.model import (
     read_checkpoint,
     shipped_checkpoint,
 )
-from qvggt_core.model.memory import MemoryPlan, plan_memory, weight_memory
+from qvggt_core.model.memory_plan import MemoryPlan, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
 

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.model import VGGT, ComputeSettings, EncoderConfig, ModelConfig
-from qvggt_core.model.memory import WeightMemory, estimate_memory, plan_memory, weight_memory
+from qvggt_core.model.memory_plan import WeightMemory, estimate_memory, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_ros.network import load_network
 

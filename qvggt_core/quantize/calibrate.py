@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, describe_linears, load_model
 from qvggt_core.model.blocks import Block
-from qvggt_core.model.checkpoint import LINEARS_KEY, empty_packed_linear
+from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
 from qvggt_core.quantize.calibration import CalibrationSet
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token

@@ -385,7 +385,7 @@ class _Run:
             chosen = chosen.to(self.device)
             with _autocast(self.device, self.bfloat16):
                 taps = tuple(tokens.flatten(0, 1)[chosen][None] for tokens in patches)
-                raw = network.depth_head(taps, *grid)[0]
+                raw = network.depth_head(taps, *grid).values[0]
             stride = stage.depth_stride
             raw = raw[..., ::stride, ::stride].float()
             target = targets.depth.flatten(0, 1)[chosen][..., ::stride, ::stride]
