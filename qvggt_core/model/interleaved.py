@@ -53,9 +53,7 @@ class InterleavedAggregator(PatchEncoder):
         self.normaliser = ImageNormaliser()
         head_dim = dim // config.num_heads
         self.rope = RotaryTables(head_dim, self.num_special_tokens)
-        self.global_rope = RotaryTables(
-            head_dim, self.num_special_tokens, patches_share_place=True
-        )
+        self.global_rope = RotaryTables(head_dim, self.num_special_tokens, patches_share_place=True)
 
     def _block(self, config: ModelConfig, index: int) -> Block:
         assert config.stack is not None

@@ -57,9 +57,7 @@ def load_model(
     dtype = dtype or fastest_dtype(device)
     checkpoint = read_checkpoint(path)
     for assumption in checkpoint.assumptions:
-        logger.warning(
-            "%s: assumed that %s; state it in a config.json beside it", path, assumption
-        )
+        logger.warning("%s: assumed that %s; state it in a config.json beside it", path, assumption)
     with torch.device("meta"):
         model = VGGT(with_heads(checkpoint.config, heads))
         _replace_packed_linears(model, checkpoint)

@@ -92,7 +92,9 @@ def _vggt(shapes: Shapes, stated: Mapping[str, Any]) -> Sizes:
         patch = "aggregator.patch_embed.patch_embed.proj.weight"
         tokens, width = shapes["aggregator.patch_embed.pos_embed"][1:]
         # Heads of DINOv2 are 64 wide.
-        encoder = EncoderConfig(width, _count(shapes, "aggregator.patch_embed.blocks."), width // 64)
+        encoder = EncoderConfig(
+            width, _count(shapes, "aggregator.patch_embed.blocks."), width // 64
+        )
         img_size = round((tokens - 1) ** 0.5) * shapes[patch][-1]
     has = {head: f"{head}_head.norm.weight" in shapes for head in ("depth", "point")}
     with_scale_token = "aggregator.scale_token" in shapes

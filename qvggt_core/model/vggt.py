@@ -222,7 +222,9 @@ class VGGT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for name, parameter in self.named_parameters():
-            if name.endswith(("camera_token", "register_token", "scale_token", "cls_token", "register_tokens")):
+            if name.endswith(
+                ("camera_token", "register_token", "scale_token", "cls_token", "register_tokens")
+            ):
                 nn.init.normal_(parameter, std=1e-6)
             elif name.endswith("pos_embed"):
                 nn.init.trunc_normal_(parameter, std=0.02)
