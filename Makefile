@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out
-NATIVE := $(wildcard kernels/native/*.cpp kernels/native/*.h)
+NATIVE := $(wildcard kernels/qvggt_kernels/native/*.cpp kernels/qvggt_kernels/native/*.h)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup run test test-ros test-slow lint format bench docs clean
@@ -37,7 +37,7 @@ test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
 
 # In a shell with ROS 2 and the workspace sourced; launch_testing's plugin does not bear pytest 8+.
 test-ros: ## run the tests of the node on an installed ROS 2
-	python3 -m pytest -p no:launch_testing -p no:launch_ros test/ros
+	python3 -m pytest -p no:launch_testing -p no:launch_ros test/ros/node
 
 lint: setup ## check style and types
 	$(BIN)/ruff check .

@@ -24,8 +24,8 @@ def native_kernels() -> list[Extension]:
     return [
         Extension(
             "qvggt_kernels.native._library",
-            sources=files("kernels/native", "*.cpp"),
-            depends=files("kernels/native", "*.h"),
+            sources=files("kernels/qvggt_kernels/native", "*.cpp"),
+            depends=files("kernels/qvggt_kernels/native", "*.h"),
             language="c++",
             # Products and sums are rounded one by one, as PyTorch's are.
             extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-mfma"]
@@ -54,15 +54,15 @@ setup(
         "qvggt_kernels.triton",
     ],
     ext_modules=native_kernels(),
-    package_dir={"qvggt_kernels": "kernels"},
+    package_dir={"qvggt_kernels": "kernels/qvggt_kernels"},
     package_data={
         "qvggt_core": [
             "models/*.safetensors",
             "quantize/studies/*.yaml",
-            "synthetic/configs/*.yaml",
+            "training/configs/*.yaml",
+            "report/templates/*",
         ],
         "qvggt_kernels": ["tables/*.json"],
-        "qvggt_ros": ["report/templates/*"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -97,8 +97,8 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "qvggt = qvggt_ros.cli:main",
-            "reconstruct = qvggt_ros.reconstruct:main",
+            "qvggt = qvggt_ros.cli.app:main",
+            "reconstruct = qvggt_ros.drivers.node_main:main",
         ]
     },
     zip_safe=False,

@@ -31,10 +31,10 @@ from rich.table import Table
 from torch import nn
 from torch.nn import functional as F
 
+from qvggt_core.measure.layers import block_and_tokens, pack_linears
+from qvggt_core.measure.roofline import Shape
+from qvggt_core.measure.timing import CLOCKS, Run, measure, ratio
 from qvggt_core.model import ModelConfig
-from qvggt_core.speed.layers import block_and_tokens, pack_linears
-from qvggt_core.speed.roofline import Shape
-from qvggt_core.speed.timing import CLOCKS, Run, measure, ratio
 
 SHAPE = Shape(frames=2, height=392, width=518)
 CPU = torch.device("cpu")

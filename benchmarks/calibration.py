@@ -31,9 +31,9 @@ from qvggt_core.quantize import (
     CalibrationSet,
     quantize_checkpoint,
 )
+from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.quantize.calibration_sources import synthetic_world
 from qvggt_core.quantize.sampling import choose_windows
-from qvggt_core.quantize.sources import synthetic_world
-from qvggt_core.quantize.walk import Walk
 
 GIB = 1 << 30
 

@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.table import Table
 
 from qvggt_core.model import VGGT, ComputeSettings, load_model, shipped_checkpoint
-from qvggt_core.synthetic.assess import evaluate_windows
-from qvggt_core.synthetic.pool import build_pool, open_pool
-from qvggt_core.synthetic.train import TrainConfig
-from qvggt_core.synthetic.windows import evaluation_windows
+from qvggt_core.training.clips import build_pool, open_pool
+from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.validation import evaluate_windows
+from qvggt_core.training.windows import evaluation_windows
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
+CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 COLUMNS = ("auc_30", "auc_15", "auc_5", "rotation", "translation", "abs_rel", "delta")
 BATCH = 8
 

@@ -22,9 +22,9 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.stream_timing import time_streams
 from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, load_model
 from qvggt_core.parameters import Parameters
-from qvggt_core.speed.stream import time_streams
 
 MIDDLE = ModelConfig(
     img_size=224,

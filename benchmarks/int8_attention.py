@@ -22,14 +22,14 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from qvggt_core.geometry import inverse, rotation_angle
+from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.model import VGGT, ComputeSettings, decode_pose, load_model, shipped_checkpoint
-from qvggt_core.synthetic.assess import evaluate_windows
-from qvggt_core.synthetic.pool import build_pool, open_pool
-from qvggt_core.synthetic.train import TrainConfig
-from qvggt_core.synthetic.windows import Windows, evaluation_windows
+from qvggt_core.training.clips import build_pool, open_pool
+from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.validation import evaluate_windows
+from qvggt_core.training.windows import Windows, evaluation_windows
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
+CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 OTHER_WORLDS = ("room", "corridor")
 OTHER_CLIPS = 16
 BATCH = 8

@@ -18,8 +18,8 @@ from typing import Any
 
 from machine import describe
 
-from qvggt_core.evaluate.protocols import PROTOCOLS, make_benchmark
 from qvggt_core.model import shipped_checkpoint
+from qvggt_core.protocols import PROTOCOLS, make_benchmark
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
 MARKS = ("<!-- results -->", "<!-- /results -->")
@@ -111,7 +111,7 @@ def _misaligned(protocol: str, models: list[dict[str, Any]]) -> list[str]:
 
 def qvggt(*arguments: object) -> None:
     """Run the command as a user does."""
-    command = [sys.executable, "-m", "qvggt_ros.cli", *map(str, arguments)]
+    command = [sys.executable, "-m", "qvggt_ros.cli.app", *map(str, arguments)]
     subprocess.run(command, check=True)
 
 

@@ -10,14 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qvggt_core.speed.contenders import (
+from qvggt_core.measure.candidates import (
     BFLOAT16,
     INT4,
     INT4_INTEGERS,
     ORIGINAL_BFLOAT16,
     ORIGINAL_FLOAT32,
 )
-from qvggt_core.speed.tables import duration, find, read_results
+from qvggt_core.measure.tables import duration, find, read_results
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "bench_cpu.json"

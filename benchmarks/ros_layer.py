@@ -22,10 +22,10 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from qvggt_core.cloud import Cloud, frame_cloud
+from qvggt_core.geometry.cloud import Cloud, frame_cloud
 from qvggt_core.stream.frame import FrameGeometry, View
-from qvggt_ros import conversions
-from qvggt_ros.messages import Messages, available_messages
+from qvggt_ros.io import conversions
+from qvggt_ros.io.messages import Messages, available_messages
 
 HEIGHT, WIDTH = 480, 640
 STAMP = 1_700_000_000_123_456_789

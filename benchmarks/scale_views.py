@@ -25,8 +25,8 @@ from rich.table import Table
 from qvggt_core.model import load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.network import TorchNetwork
-from qvggt_ros.bag import replay
-from qvggt_ros.synthetic_bag import write_bag
+from qvggt_ros.drivers.replay import replay
+from qvggt_ros.drivers.synthesize import write_bag
 
 SEEDS = (1, 3, 5, 7, 9, 11, 13, 15)
 WINDOWS = ((8, 4), (8, 2), (8, 1))

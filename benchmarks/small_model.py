@@ -25,14 +25,14 @@ from rich.table import Table
 from qvggt_core.model import VGGT, load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.network import TorchNetwork
-from qvggt_core.synthetic.assess import evaluate_windows, trivial_metrics
-from qvggt_core.synthetic.pool import Pool, build_pool, open_pool
-from qvggt_core.synthetic.train import TrainConfig
-from qvggt_core.synthetic.windows import evaluation_windows
-from qvggt_ros.bag import replay
-from qvggt_ros.synthetic_bag import write_bag
+from qvggt_core.training.clips import Pool, build_pool, open_pool
+from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.validation import evaluate_windows, trivial_metrics
+from qvggt_core.training.windows import evaluation_windows
+from qvggt_ros.drivers.replay import replay
+from qvggt_ros.drivers.synthesize import write_bag
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/synthetic/configs/small-continued.yaml"
+CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 OTHER_WORLDS = ("room", "corridor", "arena")
 OTHER_CLIPS = 16
 FURTHER = "studio, further flights"

@@ -2,7 +2,7 @@
 
 python benchmarks/triton_static.py [--processes 2] [--out benchmarks/results/triton_static.json]
 
-test/test_triton_offline.py holds the compiler to the figures that are kept.
+test/kernels/test_triton_offline.py holds the compiler to the figures that are kept.
 """
 
 from __future__ import annotations

@@ -32,19 +32,19 @@ from qvggt_core.evaluate.trajectory import (
     absolute_errors,
     straightness,
 )
-from qvggt_core.geometry import inverse
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.parameters import Parameters
-from qvggt_ros import metrics as schema
-from qvggt_ros.ground_truth import (
+from qvggt_core.results import schema
+from qvggt_core.results.reconstruction import Samples, read_tracks
+from qvggt_ros.io.depth_truth import depth_pairs, depth_topic
+from qvggt_ros.io.ground_truth import (
     GroundTruth,
     clock_offset,
     named_ground_truth,
     read_ground_truth,
 )
-from qvggt_ros.recording import Recording, open_recording
-from qvggt_ros.reference_messages import frames_of
-from qvggt_ros.results import Samples, read_tracks
-from qvggt_ros.true_depth import depth_pairs, depth_topic
+from qvggt_ros.io.recording import Recording, open_recording
+from qvggt_ros.io.reference_messages import frames_of
 
 METRICS_FILE = "metrics.json"
 RUN_FILE = "run.json"

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.geometry import inverse, rotation_angle
+from qvggt_core.geometry.poses import inverse, rotation_angle
 
 Span = Literal["frames", "distance", "time"]
 """What the two poses of a pair are apart by: poses, length of the true path, or time."""

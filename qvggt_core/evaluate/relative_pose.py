@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.geometry import inverse, rotation_angle
+from qvggt_core.geometry.poses import inverse, rotation_angle
 
 
 @dataclass(frozen=True)

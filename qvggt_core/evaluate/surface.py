@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.trajectory import align_sim3
-from qvggt_core.geometry import transform
+from qvggt_core.geometry.poses import transform
 
 NORMAL_NEIGHBOURS = 30
 _BLOCK = 65_536

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.statistics import statistics
-from qvggt_core.geometry import inverse, rotation_angle, transform
+from qvggt_core.geometry.poses import inverse, rotation_angle, transform
 
 Alignment = Literal["none", "origin", "scale", "se3", "sim3"]
 """What is done to an estimate before it is compared.

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
-from qvggt_core.geometry import quaternion, transform
+from qvggt_core.geometry.poses import quaternion, transform
 
 _COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
 _MAX_BYTES = 1 << 30

@@ -51,6 +51,9 @@ class WindowState(NamedTuple):
     newest: int | None = None
 
 
+Part = Literal["encoder", "frame", "global"]
+
+
 class BlockPlace(NamedTuple):
     """Where a block stands in an aggregator.
 
@@ -58,13 +61,13 @@ class BlockPlace(NamedTuple):
         path: of the block in the aggregator, e.g. "frame_blocks.3".
         part: "encoder" for what depends on one image alone, "frame" for attention within frames
             behind the first global block, "global" for attention across the window.
-        index: of the block among those of its list.
+        number: of the block among those of its list.
         special_tokens: leading tokens of each frame that are no patch tokens.
     """
 
     path: str
-    part: Literal["encoder", "frame", "global"]
-    index: int
+    part: Part
+    number: int
     special_tokens: int
 
 
@@ -198,11 +201,11 @@ class Aggregator(nn.Module):
         """Run the block at a place; without gradients it overwrites the tokens that it is given."""
         if place.part != "encoder":
             run = self.frame_step if place.part == "frame" else self.global_step
-            return run(state, place.index, self.rope(rows, columns, state.x.device))
+            return run(state, place.number, self.rope(rows, columns, state.x.device))
         encoder = self.patch_embed
         assert isinstance(encoder, Encoder)
-        x = encoder.blocks[place.index](state.x)
-        if place.index + 1 < len(encoder.blocks):
+        x = encoder.blocks[place.number](state.x)
+        if place.number + 1 < len(encoder.blocks):
             return WindowState(x)
         tokens = encoder.leave(x.flatten(0, 1)[:, None])
         return self.enter(tokens.unflatten(0, x.shape[:2]))

@@ -81,7 +81,7 @@ class GatedMlp(Mlp):
     """
 
     def __init__(self, dim: int, hidden: int) -> None:
-        """Prepare; the hidden width shrinks to two thirds, in steps of 8, to equal an MLP's size."""
+        """Prepare; the hidden width is cut to two thirds, in steps of 8, for an MLP's size."""
         nn.Module.__init__(self)
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
         self.fc1 = nn.Linear(dim, 2 * hidden)

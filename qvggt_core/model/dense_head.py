@@ -232,7 +232,7 @@ class DenseHead(nn.Module):
         del x
         # The exponential that follows turns rounding into relative error: stay in float32.
         maps = [
-            branch[2](each.to(branch[2].weight.dtype)).float()
+            branch[2](each.to(_dtype_of(branch[2]))).float()
             for branch, each in zip(self.scratch.outputs(), hidden, strict=True)
         ]
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), rays
@@ -265,6 +265,10 @@ class DenseHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         key = (channels, height, width, aspect, dtype, device)
         return self._positions.get(key, lambda: _position_tables(*key))
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

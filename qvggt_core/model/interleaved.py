@@ -15,6 +15,7 @@ from qvggt_core.model.aggregator import (
     AggregatedTokens,
     BlockPlace,
     ImageNormaliser,
+    Part,
     WindowState,
 )
 from qvggt_core.model.blocks import Block, RotaryTable
@@ -38,6 +39,8 @@ class InterleavedAggregator(PatchEncoder):
     """
 
     settings = ComputeSettings()
+
+    camera_token: nn.Parameter | None
 
     def __init__(self, config: ModelConfig) -> None:
         assert config.stack is not None
@@ -126,7 +129,9 @@ class InterleavedAggregator(PatchEncoder):
         found = []
         for index in range(self.config.depth):
             is_global = index >= self.own_blocks > 0 and index % 2 == 1
-            part = "encoder" if index < self.own_blocks else "global" if is_global else "frame"
+            part: Part = "global" if is_global else "frame"
+            if index < self.own_blocks:
+                part = "encoder"
             found.append(BlockPlace(f"blocks.{index}", part, index, self.num_special_tokens))
         return found
 
@@ -148,20 +153,20 @@ class InterleavedAggregator(PatchEncoder):
     def step(self, state: WindowState, place: BlockPlace, rows: int, columns: int) -> WindowState:
         """See `Aggregator.step`."""
         if place.part == "encoder":
-            x = self._own_block(state.x, place.index)
-            last = place.index == self.own_blocks - 1
+            x = self._own_block(state.x, place.number)
+            last = place.number == self.own_blocks - 1
             return self.window(x, state.newest) if last else WindowState(x, newest=state.newest)
         rope = self.rope_at(place, rows, columns, state.x.device)
         is_global = place.part == "global"
-        x = self.blocks[place.index](state.x, rope, across_frames=is_global)
+        x = self.blocks[place.number](state.x, rope, across_frames=is_global)
         state = state._replace(x=x)
         if self.start_block is None:
-            if place.index not in self.config.taps:
+            if place.number not in self.config.taps:
                 return state
             return state._replace(patches=(*state.patches, self.norm(self._read(state))))
         if is_global:
             return self._after_global(state)
-        following, config = place.index + 1, self.config
+        following, config = place.number + 1, self.config
         half = self._read(state).clone() if following in config.taps else None
         camera = x[:, :, 0].clone() if following == config.depth - 1 else None
         return state._replace(frame_half=half, camera=camera)

@@ -22,7 +22,7 @@ from qvggt_core.model.packed_format import (
     empty_packed_linear,
     linear_descriptions,
 )
-from qvggt_core.model.published_names import UNUSED_PREFIXES, is_ray_part
+from qvggt_core.model.published_names import UNUSED_PREFIXES
 from qvggt_core.model.vggt import VGGT
 
 _COMPENSATION = "camera_head.cict_token"

@@ -22,6 +22,7 @@ from qvggt_core.model.pose_encoding import invert_pose
 from qvggt_core.model.settings import ComputeSettings
 
 HEADS = ("camera", "depth", "points")
+_DRAWN_TOKENS = ("camera_token", "register_token", "scale_token", "cls_token", "register_tokens")
 
 
 @dataclass(frozen=True)
@@ -222,9 +223,7 @@ class VGGT(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
         for name, parameter in self.named_parameters():
-            if name.endswith(
-                ("camera_token", "register_token", "scale_token", "cls_token", "register_tokens")
-            ):
+            if name.endswith(_DRAWN_TOKENS):
                 nn.init.normal_(parameter, std=1e-6)
             elif name.endswith("pos_embed"):
                 nn.init.trunc_normal_(parameter, std=0.02)

@@ -1,7 +1,7 @@
 """Quantization: a full-precision checkpoint in, a checkpoint in integers out."""
 
 from qvggt_core.quantize.calibrate import CalibrationOptions
-from qvggt_core.quantize.calibration import CalibrationSet, Truth, windows_of_frames
+from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, windows_of_frames
 from qvggt_core.quantize.pipeline import LayerReport, QuantizationReport, quantize_checkpoint
 from qvggt_core.quantize.plan import (
     PRESETS,
@@ -12,7 +12,7 @@ from qvggt_core.quantize.plan import (
     parse_precision,
 )
 from qvggt_core.quantize.recipes import RECIPES, Recipe
-from qvggt_core.quantize.size import PartSize, planned_sizes
+from qvggt_core.quantize.stored_size import PartSize, planned_sizes
 
 __all__ = [
     "PRESETS",

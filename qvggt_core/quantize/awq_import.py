@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from qvggt_kernels import LAYOUT, Int4Linear, PackedLinear
+from qvggt_kernels import LAYOUT, Int4Linear
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, QuantizationError
@@ -131,7 +131,7 @@ def import_released(
     """
     released = _entries(source)
     state: dict[str, Tensor] = {}
-    linears: dict[str, PackedLinear] = {}
+    linears: dict[str, Int4Linear] = {}
     packed = {n.removesuffix(".qweight") for n in released if n.endswith(".qweight")}
     if not packed:
         raise CheckpointError(f"{source} has no packed weights (.qweight): nothing to convert")

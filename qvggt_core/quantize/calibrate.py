@@ -27,10 +27,19 @@ from torch import Tensor, nn
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, describe_linears, load_model
 from qvggt_core.model.blocks import Block
+from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
-from qvggt_core.quantize.calibration import CalibrationSet
+from qvggt_core.quantize.activation_statistics import (
+    LINEARS,
+    InputStatistics,
+    input_statistics,
+    linear_of,
+)
+from qvggt_core.quantize.blockwise import BlockInput, Site, Walk
+from qvggt_core.quantize.calibration_inputs import CalibrationSet
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token
+from qvggt_core.quantize.objective import TaskTargets, task_loss, teacher_targets, true_targets
 from qvggt_core.quantize.plan import Plan, Precision
 from qvggt_core.quantize.recipes import Recipe
 from qvggt_core.quantize.recipes.recipe import Linear, TokenView
@@ -44,14 +53,6 @@ from qvggt_core.quantize.scaling import (
     searched_factors,
     smoothing_factors,
 )
-from qvggt_core.quantize.statistics import (
-    LINEARS,
-    InputStatistics,
-    input_statistics,
-    linear_of,
-)
-from qvggt_core.quantize.task import TaskTargets, task_loss, teacher_targets, true_targets
-from qvggt_core.quantize.walk import BlockInput, Site, Walk
 
 logger = logging.getLogger(__name__)
 
@@ -208,6 +209,7 @@ def _compensate(
     that changes every pose may win by chance.
     """
     head = walk.model.camera_head
+    assert isinstance(head, CameraHead)
     token = compensation_token(walk.camera_tokens(), walk.patch_norm, recipe.compensation)
     before = _heads_loss(walk, targets) if targets else 0.0
     head.cict_token = token.to(head.token_norm.weight.device)

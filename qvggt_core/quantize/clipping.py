@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.blocks import Block
+from qvggt_core.quantize.activation_statistics import LINEARS, linear_of
+from qvggt_core.quantize.blockwise import BlockInput, run_block
 from qvggt_core.quantize.plan import Precision
 from qvggt_core.quantize.recipes.recipe import LearnedClipping, Linear
 from qvggt_core.quantize.rounding import highest, nearest_weight
-from qvggt_core.quantize.statistics import LINEARS, linear_of
-from qvggt_core.quantize.walk import BlockInput, run_block
 
 _SHARES = tuple(1.0 - 0.05 * step for step in range(11))
 """Shares of a group's range that the search tries: 1 to 0.5."""

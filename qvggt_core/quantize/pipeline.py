@@ -21,7 +21,7 @@ from qvggt_core.quantize.calibrate import (
     LinearReport,
     calibrate,
 )
-from qvggt_core.quantize.calibration import CalibrationSet
+from qvggt_core.quantize.calibration_inputs import CalibrationSet
 from qvggt_core.quantize.plan import (
     DEFAULT_GROUP_SIZE,
     PRESETS,
@@ -32,7 +32,7 @@ from qvggt_core.quantize.plan import (
 )
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.rounding import quantized_linear, represented_weight
-from qvggt_core.quantize.size import PartSize, stored_sizes
+from qvggt_core.quantize.stored_size import PartSize, stored_sizes
 
 _HEADS = {"camera": "camera_head.", "depth": "depth_head.", "points": "point_head."}
 _ALWAYS_KEPT = ("camera",)

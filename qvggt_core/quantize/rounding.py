@@ -15,7 +15,7 @@ from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.quantize.plan import Precision
-from qvggt_core.quantize.size import scale_columns
+from qvggt_core.quantize.stored_size import scale_columns
 
 _ROWS = 256
 """Rows that are rounded at once, so that temporaries stay small beside the weight."""

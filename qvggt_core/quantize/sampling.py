@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import VGGT
-from qvggt_core.quantize.calibration import CalibrationSet
-from qvggt_core.quantize.walk import Walk
+from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.quantize.calibration_inputs import CalibrationSet
 
 Sampling = Literal["random", "diverse"]
 

@@ -13,8 +13,8 @@ from qvggt_kernels import hadamard_transform
 from torch import Tensor, nn
 
 from qvggt_core.model.blocks import Block
+from qvggt_core.quantize.activation_statistics import InputStatistics, linear_of
 from qvggt_core.quantize.recipes.recipe import Linear
-from qvggt_core.quantize.statistics import InputStatistics, linear_of
 
 _SMALLEST = 1e-4
 

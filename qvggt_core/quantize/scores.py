@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from qvggt_core.evaluate.relative_pose import RelativePoseErrors, relative_pose_errors
 from qvggt_core.evaluate.surface import surface_errors
 from qvggt_core.evaluate.trajectory import align_sim3
-from qvggt_core.geometry import inverse
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.model import VGGT, decode_pose
-from qvggt_core.quantize.task import unprojected
-from qvggt_core.synthetic.windows import Windows
+from qvggt_core.quantize.objective import unprojected
+from qvggt_core.training.windows import Windows
 
 _SAMPLED = slice(2, None, 4)
 """Every fourth pixel per axis becomes a point: neighbours say the same and cost time."""

@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, Prediction, load_model
-from qvggt_core.quantize.calibration import CalibrationSet
+from qvggt_core.quantize.activation_statistics import LINEARS, linear_of
+from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.quantize.calibration_inputs import CalibrationSet
+from qvggt_core.quantize.objective import TaskTargets, teacher_targets, unprojected
 from qvggt_core.quantize.plan import (
     DEFAULT_GROUP_SIZE,
     PRESETS,
@@ -25,10 +28,7 @@ from qvggt_core.quantize.plan import (
 from qvggt_core.quantize.recipes.recipe import Linear
 from qvggt_core.quantize.rounding import quantized_linear
 from qvggt_core.quantize.scaling import Snapshot
-from qvggt_core.quantize.size import planned_sizes, stored_bytes
-from qvggt_core.quantize.statistics import LINEARS, linear_of
-from qvggt_core.quantize.task import TaskTargets, teacher_targets, unprojected
-from qvggt_core.quantize.walk import Walk
+from qvggt_core.quantize.stored_size import planned_sizes, stored_bytes
 
 BLOCK = "block"
 """Kind of the row that has all four linears of a block quantized."""

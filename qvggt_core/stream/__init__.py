@@ -2,6 +2,7 @@
 
 from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
 from qvggt_core.stream.deferred import DeferredReconstructor
+from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
@@ -11,11 +12,10 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeDecision, KeyframeGate
-from qvggt_core.stream.metric import MetricScale
+from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network, TorchNetwork
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.reconstructor import Reconstructor
-from qvggt_core.stream.scale import valid_depth
 
 __all__ = [
     "Alignment",

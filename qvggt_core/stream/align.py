@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import AlignmentError
-from qvggt_core.geometry import inverse, rotation_angle, transform
-from qvggt_core.stream.scale import depth_scale
+from qvggt_core.geometry.poses import inverse, rotation_angle, transform
+from qvggt_core.stream.depth_scale import depth_scale
 
 USUAL_ANGLE = float(np.radians(0.2))
 """Noise in radians that the orientations of any network have at least."""

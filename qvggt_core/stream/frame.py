@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.camera import Camera
+from qvggt_core.geometry.camera import Camera
 
 
 @dataclass(frozen=True)

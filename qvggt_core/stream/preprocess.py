@@ -8,13 +8,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.camera import (
+from qvggt_core.errors import ImageError, ParameterError
+from qvggt_core.geometry.camera import (
     Camera,
     rectification_map,
     rectified_intrinsics,
     resized_intrinsics,
 )
-from qvggt_core.errors import ImageError, ParameterError
 from qvggt_core.stream.frame import Frame, View
 
 # Beyond these a message is broken rather than large: 16384 is the side of a 200 megapixel sensor,

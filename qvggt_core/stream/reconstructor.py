@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import AlignmentError
-from qvggt_core.geometry import FLU_FROM_OPTICAL, inverse
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.align import (
     USUAL_ANGLE,
@@ -20,6 +20,7 @@ from qvggt_core.stream.align import (
     Similarity,
     align,
 )
+from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
@@ -27,10 +28,9 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
-from qvggt_core.stream.metric import MetricScale
+from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.stream.scale import valid_depth
 from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
-from qvggt_core.geometry import transform
+from qvggt_core.geometry.poses import transform
 from qvggt_core.synthetic.world import World
 
 _ATTEMPTS = 400

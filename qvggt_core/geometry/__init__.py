@@ -1,0 +1,1 @@
+"""Camera models, rigid transforms and point clouds."""

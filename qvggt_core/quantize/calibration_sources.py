@@ -1,0 +1,211 @@
+"""Where calibration images come from: folders, videos, synthetic worlds, pools of clips.
+
+Recordings are read above this package and handed over as frames, see `windows_of_frames`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.errors import ImageError, QuantizationError
+from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, windows_of_frames
+from qvggt_core.stream.frame import Frame
+from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.training.clips import Pool, PoolConfig, build_pool, render_clip
+from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.windows import Windows, evaluation_windows, gather
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
+SYNTHETIC = "synthetic"
+_MAX_CANDIDATES = 1024
+"""Images that are read of a source; more are taken evenly from all of it."""
+
+_CALIBRATION_CLIPS = 160
+_FLIGHTS = ("wander", "survey", "arc", "orbit")
+_SMALL = Path(__file__).parents[1] / "training/configs/small.yaml"
+
+
+def image_folder(folder: Path, preprocessor: Preprocessor, frames: int) -> CalibrationSet:
+    """Return windows of the images in a folder, in the order of their names.
+
+    Args:
+        folder: of images; other files are passed over.
+        preprocessor: makes of them what the network sees.
+        frames: in a window.
+
+    Raises:
+        QuantizationError: no image, one, black ones, ones of several shapes, or one that
+            cannot be read.
+    """
+    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    if not files:
+        raise QuantizationError(
+            f"there are no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})"
+        )
+    chosen = _evenly(len(files))
+    views = [_view(_read_image(files[index]), preprocessor, str(files[index])) for index in chosen]
+    return windows_of_frames(views, frames, f"folder {folder.name} ({len(files)} images)")
+
+
+def video(path: Path, preprocessor: Preprocessor, frames: int) -> CalibrationSet:
+    """Return windows of a video's frames, taken evenly over its length.
+
+    Raises:
+        QuantizationError: the video cannot be opened, or as `image_folder`.
+    """
+    capture = cv2.VideoCapture(str(path))
+    try:
+        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
+        if total <= 0:
+            raise QuantizationError(f"{path} cannot be read as a video")
+        wanted = set(_evenly(total))
+        views = [
+            _view(np.ascontiguousarray(image[:, :, ::-1]), preprocessor, f"{path} frame {index}")
+            for index, image in enumerate(_video_frames(capture))
+            if index in wanted
+        ]
+    finally:
+        capture.release()
+    return windows_of_frames(views, frames, f"video {path.name} ({total} frames)")
+
+
+def synthetic_world(
+    world: str, frames: int, clips: int, height: int, width: int, seed: int = 0
+) -> CalibrationSet:
+    """Return one window of each of some clips of a synthetic world's training split.
+
+    Args:
+        world: family, e.g. "studio".
+        frames: in a window.
+        clips: number of windows.
+        height: image rows.
+        width: image columns.
+        seed: first clip's number.
+
+    Raises:
+        TrainingError: there is no such world.
+    """
+    config = PoolConfig(
+        worlds=(world,),
+        clips=seed + clips,
+        frames=frames,
+        height=height,
+        width=width,
+        flights=_FLIGHTS,
+    )
+    rendered = [render_clip(config, seed + index) for index in range(clips)]
+    pool = Pool(
+        config,
+        np.stack([clip.images for clip in rendered]),
+        np.stack([clip.depth for clip in rendered]),
+        np.stack([clip.world_from_camera for clip in rendered]),
+        np.stack([clip.intrinsics for clip in rendered]),
+    )
+    return pool_windows(pool, frames, f"synthetic world {world}")
+
+
+def pool_windows(pool: Pool, frames: int, source: str) -> CalibrationSet:
+    """Return one window of each clip of a pool, neighbours one or two frames apart in turn.
+
+    Raises:
+        QuantizationError: the clips are too short, or the pool is of the evaluation split.
+    """
+    if pool.config.evaluation:
+        raise QuantizationError(
+            f"{source} is of the evaluation split: calibrate on training flights, or the held-out "
+            "ones are no longer held out"
+        )
+    if pool.config.frames < frames:
+        raise QuantizationError(
+            f"{source} has clips of {pool.config.frames} frames: no window of {frames} fits"
+        )
+    rows = []
+    for clip in range(len(pool)):
+        gap = 1 + clip % 2
+        gap = gap if gap * (frames - 1) < pool.config.frames else 1
+        rows.append([(clip, frame) for frame in range(0, gap * (frames - 1) + 1, gap)])
+    windows = gather(pool, rows)
+    return CalibrationSet(
+        windows.images,
+        Truth(windows.depth, windows.world_from_camera, windows.intrinsics),
+        source=source,
+    )
+
+
+def is_pool(path: Path) -> bool:
+    """Return whether a directory holds a rendered pool."""
+    return (path / "pool.json").is_file()
+
+
+def calibration_windows(
+    config: Path | None,
+    directory: Path,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> CalibrationSet:
+    """Return windows of a training configuration's worlds, rendered once into a directory."""
+    training = TrainConfig.read(config or _SMALL)
+    pool = build_pool(
+        replace(training.pool, clips=min(_CALIBRATION_CLIPS, training.pool.clips)),
+        directory,
+        progress=progress,
+    )
+    return pool_windows(pool, frames, f"training flights of {(config or _SMALL).name}")
+
+
+def evaluation_set(
+    config: Path | None,
+    directory: Path,
+    windows: int,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Windows:
+    """Return held-out windows of a training configuration's worlds, rendered once."""
+    training = TrainConfig.read(config or _SMALL)
+    length = training.evaluation_pool.frames
+    fitting = sum(gap * (frames - 1) < length for gap in (1, 2))
+    if not fitting:
+        raise QuantizationError(f"clips of {length} frames hold no window of {frames}")
+    clips = -(-windows // fitting)
+    pool = build_pool(replace(training.evaluation_pool, clips=clips), directory, progress=progress)
+    found = evaluation_windows(pool, frames)
+    return Windows(
+        found.images[:windows],
+        found.depth[:windows],
+        found.world_from_camera[:windows],
+        found.intrinsics[:windows],
+    )
+
+
+def _evenly(total: int) -> list[int]:
+    count = min(total, _MAX_CANDIDATES)
+    return np.linspace(0, total - 1, count).round().astype(int).tolist() if count else []
+
+
+def _read_image(path: Path) -> NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise QuantizationError(f"{path} cannot be read as an image: remove it from the set")
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _view(image: NDArray[np.uint8], preprocessor: Preprocessor, name: str) -> NDArray[np.uint8]:
+    try:
+        return preprocessor.view(Frame(0, image, None, "")).image
+    except ImageError as error:
+        raise QuantizationError(f"{name}: {error}") from None
+
+
+def _video_frames(capture: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
+    while True:
+        there, image = capture.read()
+        if not there:
+            return
+        yield np.asarray(image, dtype=np.uint8)

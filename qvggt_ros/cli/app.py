@@ -1,0 +1,98 @@
+"""The `qvggt` command. What is heavy is imported where it is used, so that --help is instant."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from qvggt_core.errors import QvggtError
+from qvggt_ros.cli import (
+    bench,
+    benchmark,
+    checkpoint,
+    collect,
+    compare,
+    compare_runs,
+    console,
+    evaluate,
+    live,
+    parameters,
+    quantize,
+    replay,
+    replay_many,
+    synthetic,
+    topics,
+    tune,
+    view,
+)
+
+app = typer.Typer(
+    name="qvggt",
+    help="Metric 3D from a robot's camera with a 4-bit VGGT.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command; an error that is explained ends with one line and status 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=arguments)
+    except QvggtError as error:
+        if "--debug" in arguments:
+            raise
+        console.err.print(
+            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False
+        )
+        raise SystemExit(console.EXIT_ERROR) from None
+
+
+@app.callback()
+def _options(
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of errors, and all log lines.")
+    ] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.ERROR,
+        format="%(name)s: %(message)s",
+        handlers=[RichHandler(console=console.err, show_path=False)],
+    )
+
+
+for _command in (
+    replay.replay,
+    replay_many.replay_many,
+    evaluate.evaluate,
+    collect.collect,
+    compare_runs.compare_runs,
+    view.view,
+    live.live,
+    live.play,
+    topics.topics,
+    benchmark.benchmark,
+    quantize.quantize,
+    quantize.sensitivity,
+    compare.compare,
+    checkpoint.info,
+    checkpoint.download,
+    synthetic.synth,
+    synthetic.train,
+    bench.bench,
+    tune.tune,
+    parameters.params,
+):
+    app.command()(_command)
+app.command("import")(quantize.import_released)
+
+
+if __name__ == "__main__":
+    main()

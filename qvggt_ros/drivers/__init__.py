@@ -1,0 +1,1 @@
+"""What drives a session: a node, a recording, a DDS participant, many recordings."""

@@ -1,0 +1,1 @@
+"""A DDS participant with the topics and types of ROS 2."""

@@ -1,0 +1,469 @@
+"""The ROS 2 node: a managed node around `LiveReconstruction`, and the only user of rclpy."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import rclpy
+from message_filters import ApproximateTimeSynchronizer, Subscriber
+from numpy.typing import NDArray
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from rclpy.qos import (
+    DurabilityPolicy,
+    HistoryPolicy,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_profile_sensor_data,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.time import Time
+from std_srvs.srv import Trigger
+from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
+
+from qvggt_core.errors import ParameterError, QvggtError
+from qvggt_core.parameters import ParameterDescription, Parameters
+from qvggt_ros.drivers.live_session import LiveReconstruction
+from qvggt_ros.io.conversions import read_transform
+from qvggt_ros.io.messages import Messages, installed_messages
+from qvggt_ros.session import outputs_of
+
+# One place for images: what waits longer than until the next one comes is old.
+_IMAGE_QOS = QoSProfile(
+    depth=1, history=HistoryPolicy.KEEP_LAST, reliability=ReliabilityPolicy.BEST_EFFORT
+)
+_OUTPUT_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)
+_LATCHED_QOS = QoSProfile(
+    depth=1,
+    reliability=ReliabilityPolicy.RELIABLE,
+    durability=DurabilityPolicy.TRANSIENT_LOCAL,
+)
+# Longer than the slowest window takes, or poses of its images would be forgotten by then.
+_TF_CACHE = Duration(seconds=60)
+_SERVICE_TIMEOUT_S = 30.0
+_STOP_TIMEOUT_S = 0.5
+_LARGEST = sys.float_info.max
+_LARGEST_INTEGER = 2**63 - 1
+
+
+class ReconstructNode(LifecycleNode):
+    """Images in, pose, odometry, depth, clouds and path out.
+
+    configure loads the network and lets it run once; activate subscribes; deactivate
+    unsubscribes and forgets the map; cleanup releases the network. Callbacks only hand over: all
+    work is done by one thread, which takes the newest image when it is free.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        """Declare the parameters.
+
+        Args:
+            options: for `rclpy.lifecycle.LifecycleNode`.
+
+        Raises:
+            ParameterError: a parameter that was given is refused.
+        """
+        super().__init__("reconstruct", **options)
+        self._messages: Messages = installed_messages()
+        self._live: LiveReconstruction | None = None
+        self._publishers_of: dict[str, Any] = {}
+        self._inputs: list[Any] = []
+        self._services_offered: list[Any] = []
+        self._diagnostics: Any = None
+        self._timer: Any = None
+        self._transform_broadcaster: TransformBroadcaster | None = None
+        self._transforms: Buffer | None = None
+        self._transform_listener: TransformListener | None = None
+        values = {each.name: self._declare(each) for each in Parameters.describe()}
+        self._parameters_given = Parameters.build(values)
+        self.add_on_set_parameters_callback(self._on_set_parameters)
+
+    # The life cycle
+
+    def start(self) -> bool:
+        """Configure and activate, if the parameter `autostart` says so; return whether it went."""
+        if not self._parameters_given.autostart:
+            return True
+        success = TransitionCallbackReturn.SUCCESS
+        return self.trigger_configure() == success and self.trigger_activate() == success
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the network and let it run once; make what the node offers."""
+        return self._transition(self._configure, state, super().on_configure)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe."""
+        return self._transition(self._activate, state, super().on_activate)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe; what waits is dropped, and the next activation begins a new map."""
+        return self._transition(self._deactivate, state, super().on_deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release the network and all that was made of it."""
+        return self._transition(self.release, state, super().on_cleanup)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything."""
+        return self._transition(self.release, state, super().on_shutdown)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Release everything; the node can be configured anew."""
+        return self._transition(self.release, state, super().on_error)
+
+    def _transition(
+        self,
+        do: Callable[[], Any],
+        state: LifecycleState,
+        then: Callable[[LifecycleState], TransitionCallbackReturn],
+    ) -> TransitionCallbackReturn:
+        # rclpy takes an exception for an error and does not say which it was.
+        try:
+            do()
+            return then(state)
+        except QvggtError as error:
+            self.get_logger().error(str(error))
+        except Exception as error:
+            self.get_logger().error(f"{type(error).__name__}: {error}")
+        return TransitionCallbackReturn.FAILURE
+
+    def _configure(self) -> None:
+        parameters = self._parameters_given
+        self._transform_broadcaster = TransformBroadcaster(self)
+        self._transforms = Buffer(cache_time=_TF_CACHE)
+        self._transform_listener = TransformListener(self._transforms, self)
+        topics = outputs_of(parameters)
+        types = {topic: getattr(self._messages, name) for topic, name in topics.items()}
+        try:
+            self._live = LiveReconstruction(
+                parameters,
+                self._messages,
+                self._emit,
+                wanted=self._is_wanted,
+                now_ns=lambda: self.get_clock().now().nanoseconds,
+                lookup=self._lookup,
+                rectified="image_rect" in self.resolve_topic_name("image"),
+            )
+        except BaseException:
+            self.release()
+            raise
+        for topic, message_class in types.items():
+            if topic != "tf":
+                qos = _LATCHED_QOS if topic == "path" else _OUTPUT_QOS
+                self._publishers_of[topic] = self.create_lifecycle_publisher(
+                    message_class, topic, qos
+                )
+        self._diagnostics = self.create_publisher(
+            self._messages.DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
+        )
+        self._services_offered = [
+            self.create_service(Trigger, "reset", self._on_reset),
+            self.create_service(Trigger, "save_map", self._on_save_map),
+        ]
+        # Steady, so that it goes on while simulated time stands still.
+        self._timer = self.create_timer(
+            parameters.diagnostics_period_s,
+            self._publish_diagnostics,
+            clock=Clock(clock_type=ClockType.STEADY_TIME),
+        )
+        facts = ", ".join(f"{name} {value}" for name, value in self._live.facts.items())
+        self.get_logger().info(f"the network is ready: {facts}")
+
+    def _activate(self) -> None:
+        live = self._running()
+        parameters = live.parameters
+        self._inputs = [self._subscribe("odom", "Odometry", live.on_odometry)]
+        for camera in parameters.cameras:
+            prefix = f"{camera}/" if camera else ""
+            take = partial(live.on_camera_info, camera=camera)
+            self._inputs.append(self._subscribe(f"{prefix}camera_info", "CameraInfo", take))
+        if len(parameters.cameras) == 1:
+            (camera,) = parameters.cameras
+            self._inputs.append(
+                self._subscribe(
+                    self._image_topic(camera),
+                    self._image_type(),
+                    lambda message: live.on_images({camera: message}),
+                    _IMAGE_QOS,
+                )
+            )
+        else:
+            self._subscribe_rig(live, parameters)
+        topics = ", ".join(
+            self.resolve_topic_name(self._image_topic(name)) for name in parameters.cameras
+        )
+        self.get_logger().info(f"waiting for images on {topics}")
+
+    def _deactivate(self) -> None:
+        for subscription in self._inputs:
+            self.destroy_subscription(subscription)
+        self._inputs = []
+        if self._live is not None:
+            self._live.pause()
+
+    def release(self) -> bool:
+        """Stop and release everything; return whether the network came to its end in time."""
+        self._deactivate()
+        # First, so that its thread does not publish what is about to be destroyed.
+        ended = self._live.close(_STOP_TIMEOUT_S) if self._live is not None else True
+        self._live = None
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+        for service in self._services_offered:
+            self.destroy_service(service)
+        for publisher in self._publishers_of.values():
+            self.destroy_lifecycle_publisher(publisher)
+        if self._diagnostics is not None:
+            self.destroy_publisher(self._diagnostics)
+        if self._transform_listener is not None:
+            self._transform_listener.unregister()
+        if self._transform_broadcaster is not None:
+            self.destroy_publisher(self._transform_broadcaster.pub_tf)
+        self._timer = self._diagnostics = None
+        self._services_offered, self._publishers_of = [], {}
+        self._transform_listener = self._transforms = self._transform_broadcaster = None
+        return ended
+
+    # Inputs
+
+    def _subscribe(
+        self,
+        topic: str,
+        type_name: str,
+        take: Callable[[Any], None],
+        qos: QoSProfile = qos_profile_sensor_data,
+    ) -> Any:
+        return self.create_subscription(
+            getattr(self._messages, type_name),
+            topic,
+            take,
+            qos,
+            qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        )
+
+    def _subscribe_rig(self, live: LiveReconstruction, parameters: Parameters) -> None:
+        message_class = getattr(self._messages, self._image_type())
+        subscribers = [
+            Subscriber(
+                self,
+                message_class,
+                self._image_topic(camera),
+                qos_profile=_IMAGE_QOS,
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for camera in parameters.cameras
+        ]
+
+        def take(*images: Any) -> None:
+            live.on_images(dict(zip(parameters.cameras, images, strict=True)))
+
+        synchronizer = ApproximateTimeSynchronizer(
+            subscribers, queue_size=10, slop=parameters.sync_slop_s
+        )
+        synchronizer.registerCallback(take)
+        self._inputs += [subscriber.sub for subscriber in subscribers]
+
+    def _image_topic(self, camera: str) -> str:
+        topic = f"{camera}/image" if camera else "image"
+        if self._parameters_given.image_transport == "raw":
+            return topic
+        # As image_transport does: below the name that `image` is remapped to.
+        return f"{self.resolve_topic_name(topic)}/compressed"
+
+    def _image_type(self) -> str:
+        raw = self._parameters_given.image_transport == "raw"
+        return "Image" if raw else "CompressedImage"
+
+    def _lookup(self, target: str, source: str, stamp_ns: int) -> NDArray | None:
+        if self._transforms is None:
+            return None
+        try:
+            found = self._transforms.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
+            return read_transform(found)
+        except (TransformException, QvggtError):
+            return None
+
+    # Outputs
+
+    def _is_wanted(self, topic: str) -> bool:
+        if topic == "tf":
+            return self._parameters_given.publish_tf != "none"
+        publisher = self._publishers_of.get(topic)
+        return publisher is not None and publisher.get_subscription_count() > 0
+
+    def _emit(self, topic: str, message: Any, stamp_ns: int) -> None:
+        if topic == "tf":
+            if self._transform_broadcaster is not None:
+                self._transform_broadcaster.sendTransform(message.transforms)
+        elif topic in self._publishers_of:
+            self._publishers_of[topic].publish(message)
+
+    def _publish_diagnostics(self) -> None:
+        if self._live is not None and self._diagnostics is not None:
+            self._diagnostics.publish(self._live.diagnostics(self._what_is_missing()))
+
+    def _what_is_missing(self) -> str:
+        """Return why no image comes, as far as the graph tells."""
+        if not self._inputs:
+            return "the node is not active"
+        topic = self.resolve_topic_name(self._image_topic(self._parameters_given.cameras[0]))
+        own = f"sensor_msgs/msg/{self._image_type()}"
+        others = {info.topic_type for info in self.get_publishers_info_by_topic(topic)} - {own}
+        if others:
+            return f"{topic} has {', '.join(sorted(others))}, not {own}: see image_transport"
+        if self.count_publishers(topic):
+            return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
+        return f"nobody publishes {topic}: see `ros2 topic list`"
+
+    # Services and parameters
+
+    def _on_reset(self, request: Any, response: Any) -> Any:
+        return self._answer(response, lambda live: live.reset(), lambda _: "the map is forgotten")
+
+    def _on_save_map(self, request: Any, response: Any) -> Any:
+        return self._answer(
+            response,
+            lambda live: live.save_map(),
+            lambda saved: f"{saved[1]} points in {saved[0]}",
+        )
+
+    def _answer(
+        self,
+        response: Any,
+        ask: Callable[[LiveReconstruction], Any],
+        say: Callable[[Any], str],
+    ) -> Any:
+        try:
+            response.message = say(ask(self._running()).result(_SERVICE_TIMEOUT_S))
+            response.success = True
+        except TimeoutError:
+            response.message = f"the network is busy for more than {_SERVICE_TIMEOUT_S:g} s"
+        except Exception as error:
+            response.message = str(error)
+        return response
+
+    def _running(self) -> LiveReconstruction:
+        if self._live is None:
+            raise ParameterError("the node is not configured: `ros2 lifecycle set ... configure`")
+        return self._live
+
+    def _declare(self, parameter: ParameterDescription) -> Any:
+        try:
+            declared = self.declare_parameter(
+                parameter.name, parameter.default, _descriptor(parameter)
+            )
+        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
+            raise ParameterError(f"parameter {parameter.name}: {error}") from error
+        return declared.value
+
+    def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        known = Parameters.model_fields
+        values = {change.name: change.value for change in changes if change.name in known}
+        if not values:
+            return SetParametersResult(successful=True)
+        try:
+            given = self._parameters_given.with_values(**values)
+            if self._live is not None:
+                self._live.set_parameters(self._live.parameters.with_values(**values))
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        self._parameters_given = given
+        return SetParametersResult(successful=True)
+
+
+class _LogHandler(logging.Handler):
+    """Brings what the core logs to /rosout."""
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.INFO)
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a record at its own level."""
+        text = self.format(record)
+        if record.levelno >= logging.ERROR:
+            self._logger.error(text)
+        elif record.levelno >= logging.WARNING:
+            self._logger.warning(text)
+        else:
+            self._logger.info(text)
+
+
+def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
+    bounded = parameter.minimum is not None or parameter.maximum is not None
+    descriptor = ParameterDescriptor(
+        description=parameter.description,
+        read_only=parameter.read_only,
+        additional_constraints=parameter.allowed.replace("`", "") if parameter.allowed else "",
+    )
+    low, high = parameter.minimum, parameter.maximum
+    if bounded and isinstance(parameter.default, int):
+        descriptor.integer_range = [
+            IntegerRange(
+                from_value=-_LARGEST_INTEGER if low is None else int(low),
+                to_value=_LARGEST_INTEGER if high is None else int(high),
+            )
+        ]
+    elif bounded:
+        descriptor.floating_point_range = [
+            FloatingPointRange(
+                from_value=-_LARGEST if low is None else low,
+                to_value=_LARGEST if high is None else high,
+            )
+        ]
+    return descriptor
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the node until Ctrl-C."""
+    rclpy.init(args=arguments)
+    status = 0
+    node = None
+    try:
+        node = ReconstructNode()
+        root = logging.getLogger()
+        root.setLevel(logging.INFO)
+        root.addHandler(_LogHandler(node.get_logger()))
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if not node.start():
+            node.get_logger().fatal("the node could not start, see above")
+            status = 1
+        else:
+            # What is loaded stays: no collection needs to go through PyTorch's modules again.
+            gc.freeze()
+            executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except (QvggtError, ImportError) as error:
+        rclpy.logging.get_logger("qvggt").fatal(str(error))
+        status = 1
+    finally:
+        # Ctrl-C reaches a node twice: from the terminal and from `ros2 launch`.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if node is not None:
+            node.release()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    # A robot shall not wait for a network in the middle of a window, which cannot be interrupted,
+    # nor for PyTorch to be taken apart, which takes seconds on a busy machine.
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

@@ -1,0 +1,322 @@
+"""A rosbag2 of a flight through a synthetic world, with exact ground truth."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from qvggt_core.errors import ParameterError, RecordingError
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, quaternion, transform
+from qvggt_core.synthetic.flight import exposure_poses, fly
+from qvggt_core.synthetic.lens import Lens
+from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.sensor import expose
+from qvggt_core.synthetic.world import make_world
+from qvggt_ros.io.conversions import header
+from qvggt_ros.io.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore
+
+_EPOCH_NS = 1_700_000_000_000_000_000
+_BAG_VERSION: Final = 9
+_BASE_FRAME = "base_link"
+_CAMERA_FRAME = "camera_optical_frame"
+# plumb_bob k1 k2 p1 p2 k3 of a wide lens.
+_DISTORTION = (-0.22, 0.06, 0.001, -0.0005, 0.0)
+# Rays per pixel beside the one through its centre; each has an instant of the exposure.
+_SAMPLES = 4
+_STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+# The camera sits 10 cm ahead of and 5 cm above the robot's base.
+_BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([0.1, 0.0, 0.05]))
+
+
+@dataclass(frozen=True)
+class SyntheticBag:
+    """What was written.
+
+    Attributes:
+        path: directory of the bag.
+        frames: number of images.
+        path_length: metres that the camera travelled.
+        topics: topic names in the bag.
+    """
+
+    path: Path
+    frames: int
+    path_length: float
+    topics: tuple[str, ...]
+
+
+def write_bag(
+    output: Path,
+    *,
+    world: str = "room",
+    flight: str = "orbit",
+    seed: int = 0,
+    world_seed: int = 0,
+    frames: int = 80,
+    width: int = 320,
+    height: int = 240,
+    rate_hz: float = 10.0,
+    step: float = 0.08,
+    horizontal_fov: float = 80.0,
+    distortion: bool = False,
+    compressed: bool = False,
+    noise: float = 0.01,
+    exposure: float = 0.05,
+    shutter: float = 0.1,
+    storage: str = "mcap",
+    overwrite: bool = False,
+) -> SyntheticBag:
+    """Render a flight and write it as a rosbag2, whole or not at all.
+
+    Equal arguments give equal bytes.
+
+    Topics: /camera/image_raw (rgb8; with `compressed` /camera/image_raw/compressed, PNG),
+    /camera/camera_info, /camera/depth (32FC1 metres, NaN in the sky), /ground_truth/pose (the
+    optical camera in `map`), /odom (the base in `odom`, from integrated, noisy steps), /tf
+    (odom to base_link) and /tf_static (base_link to the camera's optical frame).
+
+    Args:
+        output: directory to create.
+        world: family, see `make_world`.
+        flight: kind, see `fly`.
+        seed: of the flight, the noise and the drift.
+        world_seed: of the world's layout.
+        frames: number of images.
+        width: image columns.
+        height: image rows.
+        rate_hz: images per second.
+        step: metres between images.
+        horizontal_fov: degrees.
+        distortion: whether image and depth are those of a lens with plumb_bob distortion.
+        compressed: whether images are PNG instead of raw.
+        noise: standard deviation of the images' noise, as a share of the full range.
+        exposure: relative standard deviation of the slow changes of exposure.
+        shutter: how long an exposure lasts, as a share of the time between images; what moves
+            meanwhile is blurred. Poses and depth are those of its middle.
+        storage: "mcap" or "sqlite3".
+        overwrite: whether an existing bag at `output` is replaced.
+
+    Raises:
+        ParameterError: an argument is unknown or out of range, or no such flight fits.
+        RecordingError: `output` exists and is not to be replaced, or is no bag.
+    """
+    if storage not in _STORAGE:
+        raise ParameterError(f"there is no storage {storage!r}; known: {', '.join(_STORAGE)}")
+    if not (16 <= width <= 4096 and 16 <= height <= 4096 and 0 < rate_hz <= 1000):
+        raise ParameterError(
+            f"{width}x{height} at {rate_hz} Hz: sides must be 16 to 4096 pixels and the rate "
+            "above 0 and at most 1000 Hz"
+        )
+    if not 10.0 <= horizontal_fov <= 150.0:
+        raise ParameterError(f"a field of view of {horizontal_fov} degrees: choose 10 to 150")
+    if not 0.0 <= shutter <= 1.0:
+        raise ParameterError(f"a shutter of {shutter}: choose 0 to 1 of the time between images")
+    scene = Scene(make_world(world, world_seed))
+    poses = fly(scene.world, flight, frames, seed, step=step)
+    _check_output(output, overwrite)
+    rng = np.random.default_rng([8, seed])
+    camera = Lens(
+        pinhole(height, width, np.radians(horizontal_fov)),
+        height,
+        width,
+        _DISTORTION if distortion else (),
+    )
+    messages = rosbags_messages()
+    typestore = rosbags_typestore()
+    topics: dict[str, Any] = {}
+    with (
+        _put_in_place(output) as partial,
+        Writer(partial, version=_BAG_VERSION, storage_plugin=_STORAGE[storage]) as writer,
+    ):
+        stream = _messages(
+            messages, scene, poses, camera, rng, rate_hz, compressed, noise, exposure, shutter
+        )
+        for topic, stamp, message in stream:
+            if topic not in topics:
+                topics[topic] = writer.add_connection(
+                    topic,
+                    message.__msgtype__,
+                    typestore=typestore,
+                    offered_qos_profiles=LATCHED if topic == "/tf_static" else (),
+                )
+            data = typestore.serialize_cdr(message, message.__msgtype__)
+            writer.write(topics[topic], stamp, data)
+    steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
+    return SyntheticBag(output, frames, float(steps.sum()), tuple(topics))
+
+
+def _messages(
+    messages: Messages,
+    scene: Scene,
+    poses: NDArray,
+    camera: Lens,
+    rng: np.random.Generator,
+    rate_hz: float,
+    compressed: bool,
+    noise: float,
+    exposure: float,
+    shutter: float,
+) -> Iterator[tuple[str, int, Any]]:
+    """Yield (topic, stamp, message) in the order of time."""
+    odometry = _drifting(poses @ inverse(_BASE_FROM_CAMERA), rng)
+    gains = _slow_gains(len(poses), exposure, rng)
+    static = _transform(messages, _EPOCH_NS, _BASE_FRAME, _CAMERA_FRAME, _BASE_FROM_CAMERA)
+    yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=[static])
+    for index, pose in enumerate(poses):
+        stamp = _EPOCH_NS + round(index * 1e9 / rate_hz)
+        exposed = exposure_poses(poses, index, shutter, _SAMPLES)
+        colour, depth = camera.picture(scene, pose, _SAMPLES, exposed)
+        colour = expose(colour, gains[index], noise, rng)
+        yield "/camera/camera_info", stamp, _camera_info(messages, stamp, camera)
+        if compressed:
+            yield "/camera/image_raw/compressed", stamp, _png(messages, stamp, colour)
+        else:
+            yield "/camera/image_raw", stamp, _image(messages, stamp, colour, "rgb8")
+        yield "/camera/depth", stamp, _image(messages, stamp, depth, "32FC1")
+        yield (
+            "/ground_truth/pose",
+            stamp,
+            messages.PoseStamped(header=header(messages, stamp, "map"), pose=_pose(messages, pose)),
+        )
+        yield "/odom", stamp, _odometry(messages, stamp, odometry, index, rate_hz)
+        moved = _transform(messages, stamp, "odom", _BASE_FRAME, odometry[index])
+        yield "/tf", stamp, messages.TFMessage(transforms=[moved])
+
+
+def _check_output(output: Path, overwrite: bool) -> None:
+    if not output.exists():
+        return
+    if not overwrite:
+        raise RecordingError(f"{output} exists: choose another path or ask to overwrite it")
+    # Only what is a bag is ever removed.
+    if not (output / "metadata.yaml").is_file():
+        raise RecordingError(f"{output} is no rosbag2 and is not overwritten")
+
+
+@contextmanager
+def _put_in_place(output: Path) -> Iterator[Path]:
+    """Give a path of the same name beside `output`, and move what is written there to it.
+
+    A run that is killed leaves a hidden directory and nothing at `output`; what was there
+    before is only removed when the new recording is complete.
+    """
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as directory:
+        # A recording's files are named after its directory.
+        partial = Path(directory) / output.name
+        yield partial
+        if output.exists():
+            output.rename(Path(directory) / "former")
+        partial.rename(output)
+
+
+def _drifting(world_from_base: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return odometry from the first pose on: each step with a bias and noise of its own."""
+    bias = rng.normal(0.0, 0.01)
+    odom_from_base = [np.eye(4)]
+    for step in inverse(world_from_base[:-1]) @ world_from_base[1:]:
+        turn = np.radians(0.1) * rng.standard_normal() + np.radians(0.03)
+        yaw = np.array(
+            [[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]]
+        )
+        noisy = step.copy()
+        noisy[:3, 3] = step[:3, 3] * (1.0 + bias + 0.01 * rng.standard_normal(3))
+        noisy[:3, :3] = step[:3, :3] @ yaw
+        odom_from_base.append(odom_from_base[-1] @ noisy)
+    return np.stack(odom_from_base)
+
+
+def _slow_gains(frames: int, spread: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    phase = rng.uniform(0.0, 2.0 * np.pi)
+    return np.exp(np.sqrt(2.0) * spread * np.sin(phase + 0.15 * np.arange(frames)))
+
+
+def _pose(messages: Messages, a_from_b: NDArray) -> Any:
+    x, y, z, w = (float(v) for v in quaternion(a_from_b[:3, :3]))
+    px, py, pz = (float(v) for v in a_from_b[:3, 3])
+    return messages.Pose(
+        position=messages.Point(x=px, y=py, z=pz),
+        orientation=messages.Quaternion(x=x, y=y, z=z, w=w),
+    )
+
+
+def _transform(messages: Messages, stamp: int, parent: str, child: str, a_from_b: NDArray) -> Any:
+    pose = _pose(messages, a_from_b)
+    return messages.TransformStamped(
+        header=header(messages, stamp, parent),
+        child_frame_id=child,
+        transform=messages.Transform(
+            translation=messages.Vector3(x=pose.position.x, y=pose.position.y, z=pose.position.z),
+            rotation=pose.orientation,
+        ),
+    )
+
+
+def _odometry(messages: Messages, stamp: int, odometry: NDArray, index: int, rate: float) -> Any:
+    types = rosbags_typestore().types
+    before = odometry[max(index - 1, 0)]
+    velocity = inverse(before)[:3, :3] @ (odometry[index][:3, 3] - before[:3, 3]) * rate
+    covariance = np.diag([1e-4] * 6).reshape(-1)
+    twist = types["geometry_msgs/msg/Twist"](
+        linear=messages.Vector3(x=velocity[0], y=velocity[1], z=velocity[2]),
+        angular=messages.Vector3(x=0.0, y=0.0, z=0.0),
+    )
+    return messages.Odometry(
+        header=header(messages, stamp, "odom"),
+        child_frame_id=_BASE_FRAME,
+        pose=types["geometry_msgs/msg/PoseWithCovariance"](
+            pose=_pose(messages, odometry[index]), covariance=covariance
+        ),
+        twist=types["geometry_msgs/msg/TwistWithCovariance"](twist=twist, covariance=covariance),
+    )
+
+
+def _image(messages: Messages, stamp: int, pixels: NDArray, encoding: str) -> Any:
+    pixels = np.ascontiguousarray(pixels)
+    return messages.with_octets(
+        messages.Image,
+        pixels,
+        header=header(messages, stamp, _CAMERA_FRAME),
+        height=pixels.shape[0],
+        width=pixels.shape[1],
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.strides[0],
+    )
+
+
+def _png(messages: Messages, stamp: int, colour: NDArray[np.uint8]) -> Any:
+    _, data = cv2.imencode(".png", colour[..., ::-1])
+    return messages.with_octets(
+        messages.CompressedImage,
+        data.reshape(-1),
+        header=header(messages, stamp, _CAMERA_FRAME),
+        format="rgb8; png compressed bgr8",
+    )
+
+
+def _camera_info(messages: Messages, stamp: int, camera: Lens) -> Any:
+    k = camera.intrinsics
+    projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
+    return messages.CameraInfo(
+        header=header(messages, stamp, _CAMERA_FRAME),
+        height=camera.height,
+        width=camera.width,
+        distortion_model="plumb_bob",
+        d=messages.doubles(np.array(camera.distortion or (0.0,) * 5)),
+        k=messages.doubles(k.reshape(-1)),
+        r=messages.doubles(np.eye(3).reshape(-1)),
+        p=messages.doubles(projection.reshape(-1)),
+        binning_x=0,
+        binning_y=0,
+        roi=messages.RegionOfInterest(x_offset=0, y_offset=0, height=0, width=0, do_rectify=False),
+    )

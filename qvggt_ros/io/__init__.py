@@ -1,0 +1,1 @@
+"""Messages and recordings: the only place that reads and fills message fields."""

@@ -1,0 +1,217 @@
+"""Where true poses come from: a topic, the TF tree, or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from qvggt_core.errors import EvaluationError, QvggtError, RecordingError
+from qvggt_core.evaluate.track import Track
+from qvggt_core.evaluate.trajectory_files import read_trajectory
+from qvggt_ros.io import conversions
+from qvggt_ros.io.recording import OWN_NAMESPACE, POSE_TYPES, Recording
+from qvggt_ros.io.reference_messages import frames_of, read_reference_pose
+from qvggt_ros.io.tf_tree import TransformTree
+
+TF_PREFIX = "/tf:"
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """True poses.
+
+    Attributes:
+        source: topic, `/tf:PARENT.CHILD`, or name of the file.
+        kind: what that is.
+        track: the poses, in order.
+        frame: name of the frame that moves; empty if nobody says.
+        moved_to_camera: whether a fixed transform was applied, so that they are the camera's.
+        notes: sentences about what was assumed or left out.
+        tree: what gives poses between those of the track, for TF.
+    """
+
+    source: str
+    kind: Literal["topic", "tf", "file"]
+    track: Track
+    frame: str
+    moved_to_camera: bool = False
+    notes: tuple[str, ...] = ()
+    tree: TransformTree | None = None
+
+    def at(self, stamps_ns: Sequence[int]) -> Track:
+        """Return the poses at some stamps if they can be had there, else all there are."""
+        if self.tree is None:
+            return self.track
+        parent, child = _tf_frames(self.source, self.tree, "")
+        return self.tree.track(parent, child, list(stamps_ns))
+
+
+def named_ground_truth(recording: Recording) -> str | None:
+    """Return the topic of poses that is called ground truth, or None."""
+    topics = _pose_topics(recording)
+    return next((t for t in topics if "ground" in t.lower() or "gt" in t.split("/")), None)
+
+
+def read_ground_truth(
+    source: str,
+    recordings: Sequence[Recording],
+    *,
+    camera_frame: str = "",
+    truth_frame: str = "",
+    times: Path | None = None,
+) -> GroundTruth:
+    """Read true poses.
+
+    Where the truth is that of another frame than the camera's, as a robot's base, and TF holds a
+    fixed transform between the two, the poses of the camera are computed from it.
+
+    Args:
+        source: a topic (PoseStamped, Odometry, TransformStamped); `/tf:PARENT` or
+            `/tf:PARENT.CHILD`, where the child is the camera if it is not given; or a file (TUM,
+            EuRoC, KITTI).
+        recordings: where topics are looked for, in this order.
+        camera_frame: name of the camera's optical frame.
+        truth_frame: name of the frame that the poses are of, where messages do not say.
+        times: stamps of a KITTI file.
+
+    Raises:
+        RecordingError: there is no such topic or frame, or it holds no pose.
+        EvaluationError: the file cannot be read.
+    """
+    if source.startswith(TF_PREFIX):
+        return _from_tf(source, recordings, camera_frame)
+    for recording in recordings:
+        if recording.types.get(source) in POSE_TYPES:
+            truth = _from_topic(source, recording)
+            break
+    else:
+        if not Path(source).is_file():
+            raise RecordingError(_nowhere(source, recordings))
+        truth = GroundTruth(Path(source).name, "file", read_trajectory(Path(source), times), "")
+    return _of_camera(truth, truth_frame or truth.frame, camera_frame, recordings)
+
+
+def _pose_topics(recording: Recording) -> list[str]:
+    return [
+        topic
+        for topic, kind in recording.types.items()
+        if kind in POSE_TYPES and not topic.startswith(OWN_NAMESPACE)
+    ]
+
+
+def _from_topic(topic: str, recording: Recording) -> GroundTruth:
+    track, frame, broken = Track(), "", 0
+    for _, msgtype, received_ns, data in recording.messages([topic]):
+        try:
+            message = recording.deserialize(data, msgtype)
+            pose = read_reference_pose(message)
+        except QvggtError:
+            broken += 1
+            continue
+        frame = frame or frames_of(message)[1]
+        track.add(conversions.stamp_ns(message) or received_ns, pose)
+    if len(track) == 0:
+        raise RecordingError(
+            f"{topic} in {recording.path} holds no pose that can be used; {broken} are broken"
+        )
+    notes = (f"{broken} poses of {topic} are broken and left out",) if broken else ()
+    return GroundTruth(topic, "topic", track.in_order(), frame, notes=notes)
+
+
+def _from_tf(source: str, recordings: Sequence[Recording], camera_frame: str) -> GroundTruth:
+    trees = [TransformTree.read(recording) for recording in recordings]
+    problem: RecordingError | None = None
+    for tree in trees:
+        try:
+            parent, child = _tf_frames(source, tree, camera_frame)
+            track = tree.track(parent, child, tree.stamps(parent, child))
+        except RecordingError as error:
+            problem = problem or error
+            continue
+        if len(track):
+            name = f"{TF_PREFIX}{parent}.{child}"
+            return GroundTruth(name, "tf", track, child, child == camera_frame, tree=tree)
+        problem = RecordingError(f"TF never knows all of the way from {parent!r} to {child!r}")
+    raise problem or RecordingError(f"{source} needs a recording: there is none to read TF from")
+
+
+def _tf_frames(source: str, tree: TransformTree, camera_frame: str) -> tuple[str, str]:
+    """Return parent and child; names of frames may hold dots, so the tree decides."""
+    name = source.removeprefix(TF_PREFIX)
+    frames = set(tree.frames)
+    if name in frames and camera_frame:
+        return name, camera_frame
+    dots = [index for index, letter in enumerate(name) if letter == "."]
+    splits = [(name[:dot], name[dot + 1 :]) for dot in dots]
+    known = [split for split in splits if frames.issuperset(split)]
+    if len(known) != 1:
+        raise RecordingError(
+            f"{source} names no two frames of TF; write {TF_PREFIX}PARENT.CHILD; its frames are: "
+            f"{', '.join(sorted(frames)) or 'none'}"
+        )
+    return known[0]
+
+
+def _of_camera(
+    truth: GroundTruth, frame: str, camera_frame: str, recordings: Sequence[Recording]
+) -> GroundTruth:
+    """Return the poses of the camera where TF tells how it sits on what moves."""
+    if not frame or not camera_frame or frame == camera_frame:
+        return GroundTruth(truth.source, truth.kind, truth.track, frame, notes=truth.notes)
+    for recording in recordings:
+        mounted = TransformTree.read(recording).fixed(frame, camera_frame)
+        if mounted is not None:
+            track = Track(truth.track.stamps_ns, list(truth.track.matrices @ mounted))
+            return GroundTruth(
+                truth.source, truth.kind, track, frame, moved_to_camera=True, notes=truth.notes
+            )
+    note = (
+        f"the truth is that of {frame!r} and TF does not say how {camera_frame!r} sits on it: its "
+        "poses are compared as if they were the camera's, so rotations have a constant error and "
+        "a lever arm adds to positions"
+    )
+    return GroundTruth(truth.source, truth.kind, truth.track, frame, notes=(*truth.notes, note))
+
+
+def _nowhere(source: str, recordings: Sequence[Recording]) -> str:
+    topics = sorted({topic for recording in recordings for topic in _pose_topics(recording)})
+    where = " or ".join(str(recording.path) for recording in recordings) or "a recording"
+    return (
+        f"the ground truth {source} is no file and no topic with poses of {where}; such topics "
+        f"are: {', '.join(topics) or 'none'}; {TF_PREFIX}PARENT.CHILD takes poses from TF"
+    )
+
+
+def clock_offset(
+    choice: str, track: Track, truth: Track, reach_s: float
+) -> tuple[float, Literal["given", "first poses", "estimated"]]:
+    """Return the seconds to add to the truth's stamps, and where they come from.
+
+    Args:
+        choice: seconds; "first": both begin at once; or "estimate": found from the motion.
+        track: the trajectory.
+        truth: the true one.
+        reach_s: how far "estimate" searches, in seconds.
+
+    Raises:
+        EvaluationError: the choice is none of these, or the motion does not tell the offset.
+    """
+    from qvggt_core.evaluate.association import estimate_offset, first_to_first
+
+    if choice == "first":
+        return first_to_first(track, truth), "first poses"
+    if choice == "estimate":
+        return estimate_offset(track, truth, reach_s), "estimated"
+    try:
+        seconds = float(choice)
+    except ValueError:
+        seconds = np.nan
+    if not np.isfinite(seconds):
+        raise EvaluationError(
+            f"a clock offset of {choice!r} is no number: give seconds, 'first' or 'estimate'"
+        )
+    return seconds, "given"

@@ -1,6 +1,0 @@
-"""Reports: one self-contained page a run, and one that compares runs."""
-
-from qvggt_ros.report.comparison import write_comparison
-from qvggt_ros.report.run import write_report
-
-__all__ = ["write_comparison", "write_report"]

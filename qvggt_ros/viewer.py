@@ -1,0 +1,281 @@
+"""A page that shows a reconstruction while it grows, or a result that is done (viser)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from qvggt_core.errors import ParameterError
+from qvggt_core.evaluate.track import Track
+from qvggt_core.geometry.cloud import Cloud, VoxelMap, frame_cloud
+from qvggt_core.parameters import Parameters
+from qvggt_core.report.pictures import limits
+from qvggt_core.report.result import ResultView
+from qvggt_core.stream.frame import Reconstruction
+
+_MAX_POINTS = 300_000
+_MAX_CAMERAS = 60
+_ORANGE, _BLUE, _GREY = (255, 140, 26), (76, 155, 255), (154, 164, 178)
+_DEPTH_COLORS = "turbo_r"
+
+
+class LiveView:
+    """A viser server with the cloud, the path, cameras and the newest depth.
+
+    It listens on loopback unless told otherwise: whoever reaches the port sees the cloud.
+
+    Attributes:
+        address: of the page.
+        server: the viser server.
+    """
+
+    def __init__(
+        self, port: int = 8080, host: str = "127.0.0.1", parameters: Parameters | None = None
+    ) -> None:
+        """Start to listen.
+
+        Args:
+            port: of the page; another one near is taken if it is in use.
+            host: address to listen on.
+            parameters: what goes into the cloud of a running reconstruction.
+
+        Raises:
+            ParameterError: viser is not installed, or the port is refused.
+        """
+        if not 1 <= port <= 65535:
+            raise ParameterError(f"a port of {port}: choose 1 to 65535")
+        try:
+            import viser
+        except ImportError as error:
+            raise ParameterError(
+                "viser is not installed: `pip install 'qvggt_ros[viz]'`"
+            ) from error
+        try:
+            self.server = viser.ViserServer(host=host, port=port, label="qvggt", verbose=False)
+        except OSError as error:
+            raise ParameterError(f"cannot listen on {host}:{port}: {error}") from error
+        self.address = f"http://{host}:{self.server.get_port()}"
+        self._parameters = parameters or Parameters()
+        self._track = Track()
+        self._segment: int | None = None
+        self._map = VoxelMap(self._parameters.map_voxel, _MAX_POINTS)
+        self._scene_size = 1.0
+        self._positioned = False
+        self.server.scene.set_up_direction("+z")
+        self.server.gui.configure_theme(
+            control_width="medium", show_logo=False, show_share_button=False
+        )
+        self._status = self.server.gui.add_markdown("waiting for the first window")
+        with self.server.gui.add_folder("Show"):
+            self._switches = {
+                name: self.server.gui.add_checkbox(name, True)
+                for name in ("cloud", "path", "cameras", "truth")
+            }
+            self._size = self.server.gui.add_slider("point size", 0.3, 3.0, 0.1, 1.0)
+        for switch in self._switches.values():
+            switch.on_update(lambda event: self._apply())
+        self._size.on_update(lambda event: self._apply())
+        self._pictures: dict[str, Any] = {}
+        self._handles: dict[str, Any] = {}
+        self._point_size = 0.01
+
+    def __enter__(self) -> LiveView:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop to listen."""
+        self.server.stop()
+
+    def add(self, reconstruction: Reconstruction) -> None:
+        """Show what became known; a new map segment takes the place of the last."""
+        if not reconstruction.frames:
+            return
+        if reconstruction.segment != self._segment:
+            self._segment = reconstruction.segment
+            self._track = Track()
+            self._map = VoxelMap(self._parameters.map_voxel, _MAX_POINTS)
+        for geometry in reconstruction.frames:
+            self._track.add(geometry.view.stamp_ns, geometry.map_from_camera)
+            cloud = frame_cloud(geometry, self._parameters.max_depth_edge)
+            if len(cloud):
+                median = float(np.median(cloud.positions[:, 2]))
+                self._map.add(cloud.moved(geometry.map_from_camera), median)
+        newest = reconstruction.frames[-1]
+        unit = "m" if reconstruction.scale.metres_per_unit is not None else "units"
+        self._show_cloud(self._map.cloud(), self._map.voxel)
+        self._show_path(self._track)
+        self._show_cameras(self._track, newest.intrinsics, newest.view.image)
+        self._show_pictures(newest.view.image, newest.depth)
+        self._tell(f"segment {reconstruction.segment}", unit, len(self._track))
+
+    def show_result(self, directory: Path) -> None:
+        """Show a result that is done.
+
+        Raises:
+            RecordingError: it is no result, or a file of it cannot be read.
+            EvaluationError: its metrics or trajectory cannot be read.
+        """
+        result = ResultView.read(directory)
+        cloud, samples = result.cloud, result.samples
+        spread = np.ptp(cloud.positions, axis=0).max(initial=0.0) if len(cloud) else 1.0
+        self._track = result.track
+        self._show_cloud(cloud, 0.004 * float(spread))
+        self._show_path(result.track)
+        if result.errors is not None:
+            self._line("truth", result.errors.truth, _GREY)
+        if samples is None:
+            self._show_cameras(result.track, None, None)
+        else:
+            self._show_cameras(result.track, samples.intrinsics[0], None)
+            slider = self.server.gui.add_slider("frame", 0, max(len(samples) - 1, 1), 1, 0)
+
+            def choose(event: Any = None) -> None:
+                index = min(int(slider.value), len(samples) - 1)
+                self._show_pictures(samples.images[index], samples.depths[index])
+                at = int(
+                    np.argmin(np.abs(np.array(result.track.stamps_ns) - samples.stamps_ns[index]))
+                )
+                self._show_current(
+                    result.track.poses[at], samples.intrinsics[index], samples.images[index]
+                )
+
+            slider.on_update(choose)
+            choose()
+        metrics = result.metrics
+        self._tell(metrics.recording.name, metrics.result.unit, metrics.result.published)
+        self._apply()
+
+    # What is on the page
+
+    def _tell(self, name: str, unit: str, frames: int) -> None:
+        length = f"{self._track.length:.2f} {unit}"
+        self._status.content = f"**{_plain(name)}**\n\n{frames} frames, path of {length}"
+
+    def _show_cloud(self, cloud: Cloud, voxel: float) -> None:
+        if len(cloud) == 0:
+            return
+        step = -(-len(cloud) // _MAX_POINTS)
+        positions = cloud.positions[::step]
+        low, high = np.percentile(positions, [3, 97], axis=0)
+        self._scene_size = max(float(np.linalg.norm(high - low)), 1e-3)
+        self._point_size = max(voxel, 1e-4 * self._scene_size)
+        # Above the camera there is a ceiling at most, and it hides the rest.
+        top = self._track.positions[:, 2].max() + 0.15 * (high[2] - low[2])
+        shown = positions[:, 2] <= top
+        self._handles["cloud"] = self.server.scene.add_point_cloud(
+            "/cloud",
+            points=positions[shown],
+            colors=cloud.colors[::step][shown],
+            point_size=self._point_size * self._size.value,
+            point_shape="circle",
+            precision="float32",
+            visible=self._switches["cloud"].value,
+        )
+        if not self._positioned:
+            self._positioned = True
+            focus = (low + high) / 2
+            forward = self._track.matrices[:, :2, 2].mean(axis=0)
+            back = -forward / max(float(np.linalg.norm(forward)), 1e-6)
+            eye = focus + self._scene_size * np.array([0.75 * back[0], 0.75 * back[1], 0.6])
+            self.server.initial_camera.position = tuple(eye.tolist())
+            self.server.initial_camera.look_at = tuple(focus.tolist())
+
+    def _show_path(self, track: Track) -> None:
+        self._line("path", track.positions, _ORANGE)
+
+    def _line(self, name: str, positions: NDArray[np.float64], color: tuple[int, int, int]) -> None:
+        if len(positions) < 2:
+            return
+        segments = np.stack([positions[:-1], positions[1:]], axis=1).astype(np.float32)
+        self._handles[name] = self.server.scene.add_line_segments(
+            f"/{name}",
+            points=segments,
+            colors=color,
+            thickness=3.0,
+            thickness_units="screen",
+            visible=self._switches[name].value,
+        )
+
+    def _show_cameras(
+        self,
+        track: Track,
+        intrinsics: NDArray[np.float64] | None,
+        image: NDArray[np.uint8] | None,
+    ) -> None:
+        matrix = np.diag([1.0, 1.0, 1.0]) if intrinsics is None else intrinsics
+        chosen = np.unique(
+            np.linspace(0, len(track) - 1, min(len(track), _MAX_CAMERAS)).astype(int)
+        )
+        width, height = 2 * matrix[0, 2] + 1, 2 * matrix[1, 2] + 1
+        x, y = width / 2 / matrix[0, 0], height / 2 / matrix[1, 1]
+        size = 0.02 * self._scene_size
+        corners = size * np.array([[-x, -y, 1], [x, -y, 1], [x, y, 1], [-x, y, 1]])
+        edges = [(np.zeros(3), corner) for corner in corners]
+        edges += list(zip(corners, np.roll(corners, -1, axis=0), strict=True))
+        local = np.array(edges).reshape(-1, 3)
+        lines = [
+            (local @ track.poses[i][:3, :3].T + track.poses[i][:3, 3]).reshape(-1, 2, 3)
+            for i in chosen
+        ]
+        self._handles["cameras"] = self.server.scene.add_line_segments(
+            "/cameras",
+            points=np.concatenate(lines).astype(np.float32),
+            colors=_BLUE,
+            thickness=1.5,
+            thickness_units="screen",
+            visible=self._switches["cameras"].value,
+        )
+        if image is not None and intrinsics is not None:
+            self._show_current(track.poses[-1], intrinsics, image)
+
+    def _show_current(
+        self, pose: NDArray[np.float64], matrix: NDArray[np.float64], image: NDArray[np.uint8]
+    ) -> None:
+        height, width = image.shape[:2]
+        self.server.scene.add_camera_frustum(
+            "/current",
+            fov=2 * float(np.arctan2(height / 2, matrix[1, 1])),
+            aspect=width / height,
+            scale=0.06 * self._scene_size,
+            thickness=2.0,
+            thickness_units="screen",
+            color=_ORANGE,
+            image=image,
+            wxyz=np.roll(Rotation.from_matrix(pose[:3, :3]).as_quat(), 1),
+            position=pose[:3, 3],
+        )
+
+    def _show_pictures(self, image: NDArray[np.uint8], depth: NDArray[np.float32]) -> None:
+        low, high = limits(depth)
+        share = (np.ma.masked_invalid(depth) - low) / max(high - low, 1e-9)
+        colors = mpl.colormaps[_DEPTH_COLORS].with_extremes(bad=(0.5, 0.5, 0.5, 1.0))
+        painted = colors(share, bytes=True)[..., :3]
+        for label, pixels in (("image", image), ("depth: near is red", painted)):
+            if label in self._pictures:
+                self._pictures[label].image = pixels
+            else:
+                self._pictures[label] = self.server.gui.add_image(pixels, label=label)
+
+    def _apply(self) -> None:
+        for name, switch in self._switches.items():
+            if name in self._handles:
+                self._handles[name].visible = switch.value
+        if "cloud" in self._handles:
+            self._handles["cloud"].point_size = self._point_size * self._size.value
+
+
+def _plain(text: str) -> str:
+    """Return text without what Markdown or HTML would take for markup."""
+    return "".join(sign if sign.isalnum() or sign in " -." else f"&#{ord(sign)};" for sign in text)

@@ -1,0 +1,184 @@
+"""Both installs find the package: pip's and colcon's."""
+
+import configparser
+import os
+import re
+import shutil
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from catkin_pkg.package import parse_package
+from qvggt_kernels import native
+
+ROOT = Path(__file__).parents[2]
+
+COMPILED = (".cpp", ".h", ".so")
+"""Sources are compiled, not installed, and what they become bears the interpreter's name."""
+
+
+def test_package_xml_is_valid_and_named_like_everything_else() -> None:
+    warnings: list[str] = []
+    package = parse_package(str(ROOT / "package.xml"), warnings=warnings)
+    assert not warnings
+    assert package.name == "qvggt_ros"
+    assert package.package_format == 3
+    assert package.get_build_type() == "ament_python"
+    assert (ROOT / "resource" / package.name).is_file()
+    setup = (ROOT / "setup.py").read_text()
+    assert f'NAME = "{package.name}"' in setup
+    assert f'version="{package.version}"' in setup
+
+
+def test_colcon_sees_an_ament_python_package(tmp_path: Path) -> None:
+    """An invalid package.xml would make it a plain Python package that ROS cannot find."""
+    workspace = tmp_path / "src" / "qvggt"
+    shutil.copytree(
+        ROOT,
+        workspace,
+        ignore=shutil.ignore_patterns(".git", ".venv", "out", "test", "build", "*.egg-info"),
+    )
+    colcon = Path(sys.executable).with_name("colcon")
+    listed = subprocess.run(
+        [colcon, "--log-base", "/dev/null", "list", "--base-paths", tmp_path / "src"],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert listed.stdout.split("\t")[0] == "qvggt_ros"
+    assert listed.stdout.strip().endswith("(ros.ament_python)")
+
+
+@pytest.mark.parametrize("option", [[], ["--symlink-install"]], ids=["copy", "symlink"])
+def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[str]) -> None:
+    workspace = tmp_path / "src" / "qvggt"
+    shutil.copytree(
+        ROOT,
+        workspace,
+        ignore=shutil.ignore_patterns(".git", ".venv", "out", "test", "build", "*.egg-info"),
+    )
+    built = subprocess.run(
+        [sys.executable, "-m", "colcon", "--log-base", "/dev/null", "build", *option],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    prefix = tmp_path / "install" / "qvggt_ros"
+    share = prefix / "share" / "qvggt_ros"
+    for name in (
+        "package.xml",
+        "launch/reconstruct.launch.py",
+        "launch/replay_evaluate.launch.py",
+        "config/reconstruct.yaml",
+        "config/presets/indoor.yaml",
+        "config/qvggt.rviz",
+    ):
+        assert (share / name).is_file(), name
+    assert (prefix / "share/ament_index/resource_index/packages/qvggt_ros").is_file()
+    for script in ("qvggt", "reconstruct"):
+        first = (prefix / "lib/qvggt_ros" / script).read_text().splitlines()[0]
+        assert sys.executable in first
+    (network,) = (tmp_path / ("src/qvggt" if option else "install")).rglob(
+        "qvggt-small-int4.safetensors"
+    )
+    assert network.stat().st_size > 1_000_000
+    if native.status() == "in use":
+        (kernels,) = network.parents[2].rglob("native/_library*.so")
+        assert kernels.stat().st_size > 10_000
+
+
+def test_an_install_without_a_compiler_does_without_its_kernels(tmp_path: Path) -> None:
+    workspace = tmp_path / "qvggt"
+    left_out = (".git", ".venv", "out", "test", "build", "*.egg-info", "*.so")
+    shutil.copytree(ROOT, workspace, ignore=shutil.ignore_patterns(*left_out))
+    built = subprocess.run(
+        [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "build"],
+        cwd=workspace,
+        env={**os.environ, "CC": "no-compiler", "CXX": "no-compiler"},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    assert list((tmp_path / "build").rglob("native/__init__.py"))
+    assert not list(tmp_path.rglob("_library*.so"))
+
+
+def test_scripts_go_where_ros2_run_looks() -> None:
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert config["install"]["install_scripts"] == "$base/lib/qvggt_ros"
+    assert config["develop"]["script_dir"] == "$base/lib/qvggt_ros"
+
+
+def test_the_command_is_installed() -> None:
+    (command,) = entry_points(group="console_scripts", name="qvggt")
+    assert callable(command.load())
+
+
+def test_pinned_requirements_satisfy_the_declared_ones() -> None:
+    pinned = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "requirements.txt").read_text().splitlines()
+        if "==" in line
+    }
+    setup = (ROOT / "setup.py").read_text()
+    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
+    assert declared
+    names = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
+    assert names == pinned
+
+
+def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:
+    pinned = {
+        line.split("==")[0].lower()
+        for file in ROOT.glob("requirements*.txt")
+        for line in file.read_text().splitlines()
+        if "==" in line
+    }
+    extras = re.search(
+        r"extras_require=\{(.*?)\n    \}", (ROOT / "setup.py").read_text(), re.DOTALL
+    )
+    assert extras
+    names = set(re.findall(r'"([a-z_\-]+)[^"]*"[,\]]', extras[1]))
+    assert {"cyclonedds", "pytest"} <= names
+    assert names <= pinned
+
+
+@pytest.mark.parametrize("key", ["sensor_msgs", "geometry_msgs", "nav_msgs", "tf2_msgs"])
+def test_message_packages_are_declared_to_ros(key: str) -> None:
+    tree = ElementTree.parse(ROOT / "package.xml")
+    assert key in {element.text for element in tree.iter("exec_depend")}
+
+
+def test_what_is_no_python_is_installed_too(tmp_path: Path) -> None:
+    """Templates, scripts, networks: an install without them would fail only when used."""
+    subprocess.run(
+        [sys.executable, "setup.py", "-q", "build_py", "--build-lib", tmp_path],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    for directory, package in (
+        ("qvggt_core", "qvggt_core"),
+        ("kernels/qvggt_kernels", "qvggt_kernels"),
+    ):
+        data = {
+            path.relative_to(ROOT / directory)
+            for path in (ROOT / directory).rglob("*")
+            if path.is_file() and path.suffix not in (".py", ".pyc", *COMPILED)
+        }
+        assert data
+        assert not [path for path in data if not (tmp_path / package / path).is_file()]
+
+
+@pytest.mark.parametrize("extra", ["viz", "test"])
+def test_what_tests_need_of_the_extras_is_pinned(extra: str) -> None:
+    pinned = (ROOT / "requirements-dev.txt").read_text().lower()
+    listed = re.search(rf'"{extra}": \[(.*?)\]', (ROOT / "setup.py").read_text(), re.DOTALL)
+    assert listed
+    for name in re.findall(r'"([A-Za-z0-9_\-]+)', listed[1]):
+        assert f"\n{name.lower()}==" in pinned

@@ -1,0 +1,177 @@
+"""What a ROS user installs beside the code, checked without ROS: names, values, documents."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from qvggt_core.parameters import Parameters
+from qvggt_ros.io.messages import TYPES
+from qvggt_ros.session import OUTPUTS
+
+ROOT = Path(__file__).parents[2]
+CONFIG = ROOT / "config"
+PRESETS = sorted((CONFIG / "presets").glob("*.yaml"))
+TOPICS = {f"/qvggt/{topic}" for topic in OUTPUTS} | {"/diagnostics"}
+NODE = ast.parse((ROOT / "qvggt_ros/drivers/node.py").read_text(encoding="utf-8"))
+LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
+
+
+def launch_arguments(path: Path) -> set[str]:
+    """The first entries of the tuple ARGUMENTS."""
+    for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(statement, ast.Assign) and statement.targets[0].id == "ARGUMENTS":
+            return {entry.elts[0].value for entry in statement.value.elts}
+    raise AssertionError(f"{path} has no ARGUMENTS")
+
+
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+def test_presets_are_parameters_that_differ_from_the_defaults(preset: Path) -> None:
+    values = yaml.safe_load(preset.read_text())["/**"]["ros__parameters"]
+    changed = Parameters.read(preset).model_dump()
+    default = Parameters().model_dump()
+    assert changed != default
+    assert set(values) <= set(default)
+
+
+def test_the_presets_are_those_that_are_documented() -> None:
+    page = (ROOT / "docs/ros.md").read_text(encoding="utf-8")
+    assert {path.stem for path in PRESETS} == {"indoor", "uav", "low_memory"}
+    assert all(f"`{path.stem}`" in page for path in PRESETS)
+
+
+def test_rviz_shows_topics_that_are_published() -> None:
+    text = (CONFIG / "qvggt.rviz").read_text()
+    displays = yaml.safe_load(text)["Visualization Manager"]["Displays"]
+    shown = {display["Topic"]["Value"] for display in displays if "Topic" in display}
+    assert shown == {"/qvggt/points", "/qvggt/path", "/qvggt/pose", "/qvggt/depth/image"}
+    assert shown <= TOPICS
+
+
+def test_foxglove_shows_topics_that_are_published() -> None:
+    text = (CONFIG / "qvggt_foxglove.json").read_text()
+    layout = json.loads(text)
+    shown = set(re.findall(r'"(/(?:qvggt|diagnostics)[\w/]*)', text))
+    assert shown <= TOPICS
+    assert {"/qvggt/points", "/qvggt/path", "/qvggt/depth/image"} <= shown
+
+    def panels(node: object) -> set[str]:
+        return {node} if isinstance(node, str) else panels(node["first"]) | panels(node["second"])
+
+    assert panels(layout["layout"]) == set(layout["configById"])
+
+
+def test_nav2_s_snippet_takes_the_cloud_with_what_its_defaults_would_drop() -> None:
+    content = yaml.safe_load((CONFIG / "nav2_costmap_snippet.yaml").read_text())
+    costmap = content["local_costmap"]["local_costmap"]["ros__parameters"]
+    layer = costmap["voxel_layer"]
+    source = layer[layer["observation_sources"]]
+    assert "voxel_layer" in costmap["plugins"]
+    assert source["topic"] in TOPICS
+    assert source["data_type"] == "PointCloud2"
+    assert 0 < source["min_obstacle_height"] < source["max_obstacle_height"]
+    assert source["obstacle_max_range"] < source["raytrace_max_range"]
+    assert layer["z_voxels"] <= 16
+    assert Parameters().points_frame == "camera"
+
+
+@pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
+def test_every_launch_argument_is_documented(path: Path) -> None:
+    page = (ROOT / "docs/ros.md").read_text(encoding="utf-8")
+    assert all(f"`{argument}`" in page for argument in launch_arguments(path))
+
+
+def test_launch_arguments_that_users_expect_are_there() -> None:
+    assert launch_arguments(ROOT / "launch/reconstruct.launch.py") >= {
+        "image_topic",
+        "camera_info_topic",
+        "image_transport",
+        "checkpoint",
+        "params_file",
+        "preset",
+        "namespace",
+        "use_sim_time",
+        "autostart",
+        "rviz",
+        "bag",
+        "log_level",
+    }
+
+
+def test_the_node_uses_parameters_and_messages_that_there_are() -> None:
+    parameters = {
+        node.attr
+        for node in ast.walk(NODE)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name | ast.Attribute)
+        and (getattr(node.value, "id", "") or getattr(node.value, "attr", ""))
+        in {"parameters", "_parameters_given"}
+    } - {"with_values"}
+    assert parameters
+    assert parameters <= set(Parameters.model_fields)
+    named = {
+        node.attr
+        for node in ast.walk(NODE)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Attribute)
+        and node.value.attr == "_messages"
+    }
+    assert named <= set(TYPES)
+
+
+def test_packages_that_the_node_imports_are_declared() -> None:
+    declared = (ROOT / "package.xml").read_text()
+    imported = {
+        (node.module or "").split(".")[0]
+        for node in ast.walk(NODE)
+        if isinstance(node, ast.ImportFrom)
+    }
+    for package in ("rcl_interfaces", "std_srvs", "message_filters", "tf2_ros"):
+        assert package in imported
+        assert f"<exec_depend>{package}</exec_depend>" in declared
+    for name in {full_name.split("/")[0] for full_name in TYPES.values()} | {"cv_bridge", "rclpy"}:
+        assert f"<exec_depend>{name}</exec_depend>" in declared, name
+
+
+def test_everything_installed_is_there() -> None:
+    setup = (ROOT / "setup.py").read_text()
+    for name in ("launch", "config", "config/presets"):
+        assert f'files("{name}"' in setup
+    assert "share/{NAME}/launch" in setup
+    assert "reconstruct = qvggt_ros.drivers.node_main:main" in setup
+
+
+def test_requirements_beside_ros_keep_what_ros_needs() -> None:
+    lines = (ROOT / "requirements-ros.txt").read_text().splitlines()
+    named = {re.split(r"[<>=]", line)[0].lower(): line for line in lines if line[:1].isalpha()}
+    setup = (ROOT / "setup.py").read_text()
+    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
+    assert declared
+    needed = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
+    assert needed <= set(named)
+    assert "<2" in named["numpy"]
+    assert "<80" in named["setuptools"]
+
+
+@pytest.mark.parametrize("distro", ["humble", "jazzy"])
+def test_containers_copy_files_that_there_are(distro: str) -> None:
+    text = (ROOT / f"docker/Dockerfile.{distro}").read_text()
+    assert f"FROM ros:{distro}" in text
+    assert f"/opt/ros/{distro}/setup.bash" in text
+    for source in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
+        assert (ROOT / source).exists(), source
+    packages = set(re.findall(rf"ros-{distro}-([a-z0-9-]+)", text))
+    assert {"cv-bridge", "message-filters", "tf2-ros-py", "rosbag2-storage-mcap"} <= packages
+
+
+def test_workflows_call_targets_that_there_are() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    text = (ROOT / ".github/workflows/ros.yml").read_text()
+    assert yaml.safe_load(text)
+    for target in re.findall(r"make -C \S+ ([a-z-]+)", text):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)

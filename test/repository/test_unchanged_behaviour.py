@@ -1,0 +1,220 @@
+"""What a user gets from the commands does not change when the code is rearranged.
+
+Everything here goes through the installed command and the files that it writes, so that the
+same test runs on any layout of the code. A short synthetic flight and a quantization are
+compared with what an earlier commit gave: numbers on every machine, and every byte on machines
+that computed the golden figures (`python test/repository/test_unchanged_behaviour.py` adds this
+machine's; only do so on a commit whose behaviour is known to be right).
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rosbags.highlevel import AnyReader
+from safetensors.torch import load_file
+
+from qvggt_core.model import VGGT, ModelConfig, save_checkpoint
+
+GOLDEN = Path(__file__).with_name("unchanged_behaviour.json")
+COMMAND = Path(sysconfig.get_path("scripts")) / "qvggt"
+FLIGHT = ["--world", "studio", "--flight", "survey", "--seed", "3", "--frames", "20"]
+FLIGHT += ["--width", "128", "--height", "96", "--step", "0.1"]
+SETTINGS = {"compute_dtype": "float32", "threads": "1", "confirm": "false", "refine": "false"}
+"""Parameters that this version does not have are left out."""
+TOPICS = {
+    "/qvggt/pose",
+    "/qvggt/odometry",
+    "/qvggt/depth/image",
+    "/qvggt/depth/camera_info",
+    "/qvggt/points",
+    "/qvggt/confidence",
+}
+NETWORK = ModelConfig(
+    img_size=56,
+    embed_dim=64,
+    depth=4,
+    num_heads=2,
+    encoder=None,
+    camera_trunk_depth=1,
+    camera_num_heads=4,
+    camera_iterations=2,
+    dpt_features=16,
+    dpt_out_channels=(16, 16, 16, 16),
+    taps=(0, 1, 2, 3),
+    point_head=False,
+)
+
+
+def run(*arguments: str | Path) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "400", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [COMMAND, *map(str, arguments)], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def settings() -> list[str]:
+    known = run("params")
+    chosen = {name: value for name, value in SETTINGS.items() if f"`{name}`" in known}
+    return [word for name, value in chosen.items() for word in ("--set", f"{name}={value}")]
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def machine() -> str:
+    """What decides on bits: the processor's instructions and the libraries that compute."""
+    flags = ""
+    if Path("/proc/cpuinfo").exists():
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        words = next((line for line in lines if line.startswith("flags")), "").split()
+        flags = " ".join(sorted(word for word in words if word.startswith(("avx", "amx", "fma"))))
+    parts = [platform.machine(), flags]
+    parts += [version(name) for name in ("numpy", "torch", "scipy", "opencv-python-headless")]
+    return sha256(" ".join(parts).encode())[:16]
+
+
+def fly(directory: Path) -> dict[str, Any]:
+    run("synth", "-o", directory / "flight", *FLIGHT)
+    arguments = ["--odometry", "--no-report", *settings()]
+    run("replay", directory / "flight", "-o", directory / "result", *arguments)
+    result = directory / "result"
+    metrics = json.loads((result / "metrics.json").read_text(encoding="utf-8"))
+    rows = list(csv.DictReader((result / "errors.csv").open(encoding="utf-8")))
+    sums: dict[str, Any] = {topic: hashlib.sha256() for topic in sorted(TOPICS)}
+    counts = dict.fromkeys(sums, 0)
+    with AnyReader([result / "bag"]) as reader:
+        for connection, stamp, data in reader.messages():
+            if connection.topic in sums:
+                counts[connection.topic] += 1
+                sums[connection.topic].update(stamp.to_bytes(8, "little") + bytes(data))
+    files = ("metrics.json", "trajectory.tum", "errors.csv", "depth_errors.csv", "points.ply")
+    return {
+        "numbers": {
+            "metrics": flat(metrics),
+            "poses": np.loadtxt(result / "trajectory.tum")[:, 1:].tolist(),
+            "error_columns": list(rows[0]),
+            "error_rows": len(rows),
+            "messages": counts,
+        },
+        "digests": {name: sha256((result / name).read_bytes()) for name in files}
+        | {topic: value.hexdigest() for topic, value in sums.items()},
+    }
+
+
+def flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Names and leaves of nested facts."""
+    if isinstance(value, dict):
+        return {k: v for key, each in value.items() for k, v in flat(each, f"{name}/{key}").items()}
+    if isinstance(value, list):
+        return {
+            k: v
+            for index, each in enumerate(value)
+            for k, v in flat(each, f"{name}/{index}").items()
+        }
+    return {name: value}
+
+
+def quantize(directory: Path) -> dict[str, Any]:
+    torch.manual_seed(0)
+    network = VGGT(NETWORK).initialise()
+    state = {
+        name: torch.full_like(value, 0.5) if name.endswith("gamma") else value
+        for name, value in network.state_dict().items()
+    }
+    original = directory / "network.safetensors"
+    save_checkpoint(original, state, NETWORK)
+    found: dict[str, Any] = {"numbers": {}, "digests": {}}
+    images = ["--calibration", directory / "flight", "--images", "8", "--frames", "2"]
+    images += ["--width", "56"]
+    for recipe in ("rtn", "awq", "gptq"):
+        path = directory / f"{recipe}.safetensors"
+        run("quantize", original, "-o", path, "--recipe", recipe, "--group-size", "64", *images)
+        tensors = sorted(load_file(path).items())
+        found["numbers"][recipe] = {name: [*value.shape] for name, value in tensors}
+        content = b"".join(
+            name.encode() + value.contiguous().view(torch.uint8).numpy().tobytes()
+            for name, value in tensors
+            if value.numel() and value.ndim
+        )
+        found["digests"][recipe] = sha256(content)
+    return found
+
+
+def measure(directory: Path) -> dict[str, Any]:
+    return {"flight": fly(directory), "quantization": quantize(directory)}
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return json.loads(json.dumps(measure(tmp_path_factory.mktemp("unchanged"))))
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return json.loads(GOLDEN.read_text(encoding="utf-8"))
+
+
+def test_a_flight_gives_the_same_numbers(measured: dict[str, Any], golden: dict[str, Any]) -> None:
+    before, now = (each["flight"]["numbers"] for each in (golden, measured))
+    np.testing.assert_allclose(now["poses"], before["poses"], atol=2e-2)
+    assert now["error_columns"] == before["error_columns"]
+    assert now["error_rows"] == before["error_rows"]
+    assert now["messages"] == before["messages"]
+
+
+def test_metrics_keep_their_names_and_their_values(
+    measured: dict[str, Any], golden: dict[str, Any]
+) -> None:
+    before, now = (each["flight"]["numbers"]["metrics"] for each in (golden, measured))
+    assert before.keys() <= now.keys(), "keys of metrics.json are public"
+    for name, value in before.items():
+        if isinstance(value, float):
+            # Small errors are differences of like numbers, so bits of other machines show.
+            assert now[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+        elif isinstance(value, int) and "map_points" in name:
+            assert now[name] == pytest.approx(value, rel=0.02), name
+        else:
+            assert now[name] == value, name
+
+
+def test_quantization_gives_the_same_tensors(
+    measured: dict[str, Any], golden: dict[str, Any]
+) -> None:
+    assert measured["quantization"]["numbers"] == golden["quantization"]["numbers"]
+
+
+@pytest.mark.parametrize("part", ["flight", "quantization"])
+def test_every_byte_is_the_same_on_a_machine_of_the_golden_figures(
+    part: str, measured: dict[str, Any], golden: dict[str, Any]
+) -> None:
+    digests = golden["digests"].get(machine())
+    if digests is None:
+        pytest.skip(f"no golden bytes of a machine like this one ({machine()})")
+    assert measured[part]["digests"] == digests[part]
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as scratch:
+        figures = measure(Path(scratch))
+    kept = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {"digests": {}}
+    kept["digests"][machine()] = {part: figures[part].pop("digests") for part in figures}
+    GOLDEN.write_text(json.dumps({**kept, **figures}, indent=1) + "\n", encoding="utf-8")
+    sys.stdout.write(f"wrote {GOLDEN} of machine {machine()}\n")
