@@ -19,7 +19,7 @@ from qvggt_kernels import native
 ROOT = Path(__file__).parents[2]
 
 COMPILED = (".cpp", ".h", ".so")
-"""Sources are compiled, not installed, and what they become bears the interpreter's name."""
+"""Sources are compiled, not installed, and the library is named after the interpreter."""
 
 
 def test_package_xml_is_valid_and_named_like_everything_else() -> None:
