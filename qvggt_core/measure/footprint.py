@@ -95,7 +95,7 @@ def _main() -> None:
     result = Footprint(
         peak_mib=(_memory_kib("VmHWM") - before) / 1024,
         milliseconds=float(np.median(times[_WARM_UP:])),
-        compute_dtype=str(model.aggregator.camera_token.dtype).removeprefix("torch."),
+        compute_dtype=str(next(model.aggregator.parameters()).dtype).removeprefix("torch."),
     )
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
 

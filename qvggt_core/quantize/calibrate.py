@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, describe_linears, load_model
 from qvggt_core.model.blocks import Block
-from qvggt_core.model.checkpoint import LINEARS_KEY, empty_packed_linear
+from qvggt_core.model.camera_head import CameraHead
+from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
 from qvggt_core.quantize.activation_statistics import (
     LINEARS,
     InputStatistics,
@@ -208,6 +209,7 @@ def _compensate(
     that changes every pose may win by chance.
     """
     head = walk.model.camera_head
+    assert isinstance(head, CameraHead)
     token = compensation_token(walk.camera_tokens(), walk.patch_norm, recipe.compensation)
     before = _heads_loss(walk, targets) if targets else 0.0
     head.cict_token = token.to(head.token_norm.weight.device)

@@ -16,7 +16,7 @@ _BEHIND = 0.02
 class PatchHeads(nn.Module):
     """For every patch: where the window's first frame shows its point, its depth, and the point.
 
-    One head reads each tapped block but the first. None tells where in the world a patch or a
+    One head reads each tapped block but the first. None gives where in the world a patch or a
     camera is: a network must not learn a place.
     """
 

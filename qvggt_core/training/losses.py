@@ -19,7 +19,7 @@ _ROTATION_WEIGHT = 3.0
 
 @dataclass(frozen=True)
 class Targets:
-    """What the network should say of B windows of S frames.
+    """The true outputs for B windows of S frames.
 
     The world is the first frame's camera; the mean distance of all valid points from its
     origin is 1.
@@ -109,7 +109,7 @@ def relative_pose_loss(
 ) -> Tensor:
     """Return the error of the motion between all pairs of frames, per length of the baseline.
 
-    The camera loss asks where each camera is in the first one's frame; for neighbours, which
+    The camera loss measures where each camera is in the first one's frame; for neighbours, which
     lie close together, an error that is small there is a large one in the direction of their
     motion. Wang et al., "pi^3: Permutation-Equivariant Visual Geometry Learning", 2025, supervise
     pairs likewise.

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from qvggt_core.model import VGGT
+from qvggt_core.model.aggregator import Aggregator
 from qvggt_core.model.blocks import Block
+from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.model.encoder import Encoder
 from qvggt_core.training.losses import pixel_rays
 from qvggt_core.training.windows import Windows
@@ -145,7 +147,7 @@ def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
     """Start global blocks so that like attends to like, and encoders with places, in place.
 
     Queries equal keys, and the channels that the rotary embedding turns fastest count less, since
-    they tell patches apart that moved. The encoder's position embedding starts as sines and
+    they set patches apart that have moved. The encoder's position embedding starts as sines and
     cosines of row and column, so that what is attended to brings along where it is.
     """
     config = network.config
@@ -160,18 +162,22 @@ def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
         gain = _rotary_gain(dim // heads).to(weight)
         attention.q_norm.weight.copy_(gain)
         attention.k_norm.weight.copy_(gain)
+    aggregator, head = network.aggregator, network.camera_head
+    assert isinstance(aggregator, Aggregator)
+    assert isinstance(head, CameraHead)
     # Camera tokens near zero would be blown up by the head's normalisation, with their gradients.
-    for token in (network.aggregator.camera_token, network.aggregator.register_token):
+    for token in (aggregator.camera_token, aggregator.register_token):
         nn.init.normal_(token, std=0.3)
     # Quaternions near zero have no direction, and gradients that drown all others.
-    network.camera_head.pose_branch.fc2.bias[6:] = torch.tensor([0.4, 0.35, 0.35])
-    encoder = network.aggregator.patch_embed
+    head.pose_branch.fc2.bias[6:] = torch.tensor([0.4, 0.35, 0.35])
+    encoder = aggregator.patch_embed
     if isinstance(encoder, Encoder):
         side = config.img_size // config.patch_size
         encoder.pos_embed[:, 1:] = _sine_positions(side, dim).to(encoder.pos_embed)
 
 
 def _global_block(network: VGGT, index: int) -> Block:
+    assert isinstance(network.aggregator, Aggregator)
     block = network.aggregator.global_blocks[index]
     assert isinstance(block, Block)
     return block

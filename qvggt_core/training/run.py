@@ -122,6 +122,7 @@ class TrainingRun:
         grid = (batch.images.shape[-2] // patch, batch.images.shape[-1] // patch)
         patches, camera = self._computing.aggregate(network.encode(batch.images), *grid)
         # As at inference: 16 bits would round small translations away.
+        assert network.camera_head is not None
         poses = network.camera_head(camera.float())
         target = batch.targets.pose_encodings
         terms = {"camera": camera_loss(poses, target)}
@@ -158,7 +159,7 @@ class TrainingRun:
         chosen = torch.from_numpy(batch.rng.permutation(frames)[: stage.dense_frames])
         chosen = chosen.to(self.device)
         taps = tuple(tokens.flatten(0, 1)[chosen][None] for tokens in patches)
-        raw = head(taps, *grid)[0]
+        raw = head(taps, *grid).values[0]
         stride = stage.depth_stride
         raw = raw[..., ::stride, ::stride].float()
         target = batch.targets.depth.flatten(0, 1)[chosen][..., ::stride, ::stride]

@@ -108,7 +108,7 @@ def test_windows_that_no_head_is_asked_for_keep_no_taps(source, data):
     walk = Walk(model_of(source), data.images, batch=2, judged=2)
     while walk.site.part != "camera":
         walk.advance()
-    assert [len(passage.patches) for passage in walk._passages] == [4, 0, 0]
+    assert [len(state.patches) for state in walk._states] == [4, 0, 0]
     assert walk.camera_tokens().shape == (12, 128)
 
 

@@ -134,9 +134,9 @@ def test_the_logits_are_those_of_the_block_itself():
         return query, key, value
 
     block.attn.project = project
-    passage = aggregator.frame_step(aggregator.enter(tokens), 0, rope)
-    entering = passage.x[:, :, model.config.num_special_tokens :]
-    aggregator.global_step(passage, 0, rope)
+    state = aggregator.frame_step(aggregator.enter(tokens), 0, rope)
+    entering = state.x[:, :, model.config.num_special_tokens :]
+    aggregator.global_step(state, 0, rope)
     query, key = (part[0, :, model.config.num_special_tokens :] for part in seen[0])
     expected = torch.einsum("phd,qhd->hpq", query[0], key[1]) / 32**0.5
     block.attn.project = original
