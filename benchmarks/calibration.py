@@ -29,6 +29,7 @@ from qvggt_core.quantize import (
     RECIPES,
     CalibrationOptions,
     CalibrationSet,
+    QuantizationSettings,
     quantize_checkpoint,
 )
 from qvggt_core.quantize.blockwise import Walk
@@ -147,8 +148,7 @@ def main() -> None:
     report = quantize_checkpoint(
         read_checkpoint(source),
         args.folder / "vggt-1b-quantized.safetensors",
-        recipe=recipe,
-        precision=args.precision,
+        QuantizationSettings(recipe=recipe, precision=args.precision),
         data=data,
         options=CalibrationOptions(judged_images=args.judged_images),
         workspace=args.folder / "partial",
