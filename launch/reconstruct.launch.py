@@ -36,7 +36,7 @@ ARGUMENTS = (
     # name, default, choices, description
     ("image_topic", "", None, "Images; /camera/image_raw if not given, or found in the bag."),
     ("camera_info_topic", "", None, "Their CameraInfo; beside the images if not given."),
-    ("odom_topic", "", None, "nav_msgs/Odometry that tells the scale; /odom, or found in the bag."),
+    ("odom_topic", "", None, "nav_msgs/Odometry that gives the scale; /odom, or found in the bag."),
     ("image_transport", "", ("", "raw", "compressed"), "raw if not given, or as in the bag."),
     ("checkpoint", "", None, "Network file; the small network that ships if not given."),
     ("params_file", "", None, "Parameters, as config/reconstruct.yaml."),

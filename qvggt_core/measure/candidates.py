@@ -127,7 +127,7 @@ def build(
     ):
         if name in names:
             packed = load_model(checkpoint, device, heads=heads).configure(settings)
-            compute = packed.aggregator.camera_token.dtype
+            compute = next(packed.aggregator.parameters()).dtype
             contenders.append(Contender(name, packed, _forward(packed), compute, _INT4_BYTES))
     gc.collect()
     return sorted(contenders, key=lambda contender: CONTENDERS.index(contender.name))

@@ -70,7 +70,7 @@ def _measure(checkpoint: str, shape: list[int], repeats: int, dtype: str) -> dic
         Footprint(
             peak_mib=peak_mib(torch.device("cpu")) - before,
             milliseconds=float(np.median(times[_WARM_UP:])),
-            compute_dtype=str(model.aggregator.camera_token.dtype).removeprefix("torch."),
+            compute_dtype=str(next(model.aggregator.parameters()).dtype).removeprefix("torch."),
         )
     )
 

@@ -73,7 +73,8 @@ def time_streams(
         stride: new views per run.
         runs: runs with a full window that are measured.
         clock: of `timing.CLOCKS`.
-        budget_s: seconds of wall time after which no further frame is taken, once there is a figure.
+        budget_s: seconds of wall time after which no further frame is taken, once there is a
+            figure.
     """
     height, width = size
     device = next(model.parameters()).device

@@ -74,6 +74,24 @@ class Mlp(nn.Module):
         return x
 
 
+class GatedMlp(Mlp):
+    """SwiGLU: a linear whose halves are gate and value, silu(gate) * value, a linear.
+
+    Published DINOv2 weights call the linears `w12` and `w3`; they are read as `fc1` and `fc2`.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        """Prepare; the hidden width is cut to two thirds, in steps of 8, for an MLP's size."""
+        nn.Module.__init__(self)
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.fc1 = nn.Linear(dim, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
 class Attention(nn.Module):
     """Multi-head attention over a frame or over a window, with optional q/k norm and RoPE."""
 
@@ -144,13 +162,14 @@ class Block(nn.Module):
         layer_scale: float,
         qk_norm: bool = False,
         norm_eps: float = 1e-5,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = (GatedMlp if gated else Mlp)(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale)
 
     def forward(

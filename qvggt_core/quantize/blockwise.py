@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from qvggt_core.model import VGGT, Prediction
-from qvggt_core.model.aggregator import Passage
+from qvggt_core.model.aggregator import WindowState
 from qvggt_core.model.blocks import Block, RotaryTable
-from qvggt_core.model.encoder import Encoder
+from qvggt_core.model.camera_head import CameraHead
 
 Part = Literal["encoder", "frame", "global", "camera"]
 
@@ -50,8 +50,10 @@ class BlockInput:
 
 
 def sites_of(model: VGGT) -> list[BlockSite]:
-    """Return the transformer blocks of a network in the order in which it runs them."""
-    aggregator, config = model.aggregator, model.config
+    """Return the transformer blocks of a network in the order in which it runs them.
+
+    Those of a camera encoder run only where cameras are known, and are left out.
+    """
     found: list[BlockSite] = []
 
     def add(path: str, part: Part, index: int, special_tokens: int) -> None:
@@ -59,15 +61,11 @@ def sites_of(model: VGGT) -> list[BlockSite]:
         assert isinstance(block, Block)
         found.append(BlockSite(path, part, index, block, special_tokens))
 
-    if isinstance(aggregator.patch_embed, Encoder):
-        special = aggregator.patch_embed.num_special_tokens
-        for index in range(len(aggregator.patch_embed.blocks)):
-            add(f"aggregator.patch_embed.blocks.{index}", "encoder", index, special)
-    for index in range(config.depth):
-        add(f"aggregator.frame_blocks.{index}", "frame", index, config.num_special_tokens)
-        add(f"aggregator.global_blocks.{index}", "global", index, config.num_special_tokens)
-    for index in range(config.camera_trunk_depth):
-        add(f"camera_head.trunk.{index}", "camera", index, 0)
+    for place in model.aggregator.places():
+        add(f"aggregator.{place.path}", place.part, place.number, place.special_tokens)
+    if isinstance(model.camera_head, CameraHead):
+        for index in range(len(model.camera_head.trunk)):
+            add(f"camera_head.trunk.{index}", "camera", index, 0)
     return found
 
 
@@ -82,7 +80,7 @@ class BlockwiseRunner:
     """
 
     def __init__(self, model: VGGT, images: Tensor, batch: int = 4, judged: int = 0) -> None:
-        """Encode the images.
+        """Start at the first block.
 
         Args:
             model: in evaluation mode.
@@ -100,11 +98,13 @@ class BlockwiseRunner:
         patch = model.config.patch_size
         self._grid = (self._height // patch, self._width // patch)
         self._judged = -(-judged // batch)
-        self._frames = images.shape[1]
-        self._activations: list[Passage] = []
+        self._places = {f"aggregator.{p.path}": p for p in model.aggregator.places()}
+        last = [site.path for site in self.sites if site.part != "camera"][-1]
+        self._last_place = self._places[last]
+        self._states: list[WindowState] = []
         for part in images.split(batch):
             pixels = part.to(self._device).float() / 255.0
-            self._activations.append(self._enter(pixels))
+            self._states.append(self._enter(pixels))
 
     @property
     def site(self) -> BlockSite:
@@ -118,7 +118,7 @@ class BlockwiseRunner:
 
     def batches(self, *, judged: bool = False) -> int:
         """Return the number of batches, of all windows or of those that `predict` can run."""
-        return self._judged if judged else len(self._activations)
+        return self._judged if judged else len(self._states)
 
     @torch.no_grad()
     def inputs(self) -> list[BlockInput]:
@@ -126,8 +126,9 @@ class BlockwiseRunner:
         site = self.site
         if site.part == "camera":
             return self._trunk_inputs(site)
-        rope = self._rope() if site.part in ("frame", "global") else None
-        return [BlockInput(p.x, rope, site.part == "global") for p in self._activations]
+        place, aggregator = self._places[site.path], self.model.aggregator
+        rope = aggregator.rope_at(place, *self._grid, self._device)
+        return [BlockInput(p.x, rope, site.part == "global") for p in self._states]
 
     @torch.no_grad()
     def advance(self) -> None:
@@ -135,65 +136,46 @@ class BlockwiseRunner:
         site = self.site
         if site.part != "camera":
             lengths = []
-            for number, activations in enumerate(self._activations):
-                moved = self._step(site, activations)
+            for number, state in enumerate(self._states):
+                moved = self._step(site, state)
                 if moved.patches:
                     lengths.append(float(moved.patches[-1].norm(dim=-1).mean()))
                 # The taps are inputs of the heads alone.
                 keep = number < self._judged
-                self._activations[number] = moved if keep else moved._replace(patches=())
-            if site.part == "global" and site.index == self.model.config.depth - 1:
+                self._states[number] = moved if keep else moved._replace(patches=())
+            if self._places[site.path] is self._last_place:
                 self.patch_norm = sum(lengths) / len(lengths)
         self.position += 1
 
     @torch.no_grad()
     def predict(self, batch: int) -> Prediction:
         """Run a judged batch from the next block to the heads, without advancing."""
-        activations = self._activations[batch]
+        state = self._states[batch]
         for site in self.sites[self.position :]:
             if site.part == "camera":
                 break
-            activations = self._step(site, activations)
-        return self._heads(activations)
+            state = self._step(site, state)
+        return self._heads(state)
 
     def tokens(self) -> list[Tensor]:
         """Return the tokens (B, S, N, C) of every batch before the next block."""
-        return [activations.x for activations in self._activations]
+        return [state.x for state in self._states]
 
     def camera_tokens(self) -> Tensor:
         """Return the camera tokens (B * S, 2C) of all windows, once the aggregator has run."""
-        tokens = [p.camera for p in self._activations if p.camera is not None]
+        tokens = [p.camera for p in self._states if p.camera is not None]
         return torch.cat([t.flatten(0, 1) for t in tokens])
 
-    def _enter(self, pixels: Tensor) -> Passage:
-        aggregator = self.model.aggregator
-        with torch.no_grad():
-            embed = aggregator.patch_embed
-            if isinstance(embed, Encoder):
-                return Passage(embed.enter(aggregator.normalise(pixels)))
-            return aggregator.enter(aggregator.encode(pixels))
+    @torch.no_grad()
+    def _enter(self, pixels: Tensor) -> WindowState:
+        return self.model.aggregator.start(pixels)
 
-    def _step(self, site: BlockSite, activations: Passage) -> Passage:
-        aggregator = self.model.aggregator
-        activations = activations._replace(x=activations.x.clone())
-        if site.part == "frame":
-            return aggregator.frame_step(activations, site.index, self._rope())
-        if site.part == "global":
-            return aggregator.global_step(activations, site.index, self._rope())
-        encoder = aggregator.patch_embed
-        assert isinstance(encoder, Encoder)
-        x = site.block(activations.x)
-        if site.index + 1 < len(encoder.blocks):
-            return Passage(x)
-        tokens = encoder.leave(x)
-        return aggregator.enter(tokens.unflatten(0, (-1, self._frames)))
+    def _step(self, site: BlockSite, state: WindowState) -> WindowState:
+        state = state._replace(x=state.x.clone())
+        return self.model.aggregator.step(state, self._places[site.path], *self._grid)
 
-    def _rope(self) -> RotaryTable:
-        return self.model.aggregator.rope(*self._grid, self._device)
-
-    def _heads(self, activations: Passage) -> Prediction:
-        assert activations.camera is not None
-        return self.model.decode(activations.patches, activations.camera, *self._grid)
+    def _heads(self, state: WindowState) -> Prediction:
+        return self.model.decode(state.patches, state.camera, *self._grid)
 
     def _trunk_inputs(self, site: BlockSite) -> list[BlockInput]:
         seen: list[BlockInput] = []
@@ -201,9 +183,9 @@ class BlockwiseRunner:
             lambda _, arguments: seen.append(BlockInput(arguments[0].clone(), None, False))
         )
         try:
-            for activations in self._activations:
-                assert activations.camera is not None
-                self.model.camera_head(activations.camera)
+            for state in self._states:
+                assert self.model.camera_head is not None
+                self.model.camera_head(state.camera)
         finally:
             handle.remove()
         return seen

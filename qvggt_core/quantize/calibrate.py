@@ -19,6 +19,7 @@ from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, load_model
+from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.quantize.block_calibration import BlockCalibration, LinearReport, heads_loss
 from qvggt_core.quantize.block_linears import packed_linears, quantized_precisions
 from qvggt_core.quantize.blockwise import BlockSite, BlockwiseRunner
@@ -146,6 +147,7 @@ def _compensate(
     changes every pose may win by chance.
     """
     head = runner.model.camera_head
+    assert isinstance(head, CameraHead)
     token = compensation_token(runner.camera_tokens(), runner.patch_norm, recipe.compensation)
     before = heads_loss(runner, targets) if targets else 0.0
     head.cict_token = token.to(head.token_norm.weight.device)

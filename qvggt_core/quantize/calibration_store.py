@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qvggt_core.model import describe_linears
-from qvggt_core.model.checkpoint import LINEARS_KEY, empty_packed_linear
+from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
 from qvggt_core.quantize.block_calibration import LinearReport
 from qvggt_core.quantize.block_linears import packed_linears, replace_linear
 from qvggt_core.quantize.blockwise import BlockSite

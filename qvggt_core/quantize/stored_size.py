@@ -9,7 +9,8 @@ from typing import NamedTuple
 from qvggt_kernels import GROUP_SIZES
 from torch import Tensor
 
-from qvggt_core.model.checkpoint import PACKED_EXTRAS, PARTS, WEIGHTS_PER_WORD
+from qvggt_core.model.packed_format import PACKED_EXTRAS, WEIGHTS_PER_WORD
+from qvggt_core.model.part_sizes import part_of
 from qvggt_core.quantize.plan import DEFAULT_GROUP_SIZE, Plan, Precision
 
 
@@ -19,11 +20,6 @@ class PartSize(NamedTuple):
     weights: int
     weights_quantized: int
     nbytes: int
-
-
-def part_of(name: str) -> str:
-    """Return the part of a VGGT to which a tensor belongs, "other" if it is of none."""
-    return next((part for part, prefixes in PARTS.items() if name.startswith(prefixes)), "other")
 
 
 def scale_columns(columns: int, group_size: int) -> int:

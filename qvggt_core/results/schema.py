@@ -109,7 +109,7 @@ class Truth(_Part):
 
     source: str = Field(description="Topic, `/tf:PARENT.CHILD`, or name of the file.")
     kind: Literal["topic", "tf", "file"] = Field(description="What that is.")
-    frame: str = Field(description="Name of the frame that moves; empty if nobody says.")
+    frame: str = Field(description="Name of the frame that moves; empty if unknown.")
     moved_to_camera: bool = Field(description="Whether TF's mounting of the camera was applied.")
     poses: Count = Field(description="Number of true poses.")
     length: float = Field(description="Length of their path, in their unit.")

@@ -373,6 +373,7 @@ class _Run:
         with _attention(self.device), _autocast(self.device, self.bfloat16):
             patches, camera = self.aggregate(network.encode(images), *grid)
         # As at inference: 16 bits would round small translations away.
+        assert network.camera_head is not None
         poses = network.camera_head(camera.float())
         terms = {"camera": camera_loss(poses, targets.pose_encodings)}
         total = config.camera_weight * terms["camera"]
@@ -385,7 +386,7 @@ class _Run:
             chosen = chosen.to(self.device)
             with _autocast(self.device, self.bfloat16):
                 taps = tuple(tokens.flatten(0, 1)[chosen][None] for tokens in patches)
-                raw = network.depth_head(taps, *grid)[0]
+                raw = network.depth_head(taps, *grid).values[0]
             stride = stage.depth_stride
             raw = raw[..., ::stride, ::stride].float()
             target = targets.depth.flatten(0, 1)[chosen][..., ::stride, ::stride]

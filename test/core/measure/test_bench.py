@@ -27,6 +27,7 @@ from qvggt_core.measure.layers import block_and_tokens, separate_calls
 from qvggt_core.measure.roofline import Shape
 from qvggt_core.measure.tables import as_markdown, find, read_results
 from qvggt_core.model import read_checkpoint
+from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
 from qvggt_ros.cli.app import main
 
 CPU = torch.device("cpu")
@@ -212,13 +213,13 @@ def test_foreign_results_are_refused(tmp_path):
         read_results(path)
 
 
-def test_the_readmes_table_of_speed_is_that_of_the_raw_results():
+def test_the_table_of_speed_is_that_of_the_raw_results():
     root = Path(__file__).parents[3]
-    spec = importlib.util.spec_from_file_location("readme", root / "benchmarks/readme.py")
+    spec = importlib.util.spec_from_file_location("speed_table", root / "benchmarks/speed_table.py")
     assert spec
     assert spec.loader
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs/performance.md").read_text(encoding="utf-8")
     assert writer.BEGIN in text
     assert writer.replaced(text, read_results(writer.RESULTS)) == text

@@ -105,7 +105,7 @@ def test_windows_that_are_not_judged_keep_no_taps(source, data):
     runner = BlockwiseRunner(model_of(source), data.images, batch=2, judged=2)
     while runner.site.part != "camera":
         runner.advance()
-    assert [len(each.patches) for each in runner._activations] == [4, 0, 0]
+    assert [len(state.patches) for state in runner._states] == [4, 0, 0]
     assert runner.camera_tokens().shape == (12, 128)
 
 

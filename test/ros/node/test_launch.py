@@ -102,16 +102,16 @@ def ears():
 
 
 def listen(node, topic: str, name: str, count: int = 1, timeout_s: float = 60.0) -> list:
-    heard: list = []
+    received: list = []
     subscription = node.create_subscription(
-        ros_class(name), topic, heard.append, QoSProfile(depth=50)
+        ros_class(name), topic, received.append, QoSProfile(depth=50)
     )
     end = time.monotonic() + timeout_s
-    while len(heard) < count:
-        assert time.monotonic() < end, f"{len(heard)} of {count} messages came on {topic}"
+    while len(received) < count:
+        assert time.monotonic() < end, f"{len(received)} of {count} messages came on {topic}"
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
-    return heard
+    return received
 
 
 def lifecycle(node: str, transition: str) -> None:
@@ -132,10 +132,10 @@ def test_a_recording_gives_points_and_ctrl_c_ends_it(flight, launch, ears):
     listen(ears, "/qvggt/pose", "PoseStamped", 4)
     assert any("reconstruct" in " ".join(child.cmdline()) for child in it.children())
     seconds = it.interrupt()
-    said = it.log.read_text()
-    assert "Traceback" not in said, said
+    output = it.log.read_text()
+    assert "Traceback" not in output, output
     # Of the node: a player that gets Ctrl-C from the terminal and from the launch may die of it.
-    assert "[reconstruct-1]: process has finished cleanly" in said, said
+    assert "[reconstruct-1]: process has finished cleanly" in output, output
     assert seconds < 2.0
 
 
@@ -150,9 +150,9 @@ def test_while_it_loads_ctrl_c_ends_it_too(launch):
 def test_a_missing_checkpoint_is_said_and_ends_the_node(launch, tmp_path):
     it = launch(f"checkpoint:={tmp_path}/none.safetensors")
     assert it.process.wait(60.0) in (0, 1)
-    said = it.log.read_text()
-    assert f"{tmp_path}/none.safetensors" in said
-    assert "Traceback" not in said, said
+    output = it.log.read_text()
+    assert f"{tmp_path}/none.safetensors" in output
+    assert "Traceback" not in output, output
 
 
 def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
