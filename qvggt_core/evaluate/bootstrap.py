@@ -41,7 +41,7 @@ def bootstrap(
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
-        raise EvaluationError("a confidence interval needs at least one window")
+        raise EvaluationError("a confidence interval needs windows: there are no windows")
     rng = np.random.default_rng(seed)
     axes = tuple(range(1, values.ndim + 1))
     samples = np.concatenate(

@@ -65,12 +65,12 @@ def machine(monkeypatch):
     return machine
 
 
-def test_ratios_survive_a_machine_that_slows_down(machine):
+def test_speedups_survive_a_machine_that_slows_down(machine):
     runs = {"one": machine.takes("one", 1.0), "three": machine.takes("three", 3.0)}
     times = timing.measure(runs, 10, "cpu")
     assert len(times["one"]) == len(times["three"]) == 10
     assert times["one"][-1] > 1.15 * times["one"][0]
-    assert timing.ratio(times["three"], times["one"]) == pytest.approx(3, rel=0.011)
+    assert timing.speedup(times["three"], times["one"]) == pytest.approx(3, rel=0.011)
 
 
 def test_rounds_go_forwards_and_backwards(machine):
@@ -90,9 +90,9 @@ def test_a_spent_budget_leaves_one_round(machine):
     assert len(times["one"]) == 1
 
 
-def test_ratios_of_different_rounds_are_refused():
+def test_speedups_of_different_rounds_are_refused():
     with pytest.raises(ValueError, match="zip"):
-        timing.ratio([1.0, 2.0], [1.0])
+        timing.speedup([1.0, 2.0], [1.0])
 
 
 def test_contenders_compute_the_same(checkpoint):

@@ -152,13 +152,13 @@ def test_a_sweep_has_each_linear_and_each_block_alone(sweep):
     assert {row.part for row in sweep.rows} == {"frame", "global", "camera"}
     for path in {row.path for row in sweep.rows}:
         rows = {row.kind: row for row in sweep.rows if row.path == path}
-        singles = [rows[kind].damage.camera for kind in ("qkv", "proj", "fc1", "fc2")]
+        singles = [rows[kind].errors.camera for kind in ("qkv", "proj", "fc1", "fc2")]
         assert max(singles) > 0
-        assert rows[BLOCK].damage.camera < 3 * sum(singles)
+        assert rows[BLOCK].errors.camera < 3 * sum(singles)
         extra = sum(row.extra_bytes for kind, row in rows.items() if kind != BLOCK)
         assert rows[BLOCK].extra_bytes == extra
     camera = [row for row in sweep.rows if row.part == "camera"]
-    assert all(row.damage.depth == 0 for row in camera), "the camera head does not touch depth"
+    assert all(row.errors.depth == 0 for row in camera), "the camera head does not touch depth"
     assert sweep.total(sweep.everything) == pytest.approx(1.0)
     json.dumps(sweep.to_dict())
 
@@ -175,7 +175,7 @@ def test_auto_plans_stay_within_their_budget_and_protect_the_worst(source, sweep
         assert bool(protected) == bool(extra)
         assert plan.unused_rules(list(shapes)) == ("aggregator.patch_embed.blocks.*.weight",)
     candidates = [row for row in sweep.rows if row.kind != BLOCK]
-    worst = max(candidates, key=lambda row: sweep.total(row.damage) / row.extra_bytes)
+    worst = max(candidates, key=lambda row: sweep.total(row.errors) / row.extra_bytes)
     assert protected[0].startswith(f"{worst.path}.")
     everything = auto_plan(sweep, shapes, bits_per_weight=32)
     assert sum(r.bits == 16 and r.match in shapes for r in everything.rules) == 36
@@ -304,7 +304,7 @@ def test_evaluation_flights_are_not_for_calibration():
         pool_windows(rendered_pool(evaluation=True), 2, "held-out flights")
 
 
-def test_a_calibration_set_knows_its_truth(data):
+def test_a_calibration_set_carries_its_truth(data):
     assert isinstance(data.truth, Truth)
     part = data.part([2, 0])
     assert torch.equal(part.truth.depth[1].nan_to_num(), data.truth.depth[0].nan_to_num())
