@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
@@ -114,8 +115,5 @@ def stream_of(
 
 def _header_stamp_ns(data: bytes) -> int:
     """Return the stamp of a serialized message that begins with a header."""
-    order = "little" if data[1] & 1 else "big"
-    start = _ENCAPSULATION
-    seconds = int.from_bytes(data[start : start + 4], order, signed=True)
-    nanoseconds = int.from_bytes(data[start + 4 : start + 8], order)
+    seconds, nanoseconds = struct.unpack_from("<iI" if data[1] & 1 else ">iI", data, _ENCAPSULATION)
     return seconds * _NANOSECONDS + nanoseconds
