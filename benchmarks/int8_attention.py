@@ -2,7 +2,7 @@
 
 The parameter `attention` is once "auto" and once "int8", in float32 and in bfloat16: errors
 against the ground truth, and how far predictions move from those of float32 with "auto". The
-rounding of bfloat16 is the yardstick of what a move matters. Pools are rendered once and kept.
+rounding of bfloat16 is the baseline for such moves. Pools are rendered once and kept.
 
     python benchmarks/int8_attention.py
 """

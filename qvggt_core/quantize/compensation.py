@@ -1,4 +1,4 @@
-"""Camera information compensation: one token that tells the camera head what cameras look like."""
+"""Camera information compensation: one token for the camera head, made of camera tokens."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compensation_token(camera_tokens: Tensor, patch_norm: float, directions: int
     Args:
         camera_tokens: (n, 2C) at the camera head's input.
         patch_norm: mean length of patch tokens there.
-        directions: K; at most n - 1 and 2C are there to be found.
+        directions: K; at most n - 1 and 2C exist.
 
     Returns:
         (2C,) float32.

@@ -453,7 +453,7 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
 
 
 @pytest.mark.parametrize(
-    ("layout", "file", "content", "said"),
+    ("layout", "file", "content", "message"),
     [
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "1 0 0", "3 numbers, not the 16"),
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "2 " * 16, "no rotation matrix"),
@@ -472,10 +472,10 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
         ("euroc", "studio_1/mav0/cam0/data.csv", "x,y.png\n", "no time in nanoseconds"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_named(copy, layout, file, content, said):
+def test_a_file_that_cannot_be_understood_is_named(copy, layout, file, content, message):
     root = copy(layout)
     (root / file).write_text(content)
-    with pytest.raises(DatasetError, match=said) as caught:
+    with pytest.raises(DatasetError, match=message) as caught:
         LOADERS[layout](root).load("/".join(file.split("/")[: 2 if layout == "7scenes" else 1]))
     assert str(root / file) in str(caught.value)
 
@@ -540,7 +540,7 @@ def test_what_exists_is_only_replaced_when_asked_and_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("choices", "message"),
     [
         ({"layout": "kitti"}, "there is no layout 'kitti'; known: co3d"),
         ({"distortion": True}, "has no distortion"),
@@ -551,7 +551,7 @@ def test_what_exists_is_only_replaced_when_asked_and_ours(tmp_path):
         ({"step": 0.0}, "step 0"),
     ],
 )
-def test_choices_that_make_no_sense_are_refused(tmp_path, choices, said):
-    with pytest.raises(ParameterError, match=said):
+def test_choices_that_make_no_sense_are_refused(tmp_path, choices, message):
+    with pytest.raises(ParameterError, match=message):
         write(tmp_path / "set", **{"layout": "tum", **choices})
     assert not (tmp_path / "set").exists()

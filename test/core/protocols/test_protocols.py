@@ -198,7 +198,7 @@ def test_noisy_cameras_against_another_way_to_compute_the_same(tmp_path_factory)
         counts, _ = np.histogram(worst, bins=np.arange(threshold + 1))
         area = np.mean(np.cumsum(counts) / 45)
         assert result[f"auc_{threshold}"] == pytest.approx(100 * area)
-    assert 20 < result["auc_30"] < 90, "a case that tells right from wrong"
+    assert 20 < result["auc_30"] < 90, "a case in which right and wrong differ"
 
 
 def test_the_world_frame_and_the_unit_do_not_matter(tmp_path_factory):
@@ -384,15 +384,15 @@ def test_sampled_depth_takes_the_pixel_that_a_view_shows(sets):
 
 
 @pytest.mark.parametrize(
-    ("poses", "said"),
+    ("poses", "message"),
     [
         (line_of_cameras(4), "scene line has 4 frames with a pose, 10 are drawn"),
         ([np.eye(4)] * 12, "none of the 45 pairs has a baseline"),
     ],
 )
-def test_scenes_without_pairs(tmp_path_factory, poses, said):
+def test_scenes_without_pairs(tmp_path_factory, poses, message):
     scene = camera_scene(tmp_path_factory, poses)
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(EvaluationError, match=message):
         make_benchmark("co3d").judge(scene, Oracle([scene]), PARAMETERS)
 
 
