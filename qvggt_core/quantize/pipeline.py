@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, describe_linears, read_checkpoint, save_checkpoint
+from qvggt_core.model.load import with_heads
+from qvggt_core.model.published_names import UNUSED_PREFIXES, is_ray_part
 from qvggt_core.quantize.calibrate import (
     Calibrated,
     CalibrationOptions,
@@ -34,9 +36,16 @@ from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.rounding import quantized_linear, represented_weight
 from qvggt_core.quantize.stored_size import PartSize, stored_sizes
 
-_HEADS = {"camera": "camera_head.", "depth": "depth_head.", "points": "point_head."}
+_PARTS: Mapping[str, Callable[[str], bool]] = {
+    "camera": lambda name: name.startswith("camera_head."),
+    "depth": lambda name: name.startswith("depth_head.") and not is_ray_part(name),
+    "points": lambda name: name.startswith("point_head."),
+    "rays": is_ray_part,
+    "conditioning": lambda name: name.startswith("camera_encoder."),
+}
+"""Parts that can be left out of a file, and which entries they have, by name."""
 _ALWAYS_KEPT = ("camera",)
-_TRACK_HEAD = "track_head."
+_KEPT_IF_PRESENT = ("camera", "depth", "conditioning")
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 UNCALIBRATED = "none"
 """What a checkpoint's metadata says of its calibration when there was none."""
@@ -117,7 +126,7 @@ def quantize_checkpoint(
     plan: Plan | str | Path = "uniform",
     precision: str | None = None,
     group_size: int | str = DEFAULT_GROUP_SIZE,
-    heads: Collection[str] = ("camera", "depth"),
+    heads: Collection[str] | None = None,
     data: CalibrationSet | None = None,
     options: CalibrationOptions = CalibrationOptions(),  # noqa: B008 (frozen)
     workspace: Path | None = None,
@@ -137,7 +146,8 @@ def quantize_checkpoint(
         precision: bits of all that the plan has in integers, e.g. "w4a4"; None takes the
             recipe's for presets and leaves other plans as they are.
         group_size: columns per scale, or "channel", for rules that name none.
-        heads: of "camera", "depth", "points" those to keep; the camera head always stays.
+        heads: of "camera", "depth", "points", "rays" and "conditioning" those to keep; the camera
+            head always stays. None keeps "camera", "depth" and "conditioning" where they are.
         data: calibration set; needed by all recipes but rtn.
         options: how calibration runs.
         workspace: directory for finished blocks, so that an interrupted calibration goes on.
@@ -154,6 +164,7 @@ def quantize_checkpoint(
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
     recipe = _recipe(recipe)
     plan = planned(plan, recipe, precision)
+    heads = _wanted_parts(checkpoint, heads)
     names = _kept(checkpoint, heads)
     calibrated = Calibrated()
     if recipe.calibrated:
@@ -178,11 +189,7 @@ def quantize_checkpoint(
             progress(index, len(names), name)
         writer.add(name)
     writer.add_new_entries()
-    config = replace(
-        checkpoint.config,
-        depth_head=checkpoint.config.depth_head and "depth" in heads,
-        point_head=checkpoint.config.point_head and "points" in heads,
-    )
+    config = with_heads(checkpoint.config, heads)
     metadata = {
         **describe_linears(writer.linears),
         "plan": plan.to_yaml(),
@@ -313,18 +320,29 @@ def _kept(checkpoint: Checkpoint, heads: Collection[str]) -> list[str]:
         raise QuantizationError(
             f"{checkpoint.path} is quantized already ({quantized}): start from full precision"
         )
-    unknown = sorted(set(heads) - set(_HEADS))
+    dropped = [_PARTS[part] for part in _PARTS if part not in (*heads, *_ALWAYS_KEPT)]
+    return [
+        name
+        for name in names
+        if not name.startswith(UNUSED_PREFIXES) and not any(is_of(name) for is_of in dropped)
+    ]
+
+
+def _wanted_parts(checkpoint: Checkpoint, heads: Collection[str] | None) -> tuple[str, ...]:
+    """Return the parts that go into the file; see `quantize_checkpoint`."""
+    names = checkpoint.names()
+    present = [part for part, is_of in _PARTS.items() if any(map(is_of, names))]
+    if heads is None:
+        return tuple(part for part in _KEPT_IF_PRESENT if part in present)
+    unknown = sorted(set(heads) - set(_PARTS))
     if unknown:
-        raise QuantizationError(f"there are no heads {unknown}; known: {', '.join(_HEADS)}")
-    for head in heads:
-        if not any(name.startswith(_HEADS[head]) for name in names):
+        raise QuantizationError(f"there are no heads {unknown}; known: {', '.join(_PARTS)}")
+    for part in heads:
+        if part not in present:
             raise QuantizationError(
-                f"{checkpoint.path} has no {head} head: leave it out, or take another checkpoint"
+                f"{checkpoint.path} has no {part} head: leave it out, or take another checkpoint"
             )
-    dropped = tuple(
-        prefix for head, prefix in _HEADS.items() if head not in (*heads, *_ALWAYS_KEPT)
-    )
-    return [name for name in names if not name.startswith((*dropped, _TRACK_HEAD))]
+    return tuple(heads)
 
 
 def _off_the_heap(tensor: Tensor) -> Tensor:

@@ -259,11 +259,15 @@ def _damage(walk: Walk, targets: Sequence[TaskTargets]) -> Damage:
 
 
 def _compare(said: Prediction, wanted: TaskTargets) -> tuple[float, float, float]:
+    depth = 0.0
+    if said.depth is not None and wanted.depth is not None:
+        depth = float(((said.depth - wanted.depth).abs() / wanted.depth).mean())
+    if wanted.pose_encodings is None:
+        return 0.0, depth, 0.0
     encodings = said.pose_encodings[-1].float()
     camera = float((encodings - wanted.pose_encodings).abs().mean())
-    if said.depth is None or wanted.depth is None or wanted.points is None:
+    if said.depth is None or wanted.points is None:
         return camera, 0.0, 0.0
-    depth = float(((said.depth - wanted.depth).abs() / wanted.depth).mean())
     points: Tensor = said.points if said.points is not None else unprojected(said.depth, encodings)
     moved = torch.linalg.vector_norm(points - wanted.points, dim=-1).mean()
     distance = torch.linalg.vector_norm(wanted.points, dim=-1).mean()
