@@ -114,8 +114,8 @@ def estimate_memory(
     patches = (height // config.patch_size) * (width // config.patch_size)
     per_frame = (patches + config.num_special_tokens) * dim
     # Held by the stream for its cache, and stacked to a window.
-    encoded = 2 * frames * patches * dim * size
-    taps = len(config.taps) * dense_frames * patches * 2 * dim * size
+    encoded = 2 * frames * (patches + config.encoded_extra_tokens) * dim * size
+    taps = len(config.taps) * dense_frames * patches * config.tap_width * size
     hidden = dim + int(dim * config.mlp_ratio)
     block = max(
         # Input, normed input, qkv, attention's output, its projection.

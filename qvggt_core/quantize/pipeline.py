@@ -45,7 +45,7 @@ _PARTS: Mapping[str, Callable[[str], bool]] = {
 }
 """Parts that can be left out of a file, and which entries they have, by name."""
 _ALWAYS_KEPT = ("camera",)
-_KEPT_IF_PRESENT = ("camera", "depth", "conditioning")
+_KEPT_IF_PRESENT = ("camera", "depth")
 _DTYPES = {16: torch.bfloat16, 32: torch.float32}
 UNCALIBRATED = "none"
 """What a checkpoint's metadata says of its calibration when there was none."""
@@ -147,7 +147,7 @@ def quantize_checkpoint(
             recipe's for presets and leaves other plans as they are.
         group_size: columns per scale, or "channel", for rules that name none.
         heads: of "camera", "depth", "points", "rays" and "conditioning" those to keep; the camera
-            head always stays. None keeps "camera", "depth" and "conditioning" where they are.
+            head always stays. None keeps "camera" and "depth" where they are.
         data: calibration set; needed by all recipes but rtn.
         options: how calibration runs.
         workspace: directory for finished blocks, so that an interrupted calibration goes on.

@@ -60,21 +60,21 @@ def test_every_recipe_writes_a_file_that_computes_nearly_the_same(
     assert (found - wanted).norm() < 0.7 * (wanted - wanted.mean()).norm()
 
 
-def test_rays_are_left_out_unless_asked_for_and_conditioning_unless_refused(tmp_path) -> None:
+def test_rays_and_conditioning_are_left_out_unless_they_are_wanted(tmp_path) -> None:
     path = source_of(tmp_path, "any view")
-    plain, rays, bare = (tmp_path / f"{name}.safetensors" for name in ("plain", "rays", "bare"))
+    plain, rays, both = (tmp_path / f"{name}.safetensors" for name in ("plain", "rays", "both"))
     quantize_checkpoint(path, plain, group_size=64)
     quantize_checkpoint(path, rays, group_size=64, heads=("camera", "depth", "rays"))
-    quantize_checkpoint(path, bare, group_size=64, heads=("camera", "depth"))
+    everything = ("camera", "depth", "rays", "conditioning")
+    quantize_checkpoint(path, both, group_size=64, heads=everything)
     parts = {
         file: (
             any("_aux" in name for name in read_checkpoint(file).names()),
             any(name.startswith("camera_encoder.") for name in read_checkpoint(file).names()),
         )
-        for file in (plain, rays, bare)
+        for file in (plain, rays, both)
     }
-    assert parts == {plain: (False, True), rays: (True, False), bare: (False, False)}
-    everything = ("camera", "depth", "rays", "conditioning")
+    assert parts == {plain: (False, False), rays: (True, False), both: (True, True)}
     for file in parts:
         loaded = load_model(file, dtype=torch.float32, heads=everything)
         assert (loaded.config.ray_head, loaded.config.camera_encoder) == parts[file]
