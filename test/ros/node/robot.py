@@ -52,7 +52,9 @@ class Robot:
             ros_class(name), topic, self.received[topic].append, qos or QoSProfile(depth=50)
         )
 
-    def say(self, topic: str, message: Any, name: str, qos: Any = qos_profile_sensor_data) -> None:
+    def publish(
+        self, topic: str, message: Any, name: str, qos: Any = qos_profile_sensor_data
+    ) -> None:
         if topic not in self._publishers:
             self._publishers[topic] = self.peer.create_publisher(ros_class(name), topic, qos)
             self.spin_until(lambda: self._publishers[topic].get_subscription_count() > 0)

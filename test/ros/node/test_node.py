@@ -70,7 +70,7 @@ def test_each_image_gets_its_geometry_with_its_own_stamp():
         assert it.node.start()
         for topic, name in outputs.items():
             it.listen(topic, name)
-        it.say("camera_info", camera_info_message(0), "CameraInfo")
+        it.publish("camera_info", camera_info_message(0), "CameraInfo")
         it.film(range(8))
         it.spin_until(lambda: all(len(it.received[topic]) >= 8 for topic in outputs))
         for topic in outputs:
@@ -111,7 +111,7 @@ def test_nonsense_costs_itself_and_diagnostics_say_so():
         it.film([3], height=9000)
         it.film([3], encoding="nonsense")
         it.film([3], width=0)
-        it.say("camera_info", camera_info_message(3, k=np.full(9, np.nan)), "CameraInfo")
+        it.publish("camera_info", camera_info_message(3, k=np.full(9, np.nan)), "CameraInfo")
         it.film(range(3, 8))
         it.spin_until(lambda: len(it.received["pose"]) >= 8)
         status = lambda: it.received["/diagnostics"][-1].status[0]  # noqa: E731
@@ -226,7 +226,7 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
         ):
             it.listen(topic, name)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        it.say(
+        it.publish(
             "/tf_static",
             transform_message("base_link", "camera_optical_frame", base_from_camera, 0),
             "TFMessage",
@@ -234,13 +234,13 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
         )
         for index in range(24):
             odom_from_base = world_from_camera(index) @ np.linalg.inv(base_from_camera)
-            it.say(
+            it.publish(
                 "/tf",
                 transform_message("odom", "base_link", odom_from_base, index),
                 "TFMessage",
                 QoSProfile(depth=100),
             )
-            it.say("odom", odometry_message(odom_from_base, index), "Odometry")
+            it.publish("odom", odometry_message(odom_from_base, index), "Odometry")
             it.film([index])
         it.spin_until(lambda: any(m.header.frame_id == "map" for m in it.received["pose"]))
         it.spin_until(
