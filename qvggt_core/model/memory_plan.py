@@ -169,8 +169,8 @@ def plan_memory(
         budget_mb: megabytes that weights and a window may take.
         config: see `estimate_memory`.
         weights: see `estimate_memory`.
-        window_size: views that a window shall have.
-        min_window_size: views that it must have.
+        window_size: views that are wanted in a window.
+        min_window_size: fewest views of a window.
         height: see `estimate_memory`.
         width: see `estimate_memory`.
         dtype: see `estimate_memory`.

@@ -81,8 +81,8 @@ def peak_of_a_window(model, frames, height, width, dense_frames=None) -> int:
         tokens = torch.rand(1, frames, patches, model.config.embed_dim).to(dtype)
         model.forward_tokens(tokens, height, width)  # fills the tables
         with Alive(model) as alive:
-            said = model.forward_tokens(tokens, height, width, newest=dense_frames)
-            del said
+            predicted = model.forward_tokens(tokens, height, width, newest=dense_frames)
+            del predicted
     # The stream keeps what the window was stacked of.
     return alive.peak + 2 * tokens.numel() * tokens.element_size()
 
@@ -166,10 +166,10 @@ def test_a_tight_budget_takes_slices_first_and_then_views() -> None:
 def test_an_impossible_budget_says_what_is_needed() -> None:
     with pytest.raises(ParameterError) as refusal:
         plan(60)
-    said = str(refusal.value)
-    assert "weights take 50 MB" in said
-    assert "5 views of 280x280" in said
-    needed = int(said.split("at least ")[1].split(" MB")[0])
+    message = str(refusal.value)
+    assert "weights take 50 MB" in message
+    assert "5 views of 280x280" in message
+    needed = int(message.split("at least ")[1].split(" MB")[0])
     assert plan(needed).window_size == 5
     with pytest.raises(ParameterError):
         plan(needed - 1)

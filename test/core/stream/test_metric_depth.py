@@ -79,7 +79,7 @@ def test_a_view_that_is_nearly_all_sky_gives_no_unit() -> None:
 
 
 class RoomDepth:
-    """Metric depth of the known room, a tenth too long; the upper quarter is said to be sky."""
+    """Metric depth of the known room, a tenth too long; the upper quarter counts as sky."""
 
     def __init__(self, poses: np.ndarray) -> None:
         self._poses = poses
