@@ -1,8 +1,8 @@
-"""A walk through the network, block by block, that keeps what every window's next block reads.
+"""The network run block by block, with the inputs of every window's next block kept.
 
-Calibration never runs the network from its start again: the inputs of the block where it
-stands are kept per window, the block is worked on, and the walk goes on through what became of
-it. From any block the rest of the network can be run to its heads.
+Calibration never runs the network from its start again: the inputs of the next block are kept
+per window, the block is changed in place, and the runner advances through the changed block.
+From any block the rest of the network can be run to its heads.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ Part = Literal["encoder", "frame", "global", "camera"]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A transformer block and where it stands.
+class BlockSite:
+    """A transformer block and its position in the network.
 
     Attributes:
         path: of the block in the network, e.g. "aggregator.frame_blocks.3".
         part: of the network.
         index: of the block within its part.
         block: the block itself.
-        special_tokens: leading tokens of each frame that are no image tokens.
+        special_tokens: leading tokens of each frame that are not image tokens.
     """
 
     path: str
@@ -42,24 +42,24 @@ class Site:
 
 @dataclass(frozen=True)
 class BlockInput:
-    """What a block is called with: tokens (B, S, N, C), RoPE tables, and whether frames mix."""
+    """Arguments of a block: tokens (B, S, N, C), RoPE tables, and whether frames mix."""
 
     x: Tensor
     rope: RotaryTable | None
     across_frames: bool
 
 
-def sites_of(model: VGGT) -> list[Site]:
+def sites_of(model: VGGT) -> list[BlockSite]:
     """Return the transformer blocks of a network in the order in which it runs them.
 
     Those of a camera encoder run only where cameras are known, and are left out.
     """
-    found: list[Site] = []
+    found: list[BlockSite] = []
 
     def add(path: str, part: Part, index: int, special_tokens: int) -> None:
         block = model.get_submodule(path)
         assert isinstance(block, Block)
-        found.append(Site(path, part, index, block, special_tokens))
+        found.append(BlockSite(path, part, index, block, special_tokens))
 
     for place in model.aggregator.places():
         add(f"aggregator.{place.path}", place.part, place.number, place.special_tokens)
@@ -69,25 +69,25 @@ def sites_of(model: VGGT) -> list[Site]:
     return found
 
 
-class Walk:
-    """Stands before one block of a network, with all windows' tokens.
+class BlockwiseRunner:
+    """Runs a network block by block and keeps the inputs of the next block of all windows.
 
     Attributes:
-        model: the network; blocks behind the walk may have been changed.
+        model: the network; blocks before `position` may have been changed.
         sites: its blocks in order.
         position: index of the block that is next.
-        patch_norm: mean length of the last tap's patch tokens, once the aggregator is behind.
+        patch_norm: mean length of the last tap's patch tokens, once the aggregator has run.
     """
 
     def __init__(self, model: VGGT, images: Tensor, batch: int = 4, judged: int = 0) -> None:
-        """Enter the network.
+        """Start at the first block.
 
         Args:
             model: in evaluation mode.
             images: (B, S, 3, H, W) uint8.
             batch: windows that are run at once.
-            judged: first windows for which heads will be asked, rounded up to whole batches;
-                only these keep what the heads read, which is most of the memory.
+            judged: first windows that `predict` can run, rounded up to whole batches; only these
+                keep the inputs of the heads, which are most of the memory.
         """
         self.model = model
         self.sites = sites_of(model)
@@ -107,22 +107,22 @@ class Walk:
             self._states.append(self._enter(pixels))
 
     @property
-    def site(self) -> Site:
+    def site(self) -> BlockSite:
         """The block that is next."""
         return self.sites[self.position]
 
     @property
     def done(self) -> bool:
-        """Whether every block is behind."""
+        """Whether every block has run."""
         return self.position == len(self.sites)
 
     def batches(self, *, judged: bool = False) -> int:
-        """Return the number of batches, of all windows or of those that heads are asked for."""
+        """Return the number of batches, of all windows or of those that `predict` can run."""
         return self._judged if judged else len(self._states)
 
     @torch.no_grad()
     def inputs(self) -> list[BlockInput]:
-        """Return the next block's inputs; whoever runs the block in place must copy them."""
+        """Return the next block's inputs; a block that works in place needs a copy of them."""
         site = self.site
         if site.part == "camera":
             return self._trunk_inputs(site)
@@ -132,7 +132,7 @@ class Walk:
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Run the next block as it is now, and stand before the one after it."""
+        """Run the next block as it is now."""
         site = self.site
         if site.part != "camera":
             lengths = []
@@ -140,7 +140,7 @@ class Walk:
                 moved = self._step(site, state)
                 if moved.patches:
                     lengths.append(float(moved.patches[-1].norm(dim=-1).mean()))
-                # Without heads to ask, nobody reads what the taps left.
+                # The taps are inputs of the heads alone.
                 keep = number < self._judged
                 self._states[number] = moved if keep else moved._replace(patches=())
             if self._places[site.path] is self._last_place:
@@ -149,7 +149,7 @@ class Walk:
 
     @torch.no_grad()
     def predict(self, batch: int) -> Prediction:
-        """Run a judged batch from the next block to the heads, leaving the walk where it is."""
+        """Run a judged batch from the next block to the heads, without advancing."""
         state = self._states[batch]
         for site in self.sites[self.position :]:
             if site.part == "camera":
@@ -162,7 +162,7 @@ class Walk:
         return [state.x for state in self._states]
 
     def camera_tokens(self) -> Tensor:
-        """Return the camera tokens (B * S, 2C) of all windows, once the aggregator is behind."""
+        """Return the camera tokens (B * S, 2C) of all windows, once the aggregator has run."""
         tokens = [p.camera for p in self._states if p.camera is not None]
         return torch.cat([t.flatten(0, 1) for t in tokens])
 
@@ -170,14 +170,14 @@ class Walk:
     def _enter(self, pixels: Tensor) -> WindowState:
         return self.model.aggregator.start(pixels)
 
-    def _step(self, site: Site, state: WindowState) -> WindowState:
+    def _step(self, site: BlockSite, state: WindowState) -> WindowState:
         state = state._replace(x=state.x.clone())
         return self.model.aggregator.step(state, self._places[site.path], *self._grid)
 
     def _heads(self, state: WindowState) -> Prediction:
         return self.model.decode(state.patches, state.camera, *self._grid)
 
-    def _trunk_inputs(self, site: Site) -> list[BlockInput]:
+    def _trunk_inputs(self, site: BlockSite) -> list[BlockInput]:
         seen: list[BlockInput] = []
         handle = site.block.register_forward_pre_hook(
             lambda _, arguments: seen.append(BlockInput(arguments[0].clone(), None, False))

@@ -8,7 +8,12 @@ from support.small_network import SINGLE_VIEW_STACK, STACK, open_state
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import StackConfig, load_model, read_checkpoint, save_checkpoint
-from qvggt_core.quantize import RECIPES, CalibrationSet, quantize_checkpoint
+from qvggt_core.quantize import (
+    RECIPES,
+    CalibrationSet,
+    QuantizationSettings,
+    quantize_checkpoint,
+)
 from qvggt_core.quantize.recipes import LearnedClipping
 from qvggt_core.quantize.sensitivity import sweep_sensitivity
 
@@ -29,7 +34,7 @@ def source_of(tmp_path, network: str):
 def noise(windows: int = 2) -> CalibrationSet:
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (windows, 3, 3, 28, 42), generator=generator)
-    return CalibrationSet(images.to(torch.uint8), None, "noise", "all")
+    return CalibrationSet(images.to(torch.uint8), source="noise")
 
 
 def log_depth(path, images):
@@ -49,9 +54,8 @@ def test_every_recipe_writes_a_file_that_computes_nearly_the_same(
     chosen = RECIPES[recipe]
     if chosen.learned_clipping is not None:
         chosen = replace(chosen, learned_clipping=LearnedClipping(epochs=1))
-    report = quantize_checkpoint(
-        path, target, recipe=chosen, group_size=64, data=None if recipe == "rtn" else data
-    )
+    settings = QuantizationSettings(recipe=chosen, group_size=64)
+    report = quantize_checkpoint(path, target, settings, data=None if recipe == "rtn" else data)
     blocks = [layer for layer in report.layers if layer.name.startswith("aggregator.blocks.")]
     # The second linear of the gated pair is 176 wide here, which no group divides.
     is_grouped = chosen.precision == "w4a16"
@@ -63,10 +67,9 @@ def test_every_recipe_writes_a_file_that_computes_nearly_the_same(
 def test_rays_and_conditioning_are_left_out_unless_they_are_wanted(tmp_path) -> None:
     path = source_of(tmp_path, "any view")
     plain, rays, both = (tmp_path / f"{name}.safetensors" for name in ("plain", "rays", "both"))
-    quantize_checkpoint(path, plain, group_size=64)
-    quantize_checkpoint(path, rays, group_size=64, heads=("camera", "depth", "rays"))
     everything = ("camera", "depth", "rays", "conditioning")
-    quantize_checkpoint(path, both, group_size=64, heads=everything)
+    for file, heads in ((plain, None), (rays, ("camera", "depth", "rays")), (both, everything)):
+        quantize_checkpoint(path, file, QuantizationSettings(group_size=64, heads=heads))
     parts = {
         file: (
             any("_aux" in name for name in read_checkpoint(file).names()),
@@ -83,7 +86,8 @@ def test_rays_and_conditioning_are_left_out_unless_they_are_wanted(tmp_path) -> 
 def test_a_part_that_is_not_there_is_named(tmp_path) -> None:
     path = source_of(tmp_path, "single view")
     with pytest.raises(QuantizationError, match="has no rays head"):
-        quantize_checkpoint(path, tmp_path / "q.safetensors", heads=("depth", "rays"))
+        settings = QuantizationSettings(heads=("depth", "rays"))
+        quantize_checkpoint(path, tmp_path / "q.safetensors", settings)
 
 
 @pytest.mark.parametrize("network", ["any view", "single view"])
