@@ -85,8 +85,8 @@ def test_rays_and_conditioning_are_left_out_unless_they_are_wanted(tmp_path) -> 
 
 def test_a_part_that_is_not_there_is_named(tmp_path) -> None:
     path = source_of(tmp_path, "single view")
+    settings = QuantizationSettings(heads=("depth", "rays"))
     with pytest.raises(QuantizationError, match="has no rays head"):
-        settings = QuantizationSettings(heads=("depth", "rays"))
         quantize_checkpoint(path, tmp_path / "q.safetensors", settings)
 
 
