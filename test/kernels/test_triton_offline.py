@@ -1,4 +1,4 @@
-"""Every shipped kernel compiles for GPUs that are not there, and to what it did before."""
+"""Every shipped kernel compiles for GPUs that are not there, and to the same code as before."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiling needs Triton that does not interpret", allow_module_level=True)
 
-from qvggt_kernels.triton import offline  # noqa: E402
+from qvggt_kernels.triton import offline, variants  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TABLE = json.loads((ROOT / "benchmarks/results/triton_static.json").read_text(encoding="utf-8"))
 
 
-def specimen(name):
-    (found,) = (one for one in offline.specimens_of("gemm") if one.name == name)
+def variant(name):
+    (found,) = (one for one in variants.variants_of("gemm") if one.name == name)
     return found
 
 
 def test_the_table_names_what_is_shipped():
     shipped = {
         f"{module}.{one.name}@{architecture}"
-        for module in offline.MODULES
-        for one in offline.specimens_of(module)
+        for module in variants.MODULES
+        for one in variants.variants_of(module)
         for architecture in one.architectures
     }
     assert shipped == set(TABLE["kernels"]), "run `python benchmarks/triton_static.py`"
 
 
 def test_a_product_runs_on_tensor_cores_without_spills():
-    one = specimen("int8 128x128x128 warps 8 stages 3")
+    one = variant("int8 128x128x128 warps 8 stages 3")
     for architecture, instructions in ((80, 64), (90, 4)):
-        facts = offline.compile_specimen(one, architecture)
+        facts = offline.compile_variant(one, architecture)
         assert facts.loop_tensor_core == instructions
         assert facts.loop_spills == facts.stack == 0
         assert not offline.broken_rules(one, architecture, facts)
@@ -45,21 +45,21 @@ def test_a_product_runs_on_tensor_cores_without_spills():
 
 def test_rules_catch_spills_and_too_much_shared_memory():
     """Configurations that are not shipped, and why."""
-    four_warps = specimen("int4 128x128x128 warps 8 stages 3")
+    four_warps = variant("int4 128x128x128 warps 8 stages 3")
     four_warps = dataclasses.replace(four_warps, warps=4)
-    (spills,) = offline.broken_rules(four_warps, 89, offline.compile_specimen(four_warps, 89))
+    (spills,) = offline.broken_rules(four_warps, 89, offline.compile_variant(four_warps, 89))
     assert "local memory in its main loop" in spills
-    large = specimen("int8 128x256x128 warps 8 stages 3")
+    large = variant("int8 128x256x128 warps 8 stages 3")
     large = dataclasses.replace(large, stages=5)
-    (too_much,) = offline.broken_rules(large, 90, offline.compile_specimen(large, 90))
+    (too_much,) = offline.broken_rules(large, 90, offline.compile_variant(large, 90))
     assert "of shared memory, the limit is 232448" in too_much
 
 
 def test_rules_catch_a_product_without_tensor_cores():
     facts = dataclasses.replace(
-        offline.compile_specimen(specimen("quantize tokens"), 90), tensor_core=0
+        offline.compile_variant(variant("quantize tokens"), 90), tensor_core=0
     )
-    product = dataclasses.replace(specimen("quantize tokens"), tensor_core=True)
+    product = dataclasses.replace(variant("quantize tokens"), tensor_core=True)
     assert offline.broken_rules(product, 90, facts) == ["no tensor-core instruction"]
 
 

@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from support.recordings import RoomNetwork
-
 from qvggt_core.stream import load_network as network
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_ros.cli import app as cli
+from support.recordings import RoomNetwork
 
 INFERENCE_S = 0.25
 

@@ -1,14 +1,12 @@
-"""Compiles kernels for GPUs that are not there and reads what the compiler made of them.
+"""Compiles kernels for GPUs that are not there and reads their machine code.
 
-A module of kernels names in `specimens()` what it ships. Everything needed comes with Triton:
-its compiler, NVIDIA's assembler and disassembler. Triton must not interpret
-(TRITON_INTERPRET unset).
+Everything needed comes with Triton: its compiler, NVIDIA's assembler and disassembler. Triton must
+not interpret (TRITON_INTERPRET unset).
 """
 
 from __future__ import annotations
 
 import functools
-import importlib
 import multiprocessing
 import re
 import subprocess
@@ -22,16 +20,8 @@ from typing import Any
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from triton.runtime.jit import JITFunction
 
-MODULES = ("unpack", "gemm", "normalise", "rotary", "attention")
-"""Modules of this package that have `specimens()`."""
-
-ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
-"""Compute capabilities, times ten, that kernels are compiled for."""
-
-WITH_FP8 = (89, 90, 100, 120)
-"""Those that convert to 8-bit floats."""
+from .variants import MODULES, KernelVariant, variants_of
 
 _SHARED_LIMIT = {80: 163, 86: 99, 87: 163, 89: 99, 90: 227, 100: 227, 120: 99}
 """KiB of shared memory that one program may have, per architecture."""
@@ -44,33 +34,8 @@ _USAGE = re.compile(r"REG:(\d+) STACK:(\d+)")
 
 
 @dataclass(frozen=True)
-class Specimen:
-    """A kernel with the arguments that it is shipped with.
-
-    Attributes:
-        name: unique in its module.
-        kernel: a function under `triton.jit`.
-        arguments: by parameter; a value where the parameter is a constant (None stands for a
-            pointer that is not given), else a type in Triton's notation: `*bf16`, `i32`, or
-            `i32:16` for a number that 16 divides. Pointers are always divisible by 16.
-        warps: num_warps.
-        stages: num_stages.
-        architectures: compute capabilities, times ten, that ship it.
-        tensor_core: whether it has to multiply on tensor cores.
-    """
-
-    name: str
-    kernel: JITFunction
-    arguments: Mapping[str, Any]
-    warps: int
-    stages: int = 3
-    architectures: tuple[int, ...] = ARCHITECTURES
-    tensor_core: bool = False
-
-
-@dataclass(frozen=True)
 class Facts:
-    """What a compiled kernel is made of.
+    """Resources and instructions of a compiled kernel.
 
     Attributes:
         registers: per thread.
@@ -92,29 +57,18 @@ class Facts:
     loop_spills: int
 
 
-def compile_specimen(specimen: Specimen, architecture: int) -> Facts:
-    """Compile a specimen for an architecture and read the machine code.
+def compile_variant(variant: KernelVariant, architecture: int) -> Facts:
+    """Compile a variant for an architecture and read the machine code.
 
     Raises:
         Exception: the compiler's own, where it cannot.
     """
-    signature, constants, attributes = {}, {}, {}
-    for index, parameter in enumerate(specimen.kernel.params):
-        value = specimen.arguments[parameter.name]
-        if parameter.is_constexpr or value is None:
-            signature[parameter.name] = "constexpr"
-            constants[(index,)] = value
-            continue
-        kind, _, divisor = value.partition(":")
-        signature[parameter.name] = kind
-        if kind.startswith("*") or divisor:
-            attributes[(index,)] = [["tt.divisibility", 16]]
     compiled = triton.compile(
-        ASTSource(specimen.kernel, signature, constants, attributes),
+        _source(variant),
         target=GPUTarget("cuda", architecture, 32),
         options={
-            "num_warps": specimen.warps,
-            "num_stages": specimen.stages,
+            "num_warps": variant.warps,
+            "num_stages": variant.stages,
             "enable_fp_fusion": False,
         },
     )
@@ -124,7 +78,7 @@ def compile_specimen(specimen: Specimen, architecture: int) -> Facts:
         usage = _USAGE.search(_tool("cuobjdump", "-res-usage", file.name))
         code = _instructions(_tool("cuobjdump", "-sass", file.name))
     if usage is None or not code:
-        raise RuntimeError(f"cuobjdump did not describe {specimen.name} for sm_{architecture}")
+        raise RuntimeError(f"cuobjdump did not describe {variant.name} for sm_{architecture}")
     loop = _main_loop(code)
     return Facts(
         registers=int(usage[1]),
@@ -137,42 +91,45 @@ def compile_specimen(specimen: Specimen, architecture: int) -> Facts:
     )
 
 
-def broken_rules(specimen: Specimen, architecture: int, facts: Facts) -> list[str]:
-    """Return in words which rules a compiled kernel breaks; empty if none."""
+def _source(variant: KernelVariant) -> ASTSource:
+    signature, constants, attributes = {}, {}, {}
+    for index, parameter in enumerate(variant.kernel.params):
+        value = variant.arguments[parameter.name]
+        if parameter.is_constexpr or value is None:
+            signature[parameter.name] = "constexpr"
+            constants[(index,)] = value
+            continue
+        kind, _, divisor = value.partition(":")
+        signature[parameter.name] = kind
+        if kind.startswith("*") or divisor:
+            attributes[(index,)] = [["tt.divisibility", 16]]
+    return ASTSource(variant.kernel, signature, constants, attributes)
+
+
+def broken_rules(variant: KernelVariant, architecture: int, facts: Facts) -> list[str]:
+    """Describe the rules that a compiled kernel breaks; empty if none."""
     broken = []
     limit = _SHARED_LIMIT[architecture] * 1024
     if facts.shared > limit:
         broken.append(f"{facts.shared} bytes of shared memory, the limit is {limit}")
     if facts.loop_spills:
         broken.append(f"{facts.loop_spills} loads and stores of local memory in its main loop")
-    if specimen.tensor_core and not facts.tensor_core:
+    if variant.tensor_core and not facts.tensor_core:
         broken.append("no tensor-core instruction")
     return broken
 
 
-def specimens_of(module: str) -> list[Specimen]:
-    """Return what a module of this package ships.
-
-    Raises:
-        ValueError: two specimens of one name.
-    """
-    found: list[Specimen] = importlib.import_module(f"{__package__}.{module}").specimens()
-    if len({specimen.name for specimen in found}) < len(found):
-        raise ValueError(f"two specimens of {module} have one name")
-    return found
-
-
 def survey(modules: Iterable[str] = MODULES, processes: int = 2) -> dict[str, dict[str, Any]]:
-    """Compile all specimens of modules for all their architectures.
+    """Compile all variants of modules for all their architectures.
 
     Returns:
-        By `module.name@architecture`: the fields of `Facts`, and `broken`, a list of words.
+        By `module.name@architecture`: the fields of `Facts`, and `broken`, a list of sentences.
     """
     jobs = [
-        (module, specimen.name, architecture)
+        (module, variant.name, architecture)
         for module in modules
-        for specimen in specimens_of(module)
-        for architecture in specimen.architectures
+        for variant in variants_of(module)
+        for architecture in variant.architectures
     ]
     # Compilers hold locks that a forked process would inherit.
     context = multiprocessing.get_context("spawn")
@@ -186,9 +143,9 @@ def survey(modules: Iterable[str] = MODULES, processes: int = 2) -> dict[str, di
 
 def _survey_one(job: tuple[str, str, int]) -> dict[str, Any]:
     module, name, architecture = job
-    (specimen,) = (one for one in specimens_of(module) if one.name == name)
-    facts = compile_specimen(specimen, architecture)
-    return {**vars(facts), "broken": broken_rules(specimen, architecture, facts)}
+    (variant,) = (one for one in variants_of(module) if one.name == name)
+    facts = compile_variant(variant, architecture)
+    return {**vars(facts), "broken": broken_rules(variant, architecture, facts)}
 
 
 @functools.cache

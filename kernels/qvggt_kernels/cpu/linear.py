@@ -1,6 +1,4 @@
-"""INT4 linear on the CPU: our own kernel, or unpack into a scratch for PyTorch's dense GEMM.
-
-The kernel is for processors that it is made for (`native`); what follows is for all others.
+"""INT4 linear on the CPU: unpacks into a scratch for PyTorch's dense GEMM.
 
 At this network's sizes (hundreds to thousands of rows) a GEMM computes for so long that the
 unpacking of its weight hardly shows. Unpacking is made of five passes, all by PyTorch's own
@@ -21,8 +19,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from . import capability, native
-from .packing import PLANES, ZERO
+from .. import cpu_features
+from ..packing import PLANES, ZERO
+from ..weight import NO_EPILOGUE, Epilogue, PackedWeight
 
 
 class _Encoding(NamedTuple):
@@ -65,56 +64,40 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def dequantize(
-    qweight: Tensor, scales: Tensor, dtype: torch.dtype, zeros: Tensor | None = None
-) -> Tensor:
+def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """Unpack a weight into the calling thread's scratch; same bits as the reference.
 
     Args:
-        qweight: (N, K/g, g/4) int16, contiguous.
-        scales: (N, K/g) bfloat16.
+        weight: with contiguous words.
         dtype: one of `DTYPES`.
-        zeros: (N, K/g) uint8 in [0, 15], see the reference; None is 8.
 
     Returns:
         (N, K) of `dtype`, valid until this thread's next call with this dtype.
     """
     mask, exponent, zero = ENCODINGS[dtype]
-    words, values, weight = _scratch.views.get((dtype, qweight.shape)) or _new_views(
-        dtype, qweight.shape
-    )
+    qweight = weight.qweight
+    views = _scratch.views.get((dtype, qweight.shape)) or _new_views(dtype, qweight.shape)
     packed = qweight.view(torch.int32) if dtype == torch.bfloat16 else qweight
-    torch.bitwise_right_shift(packed.unsqueeze(2), SHIFTS, out=words)
-    words.bitwise_and_(mask).bitwise_or_(exponent)
-    # A zero point moves the offset by a few whole numbers, which both encodings hold exactly.
-    offset = zero if zeros is None else (zeros.to(dtype) + (zero - ZERO))[:, :, None, None]
-    values.sub_(offset).mul_(scales[:, :, None, None])
-    return weight
+    torch.bitwise_right_shift(packed.unsqueeze(2), SHIFTS, out=views.words)
+    views.words.bitwise_and_(mask).bitwise_or_(exponent)
+    offset: Tensor | int = zero
+    if weight.zeros is not None:
+        # A zero point moves the offset by a few whole numbers, which both encodings hold exactly.
+        offset = (weight.zeros.to(dtype) + (zero - ZERO))[:, :, None, None]
+    views.values.sub_(offset).mul_(weight.scales[:, :, None, None])
+    return views.weight
 
 
-def int4_linear(
-    x: Tensor,
-    qweight: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    zeros: Tensor | None = None,
-) -> Tensor:
+def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); not differentiable."""
-    if native.takes_int4_linear(x, qweight) and not _has_matrix_unit(x):
-        return native.int4_linear(x, qweight, scales, bias, zeros)
-    return linear(x, dequantize(qweight, scales, x.dtype, zeros), bias)
+    return epilogue.apply(linear(x, dequantize(weight, x.dtype), weight.bias))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Return x W^T + bias, float32 by the faster of two libraries; not differentiable."""
-    if x.dtype == torch.float32 and capability.prefers_onednn():
-        return capability.onednn_linear(x, weight, bias)
+    if x.dtype == torch.float32 and cpu_features.prefers_onednn():
+        return cpu_features.onednn_linear(x, weight, bias)
     return F.linear(x, weight, bias)
-
-
-def _has_matrix_unit(x: Tensor) -> bool:
-    """Say whether a dense product of this dtype has instructions that our kernels do not use."""
-    return x.dtype == torch.bfloat16 and capability.has_amx()
 
 
 def _new_views(dtype: torch.dtype, shape: torch.Size) -> _Views:

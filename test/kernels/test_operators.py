@@ -8,16 +8,12 @@ from qvggt_kernels import (
     Int4Linear,
     dequantize,
     int4_linear,
-    int4_linear_fp8,
     int4_linear_int8,
-    int4_linear_int8_add_,
-    integer_linear,
-    integer_linear_add_,
-    pack,
-    pack_integer,
     quantize_tokens,
     requantize,
 )
+from qvggt_kernels import operators as functions
+from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
 from qvggt_core.model.blocks import LayerScale, Mlp
@@ -25,24 +21,8 @@ from qvggt_core.model.blocks import LayerScale, Mlp
 OPERATORS = torch.ops.qvggt
 
 
-def packed_weight(rows=24, columns=64, group_size=32, zeros=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=generator)
-    shape = (rows, columns // group_size)
-    scales = (torch.rand(shape, generator=generator) * 0.01 + 0.001).bfloat16()
-    points = torch.randint(0, 16, shape, generator=generator).to(torch.uint8) if zeros else None
-    return pack(q, group_size), scales, points
-
-
-def integer_weight(bits, rows=24, columns=64):
-    generator = torch.Generator().manual_seed(bits)
-    limit = {8: 127, 4: 7}[bits]
-    q = torch.randint(-limit, limit + 1, (rows, columns), dtype=torch.int8, generator=generator)
-    return pack_integer(q, bits), torch.rand(rows, generator=generator) * 0.01
-
-
 def tokens(*shape, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(7)).to(dtype)
+    return normal(*shape, dtype=dtype, seed=7)
 
 
 @pytest.mark.parametrize("zeros", [False, True])
@@ -50,10 +30,9 @@ def tokens(*shape, dtype=torch.float32):
 @pytest.mark.parametrize(
     "operator", [OPERATORS.int4_linear, OPERATORS.int4_linear_int8, OPERATORS.int4_linear_fp8]
 )
-def test_int4_operators_are_registered_soundly(operator, dtype, zeros):
-    words, scales, points = packed_weight(zeros=zeros)
+def test_int4_operators_are_registered_as_pytorch_requires(operator, dtype, zeros):
     bias = tokens(24, dtype=dtype) if zeros else None
-    x, weight = tokens(2, 3, 64, dtype=dtype), (words, scales, bias, points)
+    x, weight = tokens(2, 3, 64, dtype=dtype), packed_weight(24, 64, zeros=zeros, bias=bias)
     torch.library.opcheck(operator.default, (x, *weight, zeros))
     total, gamma = tokens(2, 3, 24, dtype=dtype), tokens(24)
     torch.library.opcheck(OPERATORS.int4_linear_int8_add_.default, (total, x, gamma, *weight))
@@ -61,31 +40,39 @@ def test_int4_operators_are_registered_soundly(operator, dtype, zeros):
 
 @pytest.mark.parametrize("activation_bits", [8, 4])
 @pytest.mark.parametrize("weight_bits", [8, 4])
-def test_integer_operator_is_registered_soundly(weight_bits, activation_bits):
-    words, scales = integer_weight(weight_bits)
-    x, weight = tokens(2, 3, 64), (words, scales, tokens(24), activation_bits, torch.tensor(0.9))
+def test_integer_operator_is_registered_as_pytorch_requires(weight_bits, activation_bits):
+    x = tokens(2, 3, 64)
+    weight = integer_weight(
+        24,
+        64,
+        weight_bits,
+        bias=tokens(24),
+        activation_bits=activation_bits,
+        clip=torch.tensor(0.9),
+    )
     torch.library.opcheck(OPERATORS.integer_linear.default, (x, *weight, True))
     total, gamma = tokens(2, 3, 24), tokens(24)
     torch.library.opcheck(OPERATORS.integer_linear_add_.default, (total, x, gamma, *weight))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_what_follows_a_linear_is_what_would_follow_it_as_a_step(dtype):
-    words, scales, points = packed_weight(zeros=True)
-    integers, row_scale = integer_weight(8)
+def test_a_linear_with_an_epilogue_is_the_linear_and_the_step(dtype):
     x, bias, gamma = tokens(5, 64, dtype=dtype), tokens(24, dtype=dtype), tokens(24)
-    for multiply, add_, weight in (
-        (int4_linear, None, (words, scales, bias, points)),
-        (int4_linear_fp8, None, (words, scales, bias, points)),
-        (int4_linear_int8, int4_linear_int8_add_, (words, scales, bias, points)),
-        (integer_linear, integer_linear_add_, (integers, row_scale, bias, 8, 0.9)),
+    packed = packed_weight(24, 64, zeros=True, bias=bias)
+    integers = integer_weight(24, 64, 8, bias=bias, clip=0.9)
+    for name, weight in (
+        ("int4_linear", packed),
+        ("int4_linear_fp8", packed),
+        ("int4_linear_int8", packed),
+        ("integer_linear", integers),
     ):
-        y = multiply(x, *weight)
-        assert torch.equal(multiply(x, *weight, gelu=True), F.gelu(y))
+        multiply, add_ = getattr(functions, name), getattr(functions, name + "_add_", None)
+        y = multiply(x, weight)
+        assert torch.equal(multiply(x, weight, gelu=True), F.gelu(y))
         if add_ is not None:
             total = tokens(5, 24, dtype=dtype)
             expected = torch.addcmul(total, y, gamma.to(dtype))
-            add_(total, x, gamma, *weight)
+            add_(total, x, gamma, weight)
             assert torch.equal(total, expected)
 
 
@@ -106,25 +93,24 @@ def test_an_mlp_of_packed_layers_is_its_steps(arithmetic):
 
 
 def test_int4_in_int8_is_the_product_of_requantized_weight_and_quantized_tokens():
-    words, scales, points = packed_weight(zeros=True)
     x, bias = tokens(5, 64), tokens(24)
-    q8, row_scale = requantize(words, scales, points)
+    weight = packed_weight(24, 64, zeros=True, bias=bias)
+    q8, row_scale, *_ = requantize(weight)
     q, step = quantize_tokens(x, 8)
-    expected = (q.double() @ q8.double().t()) * step.double() * row_scale.double() + bias
-    y = int4_linear_int8(x, words, scales, bias, points)
+    expected = (q.double() @ q8.double()) * step.double() * row_scale.double() + bias
+    y = int4_linear_int8(x, weight)
     assert torch.allclose(y.double(), expected, rtol=1e-6, atol=1e-6)
-    exact = F.linear(x, dequantize(words, scales, torch.float32, points), bias)
+    exact = F.linear(x, dequantize(weight, torch.float32), bias)
     assert (y - exact).norm() < 0.02 * exact.norm()
 
 
 def test_one_graph_holds_all_linears():
-    words, scales, points = packed_weight(rows=64, zeros=True)
-    integers, row_scale = integer_weight(8, rows=64)
+    packed, integers = packed_weight(64, 64, zeros=True), integer_weight(64, 64, 8)
 
     def network(x):
-        x = F.gelu(int4_linear(x, words, scales, None, points))
-        x = F.gelu(int4_linear_int8(x, words, scales, None, points))
-        return integer_linear(x, integers, row_scale, None, 8)
+        x = F.gelu(int4_linear(x, packed))
+        x = F.gelu(int4_linear_int8(x, packed))
+        return functions.integer_linear(x, integers)
 
     with torch.no_grad():
         compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
@@ -134,15 +120,15 @@ def test_one_graph_holds_all_linears():
 
 
 def test_gradients_take_the_differentiable_path():
-    words, scales, points = packed_weight(zeros=True)
     x = tokens(3, 64).requires_grad_()
     bias = tokens(24).requires_grad_()
-    int4_linear(x, words, scales, bias, points).sum().backward()
-    weight = dequantize(words, scales, torch.float32, points)
-    assert torch.allclose(x.grad, weight.sum(0).expand(3, -1), atol=1e-6)
+    weight = packed_weight(24, 64, zeros=True, bias=bias)
+    int4_linear(x, weight).sum().backward()
+    expected = dequantize(weight, torch.float32).sum(0).expand(3, -1)
+    assert torch.allclose(x.grad, expected, atol=1e-6)
     assert torch.equal(bias.grad, torch.full((24,), 3.0))
     bias.grad = None
-    int4_linear(x.detach(), words, scales, bias, points).sum().backward()
+    int4_linear(x.detach(), weight).sum().backward()
     assert torch.equal(bias.grad, torch.full((24,), 3.0))
 
 

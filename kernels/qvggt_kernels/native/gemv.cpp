@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "packed_weight.h"
 #include "threads.h"
-#include "words.h"
 
 namespace qvggt {
 namespace {
@@ -17,7 +17,8 @@ constexpr int kOutputs = 2;
 
 // Outputs [row, row+2) of M tokens; the second is the first again where there is no other.
 template <int M, int kGroupLanes>
-void multiply_rows(const float* x, const Words& weight, int row, const float* bias, float* out) {
+void multiply_rows(const float* x, const PackedWeight& weight, int row, const float* bias,
+                   float* out) {
     // Fewer sums than the latency of an addition has room for are made twice.
     constexpr int kChains = M <= 2 ? 2 : 1;
     constexpr __mmask16 used = kGroupLanes < kLanes ? (1 << kGroupLanes) - 1 : 0xFFFF;
@@ -36,7 +37,7 @@ void multiply_rows(const float* x, const Words& weight, int row, const float* bi
             const size_t at = size_t(rows[n]) * weight.groups + g;
             table[n] = levels(weight, at);
             words[n] = weight.words + at * kGroupLanes;
-            // The next rows: two short runs at once are no stream that a processor foresees.
+            // The next rows: two short runs at once are no stream that a processor predicts.
             _mm_prefetch(words[n] + size_t(kOutputs) * weight.groups * kGroupLanes, _MM_HINT_T0);
         });
         const float* tokens = x + size_t(g) * kGroupLanes * kPlanes;
@@ -74,7 +75,7 @@ void multiply_rows(const float* x, const Words& weight, int row, const float* bi
 }
 
 template <int kGroupLanes>
-void multiply_all(const float* x, const Words& weight, const float* bias, float* out,
+void multiply_all(const float* x, const PackedWeight& weight, const float* bias, float* out,
                   int64_t tokens, int threads) {
     const int columns = weight.columns();
     threads = useful(threads, (tokens + 4) * weight.rows * columns);
@@ -83,31 +84,9 @@ void multiply_all(const float* x, const Words& weight, const float* bias, float*
         for (int64_t m = 0; m < tokens; m += kTokens) {
             const float* part = x + m * columns;
             float* to = out + m * weight.rows;
-            switch (std::min<int64_t>(kTokens, tokens - m)) {
-                case 1:
-                    multiply_rows<1, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 2:
-                    multiply_rows<2, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 3:
-                    multiply_rows<3, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 4:
-                    multiply_rows<4, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 5:
-                    multiply_rows<5, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 6:
-                    multiply_rows<6, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                case 7:
-                    multiply_rows<7, kGroupLanes>(part, weight, row, bias, to);
-                    break;
-                default:
-                    multiply_rows<kTokens, kGroupLanes>(part, weight, row, bias, to);
-            }
+            with_rows<kTokens>(tokens - m, [&](auto count) {
+                multiply_rows<count.value, kGroupLanes>(part, weight, row, bias, to);
+            });
         }
 }
 
@@ -121,7 +100,7 @@ extern "C" QVGGT_EXPORT void qvggt_int4_linear_rows(const float* x, const uint16
                                                     int64_t rows, int64_t groups, int64_t lanes,
                                                     int threads) {
     using namespace qvggt;
-    const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
+    const PackedWeight weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
     switch (lanes) {
         case 32:
             multiply_all<32>(x, weight, bias, out, tokens, threads);

@@ -1,26 +1,27 @@
-"""The CPU's fast paths beside their yardsticks: integers to the bit, attention to rounding."""
+"""The CPU's fast paths beside the reference: integers to the bit, attention to rounding."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 import torch
 from qvggt_kernels import (
     Int4Linear,
     IntegerLinear,
+    PackedWeight,
     attention,
-    capability,
-    cpu,
-    cpu_attention,
-    cpu_integer,
+    cpu_features,
     dequantize,
+    fastest_dtype,
     fastest_linears,
-    integer,
     pack,
-    pack_integer,
     requantize,
 )
+from qvggt_kernels.cpu import attention as cpu_attention
+from qvggt_kernels.cpu import integer as cpu_integer
+from qvggt_kernels.cpu import linear as cpu_linear
+from qvggt_kernels.reference import linear as reference
+from support.concurrency import results_of_threads
+from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
 from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
@@ -28,23 +29,14 @@ from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
 pytestmark = pytest.mark.usefixtures("cpu_code")
 
 
-def words_of(rows, columns, group_size=32, zeros=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=generator)
-    shape = (rows, columns // group_size)
-    scales = (torch.rand(shape, generator=generator) * 0.01 + 0.001).bfloat16()
-    points = torch.randint(0, 16, shape, generator=generator).to(torch.uint8) if zeros else None
-    return pack(q, group_size), scales, points
-
-
 def tokens(*shape, dtype=torch.float32, seed=3):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return normal(*shape, dtype=dtype, seed=seed)
 
 
 @pytest.fixture
 def small_slices(monkeypatch):
     """Slices of a few rows, so that small cases have several and a ragged last one."""
-    monkeypatch.setattr(capability, "slice_size", lambda: 700)
+    monkeypatch.setattr(cpu_features, "slice_size", lambda: 700)
     monkeypatch.setattr(cpu_integer, "_PRODUCT_ROWS", 10)
 
 
@@ -54,9 +46,10 @@ def small_slices(monkeypatch):
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize(("rows", "columns", "group"), [(1, 32, 32), (41, 192, 64), (64, 256, 128)])
 def test_a_requantized_weight_is_the_exact_one_in_127_steps(rows, columns, group, zeros):
-    words, scales, points = words_of(rows, columns, group, zeros)
-    weight = dequantize(words, scales, torch.float64, points)
-    q8, row_scale = requantize(words, scales, points)
+    packed = packed_weight(rows, columns, group, zeros=zeros)
+    weight = dequantize(packed, torch.float64)
+    q8, row_scale, *_ = requantize(packed)
+    q8 = q8.t()
     assert torch.allclose(row_scale.double() * 127, weight.abs().amax(1), rtol=1e-6)
     assert int(q8.abs().max()) == 127
     error = (q8.double() * row_scale.double()[:, None] - weight).abs()
@@ -68,28 +61,27 @@ def test_halves_are_rounded_to_even():
     q = torch.zeros(1, 64, dtype=torch.int8)
     q[0, 0], q[0, 32:36] = -8, torch.tensor([1, 3, -1, -3], dtype=torch.int8)
     scales = torch.tensor([[127 / 8, 0.5]]).bfloat16()
-    q8, row_scale = requantize(pack(q, 32), scales)
+    q8, row_scale, *_ = requantize(PackedWeight(pack(q, 32), scales))
     assert row_scale.tolist() == [1.0]
-    assert q8[0, [0, 32, 33, 34, 35]].tolist() == [-127, 0, 2, 0, -2]
+    assert q8[[0, 32, 33, 34, 35], 0].tolist() == [-127, 0, 2, 0, -2]
 
 
 def test_a_row_of_zeros_stays_zero():
-    words, scales, _ = words_of(3, 64)
-    scales[1] = 0
-    q8, row_scale = requantize(words, scales)
+    weight = packed_weight(3, 64)
+    weight.scales[1] = 0
+    q8, row_scale, *_ = requantize(weight)
     assert row_scale[1] == 1
-    assert (q8[1] == 0).all()
+    assert (q8[:, 1] == 0).all()
 
 
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_the_cpu_requantizes_to_the_same_bits(small_slices, rows, zeros):
-    words, scales, points = words_of(rows, 192, 64, zeros, seed=rows)
-    scales[0] = 0
-    q8, row_scale = requantize(words, scales, points)
-    fast_q8, fast_scale = cpu_integer.requantize(words, scales, points)
-    assert torch.equal(fast_q8, q8)
-    assert torch.equal(fast_scale, row_scale)
+    weight = packed_weight(rows, 192, 64, zeros=zeros, seed=rows)
+    weight.scales[0] = 0
+    expected, found = requantize(weight), cpu_integer.requantize(weight)
+    assert torch.equal(found.qweight, expected.qweight)
+    assert torch.equal(found.scales, expected.scales)
 
 
 # --- linears --------------------------------------------------------------------------------
@@ -98,74 +90,61 @@ def test_the_cpu_requantizes_to_the_same_bits(small_slices, rows, zeros):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("count", [0, 1, 10, 33])
 @pytest.mark.parametrize("zeros", [False, True])
-def test_int4_in_integers_is_the_yardstick_to_the_bit(small_slices, dtype, count, zeros):
-    words, scales, points = words_of(23, 192, 64, zeros)
-    x, bias = tokens(count, 192, dtype=dtype), tokens(23, dtype=dtype) if zeros else None
+def test_int4_in_integers_has_the_bits_of_the_reference(small_slices, dtype, count, zeros):
+    bias = tokens(23, dtype=dtype) if zeros else None
+    weight = packed_weight(23, 192, 64, zeros=zeros, bias=bias)
+    x = tokens(count, 192, dtype=dtype)
     x[:1] = 0
-    q8, row_scale = requantize(words, scales, points)
-    expected = integer.integer_linear(x, q8.t(), row_scale, bias, 8)
-    assert torch.equal(cpu_integer.int4_linear_int8(x, words, scales, bias, points), expected)
+    expected = reference.int4_linear_int8(x, weight)
+    assert torch.equal(cpu_integer.int4_linear_int8(x, weight), expected)
 
 
 @pytest.mark.parametrize("weight_bits", [8, 4])
 @pytest.mark.parametrize("activation_bits", [8, 4])
 @pytest.mark.parametrize("library", [True, False])
-def test_integer_linears_are_the_yardstick_to_the_bit(
+def test_integer_linears_have_the_bits_of_the_reference(
     small_slices, monkeypatch, weight_bits, activation_bits, library
 ):
-    monkeypatch.setattr(capability, "multiplies_integers", lambda: library)
-    limit = 2 ** (weight_bits - 1)
-    q = torch.randint(-limit, limit, (24, 1100), dtype=torch.int8)
-    packed, scales, clip = pack_integer(q, weight_bits), torch.rand(24), torch.tensor(0.8)
-    x, bias = tokens(2, 13, 1100), tokens(24)
-    arguments = (x, packed, scales, bias, activation_bits, clip)
-    assert torch.equal(cpu_integer.integer_linear(*arguments), integer.integer_linear(*arguments))
+    monkeypatch.setattr(cpu_features, "multiplies_integers", lambda: library)
+    weight = integer_weight(
+        24,
+        1100,
+        weight_bits,
+        bias=tokens(24),
+        activation_bits=activation_bits,
+        clip=torch.tensor(0.8),
+    )
+    x = tokens(2, 13, 1100)
+    expected = reference.integer_linear(x, weight)
+    assert torch.equal(cpu_integer.integer_linear(x, weight), expected)
 
 
 def test_results_do_not_live_in_a_scratch():
-    words, scales, _ = words_of(24, 64)
-    x = tokens(5, 64)
-    first = cpu_integer.int4_linear_int8(x, words, scales, None)
+    first = cpu_integer.int4_linear_int8(tokens(5, 64), packed_weight(24, 64))
     kept = first.clone()
-    cpu_integer.int4_linear_int8(tokens(5, 64, seed=4), *words_of(24, 64, seed=1)[:2], None)
+    cpu_integer.int4_linear_int8(tokens(5, 64, seed=4), packed_weight(24, 64, seed=1))
     assert torch.equal(first, kept)
 
 
 def test_threads_do_not_share_a_scratch():
-    weights = [words_of(128, 128, seed=seed)[:2] for seed in range(4)]
+    weights = [packed_weight(128, 128, seed=seed) for seed in range(4)]
     x = tokens(16, 128)
-    expected = [cpu_integer.int4_linear_int8(x, *weight, None) for weight in weights]
-    wrong = []
-    start = threading.Barrier(len(weights))
-
-    def work(index):
-        start.wait()
-        for _ in range(50):
-            y = cpu_integer.int4_linear_int8(x, *weights[index], None)
-            if not torch.equal(y, expected[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(weights))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    expected = [cpu_integer.int4_linear_int8(x, weight) for weight in weights]
+    found = results_of_threads(lambda i: cpu_integer.int4_linear_int8(x, weights[i]), count=4)
+    for index, result in found:
+        assert torch.equal(result, expected[index])
 
 
-def test_a_layer_multiplies_integers_when_it_is_told_to_and_no_gradient_is_recorded():
-    _, scales, _ = words_of(24, 64)
+def test_a_layer_of_integer_arithmetic_multiplies_integers_where_no_gradient_is_recorded():
     q = torch.randint(-8, 8, (24, 64), dtype=torch.int8)
-    layer = Int4Linear.from_quantized(q, scales)
+    layer = Int4Linear.from_quantized(q, packed_weight(24, 64).scales)
     x = tokens(7, 64)
     exact = layer(x)
     layer.arithmetic = "int8"
     assert torch.equal(layer(x), exact), "gradients are on: they need the differentiable path"
     with torch.no_grad():
         rounded = layer(x)
-        assert torch.equal(
-            rounded, cpu_integer.int4_linear_int8(x, layer.qweight, layer.scales, None)
-        )
+        assert torch.equal(rounded, cpu_integer.int4_linear_int8(x, layer.packed()))
     assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
 
 
@@ -176,7 +155,7 @@ def test_integer_layers_take_bfloat16_as_it_comes():
     assert torch.equal(layer(x), layer(x.float()).bfloat16())
 
 
-def test_a_network_is_told_and_its_camera_head_keeps_floats():
+def test_the_arithmetic_of_a_network_leaves_floats_to_its_camera_head():
     with torch.device("meta"):
         network = VGGT(ModelConfig.vggt_1b())
     for part in (network.aggregator.frame_blocks[0].mlp, network.camera_head.trunk[0].mlp):
@@ -197,20 +176,19 @@ def test_a_network_is_told_and_its_camera_head_keeps_floats():
 @pytest.mark.parametrize(("length", "sequence"), [(1, 7), (130, 130), (200, 333)])
 @pytest.mark.parametrize("onednn", [True, False])
 def test_tiled_attention_is_the_formula(monkeypatch, dtype, tolerance, length, sequence, onednn):
-    monkeypatch.setattr(capability, "prefers_onednn", lambda: onednn)
-    monkeypatch.setattr(cpu_attention, "_TILE_SCORES", 1)
+    monkeypatch.setattr(cpu_features, "prefers_onednn", lambda: onednn)
     q = tokens(2, length, 3, 16, dtype=dtype).transpose(1, 2)
     k, v = (tokens(2, sequence, 3, 16, dtype=dtype, seed=seed).transpose(1, 2) for seed in (4, 5))
     scores = q.double() @ k.double().transpose(2, 3) / 4.0
     expected = scores.softmax(-1) @ v.double()
-    out = cpu_attention.tiled(q, k, v)
+    out = cpu_attention.attention(q, k, v, tile_scores=1)
     assert out.dtype == dtype
     assert (out.double() - expected).norm() <= tolerance * expected.norm()
 
 
 @pytest.mark.parametrize("tiles", [True, False])
-def test_attention_is_the_librarys_to_rounding_and_one_operator(monkeypatch, tiles):
-    monkeypatch.setattr(capability, "tiles_attention", lambda: tiles)
+def test_attention_is_pytorchs_to_rounding_and_one_operator(monkeypatch, tiles):
+    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda dtype: tiles)
     q, k, v = (tokens(1, 150, 2, 16, seed=seed).transpose(1, 2) for seed in range(3))
     assert torch.allclose(attention(q, k, v), F.scaled_dot_product_attention(q, k, v), atol=1e-6)
     torch.library.opcheck(torch.ops.qvggt.attention.default, (q, k, v))
@@ -233,10 +211,10 @@ def test_gradients_pass_through_attention():
 
 @pytest.mark.parametrize("onednn", [True, False])
 def test_both_libraries_multiply_float32(monkeypatch, onednn):
-    monkeypatch.setattr(capability, "prefers_onednn", lambda: onednn)
+    monkeypatch.setattr(cpu_features, "prefers_onednn", lambda: onednn)
     x, weight, bias = tokens(2, 5, 64), tokens(24, 64), tokens(24)
     exact = F.linear(x.double(), weight.double(), bias.double())
-    assert (cpu.linear(x, weight, bias).double() - exact).norm() < 1e-6 * exact.norm()
+    assert (cpu_linear.linear(x, weight, bias).double() - exact).norm() < 1e-6 * exact.norm()
 
 
 @pytest.mark.parametrize(
@@ -246,20 +224,44 @@ def test_both_libraries_multiply_float32(monkeypatch, onednn):
 def test_integers_are_for_cpus_that_have_instructions_for_nothing_better(
     monkeypatch, vnni, amx, expected
 ):
-    monkeypatch.setattr(capability, "_has_vnni", lambda: vnni)
-    monkeypatch.setattr(capability, "has_amx", lambda: amx)
+    monkeypatch.setattr(cpu_features, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(cpu_features, "has_amx", lambda: amx)
     assert fastest_linears("cpu") == expected
     assert fastest_linears("cuda:0") == "float"
 
 
-def test_this_cpus_instruction_sets_can_be_asked_for():
-    assert fastest_linears("cpu") in ("float", "int8")
+def test_this_cpus_instruction_sets_can_be_read():
+    assert cpu_features.has_vnni() in (True, False)
+    assert (fastest_linears("cpu") == "int8") <= cpu_features.has_vnni()
 
 
 def test_probes_run_in_any_context_and_once():
-    for probe in (capability.prefers_onednn, capability.tiles_attention):
+    for probe, *arguments in (
+        (cpu_features.prefers_onednn,),
+        (cpu_features.bfloat16_speedup,),
+        (cpu_attention.prefers_tiles, torch.float32),
+        (cpu_attention.prefers_native,),
+    ):
         probe.cache_clear()
         with torch.device("meta"), torch.enable_grad():
-            first = probe()
-        assert probe() == first
+            first = probe(*arguments)
+        assert probe(*arguments) == first
         assert probe.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(0.2, torch.float32), (1.29, torch.float32), (1.3, torch.bfloat16)]
+)
+def test_bfloat16_has_to_be_clearly_faster_on_a_cpu(monkeypatch, gain, expected):
+    monkeypatch.setattr(cpu_features, "bfloat16_speedup", lambda: gain)
+    assert fastest_dtype("cpu") == expected
+    assert fastest_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_gpus_without_bfloat16_units_get_float16(monkeypatch, version, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
+    assert fastest_dtype("cuda:0") == expected

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import int8_attention, quantized_attention
+from qvggt_kernels import int8_attention
+from qvggt_kernels.reference import attention as reference
 from scipy.special import softmax
 from torch.nn import functional as F
 
@@ -22,8 +23,8 @@ def whole(x):
     return np.rint(x / np.where(step == 0, 1, step)).astype(np.int64), step
 
 
-def stated(q, k, v):
-    """What the module's docstring states, in NumPy: int64 products, float64 for the rest."""
+def by_definition(q, k, v):
+    """The documented arithmetic in NumPy: int64 products, float64 for the rest."""
     q, k, v = (part.double().numpy() for part in (q, k, v))
     k = k - k.mean(-2, keepdims=True)
     (q8, q_steps), (k8, k_steps) = whole(q), whole(k)
@@ -34,7 +35,7 @@ def stated(q, k, v):
 @pytest.mark.parametrize(
     ("queries", "keys", "dim"), [(50, 50, 64), (1, 1, 64), (9, 33, 128), (40, 17, 16)]
 )
-def test_the_stated_arithmetic(queries, keys, dim):
+def test_the_documented_arithmetic(queries, keys, dim):
     q, k, v = (
         heads(2, 3, queries, dim),
         heads(2, 3, keys, dim, seed=1),
@@ -42,7 +43,7 @@ def test_the_stated_arithmetic(queries, keys, dim):
     )
     out = int8_attention(q, k + 2, v)
     # A quotient of float32 may round to the other neighbour: a few scores move by a step.
-    np.testing.assert_allclose(out.double().numpy(), stated(q, k + 2, v), atol=2e-3)
+    np.testing.assert_allclose(out.double().numpy(), by_definition(q, k + 2, v), atol=2e-3)
     assert out.shape == q.shape
     assert out.transpose(1, 2).is_contiguous()
 
@@ -63,11 +64,11 @@ def test_a_mean_that_all_keys_share_costs_no_accuracy():
     assert (with_mean.double() - exact).norm() / exact.norm() < 0.012
 
 
-def test_blocks_of_rows_bound_memory_and_change_nothing(monkeypatch):
+def test_blocks_of_rows_bound_memory_and_change_nothing():
     q, k, v = (heads(1, 2, 70, 32, seed=seed) for seed in range(3))
     expected = int8_attention(q, k, v)
-    monkeypatch.setattr(quantized_attention, "_BLOCK_SCORES", 70 * 16)
-    torch.testing.assert_close(int8_attention(q, k, v), expected, atol=1e-6, rtol=1e-6)
+    found = reference.int8_attention(q, k, v, block_scores=70 * 16)
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-6)
 
 
 def test_tokens_of_zeros_have_no_step_and_no_nan():

@@ -1,10 +1,15 @@
-"""Triton kernels of norms, rotation and attention: equal to what the CPU computes."""
+"""Triton kernels of norms, rotation and attention: equal to the reference."""
 
 from __future__ import annotations
 
 import pytest
 import torch
+from qvggt_kernels import HeadNorm, Rotation, int8_attention, layer_norm_add_, qk_norm_rope_
+from qvggt_kernels.reference import attention as reference_attention
+from qvggt_kernels.reference import normalise as reference_normalise
+from qvggt_kernels.reference import rotary as reference_rotary
 from support.interpreter import DEVICE, INTERPRETED, on_device, run_interpreted
+from support.weights import normal
 
 from qvggt_core.model.rope import RotaryTables
 
@@ -17,11 +22,6 @@ DTYPES = (torch.float32, torch.float16)
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 5e-3}
 
 
-def normal(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(dtype)
-
-
 def close(actual, expected):
     tolerance = TOLERANCE[expected.dtype]
     torch.testing.assert_close(actual.cpu(), expected, atol=tolerance, rtol=tolerance)
@@ -32,7 +32,7 @@ def moved(parts):
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this is the interpreter")
-def test_this_file_under_the_interpreter():
+def test_all_under_the_interpreter():
     run_interpreted(__file__)
 
 
@@ -41,9 +41,8 @@ def test_this_file_under_the_interpreter():
 @pytest.mark.parametrize(
     "shape", [(33, 64), (5, 96), (2, 3, 7, 384), (1, 1024), (3, 4096), (2, 33)]
 )
-def test_layer_norm_add(dtype, shape):
-    from qvggt_kernels import normalise
-    from qvggt_kernels.triton.normalise import layer_norm_add_
+def test_layer_norm_of_a_sum_matches_the_reference(dtype, shape):
+    from qvggt_kernels.triton.normalise import layer_norm_add_ as triton_layer_norm_add_
 
     width = shape[-1]
     x, branch = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
@@ -51,22 +50,22 @@ def test_layer_norm_add(dtype, shape):
     x += 30
     gains = [normal(width, seed=2), *(normal(width, dtype=dtype, seed=seed) for seed in (3, 4))]
     target = x.to(DEVICE, copy=True)
-    y = layer_norm_add_(target, *moved([branch, *gains]), 1e-6)
-    expected = normalise._eager(x, branch, *gains, 1e-6)
+    y = triton_layer_norm_add_(target, *moved([branch, *gains]), 1e-6)
+    expected = reference_normalise.layer_norm_add_(x, branch, *gains, 1e-6)
     close(target, x)
     close(y, expected)
 
 
 @on_device
 def test_layer_norm_add_of_a_branch_with_strides_and_of_nothing():
-    from qvggt_kernels.triton.normalise import layer_norm_add_
+    from qvggt_kernels.triton.normalise import layer_norm_add_ as triton_layer_norm_add_
 
     x, branch = normal(4, 64).to(DEVICE), normal(64, 4, seed=1).t().to(DEVICE)
     gains = moved([normal(64, seed=seed) for seed in (2, 3, 4)])
     expected = torch.addcmul(x, branch, gains[0])
-    layer_norm_add_(x, branch, *gains, 1e-5)
+    triton_layer_norm_add_(x, branch, *gains, 1e-5)
     close(x, expected.cpu())
-    assert layer_norm_add_(x[:0], branch[:0], *gains, 1e-5).shape == (0, 64)
+    assert triton_layer_norm_add_(x[:0], branch[:0], *gains, 1e-5).shape == (0, 64)
 
 
 @on_device
@@ -76,18 +75,18 @@ def test_layer_norm_add_of_a_branch_with_strides_and_of_nothing():
     ("batch", "frames", "grid", "heads", "dim"),
     [(1, 2, (3, 5), 3, 64), (2, 1, (2, 2), 2, 24), (1, 1, (1, 1), 1, 32), (1, 2, (5, 9), 2, 128)],
 )
-def test_qk_norm_rope(dtype, norm, rope, batch, frames, grid, heads, dim):
-    from qvggt_kernels import rotary
-    from qvggt_kernels.triton.rotary import qk_norm_rope_
+def test_norm_and_rotation_match_the_reference(dtype, norm, rope, batch, frames, grid, heads, dim):
+    from qvggt_kernels.triton.rotary import qk_norm_rope_ as triton_qk_norm_rope_
 
     cos, sin = RotaryTables(dim, 5)(*grid, torch.device("cpu"))
     qkv = normal(batch, frames, len(cos), 3, heads, dim, dtype=dtype)
     gains = [normal(dim, dtype=dtype, seed=seed) if norm else None for seed in (1, 2, 3, 4)]
     tables = (cos, sin) if rope else (None, None)
     target = qkv.to(DEVICE, copy=True)
-    qk_norm_rope_(target, *moved(gains), 1e-5, *moved(tables))
+    head_norm, rotation = HeadNorm(*gains, 1e-5), Rotation(*tables)
+    triton_qk_norm_rope_(target, HeadNorm(*moved(head_norm)), Rotation(*moved(rotation)))
     values = qkv[:, :, :, 2].clone()
-    rotary._eager(qkv, *gains, 1e-5, *tables)
+    reference_rotary.qk_norm_rope_(qkv, head_norm, rotation)
     close(target, qkv)
     assert torch.equal(target[:, :, :, 2].cpu(), values)
 
@@ -105,26 +104,25 @@ def test_qk_norm_rope(dtype, norm, rope, batch, frames, grid, heads, dim):
         (1, 1, 3, 40, 48),  # no power of two
     ],
 )
-def test_int8_attention(dtype, batch, heads, queries, keys, dim):
-    from qvggt_kernels import quantized_attention
-    from qvggt_kernels.triton.attention import int8_attention
+def test_int8_attention_matches_the_reference(dtype, batch, heads, queries, keys, dim):
+    from qvggt_kernels.triton.attention import int8_attention as triton_int8_attention
 
     q = normal(batch, queries, heads, dim, dtype=dtype).transpose(1, 2)
     # Keys with a mean, and both they and the values as slices of a qkv projection.
     _, k, v = normal(batch, keys, 3, heads, dim, dtype=dtype, seed=1).transpose(1, 3).unbind(2)
     k = k + 3
-    out = int8_attention(*moved([q, k, v]))
-    expected = quantized_attention._eager(q, k, v)
+    out = triton_int8_attention(*moved([q, k, v]))
+    expected = reference_attention.int8_attention(q, k, v)
     assert out.stride() == expected.stride()
     close(out, expected)
 
 
 @on_device
 def test_int8_attention_of_far_scores_stays_finite():
-    from qvggt_kernels.triton.attention import int8_attention
+    from qvggt_kernels.triton.attention import int8_attention as triton_int8_attention
 
     q, k, v = (1e3 * normal(1, 1, 70, 64, seed=seed) for seed in range(3))
-    out = int8_attention(*moved([q, k, v])).cpu()
+    out = triton_int8_attention(*moved([q, k, v])).cpu()
     best = (q @ k.mT).argmax(-1)[..., None].expand_as(v)
     # Scores this far apart choose one key per query; the same one, but where two are close.
     chosen = (out - v.gather(2, best)).abs().amax(-1) < 1e-2
@@ -134,10 +132,11 @@ def test_int8_attention_of_far_scores_stays_finite():
 @on_device
 @pytest.mark.parametrize("blocks", [(16, 32, 4, 2), (64, 64, 4, 1)])
 def test_int8_attention_is_the_same_in_other_blocks(blocks):
-    from qvggt_kernels.triton.attention import Blocks, int8_attention
+    from qvggt_kernels.triton.attention import Blocks
+    from qvggt_kernels.triton.attention import int8_attention as triton_int8_attention
 
     q, k, v = moved([normal(1, 2, 100, 64, seed=seed) for seed in range(3)])
-    close(int8_attention(q, k, v, Blocks(*blocks)), int8_attention(q, k, v).cpu())
+    close(triton_int8_attention(q, k, v, Blocks(*blocks)), triton_int8_attention(q, k, v).cpu())
 
 
 @on_device
@@ -151,9 +150,9 @@ def test_shapes_that_do_not_fit_are_refused_with_their_sizes():
         normalise.layer_norm_add_(x.t(), x.t(), x[:, 0], x[:, 0], x[:, 0], 1e-5)
     qkv = torch.zeros(1, 1, 2, 3, 1, 64, device=DEVICE)
     with pytest.raises(ValueError, match=r"not \(2, 1, 64\)"):
-        rotary.qk_norm_rope_(qkv, None, None, None, None, 0.0, x[:1], x[:1])
+        rotary.qk_norm_rope_(qkv, HeadNorm(), Rotation(x[:1], x[:1]))
     with pytest.raises(ValueError, match="has to be contiguous"):
-        rotary.qk_norm_rope_(qkv[..., :32], None, None, None, None, 0.0, None, None)
+        rotary.qk_norm_rope_(qkv[..., :32], HeadNorm(), Rotation())
     q = torch.zeros(1, 1, 2, 192, device=DEVICE)
     with pytest.raises(ValueError, match="D up to 128"):
         attention.int8_attention(q, q, q)
@@ -164,19 +163,18 @@ def test_shapes_that_do_not_fit_are_refused_with_their_sizes():
 @pytest.mark.skipif(DEVICE != "cuda", reason="no GPU")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_operators_on_a_gpu_against_the_cpu(dtype):
-    from qvggt_kernels import int8_attention, layer_norm_add_, qk_norm_rope_
-
     cos, sin = RotaryTables(64, 5)(28, 37, torch.device("cpu"))
     x, branch = normal(1, 2, len(cos), 1024, dtype=dtype), normal(1, 2, len(cos), 1024, dtype=dtype)
     gains = [normal(1024, dtype=dtype, seed=seed) for seed in (2, 3, 4)]
     qkv = normal(1, 2, len(cos), 3, 16, 64, dtype=dtype)
     heads = [normal(64, dtype=dtype, seed=seed) for seed in (5, 6, 7, 8)]
-    answers = []
+    results = []
     for device in ("cpu", "cuda"):
         y, z = x.to(device, copy=True), qkv.to(device, copy=True)
         norm = layer_norm_add_(y, branch.to(device), *(gain.to(device) for gain in gains), 1e-5)
-        qk_norm_rope_(z, *(g.to(device) for g in heads), 1e-5, cos.to(device), sin.to(device))
+        head_norm = HeadNorm(*(gain.to(device) for gain in heads), 1e-5)
+        qk_norm_rope_(z, head_norm, Rotation(cos.to(device), sin.to(device)))
         q, k, v = z.flatten(1, 2).transpose(1, 3).unbind(2)
-        answers.append([part.cpu().float() for part in (y, norm, z, int8_attention(q, k, v))])
-    for cpu, cuda in zip(*answers, strict=True):
+        results.append([part.cpu().float() for part in (y, norm, z, int8_attention(q, k, v))])
+    for cpu, cuda in zip(*results, strict=True):
         torch.testing.assert_close(cuda, cpu, atol=5e-2, rtol=2e-2)

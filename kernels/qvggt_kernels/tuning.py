@@ -1,4 +1,4 @@
-"""Measures on the GPU at hand which kernel and blocks are fastest for a network's products."""
+"""Measures on this machine's GPU which kernel and blocks are fastest for a network's products."""
 
 from __future__ import annotations
 
@@ -9,26 +9,27 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from . import table
+from . import gemm_configs
+from .gemm_configs import Blocks, Config, Entry
 from .linear import Int4Linear, PackedLinear
 from .packing import pack
-from .table import Blocks, Choice, Entry
+from .weight import IntegerWeight, PackedWeight
 
 _WARM_UP_MS, _MEASURE_MS = 10, 40
 _SPLITS = (1, 2, 4, 8)
 
 
 class TuningError(RuntimeError):
-    """Nothing can be measured here; says what it takes."""
+    """Nothing can be measured here."""
 
 
 class Shape(NamedTuple):
     """A weight whose products are to be measured.
 
     Attributes:
-        operator: key of `table.OPERATORS`.
+        operator: key of `gemm_configs.OPERATORS`.
         n: outputs.
         k: inputs.
         group_size: columns per scale; 0 where a scale has a row.
@@ -61,13 +62,13 @@ def require_device() -> int:
     if not torch.cuda.is_available():
         raise TuningError(
             "there is no CUDA device here: tuning runs on the GPU that will run the network, "
-            "with PyTorch built for CUDA; until then the shipped tables are used"
+            "with PyTorch built for CUDA; until then the shipped configurations are used"
         )
     if importlib.util.find_spec("triton") is None:
         raise TuningError("Triton is not installed: PyTorch's CUDA builds for Linux bring it")
     index = torch.cuda.current_device()
     capability = torch.cuda.get_device_capability(index)
-    if table.architecture_of(capability) is None:
+    if gemm_configs.architecture_of(capability) is None:
         raise TuningError(
             f"{torch.cuda.get_device_name(index)} has compute capability "
             f"{capability[0]}.{capability[1]}; the kernels need 8.0 or more, and this GPU runs "
@@ -76,13 +77,13 @@ def require_device() -> int:
     return index
 
 
-def candidates(operator: str, bucket: int, architecture: int) -> list[Choice]:
-    """Return what is worth measuring; every one compiles without spills in its main loop.
+def candidates(operator: str, bucket: int, architecture: int) -> list[Config]:
+    """Return configurations to measure; every one compiles without spills in its main loop.
 
     Args:
-        operator: key of `table.OPERATORS`.
-        bucket: one of `table.BUCKETS`.
-        architecture: one of `table.shipped_architectures()`.
+        operator: key of `gemm_configs.OPERATORS`.
+        bucket: one of `gemm_configs.BUCKETS`.
+        architecture: one of `gemm_configs.shipped_architectures()`.
     """
     wide = architecture in (90, 100)
     if operator == "int8":
@@ -93,7 +94,7 @@ def candidates(operator: str, bucket: int, architecture: int) -> list[Choice]:
         if m == 128:
             blocks += [Blocks(128, 128, 64, 1, 8, 4), Blocks(128, 128, 128, 1, 8, 3)]
             blocks += [Blocks(128, 256, 128, 1, 8, 3)] if wide else []
-        return [Choice("triton", choice) for choice in blocks]
+        return [Config("triton", one) for one in blocks]
     if bucket <= 64:
         blocks = [Blocks(bucket, 64, 128, split, 4, 4 if bucket < 64 else 3) for split in _SPLITS]
         if bucket == 16:
@@ -105,12 +106,12 @@ def candidates(operator: str, bucket: int, architecture: int) -> list[Choice]:
             Blocks(128, 128, 128, 1, 8, 3),
         ]
         blocks += [Blocks(128, 256, 128, 1, 8, 3)] if wide else []
-    return [*(Choice("fused", choice) for choice in blocks), Choice("dequantize", None)]
+    return [*(Config("fused", one) for one in blocks), Config("dequantize", None)]
 
 
 def tune(
     shapes: Iterable[Shape],
-    rows: Sequence[int] = table.BUCKETS,
+    rows: Sequence[int] = gemm_configs.BUCKETS,
     advance: Callable[[int, int, str], None] = lambda done, total, what: None,
 ) -> tuple[Path, list[Entry]]:
     """Measure all candidates for shapes and write the fastest to the user's cache.
@@ -121,7 +122,7 @@ def tune(
     Args:
         shapes: of the weights.
         rows: buckets of M to measure.
-        advance: told of products done, products in all, and what is next.
+        advance: called with products done, products in all, and a description of the next.
 
     Returns:
         The file, and the entries measured now.
@@ -132,61 +133,40 @@ def tune(
     device = require_device()
     import triton
 
-    architecture = table.architecture_of(torch.cuda.get_device_capability(device))
+    architecture = gemm_configs.architecture_of(torch.cuda.get_device_capability(device))
     assert architecture is not None
     jobs = [(shape, bucket) for shape in sorted(set(shapes)) for bucket in rows]
     measured = []
     for done, (shape, bucket) in enumerate(jobs):
         advance(done, len(jobs), f"{shape.operator} {shape.n}x{shape.k}, {bucket} rows")
-        times = _measure(shape, bucket, candidates(shape.operator, bucket, architecture), device)
+        configs = candidates(shape.operator, bucket, architecture)
+        times = _measure(shape, bucket, configs, device)
         best = min(times, key=times.__getitem__)
         measured.append(Entry(shape.operator, (shape.n, shape.k), bucket, best))
     advance(len(jobs), len(jobs), "done")
     name = torch.cuda.get_device_name(device)
-    path = table.cache_file(name)
+    path = gemm_configs.cache_file(name)
     replaced = {entry[:3] for entry in measured}
-    kept = [e for e in table.tuned(name, triton.__version__) if e[:3] not in replaced]
-    _write(path, table.render([*measured, *kept], device=name, triton=triton.__version__))
-    table.forget()
+    kept = [e for e in gemm_configs.tuned(name, triton.__version__) if e[:3] not in replaced]
+    _write(path, gemm_configs.render([*measured, *kept], device=name, triton=triton.__version__))
+    gemm_configs.clear_cache()
     return path, measured
 
 
 def _measure(
-    shape: Shape, rows: int, choices: Sequence[Choice], device: int
-) -> dict[Choice, float]:
-    """Return the median milliseconds of each choice that runs on this device."""
+    shape: Shape, rows: int, configs: Sequence[Config], device: int
+) -> dict[Config, float]:
+    """Return the median milliseconds of each configuration that runs on this device."""
     import triton
     from triton.runtime.errors import OutOfResources
 
-    from . import cuda
-
-    place = torch.device("cuda", device)
-    generator = torch.Generator(place).manual_seed(0)
-    x = torch.randn(rows, shape.k, device=place, generator=generator).bfloat16()
-    bias = torch.zeros(shape.n, device=place, dtype=torch.bfloat16)
+    run = _product(shape, rows, torch.device("cuda", device))
     times = {}
-    if shape.operator == "int4":
-        q = torch.randint(-8, 8, (shape.n, shape.k), device=place, generator=generator)
-        words = pack(q.to(torch.int8), shape.group_size)
-        groups = shape.k // shape.group_size
-        scales = torch.full((shape.n, groups), 0.01, device=place, dtype=torch.bfloat16)
-
-        def run(choice: Choice) -> None:
-            cuda.int4_product(x, words, scales, bias, None, choice)
-    else:
-        weight = torch.randint(-127, 128, (shape.n, shape.k), device=place, generator=generator).to(
-            torch.int8
-        )
-        row_scales = torch.full((shape.n,), 0.01, device=place)
-
-        def run(choice: Choice) -> None:
-            cuda.int8_product(x, weight, row_scales, bias, 8, None, choice)
-
-    for choice in choices:
+    for config in configs:
         try:
-            run(choice)
-            times[choice] = triton.testing.do_bench(
-                lambda choice=choice: run(choice),
+            run(config)
+            times[config] = triton.testing.do_bench(
+                lambda config=config: run(config),
                 warmup=_WARM_UP_MS,
                 rep=_MEASURE_MS,
                 return_mode="median",
@@ -198,9 +178,28 @@ def _measure(
     return times
 
 
+def _product(shape: Shape, rows: int, device: torch.device) -> Callable[[Config], Tensor]:
+    """Return a function that multiplies random tokens by a random weight of a shape."""
+    from .triton import linear
+
+    generator = torch.Generator(device).manual_seed(0)
+    x = torch.randn(rows, shape.k, device=device, generator=generator).bfloat16()
+    bias = torch.zeros(shape.n, device=device, dtype=torch.bfloat16)
+    size = (shape.n, shape.k)
+    if shape.operator == "int4":
+        q = torch.randint(-8, 8, size, device=device, generator=generator).to(torch.int8)
+        groups = shape.k // shape.group_size
+        scales = torch.full((shape.n, groups), 0.01, device=device, dtype=torch.bfloat16)
+        packed = PackedWeight(pack(q, shape.group_size), scales, bias)
+        return lambda config: linear.int4_product(x, packed, config)
+    q = torch.randint(-127, 128, size, device=device, generator=generator).to(torch.int8)
+    integers = IntegerWeight(q.t(), torch.full((shape.n,), 0.01, device=device), bias)
+    return lambda config: linear.int8_product(x, integers, config)
+
+
 def _write(path: Path, text: str) -> None:
     """Write whole or not at all: a node may read the file meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_suffix(f".{os.getpid()}.tmp")
-    passing.write_text(text, encoding="utf-8")
-    passing.replace(path)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

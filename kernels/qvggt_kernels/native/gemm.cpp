@@ -8,22 +8,35 @@
 #include <cmath>
 #include <type_traits>
 
-#include "threads.h"
-#include "words.h"
+#include "packed_weight.h"
+#include "tiles.h"
 
 namespace qvggt {
 namespace {
 
 constexpr int kTasksPerThread = 4;
-constexpr int kMinTokens = 16 * kTileRows;
 
 // A run of columns that is a whole number of groups and of vectors.
 inline int span_of(int columns, int start) {
     return std::min(kMaxGroup, columns - start);
 }
 
+// 16 rows of `span` numbers from column `start` on as 16 outputs of a panel, a word at a time.
+template <class T>
+inline void store_outputs(const T (&values)[kLanes][kMaxGroup], int start, int span,
+                          uint32_t* panel) {
+    constexpr int numbers = sizeof(uint32_t) / sizeof(T);  // of a word
+    for (int c = 0; c < span; c += numbers * kLanes) {
+        __m512i rows[kLanes];
+        for (int i = 0; i < kLanes; ++i) rows[i] = _mm512_load_si512(values[i] + c);
+        transpose(rows);
+        uint32_t* to = panel + size_t(start + c) / numbers * kPanel;
+        for (int i = 0; i < kLanes; ++i) _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
+    }
+}
+
 // Rows [n, n+64) of a 4-bit weight as a panel of bfloat16 pairs [columns/2][64].
-void unpack_bf16(const Words& weight, int n, uint32_t* panel) {
+void unpack_bf16(const PackedWeight& weight, int n, uint32_t* panel) {
     const int group = weight.lanes * kPlanes, columns = weight.columns();
     alignas(64) bf16 values[kLanes][kMaxGroup];
     for (int part = 0; part < kPanel; part += kLanes)
@@ -37,19 +50,12 @@ void unpack_bf16(const Words& weight, int n, uint32_t* panel) {
                             repeat(round_bf16(levels(weight, g))), values[i] + c);
                 }
             }
-            for (int c = 0; c < span; c += 2 * kLanes) {
-                __m512i rows[kLanes];
-                for (int i = 0; i < kLanes; ++i) rows[i] = _mm512_load_si512(values[i] + c);
-                transpose(rows);
-                uint32_t* to = panel + size_t(start + c) / 2 * kPanel + part;
-                for (int i = 0; i < kLanes; ++i)
-                    _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
-            }
+            store_outputs(values, start, span, panel + part);
         }
 }
 
 // The largest magnitude of a row of a 4-bit weight.
-float largest(const Words& weight, int row) {
+float largest(const PackedWeight& weight, int row) {
     const __m512i mask = _mm512_set1_epi16(15);
     float most = 0;
     for (int g = 0; g < weight.groups; ++g) {
@@ -83,7 +89,7 @@ float largest(const Words& weight, int row) {
 
 // Rows [n, n+64) of a 4-bit weight as a panel of four 8-bit numbers [columns/4][64], one scale
 // per row: scales[64].
-void unpack_int8(const Words& weight, int n, uint32_t* panel, float* scales) {
+void unpack_int8(const PackedWeight& weight, int n, uint32_t* panel, float* scales) {
     const int group = weight.lanes * kPlanes, columns = weight.columns();
     alignas(64) uint16_t numbers[kMaxGroup];
     alignas(64) int8_t values[kLanes][kMaxGroup];
@@ -108,14 +114,7 @@ void unpack_int8(const Words& weight, int n, uint32_t* panel, float* scales) {
                     _mm256_store_si256(reinterpret_cast<__m256i*>(values[i] + c),
                                        _mm512_cvtepi16_epi8(_mm512_load_si512(numbers + c)));
             }
-            for (int c = 0; c < span; c += 4 * kLanes) {
-                __m512i rows[kLanes];
-                for (int i = 0; i < kLanes; ++i) rows[i] = _mm512_load_si512(values[i] + c);
-                transpose(rows);
-                uint32_t* to = panel + size_t(start + c) / 4 * kPanel + part;
-                for (int i = 0; i < kLanes; ++i)
-                    _mm512_store_si512(to + size_t(i) * kPanel, rows[i]);
-            }
+            store_outputs(values, start, span, panel + part);
         }
     }
 }
@@ -147,90 +146,88 @@ void pack_int8(const int8_t* weight, int64_t outputs, int columns, int n, uint32
 }
 
 // The weights of 64 outputs, as a thread holds them.
-struct Panel {
-    uint32_t* words;  // [words of a column][64]
-    float* scales;    // [64], of 8-bit weights
-    int32_t* base;    // [64], where sums of 8-bit products begin
+class Panel {
+ public:
+    explicit Panel(int words)
+        : count_(words), memory_(allocate<uint32_t>((size_t(words) + 2) * kPanel)) {}
+
+    explicit operator bool() const { return bool(memory_); }
+
+    uint32_t* words() const { return memory_.get(); }  // [words of a column][64]
+    float* scales() const {                            // [64], of 8-bit weights
+        return reinterpret_cast<float*>(words() + size_t(count_) * kPanel);
+    }
+    int32_t* base() const {  // [64], where sums of 8-bit products begin
+        return reinterpret_cast<int32_t*>(words() + size_t(count_ + 1) * kPanel);
+    }
 
     // Tokens are 128 too high, so sums are too high by 128 times an output's weights.
-    void correct(int count) const {
+    void correct() const {
         const __m512i ones = _mm512_set1_epi8(1);
         for (int j = 0; j < kPanel; j += kLanes) {
             __m512i sum = _mm512_setzero_si512();
-            for (int w = 0; w < count; ++w)
-                sum =
-                    Int8Product::add(sum, ones, _mm512_load_si512(words + size_t(w) * kPanel + j));
+            for (int w = 0; w < count_; ++w)
+                sum = Int8Product::add(sum, ones,
+                                       _mm512_load_si512(words() + size_t(w) * kPanel + j));
             sum = _mm512_sub_epi32(_mm512_setzero_si512(), _mm512_slli_epi32(sum, 7));
-            _mm512_store_si512(base + j, sum);
+            _mm512_store_si512(base() + j, sum);
         }
     }
+
+ private:
+    int count_;
+    Buffer<uint32_t> memory_;
 };
 
-// Runs f(first output, first token, last token, panel, whether it must be filled) over all
-// outputs and tokens, in parallel. Returns whether memory was wanting.
-template <class F>
-int share_out(int64_t tokens, int64_t outputs, int words, int threads, F&& f) {
-    threads = useful(threads, (tokens + 16) * outputs * words);
-    const int64_t panels = (outputs + kPanel - 1) / kPanel;
-    const int64_t wanted = std::max<int64_t>(1, kTasksPerThread * threads / panels);
-    const int64_t run = std::max<int64_t>(
-        kMinTokens, ((tokens + wanted - 1) / wanted + kTileRows - 1) / kTileRows * kTileRows);
-    const int64_t runs = (tokens + run - 1) / run;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        const auto memory = allocate<uint32_t>((size_t(words) + 2) * kPanel);
-        failed = !memory;
-        const Panel panel{memory.get(),
-                          reinterpret_cast<float*>(memory.get() + size_t(words) * kPanel),
-                          reinterpret_cast<int32_t*>(memory.get() + size_t(words + 1) * kPanel)};
-        int64_t held = -1;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < panels * runs; ++task) {
-            if (failed) continue;
-            const int64_t number = task / runs, start = task % runs * run;
-            f(int(number * kPanel), start, std::min(tokens, start + run), panel, number != held);
-            held = number;
-        }
-    }
-    return failed;
+// Over all panels and tiles of tokens: fill(first output, panel), then tile(first output, first
+// token, panel, number of tokens). Returns whether memory ran out.
+template <class Fill, class Tile>
+int for_panels(int64_t tokens, int64_t outputs, int words, int threads, Fill&& fill, Tile&& tile) {
+    const Blocks blocks{(outputs + kPanel - 1) / kPanel, tokens, (tokens + 16) * outputs * words};
+    return for_tiles(
+        blocks, kTasksPerThread, threads, [&] { return Panel(words); },
+        [&](const Panel& panel, int64_t block) { fill(int(block * kPanel), panel); },
+        [&](const Panel& panel, int64_t block, int64_t m, auto count) {
+            tile(int(block * kPanel), m, panel, count);
+        });
 }
 
 template <class Out, class Fill>
 int integer_linear(const uint8_t* q, const float* steps, const float* bias, Out* out,
                    int64_t tokens, int64_t outputs, int columns, int threads, Fill&& fill) {
     const int words = columns / 4;
-    return share_out(
-        tokens, outputs, words, threads,
-        [&](int n, int64_t start, int64_t end, const Panel& panel, bool fresh) {
-            if (fresh) {
-                fill(n, panel.words, panel.scales);
-                panel.correct(words);
+    const auto prepare = [&](int n, const Panel& panel) {
+        fill(n, panel.words(), panel.scales());
+        panel.correct();
+    };
+    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
+        constexpr int R = count.value;
+        __m512i sums[R][kVectors];
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j)
+                sums[r][j] = _mm512_load_si512(panel.base() + j * kLanes);
+        multiply<R, Int8Product>(reinterpret_cast<const char*>(q + m * columns), columns,
+                                 panel.words(), words, sums);
+        for (int j = 0; j < kVectors; ++j) {
+            const __mmask16 used = first(int(outputs) - n - j * kLanes);
+            const __m512 shift = bias ? load(bias + n + j * kLanes, used) : _mm512_setzero_ps();
+            const __m512 scale = _mm512_load_ps(panel.scales() + j * kLanes);
+            for (int r = 0; r < R; ++r) {
+                __m512 y =
+                    _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]), _mm512_set1_ps(steps[m + r]));
+                y = _mm512_mul_ps(y, scale);
+                if (bias) y = _mm512_add_ps(y, shift);
+                store(out + (m + r) * outputs + n + j * kLanes, y, used);
             }
-            for (int64_t m = start; m < end; m += kTileRows)
-                with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto rows) {
-                    constexpr int R = rows.value;
-                    __m512i sums[R][kVectors];
-                    for (int r = 0; r < R; ++r)
-                        for (int j = 0; j < kVectors; ++j)
-                            sums[r][j] = _mm512_load_si512(panel.base + j * kLanes);
-                    multiply<R, Int8Product>(reinterpret_cast<const char*>(q + m * columns),
-                                             columns, panel.words, words, sums);
-                    for (int j = 0; j < kVectors; ++j) {
-                        const __mmask16 used = first(int(outputs) - n - j * kLanes);
-                        const __m512 shift =
-                            bias ? load(bias + n + j * kLanes, used) : _mm512_setzero_ps();
-                        const __m512 scale = _mm512_load_ps(panel.scales + j * kLanes);
-                        for (int r = 0; r < R; ++r) {
-                            __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(sums[r][j]),
-                                                     _mm512_set1_ps(steps[m + r]));
-                            y = _mm512_mul_ps(y, scale);
-                            if (bias) y = _mm512_add_ps(y, shift);
-                            store(out + (m + r) * outputs + n + j * kLanes, y, used);
-                        }
-                    }
-                });
-        });
+        }
+    };
+    return for_panels(tokens, outputs, words, threads, prepare, tile);
+}
+
+// Calls f with `out` as the type that it has: float if `wide`, else bfloat16.
+template <class F>
+int with_output(void* out, int wide, F&& f) {
+    return wide ? f(static_cast<float*>(out)) : f(static_cast<bf16*>(out));
 }
 
 }  // namespace
@@ -244,30 +241,26 @@ QVGGT_EXPORT int qvggt_int4_linear(const uint16_t* x, const uint16_t* words, con
                                    int64_t tokens, int64_t rows, int64_t groups, int64_t lanes,
                                    int threads) {
     using namespace qvggt;
-    const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
+    const PackedWeight weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
     const int columns = weight.columns(), pairs = columns / 2;
-    return share_out(
-        tokens, rows, pairs, threads,
-        [&](int n, int64_t start, int64_t end, const Panel& panel, bool fresh) {
-            if (fresh) unpack_bf16(weight, n, panel.words);
-            for (int64_t m = start; m < end; m += kTileRows)
-                with_rows(int(std::min<int64_t>(kTileRows, end - m)), [&](auto count) {
-                    constexpr int R = count.value;
-                    __m512 sums[R][kVectors];
-                    for (int j = 0; j < kVectors; ++j) {
-                        const __m512 shift =
-                            bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
-                                 : _mm512_setzero_ps();
-                        for (int r = 0; r < R; ++r) sums[r][j] = shift;
-                    }
-                    multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
-                                             size_t(columns) * 2, panel.words, pairs, sums);
-                    for (int r = 0; r < R; ++r)
-                        for (int j = 0; j < kVectors; ++j)
-                            store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
-                                  first(int(rows) - n - j * kLanes));
-                });
-        });
+    const auto prepare = [&](int n, const Panel& panel) { unpack_bf16(weight, n, panel.words()); };
+    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
+        constexpr int R = count.value;
+        __m512 sums[R][kVectors];
+        for (int j = 0; j < kVectors; ++j) {
+            const __m512 shift =
+                bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
+                     : _mm512_setzero_ps();
+            for (int r = 0; r < R; ++r) sums[r][j] = shift;
+        }
+        multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
+                                 size_t(columns) * 2, panel.words(), pairs, sums);
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j)
+                store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
+                      first(int(rows) - n - j * kLanes));
+    };
+    return for_panels(tokens, rows, pairs, threads, prepare, tile);
 }
 
 // out[tokens][rows] (float if `wide`, else bfloat16) = steps (q - 128) W8^T + bias, W8 being the
@@ -277,14 +270,13 @@ QVGGT_EXPORT int qvggt_int4_linear_int8(const uint8_t* q, const float* steps, co
                                         const float* bias, void* out, int wide, int64_t tokens,
                                         int64_t rows, int64_t groups, int64_t lanes, int threads) {
     using namespace qvggt;
-    const Words weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
+    const PackedWeight weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
     const auto fill = [&](int n, uint32_t* panel, float* kept) {
         unpack_int8(weight, n, panel, kept);
     };
-    return wide ? integer_linear(q, steps, bias, static_cast<float*>(out), tokens, rows,
-                                 weight.columns(), threads, fill)
-                : integer_linear(q, steps, bias, static_cast<bf16*>(out), tokens, rows,
-                                 weight.columns(), threads, fill);
+    return with_output(out, wide, [&](auto* to) {
+        return integer_linear(q, steps, bias, to, tokens, rows, weight.columns(), threads, fill);
+    });
 }
 
 // The same for an 8-bit weight [columns][outputs] with scales[outputs].
@@ -299,10 +291,9 @@ QVGGT_EXPORT int qvggt_integer_linear(const uint8_t* q, const float* steps, cons
             _mm512_store_ps(kept + j * kLanes,
                             load(scales + n + j * kLanes, first(int(outputs) - n - j * kLanes)));
     };
-    return wide ? integer_linear(q, steps, bias, static_cast<float*>(out), tokens, outputs,
-                                 int(columns), threads, fill)
-                : integer_linear(q, steps, bias, static_cast<bf16*>(out), tokens, outputs,
-                                 int(columns), threads, fill);
+    return with_output(out, wide, [&](auto* to) {
+        return integer_linear(q, steps, bias, to, tokens, outputs, int(columns), threads, fill);
+    });
 }
 
 }  // extern "C"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import layer_norm_add_, qk_norm_rope_
+from qvggt_kernels import HeadNorm, Rotation, layer_norm_add_, qk_norm_rope_
+from support.weights import normal
 from torch.nn import functional as F
 
 from qvggt_core.model.rope import RotaryTables, rotate
@@ -16,11 +17,6 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 
 
-def normal(*shape, dtype=torch.float32, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(*shape, generator=generator).to(dtype)
-
-
 def gains(width, dtype=torch.float32, seed=0):
     """Return a gain near one and a bias near zero."""
     return 1 + 0.1 * normal(width, dtype=dtype, seed=seed), 0.1 * normal(
@@ -29,13 +25,13 @@ def gains(width, dtype=torch.float32, seed=0):
 
 
 def normalised(x, weight, bias, eps):
-    """The layer norm in float64, in NumPy's own words."""
+    """The layer norm in float64, by NumPy."""
     x, weight, bias = (part.double().numpy() for part in (x, weight, bias))
     centred = x - x.mean(-1, keepdims=True)
     return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
-def turned(x, cos, sin):
+def rotated(x, cos, sin):
     """Rotate pairs (j, j + D/4) of each half as complex numbers, in float64.
 
     Args:
@@ -107,8 +103,8 @@ def test_qk_norm_rope_gives_the_bits_of_frame_by_frame_rotation(
         for frame in expected[:, :, :, index].unbind(1):
             y = F.layer_norm(frame, (dim,), weight, bias, 1e-5) if norm else frame
             frame.copy_(rotate(y, cos, sin) if rope else y)
-    norms = (qw, qb, kw, kb) if norm else (None,) * 4
-    qk_norm_rope_(qkv, *norms, 1e-5, *((cos, sin) if rope else (None, None)))
+    head_norm = HeadNorm(qw, qb, kw, kb, 1e-5) if norm else HeadNorm()
+    qk_norm_rope_(qkv, head_norm, Rotation(cos, sin) if rope else Rotation())
     assert torch.equal(qkv, expected)
 
 
@@ -119,20 +115,20 @@ def test_qk_norm_rope_against_complex_numbers_in_float64(dtype):
     before = qkv.clone()
     qw, qb = gains(32, dtype, seed=2)
     kw, kb = gains(32, dtype, seed=4)
-    qk_norm_rope_(qkv, qw, qb, kw, kb, 1e-5, cos, sin)
+    qk_norm_rope_(qkv, HeadNorm(qw, qb, kw, kb, 1e-5), Rotation(cos, sin))
     for index, weight, bias in ((0, qw, qb), (1, kw, kb)):
-        exact = turned(normalised(before[:, :, :, index], weight, bias, 1e-5), cos, sin)
+        exact = rotated(normalised(before[:, :, :, index], weight, bias, 1e-5), cos, sin)
         np.testing.assert_allclose(
             qkv[:, :, :, index].double().numpy(), exact, atol=2 * ROUNDING[dtype]
         )
     assert torch.equal(qkv[:, :, :, 2], before[:, :, :, 2])
 
 
-def test_special_tokens_are_not_turned():
+def test_special_tokens_are_not_rotated():
     tokens, cos, sin = tables((2, 2), 16, special=5)
     qkv = normal(1, 1, tokens, 3, 1, 16)
     before = qkv.clone()
-    qk_norm_rope_(qkv, None, None, None, None, 0.0, cos, sin)
+    qk_norm_rope_(qkv, rotation=Rotation(cos, sin))
     assert torch.equal(qkv[:, :, :5], before[:, :, :5])
     assert not torch.equal(qkv[:, :, 5:, :2], before[:, :, 5:, :2])
 

@@ -20,15 +20,9 @@ from qvggt_kernels import (
     unpack_integer,
 )
 from scipy.linalg import hadamard
+from support.weights import random_integers as integers
 
 pytestmark = pytest.mark.usefixtures("cpu_code")
-
-
-def integers(rows, columns, bits, seed=0):
-    limit = 2 ** (bits - 1)
-    generator = torch.Generator().manual_seed(seed)
-    shape = (rows, columns)
-    return torch.randint(-limit, limit, shape, dtype=torch.int8, generator=generator)
 
 
 def layer_of(q, weight_bits, activation_bits, **extras):
@@ -130,7 +124,7 @@ def test_a_clipped_range_covers_less_in_smaller_steps():
 
 
 @pytest.mark.parametrize("columns", [1, 1000, 5000])
-def test_the_yardstick_and_the_fast_product_are_exact(columns):
+def test_the_reference_and_the_fast_product_are_exact(columns):
     a, b = integers(17, columns, 8, seed=1), integers(columns, 23, 8, seed=2)
     exact = a.numpy().astype(np.int64) @ b.numpy().astype(np.int64)
     assert np.array_equal(integer_product(a, b).numpy(), exact)
@@ -196,7 +190,7 @@ def test_a_rotated_and_scaled_4_bit_weight_undoes_what_its_input_gets():
     assert torch.allclose(layer(x), x @ weight.t(), rtol=1e-4, atol=1e-4)
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_impossible_sizes_are_refused():
     with pytest.raises(PackingError, match="5 outputs are odd"):
         IntegerLinear(64, 5, weight_bits=4, activation_bits=8)
     with pytest.raises(PackingError, match="integers of 16 bits"):

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import threading
-
 import numpy as np
 import pytest
 import torch
 from qvggt_kernels import (
     GROUP_SIZES,
     Int4Linear,
+    PackedWeight,
     PackingError,
-    capability,
-    cpu,
     dequantize,
-    fastest_dtype,
     pack,
 )
+from qvggt_kernels.cpu import linear as cpu
+from support.concurrency import results_of_threads
 from torch import nn
 from torch.nn import functional as F
 
@@ -48,7 +46,7 @@ def exact_weight(q, scales):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_reference_rounds_the_exact_product_once(group_size, dtype):
     q, scales = quantized(7, 3 * group_size, group_size)
-    weight = dequantize(pack(q, group_size), scales, dtype)
+    weight = dequantize(PackedWeight(pack(q, group_size), scales), dtype)
     assert weight.dtype == dtype
     assert torch.equal(weight, exact_weight(q, scales).to(dtype))
 
@@ -58,8 +56,8 @@ def test_reference_rounds_the_exact_product_once(group_size, dtype):
 @pytest.mark.parametrize("rows", [1, 5, 64])
 def test_cpu_path_gives_the_bits_of_the_reference(group_size, dtype, rows):
     q, scales = quantized(rows, 2 * group_size, group_size, seed=rows)
-    packed = pack(q, group_size)
-    assert torch.equal(cpu.dequantize(packed, scales, dtype), dequantize(packed, scales, dtype))
+    packed = PackedWeight(pack(q, group_size), scales)
+    assert torch.equal(cpu.dequantize(packed, dtype), dequantize(packed, dtype))
 
 
 @pytest.mark.parametrize("dtype", sorted(cpu.DTYPES, key=str))
@@ -68,8 +66,8 @@ def test_cpu_path_is_exact_for_every_scale_that_bfloat16_has(dtype):
     scales = torch.from_numpy(bits).view(torch.bfloat16).view(-1, 1)
     scales = scales[torch.isfinite(scales[:, 0])]
     q = torch.arange(32, dtype=torch.int8).remainder(16).sub(8).expand(len(scales), -1)
-    packed = pack(q.contiguous(), 32)
-    assert torch.equal(cpu.dequantize(packed, scales, dtype), dequantize(packed, scales, dtype))
+    packed = PackedWeight(pack(q.contiguous(), 32), scales)
+    assert torch.equal(cpu.dequantize(packed, dtype), dequantize(packed, dtype))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -114,29 +112,16 @@ def test_threads_do_not_share_scratch():
     layers = [layer_of(256, 256, seed=seed) for seed in range(4)]
     x = torch.randn(8, 256)
     expected = [layer(x) for layer in layers]
-    wrong = []
-    start = threading.Barrier(len(layers))
-
-    def work(index):
-        start.wait()
-        for _ in range(50):
-            if not torch.equal(layers[index](x), expected[index]):
-                wrong.append(index)
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(len(layers))]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    for index, result in results_of_threads(lambda index: layers[index](x), count=4):
+        assert torch.equal(result, expected[index])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_scratch_grows_and_serves_smaller_layers_again(dtype):
     for rows in (8, 128, 8, 512, 128):
         layer = layer_of(rows, 64, seed=rows)
-        expected = dequantize(layer.qweight, layer.scales, dtype)
-        assert torch.equal(cpu.dequantize(layer.qweight, layer.scales, dtype), expected)
+        expected = dequantize(layer.packed(), dtype)
+        assert torch.equal(cpu.dequantize(layer.packed(), dtype), expected)
 
 
 def test_inference_mode_and_normal_mode_share_a_scratch():
@@ -155,7 +140,7 @@ def test_gradients_pass_through_layers_of_one_shape():
     twin = x.detach().double().requires_grad_()
     hidden = twin
     for index, layer in enumerate(layers):
-        weight = dequantize(layer.qweight, layer.scales, torch.float64)
+        weight = dequantize(layer.packed(), torch.float64)
         hidden = F.linear(hidden, weight, layer.bias.double())
         hidden = torch.tanh(hidden) if index == 0 else hidden
     hidden.sum().backward()
@@ -205,7 +190,7 @@ def test_layer_holds_four_bits_a_weight_before_and_after_use():
     assert held == 128 * 256 // 2 + 2 * 128 * 2
 
 
-def test_layer_says_what_it_is():
+def test_the_representation_names_the_sizes():
     text = repr(layer_of(16, 64))
     assert text == "Int4Linear(in_features=64, out_features=16, group_size=32, bias=True)"
 
@@ -218,29 +203,3 @@ def test_parts_that_do_not_fit_are_refused():
         Int4Linear.from_quantized(q, scales.repeat(1, 2))
     with pytest.raises(PackingError, match="float32"):
         Int4Linear.from_quantized(q, scales.float())
-
-
-@pytest.mark.parametrize(
-    ("gain", "expected"), [(0.2, torch.float32), (1.29, torch.float32), (1.3, torch.bfloat16)]
-)
-def test_bfloat16_has_to_pay_for_itself_on_a_cpu(monkeypatch, gain, expected):
-    monkeypatch.setattr(capability, "_cpu_gain", lambda: gain)
-    assert fastest_dtype("cpu") == expected
-
-
-@pytest.mark.parametrize(
-    ("version", "expected"),
-    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
-)
-def test_gpus_without_bfloat16_units_get_float16(monkeypatch, version, expected):
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
-    assert fastest_dtype("cuda:0") == expected
-
-
-def test_cpu_is_probed_once_and_on_the_cpu():
-    capability._cpu_gain.cache_clear()
-    with torch.device("meta"):
-        first = fastest_dtype("cpu")
-    assert first in (torch.float32, torch.bfloat16)
-    assert fastest_dtype(torch.device("cpu")) == first
-    assert capability._cpu_gain.cache_info().misses == 1

@@ -1,4 +1,4 @@
-// 4-bit weights of layout planar-int16/1, and the values that their numbers stand for.
+// 4-bit weights of layout planar-int16/1, and the values of their numbers.
 #pragma once
 
 #include "vectors.h"
@@ -10,17 +10,16 @@ constexpr int kZero = 8;    // number that stands for zero where a group has no 
 constexpr int kMaxGroup = 128;
 
 // Word j of a group of g columns holds the numbers of columns j, j + g/4, j + g/2, j + 3g/4.
-struct Words {
+struct PackedWeight {
     const uint16_t* words;  // [rows][groups][lanes]
     const bf16* scales;     // [rows][groups]
     const uint8_t* zeros;   // [rows][groups], or null
     int rows, groups, lanes;
     int columns() const { return groups * lanes * kPlanes; }
-    int group() const { return lanes * kPlanes; }
 };
 
 // The 16 values of a group; exact, for four bits times eight fit into a float.
-inline __m512 levels(const Words& weight, size_t group) {
+inline __m512 levels(const PackedWeight& weight, size_t group) {
     const __m512i number = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
     const int zero = weight.zeros ? weight.zeros[group] : kZero;
     return _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_sub_epi32(number, _mm512_set1_epi32(zero))),
