@@ -50,6 +50,14 @@ class PackedLinear(nn.Module):
         self.out_features = out_features
         self.rotation = rotation
 
+    def _register_optional(
+        self, *, input_scale: bool, bias: bool, device: torch.device | str | None
+    ) -> None:
+        ones = torch.ones(self.in_features, device=device) if input_scale else None
+        self.register_buffer("input_scale", ones)
+        zeros = torch.zeros(self.out_features, device=device) if bias else None
+        self.register_buffer("bias", zeros)
+
     def prepare(self, x: Tensor) -> Tensor:
         """Return the input (..., K) rotated and scaled, in its dtype."""
         if not self.rotation and self.input_scale is None:
@@ -131,9 +139,7 @@ class Int4Linear(PackedLinear):
         self.register_buffer("scales", scales)
         points = torch.full_like(scales, ZERO, dtype=torch.uint8) if zeros else None
         self.register_buffer("zeros", points)
-        ones = torch.ones(in_features, device=device) if input_scale else None
-        self.register_buffer("input_scale", ones)
-        self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
+        self._register_optional(input_scale=input_scale, bias=bias, device=device)
 
     @classmethod
     def from_quantized(
@@ -250,9 +256,7 @@ class IntegerLinear(PackedLinear):
         self.register_buffer("qweight", torch.zeros(shape, dtype=dtype, device=device))
         self.register_buffer("scales", torch.zeros(out_features, device=device))
         self.register_buffer("clip", torch.ones((), device=device))
-        ones = torch.ones(in_features, device=device) if input_scale else None
-        self.register_buffer("input_scale", ones)
-        self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
+        self._register_optional(input_scale=input_scale, bias=bias, device=device)
 
     @classmethod
     def from_quantized(

@@ -106,14 +106,8 @@ def test_integer_linears_have_the_bits_of_the_reference(
     small_slices, monkeypatch, weight_bits, activation_bits, library
 ):
     monkeypatch.setattr(cpu_features, "multiplies_integers", lambda: library)
-    weight = integer_weight(
-        24,
-        1100,
-        weight_bits,
-        bias=tokens(24),
-        activation_bits=activation_bits,
-        clip=torch.tensor(0.8),
-    )
+    tokens_as = {"activation_bits": activation_bits, "clip": torch.tensor(0.8)}
+    weight = integer_weight(24, 1100, weight_bits, bias=tokens(24), **tokens_as)
     x = tokens(2, 13, 1100)
     expected = reference.integer_linear(x, weight)
     assert torch.equal(cpu_integer.integer_linear(x, weight), expected)

@@ -313,11 +313,13 @@ def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeyp
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     dense = [part.contiguous() for part in (q, k, v)]
     assert torch.equal(attention(q, k, v), native.attention(*dense))
-    turned = q.transpose(2, 3).contiguous().transpose(2, 3)
-    assert not native.supports_attention(turned, k, v)
+    transposed = q.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not native.supports_attention(transposed, k, v)
     assert not native.supports_attention(q[..., :32], k[..., :32], v[..., :32])
     assert not native.supports_attention(q.float(), k.float(), v.float())
-    assert torch.allclose(attention(turned, k, v).float(), attention(q, k, v).float(), atol=2e-2)
+    assert torch.allclose(
+        attention(transposed, k, v).float(), attention(q, k, v).float(), atol=2e-2
+    )
 
 
 @pytest.mark.parametrize("tiles", [True, False])

@@ -42,14 +42,8 @@ def test_int4_operators_are_registered_as_pytorch_requires(operator, dtype, zero
 @pytest.mark.parametrize("weight_bits", [8, 4])
 def test_integer_operator_is_registered_as_pytorch_requires(weight_bits, activation_bits):
     x = tokens(2, 3, 64)
-    weight = integer_weight(
-        24,
-        64,
-        weight_bits,
-        bias=tokens(24),
-        activation_bits=activation_bits,
-        clip=torch.tensor(0.9),
-    )
+    weight = integer_weight(24, 64, weight_bits, bias=tokens(24), activation_bits=activation_bits)
+    weight = weight._replace(clip=torch.tensor(0.9))
     torch.library.opcheck(OPERATORS.integer_linear.default, (x, *weight, True))
     total, gamma = tokens(2, 3, 24), tokens(24)
     torch.library.opcheck(OPERATORS.integer_linear_add_.default, (total, x, gamma, *weight))

@@ -204,15 +204,16 @@ def test_int8_product(m, n, k, bias, residual, dtype, activation):
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("config", [Config("fused", SMALL), Config("dequantize", None)])
 @pytest.mark.parametrize("shape", [(128,), (2, 3, 128), (1, 65, 128)])
-def test_int4_linears_of_any_shape(shape, config, zeros):
+def test_int4_linears_of_any_shape(monkeypatch, shape, config, zeros):
+    monkeypatch.setattr(gemm_configs, "for_product", lambda *_: config)
     from qvggt_kernels.triton import linear
 
     dtype = DTYPES[-1]
     x, bias = random(*shape, dtype=dtype), random(24, dtype=dtype, seed=2)
     packed = on_gpu(packed_weight(24, 128, 64, zeros=zeros, bias=bias))
     expected = F.linear(x.double(), dequantize(packed, dtype).double(), bias.double())
-    agree(linear.int4_linear(x, packed, config=config), expected, TOLERANCE[dtype])
-    y = linear.int4_linear(x, packed, Epilogue(gelu=True), config)
+    agree(linear.int4_linear(x, packed), expected, TOLERANCE[dtype])
+    y = linear.int4_linear(x, packed, Epilogue(gelu=True))
     agree(y, F.gelu(expected), TOLERANCE[dtype])
 
 
@@ -290,19 +291,21 @@ def rows_by_pytorch(packed, dtype):
 
 def agrees_with_every_epilogue(linear, x, weight, expected):
     """Compare a linear, its GELU and its addition to tokens with the product."""
-    config = Config("triton", Blocks(16, 32, 64, 1, 4, 2))
-    agree(linear(x, weight, config=config), expected, 1e-6)
-    agree(linear(x, weight, Epilogue(gelu=True), config), F.gelu(expected), 1e-6)
+    agree(linear(x, weight), expected, 1e-6)
+    agree(linear(x, weight, Epilogue(gelu=True)), F.gelu(expected), 1e-6)
     before, gamma = random(*expected.shape, seed=5), random(expected.shape[-1], seed=6)
     total = before.clone()
-    linear(x, weight, Epilogue(False, gamma, total), config)
+    linear(x, weight, Epilogue(False, gamma, total))
     agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
 
 
 @on_device
 @pytest.mark.parametrize("shape", [(64,), (2, 3, 64)])
-def test_integer_linears_of_any_shape(shape):
+def test_integer_linears_of_any_shape(monkeypatch, shape):
     from qvggt_kernels.triton import linear
+
+    config = Config("triton", Blocks(16, 32, 64, 1, 4, 2))
+    monkeypatch.setattr(gemm_configs, "for_product", lambda *_: config)
 
     x, bias = random(*shape), random(24, seed=2)
     packed = on_gpu(packed_weight(24, 64, zeros=True, bias=bias))

@@ -206,7 +206,7 @@ void attend(const bf16* q, int64_t stride, const Head& head, int count, bf16* ou
             const float step = quantize(q + r * stride, none, numbers);
             // Zeros score zero whatever they are multiplied by, and keys past the end do not.
             scale[r] *= step == 0 ? 1 : step;
-            // 128 more, which is the highest bit turned.
+            // 128 more, which is the highest bit inverted.
             _mm512_storeu_si512(scratch.queries[r],
                                 _mm512_xor_si512(numbers, _mm512_set1_epi8(-128)));
         }

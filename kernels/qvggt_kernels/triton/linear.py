@@ -19,25 +19,15 @@ _ROWS_WITH_ZEROS = 64
 """Rows up to which an asymmetric weight is unpacked within the product."""
 
 
-def int4_linear(
-    x: Tensor,
-    weight: PackedWeight,
-    epilogue: Epilogue = NO_EPILOGUE,
-    config: Config | None = None,
-) -> Tensor:
+def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias, see `qvggt_kernels.int4_linear`."""
-    config = config or _config("int4", x, weight.outputs)
+    config = _config("int4", x, weight.outputs)
     return int4_product(x, weight.contiguous(), config, epilogue)
 
 
-def int4_linear_int8(
-    x: Tensor,
-    weight: PackedWeight,
-    epilogue: Epilogue = NO_EPILOGUE,
-    config: Config | None = None,
-) -> Tensor:
+def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias, see `qvggt_kernels.int4_linear_int8`."""
-    config = config or _config("int8", x, weight.outputs)
+    config = _config("int8", x, weight.outputs)
     rows, scales = unpack.requantize(weight.contiguous())
     return int8_product(x, IntegerWeight(rows.t(), scales, weight.bias), config, epilogue)
 
@@ -58,14 +48,9 @@ def int4_linear_fp8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPI
     return epilogue.apply(y.view(*x.shape[:-1], -1))
 
 
-def integer_linear(
-    x: Tensor,
-    weight: IntegerWeight,
-    epilogue: Epilogue = NO_EPILOGUE,
-    config: Config | None = None,
-) -> Tensor:
+def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias, see `qvggt_kernels.integer_linear`."""
-    config = config or _config("int8", x, weight.outputs)
+    config = _config("int8", x, weight.outputs)
     rows = unpack.columns_to_rows(weight.qweight.contiguous())
     weight = weight._replace(qweight=rows.t(), scales=weight.scales.contiguous())
     return int8_product(x, weight, config, epilogue)
@@ -85,8 +70,8 @@ def int4_product(
     Args:
         x: (..., K) floating, not empty.
         weight: contiguous, with a bias of x's dtype.
-        config: of the operator `int4`. float32 is unpacked to memory whatever it says, so
-            that its precision is the one that PyTorch is set to.
+        config: of the operator `int4`. float32 is unpacked to memory in any case, so that
+            its precision is the one that PyTorch is set to.
         epilogue: GELU or nothing.
 
     Returns:
@@ -119,7 +104,7 @@ def int8_product(
     """
     assert config.blocks is not None
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
-    clip = weight.clip if isinstance(weight.clip, Tensor) else None
+    clip = weight.clip if isinstance(weight.clip, Tensor) else None  # a number is 1 here
     q, steps = gemm.quantize_tokens(tokens, levels(weight.activation_bits), clip)
     if epilogue.total is not None:
         epilogue = epilogue._replace(total=epilogue.total.view(len(q), -1))
