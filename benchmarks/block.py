@@ -1,7 +1,7 @@
 """Times the steps of one block of VGGT-1B at two frames of 392x518, and two convolutions of a head.
 
-`qvggt bench --cases blocks` times the whole block; this says where its time goes. Each step runs in
-several arithmetics, side by side; ratios are to bfloat16.
+`qvggt bench --cases blocks` times the whole block, this its steps. Each step runs in several
+arithmetics, side by side; speed-ups are over bfloat16.
 
     python benchmarks/block.py [--threads 2] [--clock wall] [--rounds 9]
 """
@@ -37,7 +37,7 @@ from torch.nn import functional as F
 
 from qvggt_core.measure.layers import block_and_tokens, pack_linears
 from qvggt_core.measure.roofline import Shape
-from qvggt_core.measure.timing import CLOCKS, Run, measure, ratio
+from qvggt_core.measure.timing import CLOCKS, Run, measure, speedup
 from qvggt_core.model import ModelConfig
 
 SHAPE = Shape(frames=2, height=392, width=518)
@@ -68,7 +68,7 @@ def main() -> None:
             steps[name] = {
                 each: {
                     "median_ms": 1e3 * statistics.median(taken),
-                    "ratio": ratio(taken, times["bf16"]),
+                    "speedup": speedup(times["bf16"], taken),
                 }
                 for each, taken in times.items()
             }
@@ -153,7 +153,7 @@ def _call(function: Any, *arguments: object) -> Run:
 
 
 def as_table(steps: dict[str, dict[str, Any]], machine: dict[str, Any]) -> Table:
-    """Return milliseconds and ratios to bfloat16, one row per step."""
+    """Return milliseconds and speed-ups over bfloat16, one row per step."""
     where = "{cpu}, {threads} threads, {clock} time, torch {torch}".format(**machine)
     names = list(dict.fromkeys(name for figures in steps.values() for name in figures))
     table = Table(title=f"Steps of a block, 2 x 1041 tokens; {where}")
@@ -162,7 +162,7 @@ def as_table(steps: dict[str, dict[str, Any]], machine: dict[str, Any]) -> Table
         table.add_column(heading, justify="right")
     for step, figures in steps.items():
         cells = [
-            f"{figures[name]['median_ms']:.1f} ms {figures[name]['ratio']:.2f}x"
+            f"{figures[name]['median_ms']:.1f} ms {figures[name]['speedup']:.2f}x"
             if name in figures
             else ""
             for name in names

@@ -29,9 +29,10 @@ from qvggt_core.quantize import (
     RECIPES,
     CalibrationOptions,
     CalibrationSet,
+    QuantizationSettings,
     quantize_checkpoint,
 )
-from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_sources import synthetic_world
 from qvggt_core.quantize.sampling import choose_windows
 
@@ -52,7 +53,7 @@ def make_checkpoint(path: Path) -> None:
 
 
 class MemoryWatch(threading.Thread):
-    """Samples this process's memory until it is told to stop."""
+    """Samples this process's memory until it is stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
@@ -82,28 +83,28 @@ class Spent:
     def __init__(self, file: Path, settings: dict) -> None:
         self._file, self._settings, self._before = file, settings, 0.0
         if file.is_file():
-            said = json.loads(file.read_text(encoding="utf-8"))
-            if said["settings"] == settings:
-                self._before = said["processor_seconds"]
+            stored = json.loads(file.read_text(encoding="utf-8"))
+            if stored["settings"] == settings:
+                self._before = stored["processor_seconds"]
         self._started = time.process_time()
 
     def note(self) -> float:
         """Write down, and return, what was spent until now, in seconds."""
         spent = self._before + time.process_time() - self._started
-        said = {"settings": self._settings, "processor_seconds": spent}
-        self._file.write_text(json.dumps(said), encoding="utf-8")
+        stored = {"settings": self._settings, "processor_seconds": spent}
+        self._file.write_text(json.dumps(stored), encoding="utf-8")
         return spent
 
 
 def judgement_seconds(source: Path, data: CalibrationSet) -> float:
-    """Return the processor time of asking the heads once, from the middle of the network."""
+    """Return the processor time of running to the heads once, from the middle of the network."""
     model = load_model(source, dtype=torch.float32, heads=("camera", "depth", "points"))
-    walk = Walk(model, data.images[:1], batch=1, judged=1)
-    while walk.position < len(walk.sites) // 2:
-        walk.advance()
-    walk.predict(0)
+    runner = BlockwiseRunner(model, data.images[:1], batch=1, judged=1)
+    while runner.position < len(runner.sites) // 2:
+        runner.advance()
+    runner.predict(0)
     used = time.process_time()
-    walk.predict(0)
+    runner.predict(0)
     return time.process_time() - used
 
 
@@ -147,8 +148,7 @@ def main() -> None:
     report = quantize_checkpoint(
         read_checkpoint(source),
         args.folder / "vggt-1b-quantized.safetensors",
-        recipe=recipe,
-        precision=args.precision,
+        QuantizationSettings(recipe=recipe, precision=args.precision),
         data=data,
         options=CalibrationOptions(judged_images=args.judged_images),
         workspace=args.folder / "partial",

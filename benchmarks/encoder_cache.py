@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     model = load_model(args.checkpoint) if args.checkpoint else middle_network()
     times = time_streams(
-        model, args.height, args.width, args.window, args.stride, args.runs, clock="cpu"
+        model, (args.height, args.width), args.window, args.stride, args.runs, clock="cpu"
     )
     gains = [slow / fast for slow, fast in zip(times.encoding, times.cached, strict=True)]
     row = {

@@ -102,7 +102,7 @@ def _steps(device: torch.device, dtype: torch.dtype, frames: int) -> dict[str, t
             lambda: qk_norm_rope_(qkv, HeadNorm(*gains, 1e-5), Rotation(cos, sin)),
         ),
     }
-    # The CPU's 8-bit attention is a yardstick of accuracy: its time says nothing.
+    # On a CPU, 8-bit attention is a reference of accuracy, not of time.
     if device.type == "cuda" and dtype != torch.float32:
         for count in ATTENTION_FRAMES:
             window = normal(1, count * len(cos), 3, HEADS, HEAD_DIM).transpose(1, 3)

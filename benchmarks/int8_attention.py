@@ -2,7 +2,7 @@
 
 The parameter `attention` is once "auto" and once "int8", in float32 and in bfloat16: errors
 against the ground truth, and how far predictions move from those of float32 with "auto". The
-rounding of bfloat16 is the yardstick of what a move matters. Pools are rendered once and kept.
+rounding of bfloat16 is the baseline for such moves. Pools are rendered once and kept.
 
     python benchmarks/int8_attention.py
 """
@@ -25,7 +25,7 @@ from torch import Tensor
 from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.model import VGGT, ComputeSettings, decode_pose, load_model, shipped_checkpoint
 from qvggt_core.training.clips import build_pool, open_pool
-from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows
 from qvggt_core.training.windows import Windows, evaluation_windows
 

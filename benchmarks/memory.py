@@ -24,9 +24,9 @@ from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from qvggt_core.measure.random_weights import write_random_checkpoint
 from qvggt_core.measure.rss import MIB, peak_mib, resident_mib
 from qvggt_core.model import ModelConfig, load_model
+from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
 
 
 def run_window(args: argparse.Namespace) -> None:

@@ -18,7 +18,7 @@ _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 @dataclass(frozen=True)
 class ParameterDescription:
-    """What there is to know of one parameter.
+    """One parameter: its name, default and allowed values.
 
     Attributes:
         name: its name.
@@ -149,7 +149,7 @@ class Parameters(BaseModel):
         ge=0,
         le=64,
         description=(
-            "Views of the overlap, the newest, that get depth again to tell the window's scale; "
+            "Views of the overlap, the newest, that get depth again to fix the window's scale; "
             "0 takes all. New views always get depth."
         ),
         json_schema_extra=_STRUCTURAL,
@@ -185,14 +185,14 @@ class Parameters(BaseModel):
         ge=0.0,
         description=(
             "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
-            "frames say so."
+            "the world frame is `unscaled_frame`."
         ),
     )
     min_odometry_distance: float = Field(
         1.0,
         gt=0.0,
         le=1000.0,
-        description="Metres of odometry after which the scale that they tell is trusted.",
+        description="Metres of odometry after which its scale is trusted.",
     )
     max_scale_spread: float = Field(
         1.5,
@@ -328,7 +328,7 @@ class Parameters(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _cameras_are_told_apart(self) -> Parameters:
+    def _cameras_have_names_of_their_own(self) -> Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"cameras {self.cameras} has a name twice")
         for name in self.cameras if len(self.cameras) > 1 else ():
@@ -345,7 +345,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def describe(cls) -> tuple[ParameterDescription, ...]:
-        """Return what there is to know of each parameter, in order."""
+        """Return each parameter's description, in order."""
         return tuple(
             ParameterDescription(
                 name=name,

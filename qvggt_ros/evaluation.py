@@ -28,7 +28,7 @@ from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory import (
     ALIGNMENTS,
     AbsoluteErrors,
-    Alignment,
+    AlignmentKind,
     absolute_errors,
     straightness,
 )
@@ -175,7 +175,7 @@ def evaluate(
     return metrics
 
 
-def _headline(segments: Sequence[_Segment], *, in_metres: bool) -> Alignment:
+def _headline(segments: Sequence[_Segment], *, in_metres: bool) -> AlignmentKind:
     """Return the alignment to quote; without a known scale only one is fair."""
     for alignment in ("se3", "origin", "none") if in_metres else ("sim3",):
         if any(alignment in segment.alignments for segment in segments):
@@ -220,7 +220,7 @@ class _Segment:
     track: Track
     truth: Track
     association: Association | None
-    alignments: dict[Alignment, AbsoluteErrors]
+    alignments: dict[AlignmentKind, AbsoluteErrors]
     drift: ScaleOverTime | None
     drift_window: float
     problems: list[str]
@@ -427,7 +427,7 @@ _ERROR_COLUMNS = (
 )
 
 
-def _write_errors(path: Path, segments: Iterable[_Segment], headline: Alignment) -> None:
+def _write_errors(path: Path, segments: Iterable[_Segment], headline: AlignmentKind) -> None:
     """Write a line per compared pose: positions in the map, errors in the truth's unit."""
     with path.open("w", newline="", encoding="ascii") as file:
         writer = csv.writer(file, lineterminator="\n")

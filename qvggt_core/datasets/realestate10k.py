@@ -60,7 +60,7 @@ class RealEstate10k:
     def load(self, name: str) -> PosedScene:
         """Return a clip; frames that were never cut from the video are listed all the same.
 
-        Which frames a protocol draws shall not depend on what was downloaded.
+        The frames that a protocol draws must not depend on what was downloaded.
         """
         path = self._annotations() / f"{name}.txt"
         rows = _rows(path)

@@ -12,9 +12,7 @@ from qvggt_core.errors import EvaluationError
 from qvggt_core.geometry.poses import inverse, rotation_angle
 
 Span = Literal["frames", "distance", "time"]
-"""What the two poses of a pair are apart by: poses, length of the true path, or time."""
-
-SPAN_UNITS: dict[Span, str] = {"frames": "frames", "distance": "m", "time": "s"}
+"""Distance between the two poses of a pair: in poses, length of the true path, or time."""
 
 _MIN_WINDOW_POSES = 3
 
@@ -62,7 +60,7 @@ class ScaleOverTime:
 def progress(
     span: Span, positions: NDArray[np.float64], seconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return what pairs are told apart by: (N,) frames, metres along the path, or seconds.
+    """Return the distance of poses from the first: (N,) frames, metres along the path, or seconds.
 
     Args:
         span: which of them.
@@ -100,7 +98,7 @@ def pairs_apart(
     if not (np.isfinite(delta) and delta > 0.0):
         raise EvaluationError(f"poses cannot be {delta} apart: give a positive number")
     if not np.isfinite(way).all():
-        raise EvaluationError("the times or positions that tell poses apart are not finite")
+        raise EvaluationError("the times or positions of the poses are not finite")
     if consecutive:
         ends = [0]
         for index in range(1, len(way)):

@@ -1,4 +1,4 @@
-"""The numbers that a set of errors is told in."""
+"""Summary statistics of a set of errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Poses over time: what is compared, and what it is compared with."""
+"""Poses over time: of an estimate or of the truth."""
 
 from __future__ import annotations
 

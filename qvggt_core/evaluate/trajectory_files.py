@@ -20,7 +20,7 @@ _MAX_STAMP = 1 << 62
 
 
 def read_trajectory(path: Path, times: Path | None = None) -> Track:
-    """Read a trajectory; its format is told by its content.
+    """Read a trajectory; its format is recognised by its content.
 
     - TUM: `seconds x y z qx qy qz qw`, separated by spaces.
     - EuRoC: `nanoseconds,x,y,z,qw,qx,qy,qz,...`, separated by commas (the `data.csv` of

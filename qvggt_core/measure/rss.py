@@ -1,4 +1,4 @@
-"""Reads this process's memory: what it holds, and the most that it held."""
+"""The memory of this process: held now, and at its peak."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def peak_mib(device: torch.device) -> float:
 
 
 def held_mib(device: torch.device) -> float:
-    """Return what is held now in MiB: allocated on CUDA, resident elsewhere."""
+    """Return the memory held now in MiB: allocated on CUDA, resident elsewhere."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / MIB
     return resident_mib()
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Give back what is free and count the peak from here; return whether that could be done."""
+    """Release free memory and restart the peak from here; return whether that was possible."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)

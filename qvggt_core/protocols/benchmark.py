@@ -1,4 +1,4 @@
-"""What every protocol is: it opens a data set, judges a scene, and sums scenes up."""
+"""The interface of a protocol: open a data set, judge a scene, summarise the scenes."""
 
 from __future__ import annotations
 

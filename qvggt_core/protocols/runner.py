@@ -1,4 +1,4 @@
-"""Runs a protocol over scenes, resumes, and lets a broken scene cost only itself."""
+"""Runs a protocol over scenes, one file of results each; broken scenes are left out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from qvggt_core.errors import DatasetError, EvaluationError, ExcludedSceneError,
 from qvggt_core.parameters import Parameters
 from qvggt_core.protocols.benchmark import Benchmark
 from qvggt_core.stream import Network
+from qvggt_core.util.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _IDENTITY = "run.json"
 
 @dataclass
 class Run:
-    """What one network did on the scenes of a protocol.
+    """Results of one network on the scenes of a protocol.
 
     Attributes:
         results: raw result per scene.
@@ -65,7 +66,7 @@ def run_scenes(
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Judge scenes, or what of them is not done yet in `directory`.
+    """Judge those scenes that have no results in `directory` yet.
 
     Args:
         benchmark: the protocol.
@@ -74,9 +75,9 @@ def run_scenes(
         network: what is judged.
         parameters: of the stream, for protocols that stream.
         directory: keeps one JSON file per scene.
-        identity: all that results depend on; a directory of another identity is not gone on with.
+        identity: all that results depend on; a directory of another identity is refused.
         progress: called with the scenes done and the scenes in all.
-        stop: asked between scenes.
+        stop: called between scenes; true ends the run.
 
     Raises:
         EvaluationError: the directory holds results of another identity; says what differs.
@@ -91,9 +92,9 @@ def run_scenes(
             run.interrupted = True
             break
         file = directory / f"{quote(name, safe='')}.json"
-        kept = _read_object(file)
-        if kept is not None:
-            run.results[name] = kept
+        stored = _read_object(file)
+        if stored is not None:
+            run.results[name] = stored
             continue
         try:
             result = benchmark.judge(dataset.load(name), network, parameters)
@@ -105,7 +106,7 @@ def run_scenes(
             if isinstance(error, DatasetError):
                 run.missing += error.missing
         except Exception as error:
-            # Whatever a broken file brings about, the other scenes shall not pay for it.
+            # No error of a broken file may end the run: the other scenes are judged.
             logger.debug("scene %s failed", name, exc_info=True)
             run.failures[name] = f"{type(error).__name__}: {error}"
         else:
@@ -128,9 +129,7 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: a number is not finite.
     """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text)
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

@@ -24,7 +24,7 @@ from qvggt_core.stream import Frame, Network, Reconstructor
 class StreamedTrajectory:
     """All images of a sequence through the `Reconstructor`, in the order of time.
 
-    The longest map segment is judged: its poses, where the truth knows the image's pose, are
+    The longest map segment is judged: its poses at images with a true pose are
     aligned by Sim(3), and the absolute trajectory error is the root mean square of what is left.
     `coverage` is the share of the images with truth that this segment has.
 

@@ -1,4 +1,4 @@
-"""What the network's heads say of a candidate: the task-aware objective (QVGGT, section 3.4)."""
+"""The loss of the network's heads: the task-aware objective (QVGGT, section 3.4)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _POINT_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class TaskTargets:
-    """What the heads should say of a batch of windows.
+    """Targets of the heads for a batch of windows.
 
     Attributes:
         pose_encodings: (B, S, 9).
@@ -51,8 +51,8 @@ def teacher_targets(prediction: Prediction) -> TaskTargets:
 
 def true_targets(truth: Truth) -> TaskTargets:
     """Return ground truth in the network's gauge: first camera the world, mean distance 1."""
-    said = window_targets(truth.depth, truth.world_from_camera, truth.intrinsics)
-    return TaskTargets(said.pose_encodings, said.depth, said.points)
+    targets = window_targets(truth.depth, truth.world_from_camera, truth.intrinsics)
+    return TaskTargets(targets.pose_encodings, targets.depth, targets.points)
 
 
 def unprojected(depth: Tensor, encodings: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def task_loss(prediction: Prediction, targets: TaskTargets) -> float:
     L_camera is the Huber loss of the last iteration's encodings; dense losses are absolute
     errors weighted by the predicted confidence over its mean; L_geo is the distance between
     the point head's points and the depth head's, unprojected with the predicted camera. A
-    network without a point head is held to the target's points instead, by L_geo alone.
+    network without a point head is compared with the target's points instead, by L_geo alone.
     """
     encodings = prediction.pose_encodings[-1].float()
     loss = F.huber_loss(encodings, targets.pose_encodings.to(encodings), delta=0.1)

@@ -1,4 +1,4 @@
-"""The plan: which weight is kept in which precision, as data."""
+"""The plan: which weight is stored in which precision, as data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Rule(BaseModel):
     Attributes:
         match: glob on a tensor's name in the checkpoint; `*` also matches dots.
         bits: 3, 4 or 8, 16 (bfloat16) or 32 (float32). 3 bits are stored in 4-bit words: they
-            save nothing and serve to tell recipes apart.
+            save nothing and serve to compare recipes.
         group_size: columns per scale, or "channel" for one scale a row; None takes the run's.
         activations: 16, or 8 or 4 bits per token; 8-bit weights need integer activations.
     """
@@ -202,7 +202,7 @@ _BLOCKS = tuple(
         "camera_head.trunk.*.weight",
     )
 )
-# Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj bears 4 bits.
+# Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj is in 4 bits.
 _PROTECTED = tuple(
     rule
     for block in ("frame_blocks.14", "frame_blocks.17", "frame_blocks.23", "global_blocks.23")

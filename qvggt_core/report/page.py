@@ -19,6 +19,18 @@ _RAMP_STEPS = 12
 _MAX_CHART_POINTS = 1500
 
 
+def environment() -> Environment:
+    """Return the template engine: every value is escaped, and a missing one is an error."""
+    found = Environment(
+        loader=PackageLoader("qvggt_core.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+    )
+    found.globals["asset"] = _asset
+    return found
+
+
 def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
     """Return a page of a template.
 
@@ -30,22 +42,19 @@ def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
         data: what the scripts draw; JSON-able.
         values: what the template fills in.
     """
-    environment = Environment(
-        loader=PackageLoader("qvggt_core.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=False,
-    )
-    environment.globals["asset"] = _asset
     # NaN and infinity are not JSON; None is.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(sign, escaped)
-    return environment.get_template(template).render(
-        data=Markup(text),  # noqa: S704 - escaped above, as JSON
-        data_has_cloud=bool(data.get("cloud")),
-        charts=data["charts"],
-        **values,
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            data=Markup(text),  # noqa: S704 - escaped above, as JSON
+            data_has_cloud=bool(data.get("cloud")),
+            charts=data["charts"],
+            **values,
+        )
     )
 
 

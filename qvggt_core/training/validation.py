@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt_core.evaluate.depth import window_depth_errors
 from qvggt_core.evaluate.relative_pose import (
     RelativePoseErrors,
     area_under_curve,
@@ -118,11 +119,9 @@ def _pose_numbers(errors: RelativePoseErrors) -> dict[str, float]:
 def _depth_errors(depth: NDArray, truth: NDArray) -> tuple[float, float]:
     relative, close = [], []
     for mine, true in zip(depth, truth, strict=True):
-        valid = np.isfinite(true)
-        if not valid.any():
+        if not np.isfinite(true).any():
             continue
-        scaled = mine[valid] * (np.median(true[valid]) / np.median(mine[valid]))
-        relative.append(np.mean(np.abs(scaled - true[valid]) / true[valid]))
-        ratio = np.maximum(scaled / true[valid], true[valid] / scaled)
-        close.append(np.mean(ratio < 1.25))
+        errors = window_depth_errors(mine, true)
+        relative.append(errors.abs_rel)
+        close.append(errors.delta_1)
     return float(np.mean(relative)), float(np.mean(close))

@@ -172,7 +172,7 @@ def _chosen(contents: Contents, prefixes: list[str], scene_list: Path | None) ->
 
 
 def _named(models: list[Path]) -> dict[str, Path]:
-    """Return the files by a name each; files of one name are told apart by their directories."""
+    """Return the files by a name each; files of one name are distinguished by their directories."""
     stems = [path.stem for path in models]
     named: dict[str, Path] = {}
     for path in models:

@@ -20,7 +20,7 @@ def info(
 ) -> None:
     """Show what a checkpoint holds: size and bits per part, and what it says of itself."""
     from qvggt_core.model import part_sizes, read_checkpoint
-    from qvggt_core.model.checkpoint import LINEARS_KEY
+    from qvggt_core.model.packed_format import LINEARS_KEY
 
     checkpoint = read_checkpoint(file)
     table = Table(title=str(file), title_justify="left")

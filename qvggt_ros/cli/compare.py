@@ -31,7 +31,7 @@ def compare(
     images: Annotated[int, typer.Option(help="Calibration images.")] = 128,
     seeds: Annotated[int, typer.Option(help="Calibration sets per recipe.")] = 3,
     judged_images: Annotated[
-        int, typer.Option(help="Images on which a task-aware search asks the heads.")
+        int, typer.Option(help="Images on which a task-aware search compares candidates.")
     ] = 32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     footprint: Annotated[bool, typer.Option(help="Measure memory and time.")] = True,
@@ -45,8 +45,8 @@ def compare(
     from qvggt_core.quantize.calibrate import CalibrationOptions
     from qvggt_core.quantize.calibration_sources import calibration_windows, evaluation_set
     from qvggt_core.quantize.comparison import Protocol, run_studies
-    from qvggt_core.quantize.comparison_tables import write_tables
     from qvggt_core.quantize.study import load_study
+    from qvggt_core.report.recipe_comparison import write_tables
 
     studies = [load_study(name) for name in study or _ALL]
     opened = read_checkpoint(checkpoint)

@@ -23,15 +23,15 @@ def params() -> None:
 
 
 def parameter_table(parameters: type[Parameters]) -> str:
-    """Return the parameters with defaults, ranges and descriptions as a Markdown table."""
-    rows = ["| parameter | default | allowed | what it is |", "|---|---|---|---|"]
+    """Return names, defaults, ranges, whether live, and descriptions as a Markdown table."""
+    rows = ["| parameter | default | allowed | live | meaning |", "|---|---|---|---|---|"]
     for parameter in parameters.describe():
         default = yaml.safe_dump(parameter.default, default_flow_style=True)
         default = default.split("\n")[0].replace("'", '"')
-        fixed = " Fixed once the network is loaded." if parameter.read_only else ""
+        live = "" if parameter.read_only else "yes"
         rows.append(
-            f"| `{parameter.name}` | `{default}` | {parameter.allowed or 'text'} "
-            f"| {parameter.description}{fixed} |"
+            f"| `{parameter.name}` | `{default}` | {parameter.allowed or 'text'} | {live} "
+            f"| {parameter.description} |"
         )
     return "\n".join(rows)
 

@@ -1,4 +1,4 @@
-"""`qvggt tune`: which kernels and blocks are fastest for a checkpoint on this machine's GPU."""
+"""`qvggt tune`: which kernels and blocks are fastest for a checkpoint on this GPU."""
 
 from __future__ import annotations
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import pytest
 from catkin_pkg.package import parse_package
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from qvggt_kernels import native
 
 ROOT = Path(__file__).parents[2]
 
 COMPILED = (".cpp", ".h", ".so")
-"""Sources are compiled, not installed, and what they become bears the interpreter's name."""
+"""Sources are compiled, not installed, and the library is named after the interpreter."""
 
 
 def test_package_xml_is_valid_and_named_like_everything_else() -> None:
@@ -119,17 +121,25 @@ def test_the_command_is_installed() -> None:
     assert callable(command.load())
 
 
-def test_pinned_requirements_satisfy_the_declared_ones() -> None:
-    pinned = {
-        line.split("==")[0].lower()
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if "==" in line
-    }
-    setup = (ROOT / "setup.py").read_text()
-    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
-    assert declared
-    names = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
-    assert names == pinned
+def listed(file: str) -> dict[str, SpecifierSet]:
+    """Names and versions of a requirements file, without the files that it includes."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line[:1].isalpha()]
+    return {requirement.name.lower(): requirement.specifier for requirement in found}
+
+
+def test_there_is_one_list_of_requirements_and_it_is_installed() -> None:
+    assert 'install_requires=requirements("requirements.in")' in (ROOT / "setup.py").read_text()
+    assert "-r requirements.in\n" in (ROOT / "requirements-ros.txt").read_text()
+
+
+def test_pins_are_releases_that_the_list_allows() -> None:
+    pinned, needed = listed("requirements.txt"), listed("requirements.in")
+    assert pinned.keys() == needed.keys()
+    for name, specifier in pinned.items():
+        (pin,) = specifier
+        assert pin.operator == "=="
+        assert pin.version in needed[name], name
 
 
 def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:

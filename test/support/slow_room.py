@@ -1,6 +1,6 @@
 """The `qvggt` command around the network that knows the room, made slow: a live server to test.
 
-Run as a process of its own: `python test/support/slow_room.py live --domain-id 7`.
+Run as a process of its own, in `test/`: `python -m support.slow_room live --domain-id 7`.
 """
 
 from __future__ import annotations

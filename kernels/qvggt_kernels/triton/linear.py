@@ -95,7 +95,8 @@ def int8_product(
 
     Args:
         x: (..., K) floating, not empty.
-        weight: of 8 bits; `qweight` is the transpose of a contiguous (N, K), scales contiguous.
+        weight: of 8 bits; `qweight` is the transpose of a contiguous (N, K), scales contiguous,
+            `clip` a tensor or 1.
         config: of the operator `int8`.
         epilogue: what else is done to it.
 
@@ -104,7 +105,7 @@ def int8_product(
     """
     assert config.blocks is not None
     tokens = x.reshape(-1, x.shape[-1]).contiguous()
-    clip = weight.clip if isinstance(weight.clip, Tensor) else None  # a number is 1 here
+    clip = weight.clip if isinstance(weight.clip, Tensor) else None
     q, steps = gemm.quantize_tokens(tokens, levels(weight.activation_bits), clip)
     if epilogue.total is not None:
         epilogue = epilogue._replace(total=epilogue.total.view(len(q), -1))

@@ -45,7 +45,7 @@ def test_parts_count_what_pytorch_counts(config: ModelConfig, shape: Shape) -> N
         counted[name] = counter.get_total_flops()
         return result
 
-    # With gradients recorded every operation is a plain one that the counter knows.
+    # With gradients recorded every operation is a plain one that the counter has a formula for.
     tokens = count("encoder", lambda: model.encode(images))
     patches, camera = count("aggregator", lambda: model.aggregator(tokens, rows, columns))
     count("camera head", lambda: model.camera_head(camera))

@@ -1,6 +1,6 @@
-"""Writes the README's table of speed from the committed raw results of `qvggt bench`.
+"""Writes the table of speed in docs/performance.md from the raw results of `qvggt bench`.
 
-python benchmarks/readme.py
+python benchmarks/speed_table.py
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ def table(results: Mapping[str, Any]) -> str:
         f"VGGT-1B's shape, {where}, {machine['cpu']} (Zen 5: AVX-512, no AMX), "
         f"{request['threads']} threads, {request['clock']} time, PyTorch {machine['torch']}, C++ "
         f"kernels {machine['cpu_kernels']}; all in one run. "
-        "On a GPU: not measured; `qvggt bench` is ready to.",
+        "On a GPU: not measured.",
         "",
-        "| who | heads | a window | times faster | peak memory | times smaller |",
+        "| network | heads | a window | times faster | peak memory | times smaller |",
         "|---|---|---|---|---|---|",
     ]
     for name, label in (
@@ -59,15 +59,15 @@ def table(results: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def replaced(readme: str, results: Mapping[str, Any]) -> str:
-    """Return the README with the table between its marks."""
-    before, _, rest = readme.partition(BEGIN)
+def replaced(page: str, results: Mapping[str, Any]) -> str:
+    """Return the page with the table between its marks."""
+    before, _, rest = page.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{table(results)}{END}{after}"
 
 
 if __name__ == "__main__":
-    path = ROOT / "README.md"
+    path = ROOT / "docs" / "performance.md"
     path.write_text(
         replaced(path.read_text(encoding="utf-8"), read_results(RESULTS)), encoding="utf-8"
     )
