@@ -1,6 +1,6 @@
 """Every variant of the Triton kernels that ships: kernel, argument types, constants, GPUs.
 
-Nothing here runs with the product: `offline` compiles the variants for GPUs that are not there.
+Nothing here runs with the product: `compiler` compiles the variants for GPUs that are not there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from triton.runtime.jit import JITFunction
 from .. import fp8, gemm_configs, tuning
 from ..gemm_configs import Blocks
 from ..packing import GROUP_SIZES, PLANES
-from . import attention, gemm, normalise, rotary, unpack
+from ..triton import attention, gemm, normalise, rotary, unpack
 
 ARCHITECTURES = (80, 86, 87, 89, 90, 100, 120)
 """Compute capabilities, times ten, that kernels are compiled for."""

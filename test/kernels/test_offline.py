@@ -13,7 +13,7 @@ triton = pytest.importorskip("triton")
 if os.environ.get("TRITON_INTERPRET") == "1":
     pytest.skip("compiling needs Triton that does not interpret", allow_module_level=True)
 
-from qvggt_kernels.triton import offline, variants  # noqa: E402
+from qvggt_kernels.offline import compiler, variants  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 TABLE = json.loads((ROOT / "benchmarks/results/triton_static.json").read_text(encoding="utf-8"))
@@ -37,35 +37,35 @@ def test_the_table_names_what_is_shipped():
 def test_a_product_runs_on_tensor_cores_without_spills():
     one = variant("int8 128x128x128 warps 8 stages 3")
     for architecture, instructions in ((80, 64), (90, 4)):
-        facts = offline.compile_variant(one, architecture)
+        facts = compiler.compile_variant(one, architecture)
         assert facts.loop_tensor_core == instructions
         assert facts.loop_spills == facts.stack == 0
-        assert not offline.broken_rules(one, architecture, facts)
+        assert not compiler.broken_rules(one, architecture, facts)
 
 
 def test_rules_catch_spills_and_too_much_shared_memory():
     """Configurations that are not shipped, and why."""
     four_warps = variant("int4 128x128x128 warps 8 stages 3")
     four_warps = dataclasses.replace(four_warps, warps=4)
-    (spills,) = offline.broken_rules(four_warps, 89, offline.compile_variant(four_warps, 89))
+    (spills,) = compiler.broken_rules(four_warps, 89, compiler.compile_variant(four_warps, 89))
     assert "local memory in its main loop" in spills
     large = variant("int8 128x256x128 warps 8 stages 3")
     large = dataclasses.replace(large, stages=5)
-    (too_much,) = offline.broken_rules(large, 90, offline.compile_variant(large, 90))
+    (too_much,) = compiler.broken_rules(large, 90, compiler.compile_variant(large, 90))
     assert "of shared memory, the limit is 232448" in too_much
 
 
 def test_rules_catch_a_product_without_tensor_cores():
     facts = dataclasses.replace(
-        offline.compile_variant(variant("quantize tokens"), 90), tensor_core=0
+        compiler.compile_variant(variant("quantize tokens"), 90), tensor_core=0
     )
     product = dataclasses.replace(variant("quantize tokens"), tensor_core=True)
-    assert offline.broken_rules(product, 90, facts) == ["no tensor-core instruction"]
+    assert compiler.broken_rules(product, 90, facts) == ["no tensor-core instruction"]
 
 
 @pytest.mark.slow
 def test_every_shipped_kernel_compiles_to_what_it_did():
-    found = offline.survey(processes=len(os.sched_getaffinity(0)))
+    found = compiler.survey(processes=len(os.sched_getaffinity(0)))
     broken = {name: rules for name, facts in found.items() if (rules := facts.pop("broken"))}
     assert not broken
     if TABLE["triton"] == triton.__version__:
