@@ -20,7 +20,7 @@ class InitialWeights(BaseModel):
     """A checkpoint that a run starts from.
 
     Attributes:
-        file: full-precision or 4-bit checkpoint; relative to the configuration's directory.
+        file: checkpoint in 32, 16 or 4 bits; relative to the configuration's directory.
         sha256: hash of the file's bytes, so that a repeated run starts where the first one did.
     """
 
