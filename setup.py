@@ -19,7 +19,7 @@ def files(directory: str, pattern: str) -> list[str]:
 def requirements(file: str) -> list[str]:
     """Return the requirements that a file lists."""
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for each in lines if (line := each.partition("#")[0].strip())]
 
 
 def native_kernels() -> list[Extension]:
@@ -55,9 +55,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
-        "qvggt_kernels",
-        "qvggt_kernels.native",
-        "qvggt_kernels.triton",
+        *find_packages("kernels"),
     ],
     ext_modules=native_kernels(),
     package_dir={"qvggt_kernels": "kernels/qvggt_kernels"},
@@ -68,7 +66,7 @@ setup(
             "training/configs/*.yaml",
             "report/templates/*",
         ],
-        "qvggt_kernels": ["tables/*.json"],
+        "qvggt_kernels": ["gemm_configs_data/*.json"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from qvggt_core.model import VGGT, ComputeSettings, load_model, shipped_checkpoint
 from qvggt_core.training.clips import build_pool, open_pool
-from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows
 from qvggt_core.training.windows import evaluation_windows
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.model import VGGT, ComputeSettings, decode_pose, load_model, shipped_checkpoint
 from qvggt_core.training.clips import build_pool, open_pool
-from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows
 from qvggt_core.training.windows import Windows, evaluation_windows
 
