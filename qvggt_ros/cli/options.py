@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-Recording = Annotated[Path, typer.Argument(help="rosbag2 directory, or a bare .mcap or .db3 file.")]
+Recording = Annotated[
+    Path, typer.Argument(help="rosbag2 directory, .mcap or .db3 file, video, or folder of images.")
+]
 Checkpoint = Annotated[
     Path | None, typer.Option(help="Network; the small one that ships if not given.")
 ]

@@ -434,10 +434,33 @@ def _float_image(messages: Messages, geometry: FrameGeometry, values: NDArray[np
 def depth_info_message(messages: Messages, geometry: FrameGeometry) -> Any:
     """Return the CameraInfo of the depth image: its own K and P, rectified, no distortion."""
     height, width = geometry.depth.shape
-    matrix = np.asarray(geometry.intrinsics, dtype=np.float64)
+    head = header(messages, geometry.view.stamp_ns, geometry.view.frame_id)
+    return pinhole_info_message(messages, geometry.intrinsics, width, height, head)
+
+
+def picture_message(messages: Messages, image: NDArray[np.uint8], head: Any) -> Any:
+    """Return an RGB image (H, W, 3) as sensor_msgs/Image."""
+    height, width = image.shape[:2]
+    return messages.with_octets(
+        messages.Image,
+        image,
+        header=head,
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
+    )
+
+
+def pinhole_info_message(
+    messages: Messages, intrinsics: NDArray[np.float64], width: int, height: int, head: Any
+) -> Any:
+    """Return the CameraInfo of a camera without distortion, with its (3, 3) matrix in pixels."""
+    matrix = np.asarray(intrinsics, dtype=np.float64)
     projection = np.hstack([matrix, np.zeros((3, 1))])
     return messages.CameraInfo(
-        header=header(messages, geometry.view.stamp_ns, geometry.view.frame_id),
+        header=head,
         height=height,
         width=width,
         distortion_model="plumb_bob",

@@ -128,7 +128,7 @@ class Recording:
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """Open a rosbag2 directory, a bare .mcap or a bare .db3 file.
+    """Open a rosbag2 directory, a bare .mcap or .db3 file, a video, or a folder of images.
 
     A recording without metadata.yaml, or an MCAP file without its end, as a recorder leaves it
     when it is killed, is opened as far as it goes, with a warning.
@@ -142,6 +142,12 @@ def open_recording(path: Path) -> Iterator[Recording]:
         raise RecordingError(
             f"{path} is a ROS 1 recording: convert it with `rosbags-convert --src {path} --dst DIR`"
         )
+    # Imported here: an image sequence is a kind of recording.
+    from qvggt_ros.io.image_sequence import is_image_sequence, open_image_sequence
+
+    if is_image_sequence(path):
+        yield open_image_sequence(path)
+        return
     with ExitStack() as stack:
         reader, warnings = _open_reader(path, stack)
         recording = Recording(path, reader, warnings)
@@ -179,7 +185,9 @@ def _storage_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
     if not files:
-        raise RecordingError(f"{path} is no recording: it holds no .mcap and no .db3 file")
+        raise RecordingError(
+            f"{path} is no recording: it holds no .mcap, no .db3 file and no images"
+        )
     return files
 
 
