@@ -15,7 +15,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from qvggt_core.errors import RecordingError
-from qvggt_ros.io.conversions import is_picture
+from qvggt_ros.io.images import is_picture
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Recording:
                 return
             except Exception as error:  # damaged files raise whatever their bytes lead to
                 self.warnings.append(
-                    f"{self.path} is damaged ({_said(error)}): what came before is kept"
+                    f"{self.path} is damaged ({_described(error)}): what came before is kept"
                 )
                 return
             yield connection.topic, connection.msgtype, received_ns, data
@@ -122,7 +122,7 @@ class Recording:
             return self.reader.deserialize(data, msgtype)
         except Exception as error:  # as above: the bytes come from a file
             raise RecordingError(
-                f"a {msgtype} of {len(data)} bytes cannot be read ({_said(error)})"
+                f"a {msgtype} of {len(data)} bytes cannot be read ({_described(error)})"
             ) from error
 
 
@@ -166,7 +166,7 @@ def _open_reader(path: Path, stack: ExitStack) -> tuple[AnyReader, list[str]]:
             [] if whole else [f"{path} has no metadata.yaml: its files are read one by one"]
         )
     except Exception as error:  # see Recording.messages
-        reason = _said(error)
+        reason = _described(error)
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qvggt_")))
     repaired = [_repaired_if_cut_off(file, directory) for file in files]
     try:
@@ -191,7 +191,7 @@ def _storage_files(path: Path) -> list[Path]:
     return files
 
 
-def _said(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 
