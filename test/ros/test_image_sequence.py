@@ -18,8 +18,10 @@ from support.recordings import (
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
 from qvggt_ros.drivers.replay import replay
-from qvggt_ros.io.conversions import camera_from_info, decode_image, stamp_ns
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.image_sequence import CAMERA_INFO_TOPIC, IMAGE_TOPIC
+from qvggt_ros.io.images import decode_image
 from qvggt_ros.io.recording import choose_topics, open_recording
 
 FRAMES = 12
