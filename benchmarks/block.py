@@ -19,13 +19,17 @@ from typing import Any
 import torch
 from machine import describe
 from qvggt_kernels import (
+    HeadNorm,
     Int4Linear,
+    Rotation,
     attention,
-    capability,
+    cpu_features,
+    fastest_dtype,
     int8_attention,
     layer_norm_add_,
     qk_norm_rope_,
 )
+from qvggt_kernels.cpu import attention as cpu_attention
 from rich.console import Console
 from rich.table import Table
 from torch import nn
@@ -70,8 +74,8 @@ def main() -> None:
             }
     machine["load_average_after"] = os.getloadavg()[0]
     machine["chosen"] = {
-        "oneDNN in float32": capability.prefers_onednn(),
-        "tiled attention": capability.tiles_attention(),
+        "oneDNN in float32": cpu_features.prefers_onednn(),
+        "tiled attention": cpu_attention.prefers_tiles(fastest_dtype("cpu")),
     }
     console = Console()
     console.print(as_table(steps, machine))
@@ -123,10 +127,10 @@ def block_steps() -> dict[str, dict[str, Run]]:
     fused: dict[str, list[Run]] = {"norm": [], "rotation": [], "gelu": []}
     for dtype in (torch.bfloat16, torch.float32):
         x, gains = tokens.to(dtype), torch.ones(dim, dtype=dtype)
-        norms = [torch.ones(dim // heads, dtype=dtype)] * 4
+        norm = HeadNorm(*[torch.ones(dim // heads, dtype=dtype)] * 4, 1e-6)
         own_qkv, own_hidden = qkv.to(dtype), hidden.to(dtype)
         fused["norm"].append(_call(layer_norm_add_, x, x.clone(), gains * 0, gains, gains, 1e-6))
-        fused["rotation"].append(_call(qk_norm_rope_, own_qkv, *norms, 1e-6, cos, sin))
+        fused["rotation"].append(_call(qk_norm_rope_, own_qkv, norm, Rotation(cos, sin)))
         fused["gelu"].append(_call(F.gelu, own_hidden))
     for name, (run16, run32) in fused.items():
         steps[name] = {"bf16": run16, "fp32": run32}

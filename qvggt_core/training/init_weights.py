@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from qvggt_kernels import dequantize
+from qvggt_kernels import PackedWeight, dequantize
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, TrainingError
@@ -59,9 +59,8 @@ def full_precision_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         tensor = checkpoint.tensor(name)
         if name.endswith(_QUANTIZED):
             path = name.removesuffix(_QUANTIZED)
-            state[path + ".weight"] = dequantize(
-                tensor, checkpoint.tensor(path + _SCALES), torch.float32
-            )
+            weight = PackedWeight(tensor, checkpoint.tensor(path + _SCALES))
+            state[path + ".weight"] = dequantize(weight, torch.float32)
         else:
             state[name] = tensor.float()
     return state
