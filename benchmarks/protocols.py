@@ -16,8 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe
-
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import shipped_checkpoint
 from qvggt_core.protocols import PROTOCOLS, make_benchmark
 
@@ -51,12 +50,12 @@ def main() -> None:
         qvggt("benchmark", protocol, "--data", data, "-o", run, *chosen, *settings)
         results[protocol] = json.loads((run / "results.json").read_text())
         results[protocol]["data"] = json.loads((data / "synthetic.json").read_text())
-        # That no real scene is there goes without saying.
+        # All scenes of the real data set are absent.
         del results[protocol]["absent"]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(
-        json.dumps({"machine": describe(), "protocols": results}, indent=1) + "\n"
-    )
+    for result in results.values():
+        for model in result["models"]:
+            del model["groups"]  # sums over scenes, which are there
+    write_results(args.output, {"protocols": results}, *models, digits=5)
     write_page(results)
     print(f"wrote {args.output} and the tables in {PAGE}")
 

@@ -9,7 +9,6 @@ ROS (sourced) the classes are rclpy's, elsewhere rosbags'.
 from __future__ import annotations
 
 import argparse
-import json
 import struct
 import time
 from collections.abc import Callable
@@ -18,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 
 from qvggt_core.geometry.cloud import Cloud, frame_cloud
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.stream.frame import FrameGeometry, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.messages import Messages, available_messages
@@ -190,12 +189,12 @@ def main() -> None:
         table.add_row(name, *(f"{row[key]:.3g}" for key in ("ours_ms", "other_ms", "ratio")))
     Console().print(table)
     output = args.output or Path(__file__).parent / f"results/ros_layer_{family}.json"
-    facts = {"machine": describe(), "messages": family, "rounds": args.rounds}
+    facts = {"messages": family, "rounds": args.rounds}
     try:
         facts["rclpy"] = version("rclpy") if messages.installed else None
     except PackageNotFoundError:
         facts["rclpy"] = "unknown"
-    output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    write_results(output, {**facts, "rows": rows})
     print(f"wrote {output}")
 
 
