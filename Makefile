@@ -6,7 +6,7 @@ OUT ?= out
 NATIVE := $(wildcard kernels/qvggt_kernels/native/*.cpp kernels/qvggt_kernels/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-ros test-slow lint format bench docs clean
+.PHONY: help setup run test test-ros test-slow torture lint format bench docs clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -34,6 +34,9 @@ test: setup $(VENV)/.reference ## run the tests (a few minutes on two cores)
 
 test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
 	$(BIN)/python -m pytest -m "slow or vggt_1b"
+
+torture: setup ## fuzzing, faults and load (20 minutes on two cores)
+	cd test && ../$(BIN)/python -m torture --output ../$(OUT)/torture.json
 
 # In a shell with ROS 2 and the workspace sourced; launch_testing's plugin does not bear pytest 8+.
 test-ros: ## run the tests of the node on an installed ROS 2

@@ -9,7 +9,7 @@ from pathlib import Path
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.network import TorchNetwork
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
-from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.config import TrainConfig
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.drivers.synthesize import write_bag
 

@@ -12,6 +12,10 @@ class QvggtError(Exception):
     """Root of all errors that qvggt raises on purpose."""
 
 
+class MissingPackageError(QvggtError):
+    """A package that only this feature needs is not installed."""
+
+
 class ParameterError(QvggtError):
     """A parameter is unknown, of the wrong type, or out of its range."""
 

@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import ParameterError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.cloud import Cloud, VoxelMap, frame_cloud
+from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
 from qvggt_core.report.pictures import limits
 from qvggt_core.report.result import ResultView
@@ -46,16 +47,12 @@ class LiveView:
             parameters: what goes into the cloud of a running reconstruction.
 
         Raises:
-            ParameterError: viser is not installed, or the port is refused.
+            MissingPackageError: viser is not installed.
+            ParameterError: the port is refused.
         """
         if not 1 <= port <= 65535:
             raise ParameterError(f"a port of {port}: choose 1 to 65535")
-        try:
-            import viser
-        except ImportError as error:
-            raise ParameterError(
-                "viser is not installed: `pip install 'qvggt_ros[viz]'`"
-            ) from error
+        viser: Any = import_optional("viser")
         try:
             self.server = viser.ViserServer(host=host, port=port, label="qvggt", verbose=False)
         except OSError as error:

@@ -109,8 +109,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: RotaryTable | None, *, across_frames: bool) -> Tensor:
         """Attend within each frame of (B, S, N, C), or across all frames of a window."""
         batch, frames, tokens, dim = x.shape
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = self._prepare(qkv, rope)
+        query, key, value = self.project(x, rope)
         sequence = (batch, frames * tokens) if across_frames else (batch * frames, tokens)
         query, key, value = (
             part.reshape(*sequence, self.num_heads, -1).transpose(1, 2)
@@ -118,12 +117,18 @@ class Attention(nn.Module):
         )
         if self.settings.attention == "int8" and not torch.is_grad_enabled():
             out = int8_attention(query, key, value)
+        elif self.settings.attention == "plain":
+            out = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1) @ value
         else:
             out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))
 
-    def _prepare(self, qkv: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values (B, S, N, H, D), the former two normalised and turned."""
+    def project(self, x: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Map (B, S, N, C) to queries, keys and values (B, S, N, H, D).
+
+        Queries and keys come normalised and turned.
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(3)
         if torch.is_grad_enabled():
             return (

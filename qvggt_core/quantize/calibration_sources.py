@@ -18,7 +18,7 @@ from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, window
 from qvggt_core.stream.frame import Frame
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, render_clip
-from qvggt_core.training.trainer import TrainConfig
+from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.windows import Windows, evaluation_windows, gather
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")

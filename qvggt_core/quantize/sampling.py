@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import VGGT
+from qvggt_core.optional import import_optional
 from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
 
@@ -121,18 +122,12 @@ def diverse_choice(relations: NDArray, count: int, seed: int) -> NDArray[np.intp
         count: of windows wanted; all if there are fewer.
         seed: of clustering and choice.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise QuantizationError(
-            "diverse sampling needs scikit-learn: pip install 'qvggt_ros[quantize]'"
-        ) from error
-
+    clustering = import_optional("sklearn.cluster")
     if count >= len(relations):
         return np.arange(len(relations))
     rng = np.random.default_rng(seed)
     clusters = min(_CLUSTERS, count, len(np.unique(relations, axis=0)))
-    labels = KMeans(clusters, n_init=4, random_state=seed).fit_predict(relations)
+    labels = clustering.KMeans(clusters, n_init=4, random_state=seed).fit_predict(relations)
     queues = [rng.permutation(np.flatnonzero(labels == c)).tolist() for c in range(clusters)]
     chosen: list[int] = []
     while len(chosen) < count:

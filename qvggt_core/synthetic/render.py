@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
+from qvggt_core.errors import ParameterError
 from qvggt_core.synthetic.world import TEXTURE_KINDS, Texture, World
 
 # Rays are cast in blocks whose (rays, surfaces) tables stay in a core's cache.
@@ -57,8 +59,14 @@ class Scene:
     Surfaces are numbered rectangles first, then boxes, spheres, cylinders, height field.
     """
 
-    def __init__(self, world: World, device: str | torch.device = "cpu"):
+    def __init__(
+        self,
+        world: World,
+        device: str | torch.device = "cpu",
+        photographs: PhotographTable | None = None,
+    ):
         self.world = world
+        self._photographs = photographs
         self.device = torch.device(device)
         self._rectangle_frames = self._tensor(
             [(r.u_axis, r.v_axis, tuple(np.cross(r.u_axis, r.v_axis))) for r in world.rectangles],
@@ -109,7 +117,8 @@ class Scene:
         rotation = self._tensor(np.asarray(world_from_camera)[:3, :3], (3, 3))
         origin = self._tensor(np.asarray(world_from_camera)[:3, 3], (3,))
         centre_rays = self._rays(intrinsics, height, width, 0.0, 0.0)
-        colour, distance, normals = self._shade(origin, centre_rays @ rotation.T)
+        spread = 1.0 / float(intrinsics[0, 0])
+        colour, distance, normals = self._shade(origin, centre_rays @ rotation.T, spread)
         # Rays have z = 1 in the camera, so the distance along them is the z-depth.
         depth = torch.where(distance < _FAR, distance, torch.nan)
         for index, (dx, dy) in enumerate(_SAMPLE_OFFSETS[:samples]):
@@ -117,13 +126,21 @@ class Scene:
                 rotation = self._tensor(sample_poses[index, :3, :3], (3, 3))
                 origin = self._tensor(sample_poses[index, :3, 3], (3,))
             rays = self._rays(intrinsics, height, width, dx, dy)
-            colour = colour + self._shade(origin, rays @ rotation.T)[0]
+            colour = colour + self._shade(origin, rays @ rotation.T, spread)[0]
         colour = colour / (1 + samples)
         return Rendering(
             colour=to_srgb(colour).reshape(height, width, 3).cpu().numpy(),
             depth=depth.reshape(height, width).float().cpu().numpy(),
             normals=normals.reshape(height, width, 3).float().cpu().numpy(),
         )
+
+    def distances(self, origin: NDArray, directions: NDArray) -> NDArray[np.float64]:
+        """Return how many lengths of its direction (N, 3) each ray from `origin` goes, (N,).
+
+        1e30 where it hits nothing.
+        """
+        start, rays = self._tensor(origin, (3,)), self._tensor(directions, (-1, 3))
+        return self._intersect(start, rays).distance.double().cpu().numpy()
 
     def _tensor(self, values: object, shape: tuple[int, ...]) -> Tensor:
         array = np.asarray(values, dtype=np.float32)
@@ -137,13 +154,20 @@ class Scene:
         y_grid, x_grid = torch.meshgrid(y.float(), x.float(), indexing="ij")
         return torch.stack([x_grid, y_grid, torch.ones_like(x_grid)], dim=-1).reshape(-1, 3)
 
-    def _shade(self, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return linear colour (N, 3), distance (N,) and normals (N, 3) of rays."""
-        blocks = [self._shade_block(origin, part) for part in directions.split(_BLOCK)]
+    def _shade(
+        self, origin: Tensor, directions: Tensor, spread: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return linear colour (N, 3), distance (N,) and normals (N, 3) of rays.
+
+        A ray is `spread` metres wide for each metre that it goes.
+        """
+        blocks = [self._shade_block(origin, part, spread) for part in directions.split(_BLOCK)]
         colours, distances, normals = zip(*blocks, strict=True)
         return torch.cat(colours), torch.cat(distances), torch.cat(normals)
 
-    def _shade_block(self, origin: Tensor, directions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _shade_block(
+        self, origin: Tensor, directions: Tensor, spread: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         hits = self._intersect(origin, directions)
         points = origin + hits.distance[:, None].clamp(max=1e4) * directions
         normals, uv, face = self._surface_coordinates(points, hits.surface)
@@ -157,7 +181,9 @@ class Scene:
         falloff = 1.0 / (1.0 + range_squared / light.reach**2)
         # Half Lambert keeps the structure of surfaces that face away from the light.
         brightness = light.ambient + (1.0 - light.ambient) * (0.5 + 0.5 * cosine) * falloff * 1.5
-        colour = self._texture_colour(hits.surface.clamp(min=0), uv, face) * brightness[:, None]
+        width = hits.distance * spread
+        colour = self._texture_colour(hits.surface.clamp(min=0), uv, face, width)
+        colour = colour * brightness[:, None]
         sky = hits.surface < 0
         colour = torch.where(sky[:, None], self._tensor(self.world.sky, (3,)), colour)
         normals = torch.where(sky[:, None], torch.nan, normals)
@@ -330,8 +356,8 @@ class Scene:
         normals = normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
         return normals, points[:, :2], torch.zeros_like(index, dtype=torch.int32)
 
-    def _texture_colour(self, surface: Tensor, uv: Tensor, face: Tensor) -> Tensor:
-        """Return linear colour (N, 3) of surface points."""
+    def _texture_colour(self, surface: Tensor, uv: Tensor, face: Tensor, width: Tensor) -> Tensor:
+        """Return linear colour (N, 3) of surface points that rays of a width in metres hit."""
         table = self._textures
         period, seed = table.period[surface], table.seed[surface] + 37 * face
         kind = table.kind[surface]
@@ -339,12 +365,15 @@ class Scene:
         blend = torch.zeros_like(period)
         for number, name in enumerate(TEXTURE_KINDS):
             rows = torch.nonzero(kind == number)[:, 0]
-            if len(rows) and name != "poster":
+            if len(rows) and name not in ("poster", "photo"):
                 blend[rows] = self._pattern(name, cell[rows], seed[rows])
         colour = torch.lerp(table.first[surface], table.second[surface], blend[:, None])
         rows = torch.nonzero(kind == TEXTURE_KINDS.index("poster"))[:, 0]
         if len(rows):
             colour[rows] = self._poster(cell[rows], seed[rows])
+        rows = torch.nonzero(kind == TEXTURE_KINDS.index("photo"))[:, 0]
+        if len(rows):
+            colour[rows] = self._photo(surface[rows], cell[rows], face[rows], width[rows])
         fine = self._fine_noise(uv * 14.0, seed) + 0.5 * self._fine_noise(uv * 47.0, seed + 5)
         return colour * (1.0 + table.grain[surface] * (fine - 0.75))[:, None]
 
@@ -353,6 +382,12 @@ class Scene:
         if name == "noise":
             coarse = self._value_noise(cell, seed) + 0.5 * self._value_noise(3.1 * cell, seed + 9)
             return ((coarse / 1.5 - 0.5) * 2.5 + 0.5).clamp(0.0, 1.0)
+        if name == "fractal":
+            total = self._value_noise(cell, seed)
+            for octave in (1, 2, 3, 4):
+                finer = self._value_noise(2.03**octave * cell, seed + 9 * octave)
+                total = total + 0.6**octave * finer
+            return ((total / 2.3 - 0.5) * 2.2 + 0.5).clamp(0.0, 1.0)
         if name == "checker":
             half = (2.0 * cell).floor()
             return (half[:, 0] + half[:, 1]).remainder(2.0)
@@ -376,6 +411,23 @@ class Scene:
         ground = [self._lookup(x, y, seed + 11 * (i + 1)) for i in range(3)]
         figure = [self._lookup(x, y, seed + 11 * (i + 4)) for i in range(3)]
         return torch.where(drawn[:, None], torch.stack(figure, -1), torch.stack(ground, -1))
+
+    def _photo(self, surface: Tensor, cell: Tensor, face: Tensor, width: Tensor) -> Tensor:
+        """Return colour (N, 3) of photographs, mirrored at their edges."""
+        if self._photographs is None:
+            raise ParameterError(
+                f"{self.world.name} {self.world.seed} has photographs on its surfaces: give the "
+                "scene their table, or make the world without"
+            )
+        table, photographs = self._textures, self._photographs
+        seed = table.seed[surface]
+        shift = 0.37 * torch.stack([seed & 7, seed >> 3 & 7], dim=1) + 0.61 * face[:, None]
+        within = ((cell + shift).remainder(2.0) - 1.0).abs()
+        colour = photographs.lookup(table.tile[surface], within, width / table.period[surface])
+        # Colours change places, so that one photograph makes several.
+        swapped = ((seed >> 6) % 4 == 0)[:, None]
+        colour = torch.where(swapped, colour.flip(1), colour)
+        return colour * 1.3 * table.first[surface]
 
     def _lookup(self, x: Tensor, y: Tensor, seed: Tensor) -> Tensor:
         """Return the noise table's value in [0, 1] of whole-numbered cells."""
@@ -412,6 +464,48 @@ class _TextureTable:
     period: Tensor
     seed: Tensor
     grain: Tensor
+    tile: Tensor
+
+
+class PhotographTable:
+    """Tiles of photographs at all sizes from their own down to one pixel."""
+
+    def __init__(self, tiles: NDArray[np.uint8], device: str | torch.device = "cpu") -> None:
+        """Take tiles (N, side, side, 3), sRGB; the side is a power of two."""
+        level = torch.from_numpy(np.array(tiles)).to(device)
+        self._side = level.shape[1]
+        levels, first, row = [], [], 0
+        while True:
+            first.append(row)
+            levels.append(level.reshape(-1, 3))
+            row += len(levels[-1])
+            if level.shape[1] == 1:
+                break
+            pooled = F.avg_pool2d(level.movedim(-1, 1).float(), 2)
+            level = pooled.round().to(torch.uint8).movedim(1, -1)
+        self._values = torch.cat(levels)
+        self._first = torch.tensor(first, device=device)
+        self._linear = (torch.arange(256, device=device) / 255.0) ** 2.2
+
+    def __len__(self) -> int:
+        """Return the number of tiles."""
+        return len(self._values[: int(self._first[1])]) // self._side**2
+
+    def lookup(self, tile: Tensor, within: Tensor, width: Tensor) -> Tensor:
+        """Return linear colour (N, 3).
+
+        Args:
+            tile: (N,) number.
+            within: (N, 2) place in the tile in [0, 1], to the right and upwards.
+            width: (N,) of the ray as a share of the tile's side, which chooses the size.
+        """
+        level = (width * self._side).clamp(min=1.0).log2().round().long()
+        level = level.clamp(max=len(self._first) - 1)
+        side = self._side >> level
+        column = torch.minimum((within[:, 0] * side).long(), side - 1)
+        row = torch.minimum(((1.0 - within[:, 1]) * side).long(), side - 1)
+        index = self._first[level] + (tile * side + row) * side + column
+        return self._linear[self._values[index].long()]
 
 
 def pinhole(height: int, width: int, horizontal_fov: float) -> NDArray[np.float64]:
@@ -451,6 +545,7 @@ def _texture_table(textures: list[Texture], device: torch.device) -> _TextureTab
         period=floats([t.period for t in textures]),
         seed=integers([t.seed for t in textures]),
         grain=floats([t.grain for t in textures]),
+        tile=integers([t.tile for t in textures]),
     )
 
 

@@ -13,7 +13,7 @@ from qvggt_core.errors import ParameterError
 Vector = tuple[float, float, float]
 Colour = tuple[float, float, float]
 
-TEXTURE_KINDS = ("noise", "checker", "bricks", "stripes", "poster")
+TEXTURE_KINDS = ("noise", "checker", "bricks", "stripes", "poster", "fractal", "photo")
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,12 @@ class Texture:
 
     Attributes:
         kind: one of TEXTURE_KINDS; posters do not repeat, the others do.
-        first: linear RGB in [0, 1].
+        first: linear RGB in [0, 1]; of a photo, the factor on its colours.
         second: linear RGB in [0, 1], of the other squares, the mortar, the other stripes.
         period: metres after which the pattern repeats; size of a poster's cell.
         seed: shifts the fine structure and chooses a poster's colours.
         grain: amplitude of the fine noise that multiplies the colour.
+        tile: number of a photo in the atlas that the scene is given.
     """
 
     kind: str
@@ -35,6 +36,7 @@ class Texture:
     period: float
     seed: int = 0
     grain: float = 0.25
+    tile: int = 0
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
+from qvggt_core.optional import missing_package
 from qvggt_ros.cli import (
     bench,
     benchmark,
@@ -20,6 +21,7 @@ from qvggt_ros.cli import (
     compare,
     compare_runs,
     console,
+    doctor,
     evaluate,
     live,
     parameters,
@@ -46,7 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)
-    except QvggtError as error:
+    except (QvggtError, ImportError) as failure:
+        error = failure if isinstance(failure, QvggtError) else missing_package(failure)
+        if error is None:
+            raise
         if "--debug" in arguments:
             raise
         console.err.print(
@@ -89,6 +94,7 @@ for _command in (
     bench.bench,
     tune.tune,
     parameters.params,
+    doctor.doctor,
 ):
     app.command()(_command)
 app.command("import")(quantize.import_released)

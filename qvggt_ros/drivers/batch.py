@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from qvggt_core.errors import ParameterError, QvggtError
+from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.evaluation import EvaluationOptions
@@ -268,15 +269,11 @@ def run_on_ray(
         stop: asked before each job; true begins no more.
 
     Raises:
-        ParameterError: Ray is not installed, or the cluster cannot be reached.
+        MissingPackageError: Ray is not installed.
+        ParameterError: the cluster cannot be reached.
     """
     _check(1, retries)
-    try:
-        import ray
-    except ImportError as error:
-        raise ParameterError(
-            "Ray is not installed: `pip install 'qvggt_ros[ray]'`, or use --workers"
-        ) from error
+    ray: Any = import_optional("ray")
     # One bag, one core; a task that dies with its machine is ours to try again.
     task: Any = ray.remote(num_cpus=1, max_retries=0)(run_job)
     try:

@@ -24,6 +24,7 @@ POSE_TYPES = (TYPES["PoseStamped"], TYPES["Odometry"], TYPES["TransformStamped"]
 """Message types that can hold a reference trajectory."""
 
 OWN_NAMESPACE = "/qvggt/"
+_OF_A_RUN = frozenset({"/diagnostics", "/clock", "/rosout", "/parameter_events"})
 """Topics of a former reconstruction; they are never an input."""
 
 _IMAGE_TYPES = (TYPES["Image"], TYPES["CompressedImage"])
@@ -350,3 +351,16 @@ def _no_such_topic(recording: Recording, topic: str, what: str) -> str:
 
 def _listing(types: dict[str, str]) -> str:
     return "\n".join(f"  {topic}  [{msgtype}]" for topic, msgtype in types.items())
+
+
+def playable_topics(recording: Recording, namespace: str = OWN_NAMESPACE) -> list[str]:
+    """Return the topics to play to a live node: not what a former run of it published.
+
+    Args:
+        recording: the recording.
+        namespace: of the node.
+    """
+    own = (OWN_NAMESPACE, f"/{namespace.strip('/')}/", "/events/")
+    return [
+        topic for topic in recording.types if topic not in _OF_A_RUN and not topic.startswith(own)
+    ]

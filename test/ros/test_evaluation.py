@@ -28,7 +28,7 @@ from support.recordings import (
     write_recording,
 )
 
-from qvggt_core.errors import EvaluationError, ParameterError, RecordingError
+from qvggt_core.errors import EvaluationError, MissingPackageError, ParameterError, RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory_files import write_tum
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
@@ -473,7 +473,7 @@ def test_the_live_view_names_what_it_lacks(monkeypatch):
     with pytest.raises(ParameterError, match="a port of 0"):
         LiveView(0)
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(ParameterError, match=r"qvggt_ros\[viz\]"):
+    with pytest.raises(MissingPackageError, match=r"qvggt_ros\[viz\]"):
         LiveView()
 
 

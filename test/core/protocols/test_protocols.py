@@ -25,7 +25,7 @@ from qvggt_core.protocols import (
 )
 from qvggt_core.protocols.window import predict_window, sampled_depth
 from qvggt_core.stream import Frame, Preprocessor
-from qvggt_core.synthetic.dataset_layouts import write_layout
+from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
 
 FRAMES = 12
 PARAMETERS = Parameters(keyframe_min_motion=0.0)
@@ -35,9 +35,10 @@ PARAMETERS = Parameters(keyframe_min_motion=0.0)
 def sets(tmp_path_factory):
     """Small data sets with depth, and one to stream."""
     root = tmp_path_factory.mktemp("sets")
-    choices = {"world": "studio", "frames": FRAMES, "width": 64, "height": 48, "step": 0.15}
+    flights = FlightChoices(world="studio", frames=FRAMES, step=0.15)
+    camera = CameraChoices(width=64, height=48)
     return {
-        layout: write_layout(root / layout, layout, scenes=2, **choices)
+        layout: write_layout(root / layout, layout, flights, camera)
         for layout in ("co3d", "7scenes", "nrgbd", "tum", "euroc", "re10k")
     }
 
