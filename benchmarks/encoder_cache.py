@@ -27,15 +27,10 @@ from qvggt_core.measure.stream_timing import StreamTimes, time_streams
 from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, load_model
 from qvggt_core.parameters import Parameters
 
+_WIDTH = {"embed_dim": 384, "num_heads": 6}
+_HEADS = {"camera_num_heads": 6, "dpt_features": 96, "dpt_out_channels": (96, 192, 384, 384)}
 MIDDLE = ModelConfig(
-    img_size=224,
-    embed_dim=384,
-    num_heads=6,
-    encoder=EncoderConfig(embed_dim=384, depth=24, num_heads=6),
-    camera_num_heads=6,
-    dpt_features=96,
-    dpt_out_channels=(96, 192, 384, 384),
-    point_head=False,
+    img_size=224, encoder=EncoderConfig(depth=24, **_WIDTH), point_head=False, **_WIDTH, **_HEADS
 )
 """VGGT-1B with three eighths of its width."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,14 @@ CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continue
 
 OTHER_CLIPS = 16
 SAMPLE_SEEDS = (1, 3, 5, 7, 9, 11, 13, 15)
+
+
+def networks_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the 4-bit network and, optionally, the full-precision one."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--full-precision", type=Path)
+    parser.add_argument("--int4", type=Path, default=None, help="default: the one that ships")
+    return parser
 
 
 def evaluation_pool() -> PoolConfig:

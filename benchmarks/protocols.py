@@ -9,12 +9,13 @@ difference between them is the weights' alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from held_out import networks_parser
 
 from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import shipped_checkpoint
@@ -29,9 +30,7 @@ SET = ("--world", "studio", "--seed", "1", "--width", "128", "--height", "96", "
 
 def main() -> None:
     """Render what is missing, run every protocol, write the raw results and one page of tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full-precision", type=Path)
-    parser.add_argument("--int4", type=Path, default=None, help="default: the one that ships")
+    parser = networks_parser(__doc__)
     parser.add_argument("--sets", type=Path, default=Path("out/sets"))
     parser.add_argument("--runs", type=Path, default=Path("out/protocols"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/protocols.json"))

@@ -44,18 +44,16 @@ def geometry() -> FrameGeometry:
     )
 
 
+def image_fields(messages: Messages, encoding: str, pixel_bytes: int) -> dict[str, Any]:
+    """Return the fields of an Image but its octets."""
+    header = conversions.header(messages, STAMP, "camera")
+    size = {"height": HEIGHT, "width": WIDTH, "step": pixel_bytes * WIDTH}
+    return {"header": header, "encoding": encoding, "is_bigendian": 0, **size}
+
+
 def picture_message(messages: Messages, picture: np.ndarray) -> Any:
     """Return an rgb8 Image."""
-    return messages.with_octets(
-        messages.Image,
-        picture,
-        header=conversions.header(messages, STAMP, "camera"),
-        height=HEIGHT,
-        width=WIDTH,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=3 * WIDTH,
-    )
+    return messages.with_octets(messages.Image, picture, **image_fields(messages, "rgb8", 3))
 
 
 def naive_picture(message: Any) -> np.ndarray:
@@ -66,15 +64,8 @@ def naive_picture(message: Any) -> np.ndarray:
 def naive_depth(messages: Messages, frame: FrameGeometry) -> Any:
     """Return the depth image, its octets given to the constructor as rclpy's users do."""
     octets = frame.depth.tobytes()
-    return messages.Image(
-        header=conversions.header(messages, STAMP, "camera"),
-        height=HEIGHT,
-        width=WIDTH,
-        encoding="32FC1",
-        is_bigendian=0,
-        step=4 * WIDTH,
-        data=list(octets) if messages.installed else np.array(list(octets), np.uint8),
-    )
+    data = list(octets) if messages.installed else np.array(list(octets), np.uint8)
+    return messages.Image(data=data, **image_fields(messages, "32FC1", 4))
 
 
 def packed_colors(cloud: Cloud) -> np.ndarray:

@@ -11,7 +11,6 @@ recordings are rendered once and kept.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 from held_out import (
     CONFIG,
     evaluation_pool,
+    networks_parser,
     other_worlds,
     rendered,
     sample_flight_errors,
@@ -44,9 +44,7 @@ COLUMNS = ("auc_30", "auc_15", "auc_5", "rotation", "translation", "abs_rel", "d
 
 def main() -> None:
     """Evaluate, print a table and write the raw results."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full-precision", type=Path)
-    parser.add_argument("--int4", type=Path, default=None, help="default: the one that ships")
+    parser = networks_parser(__doc__)
     parser.add_argument("--pools", type=Path, default=Path("out/pools"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/small_model.json"))
     args = parser.parse_args()

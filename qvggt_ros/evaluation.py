@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -333,7 +333,7 @@ class _Segment:
 
 
 def _numbers(errors: Any) -> schema.Numbers:
-    return schema.Numbers(**statistics(errors).to_dict())
+    return schema.Numbers(**asdict(statistics(errors)))
 
 
 def _compare_depth(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,34 @@ def subdirectories(root: Path) -> list[Path]:
     if not root.is_dir():
         raise DatasetError(f"there is no directory {root}: give the one that holds the data set")
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+
+
+def sequence_names(
+    root: Path, dataset: str, marker: str, is_published: Callable[[str], bool]
+) -> tuple[str, ...]:
+    """Return the names of the sequences in a directory, or of the directory as one sequence.
+
+    Args:
+        root: directory that holds sequences, or is one.
+        dataset: its name, for the error.
+        marker: file or directory that a sequence holds.
+        is_published: whether a directory of a name is a sequence without the marker too.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    if (root / marker).exists():
+        return (root.resolve().name,)
+    names = tuple(
+        path.name
+        for path in subdirectories(root)
+        if (path / marker).exists() or is_published(path.name)
+    )
+    if not names:
+        raise DatasetError(
+            f"{root} holds no {dataset} sequence: looked for {root}/<sequence>/{marker}"
+        )
+    return names
 
 
 def read_text(path: Path) -> str:

@@ -16,7 +16,7 @@ from qvggt_core.datasets import Dataset, PosedScene
 from qvggt_core.errors import EvaluationError, ParameterError
 from qvggt_core.evaluate.trajectory import absolute_trajectory_error
 from qvggt_core.parameters import Parameters
-from qvggt_core.protocols.benchmark import Column
+from qvggt_core.protocols.benchmark import Column, mean_over_scenes
 from qvggt_core.stream import Frame, Network, Reconstructor
 
 
@@ -103,10 +103,7 @@ class StreamedTrajectory:
 
     def summarise(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Return the mean over sequences of each number."""
-        return {
-            column.key: float(np.mean([result[column.key] for result in results.values()]))
-            for column in self.columns
-        }
+        return mean_over_scenes(self.columns, results)
 
 
 @dataclass

@@ -182,25 +182,25 @@ def _reasons(error: ValidationError) -> str:
     return "the plan is refused (rules count from 1): " + "; ".join(lines)
 
 
+def _rules(bits: Literal[4, 32], *matches: str) -> tuple[Rule, ...]:
+    return tuple(Rule(match=match, bits=bits) for match in matches)
+
+
 # What carries poses in and out of the camera head, and depth out of the dense heads, is a
 # thousandth of the network, and the network computes it in float32.
-_FINE = tuple(
-    Rule(match=match, bits=32)
-    for match in (
-        "camera_head.empty_pose_tokens",
-        "camera_head.embed_pose.*",
-        "camera_head.pose_branch.*",
-        "*_head.scratch.output_conv2.2.*",
-    )
+_FINE = _rules(
+    32,
+    "camera_head.empty_pose_tokens",
+    "camera_head.embed_pose.*",
+    "camera_head.pose_branch.*",
+    "*_head.scratch.output_conv2.2.*",
 )
-_BLOCKS = tuple(
-    Rule(match=match, bits=4)
-    for match in (
-        "aggregator.patch_embed.blocks.*.weight",
-        "aggregator.frame_blocks.*.weight",
-        "aggregator.global_blocks.*.weight",
-        "camera_head.trunk.*.weight",
-    )
+_BLOCKS = _rules(
+    4,
+    "aggregator.patch_embed.blocks.*.weight",
+    "aggregator.frame_blocks.*.weight",
+    "aggregator.global_blocks.*.weight",
+    "camera_head.trunk.*.weight",
 )
 # Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj is in 4 bits.
 _PROTECTED = tuple(
