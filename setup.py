@@ -19,7 +19,7 @@ def files(directory: str, pattern: str) -> list[str]:
 def requirements(file: str) -> list[str]:
     """Return the requirements that a file lists."""
     lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for each in lines if (line := each.partition("#")[0].strip())]
 
 
 def native_kernels() -> list[Extension]:

@@ -129,6 +129,25 @@ class Parameters(BaseModel):
         json_schema_extra=_STRUCTURAL,
     )
 
+    condition_on: Literal["none", "intrinsics", "odometry"] = Field(
+        "none",
+        description=(
+            "What the network is given of its cameras, if its file has a camera encoder (Depth "
+            "Anything 3, kept with `quantize --conditioning`): odometry gives poses and "
+            "CameraInfo, so that depth and map are in odometry's metres; intrinsics gives "
+            "CameraInfo and the poses of a first pass, which takes twice the time."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    reference_view: Literal["saddle_balanced", "saddle_sim_range", "first", "middle"] = Field(
+        "saddle_balanced",
+        description=(
+            "How Depth Anything 3 chooses the view of a window that the others refer to; VGGT "
+            "always takes the first."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+
     # Which frames make a window
     window_size: int = Field(
         8,
@@ -187,6 +206,19 @@ class Parameters(BaseModel):
             "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
             "the world frame is `unscaled_frame`."
         ),
+    )
+    scale_network: str = Field(
+        "",
+        description=(
+            "Network file of metric depth for single images (da3metric-large) that gives the "
+            "scale where odometry does not; empty for none. Its run holds the stream up."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    scale_period_s: float = Field(
+        5.0,
+        gt=0.0,
+        description="Seconds between two images that the scale_network sees.",
     )
     min_odometry_distance: float = Field(
         1.0,

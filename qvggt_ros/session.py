@@ -84,8 +84,13 @@ class FrameReconstructor(Protocol):
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""
 
-    def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
-        """Take where odometry says that the camera was."""
+    def add_odometry(
+        self,
+        stamp_ns: int,
+        position: NDArray[np.float64],
+        odom_from_camera: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take where odometry has the camera."""
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Return what is still to come of the frames so far."""
@@ -239,9 +244,10 @@ class ReconstructionServer:
                 f"no transform from {message.child_frame_id} to {self._camera_frame}: the camera "
                 "is taken to move as the base does, which is wrong while it turns"
             )
-            base_from_camera = np.eye(4)
+            self._reconstructor.add_odometry(stamp, odom_from_base[:3, 3])
+            return
         odom_from_camera = odom_from_base @ base_from_camera
-        self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3])
+        self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
 
     def on_image(self, message: Any) -> tuple[Reconstruction, ...]:
         """Take a sensor_msgs/Image or CompressedImage; publish and return what became known.

@@ -85,7 +85,7 @@ def device_finding(torch_version: str, device: str, driver: bool) -> Finding:
             "device",
             f"cpu, though there is an NVIDIA GPU: PyTorch {torch_version} does not see it",
             "install PyTorch for CUDA: `pip install --force-reinstall torch --index-url "
-            "https://download.pytorch.org/whl/cu128` (on Jetson, NVIDIA's wheel)",
+            "https://pypi.org/simple` (on a Jetson, NVIDIA's own: see docs/ros.md)",
         )
     why = "PyTorch sees a GPU" if device == "cuda" else "there is no NVIDIA GPU"
     return ok("device", f"{device}: {why} (PyTorch {torch_version})")

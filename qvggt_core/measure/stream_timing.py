@@ -14,6 +14,7 @@ from qvggt_core.measure.timing import CLOCKS
 from qvggt_core.model import VGGT
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor, TorchNetwork, WindowPrediction
+from qvggt_core.stream.conditioning import KnownCameras
 
 
 class WithoutCache:
@@ -34,10 +35,11 @@ class WithoutCache:
         height: int,
         width: int,
         newest: int | None = None,
+        cameras: KnownCameras | None = None,
     ) -> WindowPrediction:
         """Encode all images, then predict."""
         encoded: list[Tensor] = [self._network.encode(image) for image in tokens]
-        return self._network.predict(encoded, height, width, newest)
+        return self._network.predict(encoded, height, width, newest, cameras)
 
 
 @dataclass(frozen=True)

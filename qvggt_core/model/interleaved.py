@@ -120,7 +120,7 @@ class InterleavedAggregator(PatchEncoder):
         reference = choose_reference(tokens[:, :, 0], self.settings.reference_view)
         views = torch.arange(tokens.shape[1], device=tokens.device)
         is_other = (views != reference[:, None]).long()
-        # The views keep their order: nothing but this token tells them apart.
+        # The views keep their order: nothing but this token sets them apart.
         leading = self.camera_token[0].to(tokens.dtype)[is_other]
         return WindowState(torch.cat([leading[:, :, None], tokens[:, :, 1:]], 2), newest=newest)
 

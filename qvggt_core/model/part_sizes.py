@@ -25,7 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
     "track head": ("track_head.",),
     "Gaussian head": ("gs_head.", "gs_adapter."),
 }
-"""Parts of a network and the prefixes of their entries' names; rays are told apart by name."""
+"""Parts of a network and the prefixes of their entries' names; rays are recognised by name."""
 
 RAY_BRANCH = "ray branch"
 

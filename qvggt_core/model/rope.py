@@ -25,7 +25,7 @@ class RotaryTables:
         Args:
             head_dim: width of an attention head, a multiple of 4.
             num_special_tokens: leading tokens of a frame.
-            patches_share_place: all patches sit at (1, 1), so that only special tokens are told
+            patches_share_place: all patches sit at (1, 1), so that only special tokens are set
                 apart by their place (global blocks of Depth Anything 3).
         """
         self.head_dim = head_dim

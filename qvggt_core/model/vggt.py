@@ -109,7 +109,8 @@ class VGGT(nn.Module):
             raise CheckpointError(
                 "the network takes no known cameras: it has no camera encoder (condition_on)"
             )
-        cameras = self.camera_encoder(camera_from_world, intrinsics, *size)
+        dtype = self.camera_encoder.token_norm.weight.dtype
+        cameras = self.camera_encoder(camera_from_world.to(dtype), intrinsics.to(dtype), *size)
         return torch.cat([cameras.to(tokens.dtype)[:, :, None], tokens[:, :, 1:]], dim=2)
 
     def forward_tokens(

@@ -132,6 +132,8 @@ def calibrate(
         result.reports += reports
         _collect(site, result)
         runner.advance()
+    if recipe.compensation and all(site.part != "camera" for site in runner.sites):
+        result.notes.append("no compensation token: the network has no camera trunk to give it to")
     store.remove()
     _note_views(result)
     result.seconds = time.perf_counter() - started
@@ -189,7 +191,8 @@ def _targets(
     assert recipe.scaling is not None
     predictions = [runner.predict(batch) for batch in range(runner.batches(judged=True))]
     teacher = [teacher_targets(prediction) for prediction in predictions]
-    if recipe.scaling.targets == "teacher" or data.truth is None:
+    has_cameras = runner.model.camera_head is not None
+    if recipe.scaling.targets == "teacher" or data.truth is None or not has_cameras:
         return teacher, teacher
     windows = sum(len(p.pose_encodings[-1]) for p in predictions)
     truth = data.part(range(windows)).truth

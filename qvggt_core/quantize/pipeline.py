@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import (
     Checkpoint,
-    ModelConfig,
     describe_linears,
     read_checkpoint,
     save_checkpoint,
 )
+from qvggt_core.model.load import with_heads
+from qvggt_core.model.published_names import UNUSED_PREFIXES, is_ray_part
 from qvggt_core.quantize.calibrate import Calibrated, CalibrationOptions, calibrate
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
 from qvggt_core.quantize.plan import (
@@ -29,9 +30,16 @@ from qvggt_core.quantize.quantized_state import QuantizedState
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.stored_size import stored_sizes
 
-_HEADS = {"camera": "camera_head.", "depth": "depth_head.", "points": "point_head."}
+_PARTS: Mapping[str, Callable[[str], bool]] = {
+    "camera": lambda name: name.startswith("camera_head."),
+    "depth": lambda name: name.startswith("depth_head.") and not is_ray_part(name),
+    "points": lambda name: name.startswith("point_head."),
+    "rays": is_ray_part,
+    "conditioning": lambda name: name.startswith("camera_encoder."),
+}
+"""Parts that can be left out of a file, and which entries they have, by name."""
 _ALWAYS_WRITTEN = ("camera",)
-_TRACK_HEAD = "track_head."
+_WRITTEN_IF_PRESENT = ("camera", "depth")
 UNCALIBRATED = "none"
 """Entry `calibration` of a checkpoint's metadata where nothing was calibrated."""
 
@@ -46,7 +54,8 @@ class QuantizationSettings:
         precision: bits of all that the plan has in integers, e.g. "w4a4"; None takes the
             recipe's for presets and leaves other plans as they are.
         group_size: columns per scale, or "channel", for rules that name none.
-        heads: of "camera", "depth", "points" those to keep; the camera head always stays.
+        heads: of "camera", "depth", "points", "rays" and "conditioning" those to keep; the camera
+            head always stays. None keeps "camera" and "depth" where they are.
         licence: of the base weights; None takes that of the source's metadata, or "unknown".
     """
 
@@ -54,7 +63,7 @@ class QuantizationSettings:
     plan: Plan | str | Path = "uniform"
     precision: str | None = None
     group_size: int | str = DEFAULT_GROUP_SIZE
-    heads: Collection[str] = ("camera", "depth")
+    heads: Collection[str] | None = None
     licence: str | None = None
 
 
@@ -129,7 +138,8 @@ def quantize_checkpoint(
         **_base_metadata(checkpoint, settings.licence),
     }
     target = Path(target)
-    save_checkpoint(target, entries.state, _with_heads(checkpoint, settings.heads), metadata)
+    config = with_heads(checkpoint.config, _wanted_parts(checkpoint, settings.heads))
+    save_checkpoint(target, entries.state, config, metadata)
     return QuantizationReport(
         target=target,
         file_bytes=target.stat().st_size,
@@ -166,7 +176,7 @@ def _recipe(recipe: str | Recipe) -> Recipe:
     return RECIPES[recipe]
 
 
-def _written_names(checkpoint: Checkpoint, heads: Collection[str]) -> list[str]:
+def _written_names(checkpoint: Checkpoint, heads: Collection[str] | None) -> list[str]:
     """Return the names of the tensors that go into the file."""
     names = checkpoint.names()
     quantized = next((name for name in names if name.endswith(".qweight")), None)
@@ -174,22 +184,34 @@ def _written_names(checkpoint: Checkpoint, heads: Collection[str]) -> list[str]:
         raise QuantizationError(
             f"{checkpoint.path} is quantized already ({quantized}): start from full precision"
         )
-    unknown = sorted(set(heads) - set(_HEADS))
+    wanted = _wanted_parts(checkpoint, heads)
+    dropped = [_PARTS[part] for part in _PARTS if part not in (*wanted, *_ALWAYS_WRITTEN)]
+    return [
+        name
+        for name in names
+        if not name.startswith(UNUSED_PREFIXES) and not any(is_of(name) for is_of in dropped)
+    ]
+
+
+def _wanted_parts(checkpoint: Checkpoint, heads: Collection[str] | None) -> tuple[str, ...]:
+    """Return the parts that go into the file, see `QuantizationSettings`."""
+    names = checkpoint.names()
+    present = [part for part, is_of in _PARTS.items() if any(map(is_of, names))]
+    if heads is None:
+        return tuple(part for part in _WRITTEN_IF_PRESENT if part in present)
+    unknown = sorted(set(heads) - set(_PARTS))
     if unknown:
-        raise QuantizationError(f"there are no heads {unknown}; known: {', '.join(_HEADS)}")
-    for head in heads:
-        if not any(name.startswith(_HEADS[head]) for name in names):
+        raise QuantizationError(f"there are no heads {unknown}; known: {', '.join(_PARTS)}")
+    for part in heads:
+        if part not in present:
             raise QuantizationError(
-                f"{checkpoint.path} has no {head} head: leave it out, or take another checkpoint"
+                f"{checkpoint.path} has no {part} head: leave it out, or take another checkpoint"
             )
-    dropped = tuple(
-        prefix for head, prefix in _HEADS.items() if head not in (*heads, *_ALWAYS_WRITTEN)
-    )
-    return [name for name in names if not name.startswith((*dropped, _TRACK_HEAD))]
+    return tuple(heads)
 
 
 def written_shapes(
-    checkpoint: Checkpoint, heads: Collection[str] = ("camera", "depth")
+    checkpoint: Checkpoint, heads: Collection[str] | None = None
 ) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the full-precision tensors that a quantized file will hold.
 
@@ -206,12 +228,3 @@ def _base_metadata(checkpoint: Checkpoint, licence: str | None) -> dict[str, str
         "licence": licence or checkpoint.metadata.get("licence", "unknown"),
         **{key: value for key, value in checkpoint.metadata.items() if key == "note"},
     }
-
-
-def _with_heads(checkpoint: Checkpoint, heads: Collection[str]) -> ModelConfig:
-    config = checkpoint.config
-    return replace(
-        config,
-        depth_head=config.depth_head and "depth" in heads,
-        point_head=config.point_head and "points" in heads,
-    )

@@ -192,15 +192,16 @@ _FINE = _rules(
     32,
     "camera_head.empty_pose_tokens",
     "camera_head.embed_pose.*",
-    "camera_head.pose_branch.*",
-    "*_head.scratch.output_conv2.2.*",
+    "camera_*.pose_branch.*",
+    "camera_head.fc_*",
+    "*_head.scratch.*output_conv2.2.*",
 )
 _BLOCKS = _rules(
     4,
-    "aggregator.patch_embed.blocks.*.weight",
-    "aggregator.frame_blocks.*.weight",
-    "aggregator.global_blocks.*.weight",
-    "camera_head.trunk.*.weight",
+    # Encoder, frame and global blocks of VGGT, and the one stack of Depth Anything 3.
+    "aggregator.*blocks.*.weight",
+    # Of VGGT's camera head, and of Depth Anything 3's camera encoder.
+    "camera_*.trunk.*.weight",
 )
 # Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj is in 4 bits.
 _PROTECTED = tuple(

@@ -262,11 +262,15 @@ def _head_errors(runner: BlockwiseRunner, targets: Sequence[TaskTargets]) -> Hea
 
 
 def _compare(prediction: Prediction, wanted: TaskTargets) -> tuple[float, float, float]:
+    depth = 0.0
+    if prediction.depth is not None and wanted.depth is not None:
+        depth = float(((prediction.depth - wanted.depth).abs() / wanted.depth).mean())
+    if wanted.pose_encodings is None:
+        return 0.0, depth, 0.0
     encodings = prediction.pose_encodings[-1].float()
     camera = float((encodings - wanted.pose_encodings).abs().mean())
-    if prediction.depth is None or wanted.depth is None or wanted.points is None:
+    if prediction.depth is None or wanted.points is None:
         return camera, 0.0, 0.0
-    depth = float(((prediction.depth - wanted.depth).abs() / wanted.depth).mean())
     points = prediction.points
     if points is None:
         points = unprojected(prediction.depth, encodings)

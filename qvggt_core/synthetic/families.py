@@ -1,7 +1,7 @@
 """Families of worlds that no seed makes twice alike: rooms, hallways, streets, clutter, panels.
 
 They are what a network for unknown places is trained on; the fewer, more regular worlds of
-`qvggt_core.synthetic.world` are kept apart, to measure how well that goes.
+`named_worlds` are kept apart, to measure how well that goes.
 """
 
 from __future__ import annotations

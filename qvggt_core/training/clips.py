@@ -22,10 +22,10 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from qvggt_core.errors import ParameterError, TrainingError
 from qvggt_core.synthetic.families import FAMILIES
 from qvggt_core.synthetic.flight import exposure_poses, fly
+from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_core.synthetic.photographs import build_atlas, open_atlas
 from qvggt_core.synthetic.render import PhotographTable, Scene, pinhole
 from qvggt_core.synthetic.views import random_views
-from qvggt_core.synthetic.world import make_world
 from qvggt_core.training.seeds import evaluation_seed, training_seed
 
 logger = logging.getLogger(__name__)

@@ -28,6 +28,7 @@ class WindowMetrics:
         auc_30: AUC@30 of the larger of rotation and translation-direction error, all pairs.
         auc_15: AUC@15.
         auc_5: AUC@5.
+        auc_3: AUC@3.
         rotation: median over pairs, degrees.
         translation: median error of the direction of translation, degrees.
         abs_rel: mean |d - d*| / d* after one scale per window (ratio of medians).
@@ -39,6 +40,7 @@ class WindowMetrics:
     auc_30: float
     auc_15: float
     auc_5: float
+    auc_3: float
     rotation: float
     translation: float
     abs_rel: float
@@ -111,6 +113,7 @@ def _pose_numbers(errors: RelativePoseErrors) -> dict[str, float]:
         "auc_30": area_under_curve(worst, 30),
         "auc_15": area_under_curve(worst, 15),
         "auc_5": area_under_curve(worst, 5),
+        "auc_3": area_under_curve(worst, 3),
         "rotation": float(np.median(errors.rotation)),
         "translation": float(np.median(errors.translation)),
     }

@@ -72,6 +72,10 @@ def quantize(
     device: Annotated[str, typer.Option(help="Where calibration runs: cpu or cuda.")] = "cpu",
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     point_head: Annotated[bool, typer.Option(help="Keep the point head.")] = False,
+    conditioning: Annotated[
+        bool, typer.Option(help="Keep what takes known cameras (Depth Anything 3, condition_on).")
+    ] = False,
+    rays: Annotated[bool, typer.Option(help="Keep the ray branch (Depth Anything 3).")] = False,
     licence: Annotated[
         str | None, typer.Option(help="Of the weights, where the checkpoint does not say it.")
     ] = None,
@@ -97,7 +101,7 @@ def quantize(
         data = _calibration_set(
             calibration, opened, images, frames, sampling, seed, width, image_topic, device
         )
-    heads = ("camera", "depth", "points") if point_head else ("camera", "depth")
+    heads = _kept_heads(opened, points=point_head, conditioning=conditioning, rays=rays)
     chosen: str | Plan = plan
     if plan == _AUTO:
         bits = precision or (RECIPES[recipe].precision if recipe in RECIPES else "w4a16")
@@ -242,6 +246,13 @@ def _swept(
             device=device,
             progress=steps,
         )
+
+
+def _kept_heads(checkpoint: Checkpoint, **wanted: bool) -> tuple[str, ...]:
+    """Return the heads that a file keeps: cameras and depth if it has them, and what is wanted."""
+    has_cameras = checkpoint.config.camera_head != "none"
+    always = ("camera", "depth") if has_cameras else ("depth",)
+    return (*always, *(head for head, keep in wanted.items() if keep))
 
 
 def _solved_plan(

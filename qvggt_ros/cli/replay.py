@@ -103,6 +103,7 @@ def replay(
             image_topic=image_topic,
             camera_info_topic=camera_info_topic,
             use_odometry=odometry,
+            metric_depth=loaded.metric_depth,
             storage=storage,
             limit=limit,
             overwrite=overwrite,

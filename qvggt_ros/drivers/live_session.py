@@ -80,7 +80,7 @@ class LiveReconstruction:
             loaded = load(parameters)
             _warm_up(loaded.network)
             server = ReconstructionServer(
-                Reconstructor(loaded.network, loaded.parameters),
+                Reconstructor(loaded.network, loaded.parameters, loaded.metric_depth),
                 loaded.parameters,
                 messages,
                 emit,

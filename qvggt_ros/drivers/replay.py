@@ -31,6 +31,7 @@ from qvggt_core.results import schema
 from qvggt_core.results.reconstruction import Results, Samples, segment_file
 from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import Reconstruction
+from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.reconstructor import Reconstructor
 from qvggt_ros.evaluation import (
@@ -117,6 +118,7 @@ def replay(
     image_topic: str | None = None,
     camera_info_topic: str | None = None,
     use_odometry: bool = False,
+    metric_depth: MetricDepthNetwork | None = None,
     storage: str = "mcap",
     limit: int | None = None,
     overwrite: bool = False,
@@ -144,6 +146,7 @@ def replay(
         camera_info_topic: its CameraInfo; found by name if not given.
         use_odometry: whether the recording's odometry tells the scale; each segment is then in
             metres from its first frame.
+        metric_depth: gives the scale, see `Reconstructor`.
         storage: "mcap" or "sqlite3".
         limit: number of images after which to end.
         overwrite: replace an output of a former replay.
@@ -171,10 +174,10 @@ def replay(
         topics = choose_topics(recording, image_topic, camera_info_topic)
         evaluation = _known_truth(recording, topics, evaluation, truth_required)
         partial = _partial(output)
-        odometry = _odometry(recording) if use_odometry else None
-        run = _Run(
-            recording, topics, odometry, network, parameters, partial / "bag", storage, watch
-        )
+        wants_odometry = use_odometry or parameters.condition_on == "odometry"
+        odometry = _odometry(recording) if wants_odometry else None
+        live = Reconstructor(network, parameters, metric_depth)
+        run = _Run(recording, topics, odometry, live, parameters, partial / "bag", storage, watch)
         interrupted = run.through(limit, progress, stop)
         if run.server.counters.published == 0:
             shutil.rmtree(partial)
@@ -310,7 +313,7 @@ class _Run:
         recording: Recording,
         topics: Topics,
         odometry: str | None,
-        network: Network,
+        live: Reconstructor,
         parameters: Parameters,
         bag: Path,
         storage: str,
@@ -329,7 +332,6 @@ class _Run:
         self._image_count = 0
         self._odometry = odometry
         self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
-        live = Reconstructor(network, parameters)
         reconstructor = live if odometry is None else DeferredReconstructor(live)
         self._writer = _BagWriter(bag, storage, recording, topics)
         self.server = ReconstructionServer(

@@ -49,7 +49,7 @@ class PairReconstructor:
         self.waiting += [frame, *others]
         return self.flush() if len(self.waiting) >= 2 else ()
 
-    def add_odometry(self, stamp_ns, position):
+    def add_odometry(self, stamp_ns, position, odom_from_camera=None):
         self.odometry.append((stamp_ns, position))
 
     def reset(self, reason):

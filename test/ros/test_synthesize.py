@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import ParameterError, RecordingError
 from qvggt_core.geometry.poses import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
-from qvggt_core.synthetic.world import make_world
+from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_ros.drivers import synthesize as synthetic_bag
 from qvggt_ros.drivers.synthesize import write_bag
 

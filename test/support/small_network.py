@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qvggt_core.model import VGGT, EncoderConfig, ModelConfig
+from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, StackConfig
 
 TINY = ModelConfig(
     img_size=56,
@@ -41,3 +41,36 @@ def open_state(config: ModelConfig = TINY) -> dict[str, Tensor]:
     torch.manual_seed(0)
     state = VGGT(config).initialise().state_dict()
     return {k: torch.full_like(v, 0.5) if k.endswith("gamma") else v for k, v in state.items()}
+
+
+STACK = ModelConfig(
+    img_size=56,
+    embed_dim=64,
+    depth=10,
+    num_heads=1,
+    num_register_tokens=0,
+    encoder=None,
+    stack=StackConfig(alternate_from=2),
+    position_grid=4,
+    camera_head="decoder",
+    camera_encoder=True,
+    camera_num_heads=4,
+    camera_to_world=True,
+    dpt_features=16,
+    dpt_out_channels=(16, 16, 16, 16),
+    taps=(3, 5, 7, 9),
+    point_head=False,
+    ray_head=True,
+)
+"""Depth Anything 3 as a toy: two blocks that see one view alone, then eight that alternate."""
+
+SINGLE_VIEW_STACK = replace(
+    STACK,
+    stack=StackConfig(alternate_from=None),
+    camera_head="none",
+    camera_encoder=False,
+    camera_to_world=False,
+    ray_head=False,
+    sky_head=True,
+)
+"""Its metric relative for single images."""
