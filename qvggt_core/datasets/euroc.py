@@ -83,7 +83,7 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
     """Return the camera and body_from_camera (4, 4) of a `sensor.yaml`.
 
     Raises:
-        DatasetError: an entry is missing or cannot be used; says which.
+        DatasetError: an entry is missing or cannot be used; it is named.
     """
     try:
         content: Any = yaml.safe_load(read_text(path))

@@ -146,7 +146,7 @@ def read_table(path: Path, columns: int, separator: str | None = None) -> list[l
         separator: between fields; None means any space.
 
     Raises:
-        DatasetError: the file cannot be read, or a line has too few fields; says which.
+        DatasetError: the file cannot be read, or a line has too few fields; it is named.
     """
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -166,7 +166,7 @@ def numbers(fields: Iterable[str], where: str) -> NDArray[np.float64]:
     """Return fields as numbers; NaN and infinity pass, text does not.
 
     Raises:
-        DatasetError: a field is no number; says `where`.
+        DatasetError: a field is no number; `where` is named.
     """
     try:
         return np.array([float(field) for field in fields])
@@ -190,7 +190,7 @@ def read_truth(path: Path) -> Track:
     """Return the poses of a trajectory file, in the order of time.
 
     Raises:
-        DatasetError: it is missing, empty, or a line is no pose; says which.
+        DatasetError: it is missing, empty, or a line is no pose; it is named.
     """
     require_files([path], "the data set")
     try:
@@ -223,7 +223,7 @@ def stamp_ns(text: str, where: str) -> int:
     """Return seconds, written as a decimal number, in nanoseconds, without rounding twice.
 
     Raises:
-        DatasetError: it is no number; says `where`.
+        DatasetError: it is no number; `where` is named.
     """
     try:
         return int((Decimal(text) * 10**9).to_integral_value())
@@ -283,7 +283,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_calibration(root: Path, directory: Path) -> list[list[float]] | None:
     """Return the lines of numbers in `calibration.txt`, of a scene or of all; None without one.
 
-    The file is ours: it says which camera took images that lie in a data set's layout but were
+    The file is ours: it names the camera that took images that lie in a data set's layout but were
     not taken by the data set's camera. Each line is `fx fy cx cy [k1 k2 p1 p2 [k3]]`.
 
     Raises:
@@ -303,7 +303,7 @@ def calibrated(values: list[float], width: int, height: int, where: str) -> Came
     """Return the camera of `fx fy cx cy [k1 k2 p1 p2 [k3]]`.
 
     Raises:
-        DatasetError: the numbers are no camera's; says `where`.
+        DatasetError: the numbers are no camera's; `where` is named.
     """
     fx, fy, cx, cy = values[:4]
     coefficients = tuple(values[4:])

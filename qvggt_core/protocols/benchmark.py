@@ -54,7 +54,7 @@ class Benchmark(Protocol):
         The entry "seconds" alone differs from run to run.
 
         Raises:
-            QvggtError: the scene cannot be judged; says why.
+            QvggtError: the scene cannot be judged, and why.
         """
         ...
 

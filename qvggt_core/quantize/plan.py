@@ -163,7 +163,7 @@ class Plan(BaseModel):
         """Read a plan.
 
         Raises:
-            QuantizationError: no YAML, or a rule is refused; says which and why.
+            QuantizationError: no YAML, or a rule is refused, which is named.
         """
         try:
             return cls.model_validate(yaml.safe_load(text))

@@ -75,9 +75,9 @@ def test_quantize_calibrates_on_a_folder_and_the_file_says_so(source, folder, tm
 def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, capsys, monkeypatch):
     target = tmp_path / "q.safetensors"
     arguments = ("--recipe", "gptq", "--calibration", folder, "--images", 4, "--frames", 2)
-    from qvggt_core.quantize import calibrate
+    from qvggt_core.quantize.calibration_store import CalibrationStore
 
-    finished = calibrate._Store.write
+    finished = CalibrationStore.write
 
     def interrupted(store, site, reports):
         finished(store, site, reports)
@@ -85,7 +85,7 @@ def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, caps
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(calibrate._Store, "write", interrupted)
+        patched.setattr(CalibrationStore, "write", interrupted)
         status, _, err = run(capsys, "quantize", source, "-o", target, *arguments)
     assert status == 130
     assert "run the same command again" in err
