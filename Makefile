@@ -64,5 +64,12 @@ format: setup ## mend style
 bench: setup ## measure speed and memory on this machine, into out/bench (ORIGINAL=clone of vggt)
 	$(BIN)/qvggt bench -o $(OUT)/bench $(if $(ORIGINAL),--original $(ORIGINAL))
 
+$(VENV)/.docs: $(VENV)/.ready requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+docs: $(VENV)/.docs ## build the documentation as a site, links checked, into out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(OUT)/site
+
 clean: ## remove what was made, the environment included
 	rm -rf $(VENV) $(OUT) build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -55,9 +55,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
-        "qvggt_kernels",
-        "qvggt_kernels.native",
-        "qvggt_kernels.triton",
+        *find_packages("kernels"),
     ],
     ext_modules=native_kernels(),
     package_dir={"qvggt_kernels": "kernels/qvggt_kernels"},
@@ -68,7 +66,7 @@ setup(
             "training/configs/*.yaml",
             "report/templates/*",
         ],
-        "qvggt_kernels": ["tables/*.json"],
+        "qvggt_kernels": ["gemm_configs_data/*.json"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),

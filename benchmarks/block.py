@@ -17,13 +17,17 @@ from typing import Any
 
 import torch
 from qvggt_kernels import (
+    HeadNorm,
     Int4Linear,
+    Rotation,
     attention,
-    capability,
+    cpu_features,
+    fastest_dtype,
     int8_attention,
     layer_norm_add_,
     qk_norm_rope_,
 )
+from qvggt_kernels.cpu import attention as cpu_attention
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -71,8 +75,8 @@ def main() -> None:
             }
     machine["load_average_after"] = os.getloadavg()[0]
     machine["chosen"] = {
-        "oneDNN in float32": capability.prefers_onednn(),
-        "tiled attention": capability.tiles_attention(),
+        "oneDNN in float32": cpu_features.prefers_onednn(),
+        "tiled attention": cpu_attention.prefers_tiles(fastest_dtype("cpu")),
     }
     console = Console()
     console.print(as_table(steps, machine))
@@ -152,10 +156,10 @@ def fused_steps(
     steps: dict[str, dict[str, Run]] = {"norm": {}, "rotation": {}, "gelu": {}}
     for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         x, gains = tokens.to(dtype), torch.ones(dim, dtype=dtype)
-        norms = [torch.ones(qkv.shape[-1], dtype=dtype)] * 4
+        norm = HeadNorm(*[torch.ones(qkv.shape[-1], dtype=dtype)] * 4, 1e-6)
         own_qkv, own_hidden = qkv.to(dtype), hidden.to(dtype)
         steps["norm"][name] = _call(layer_norm_add_, x, x.clone(), gains * 0, gains, gains, 1e-6)
-        steps["rotation"][name] = _call(qk_norm_rope_, own_qkv, *norms, 1e-6, *rope)
+        steps["rotation"][name] = _call(qk_norm_rope_, own_qkv, norm, Rotation(*rope))
         steps["gelu"][name] = _call(F.gelu, own_hidden)
     return steps
 

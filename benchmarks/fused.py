@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from qvggt_kernels import int8_attention, layer_norm_add_, qk_norm_rope_
+from qvggt_kernels import HeadNorm, Rotation, int8_attention, layer_norm_add_, qk_norm_rope_
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -97,7 +97,7 @@ def _steps(device: torch.device, dtype: torch.dtype, frames: int) -> dict[str, t
         ),
         "qk_norm_rope_": (
             norm_and_rotate_by_frame,
-            lambda: qk_norm_rope_(qkv, *gains, 1e-5, cos, sin),
+            lambda: qk_norm_rope_(qkv, HeadNorm(*gains, 1e-5), Rotation(cos, sin)),
         ),
     }
     # On a CPU, 8-bit attention is a reference of accuracy, not of time.

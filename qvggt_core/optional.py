@@ -47,6 +47,12 @@ _PACKAGES = (
         "sudo apt install ros-$ROS_DISTRO-cv-bridge",
     ),
     OptionalPackage(
+        "bondpy",
+        "",
+        "the bond with Nav2's lifecycle manager",
+        "sudo apt install ros-$ROS_DISTRO-bondpy",
+    ),
+    OptionalPackage(
         "open3d", "open3d-cpu", "the tests' comparison of surfaces", "pip install open3d-cpu"
     ),
 )

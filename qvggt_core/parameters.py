@@ -294,6 +294,15 @@ class Parameters(BaseModel):
         description="Node: configure and activate at start; false leaves that to others.",
         json_schema_extra=_STRUCTURAL,
     )
+    bond_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_/]*$",
+        description=(
+            "Node: its name in `node_names` of Nav2's lifecycle manager, which then notices when "
+            "the node dies; empty for no bond."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     cameras: list[str] = Field(
         [""],
         min_length=1,

@@ -48,7 +48,7 @@ def dense_weight(linear: torch.nn.Module) -> Tensor:
             f"a {type(linear).__name__} {kind}: the full-precision and 16-bit networks are made "
             "from a checkpoint of precision w4a16, choose one"
         )
-    weight = dequantize(linear.qweight, linear.scales, torch.float32, linear.zeros)
+    weight = dequantize(linear.packed(), torch.float32)
     if linear.input_scale is not None:
         weight *= linear.input_scale
     return hadamard_transform(weight, linear.rotation) if linear.rotation else weight

@@ -67,7 +67,7 @@ def linear_contenders(
 
     def in_integers() -> Tensor:
         layer = next(same_layers)
-        return int4_linear_int8(x16, layer.qweight, layer.scales, layer.bias)
+        return int4_linear_int8(x16, layer.packed())
 
     runs: dict[str, Run] = {
         "bfloat16": lambda: F.linear(x16, next(weights16), bias16),

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import torch
 from qvggt_kernels import (
+    HeadNorm,
     PackedLinear,
+    Rotation,
     attention,
     int8_attention,
     layer_norm_add_,
@@ -136,12 +138,13 @@ class Attention(nn.Module):
                 _norm_and_rotate(key, self.k_norm, rope),
                 value,
             )
-        cos, sin = rope if rope is not None else (None, None)
+        rotation = Rotation() if rope is None else Rotation(*rope)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm, self.k_norm
-            qk_norm_rope_(qkv, q.weight, q.bias, k.weight, k.bias, q.eps, cos, sin)
+            norm = HeadNorm(q.weight, q.bias, k.weight, k.bias, q.eps)
+            qk_norm_rope_(qkv, norm, rotation)
         elif rope is not None:
-            qk_norm_rope_(qkv, None, None, None, None, 0.0, cos, sin)
+            qk_norm_rope_(qkv, rotation=rotation)
         return query, key, value
 
 

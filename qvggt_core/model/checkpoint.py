@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from qvggt_core.model.config import ModelConfig
 from qvggt_core.model.published_names import own_names
 from qvggt_core.model.sizes_from_shapes import Sizes, read_config_json, sizes_from_shapes
 from qvggt_core.model.weight_files import Weights, open_weights
+from qvggt_core.model.weight_source import source_metadata
 
 FORMAT_VERSION = "1"
 SHIPPED_MODEL = "qvggt-small-int4.safetensors"
@@ -29,8 +29,9 @@ SHIPPED_MODEL = "qvggt-small-int4.safetensors"
 _FORMAT_KEY = "qvggt_format"
 _CONFIG_KEY = "config"
 _AWQ_SUFFIX = ".scaled_zeros"
-
-logger = logging.getLogger(__name__)
+_LINGBOT_LICENCE = (
+    "open question: the authors of LingBot-Map have not answered which licence its weights have"
+)
 
 
 class Checkpoint:
@@ -53,6 +54,10 @@ class Checkpoint:
         self._published = own_names(path, weights.shapes)
         self._shapes = {ours: weights.shapes[name] for ours, name in self._published.items()}
         self.config, self.assumptions = self._sizes()
+        if _FORMAT_KEY not in self.metadata:
+            self.metadata |= source_metadata(self.files[0])
+            if self.config.scale_token:
+                self.metadata["licence"] = _LINGBOT_LICENCE
 
     def names(self) -> list[str]:
         """Return the entries' names, sorted."""

@@ -1,4 +1,4 @@
-"""Sizes of the published networks of Depth Anything 3 (Lin et al., 2025)."""
+"""Sizes of published networks: Depth Anything 3 (Lin et al., 2025), LingBot-Map."""
 
 from __future__ import annotations
 
@@ -57,3 +57,6 @@ DEPTH_ANYTHING_3: Mapping[str, ModelConfig] = {
     ),
 }
 """By the authors' names, with every part that the published files have."""
+
+LINGBOT_MAP_STAGE1 = ModelConfig(scale_token=True, camera_to_world=True, point_head=False)
+"""VGGT-1B with a scale token and camera-to-world poses, before it was trained to stream."""

@@ -40,6 +40,8 @@ _PARTS: Mapping[str, Callable[[str], bool]] = {
 """Parts that can be left out of a file, and which entries they have, by name."""
 _ALWAYS_WRITTEN = ("camera",)
 _WRITTEN_IF_PRESENT = ("camera", "depth")
+_CARRIED_OVER = ("note", "source", "licence_text")
+"""Entries of the source's metadata that a quantized file keeps."""
 UNCALIBRATED = "none"
 """Entry `calibration` of a checkpoint's metadata where nothing was calibrated."""
 
@@ -226,5 +228,5 @@ def _base_metadata(checkpoint: Checkpoint, licence: str | None) -> dict[str, str
         "base_model": checkpoint.path.name,
         "base_sha256": checkpoint.sha256(),
         "licence": licence or checkpoint.metadata.get("licence", "unknown"),
-        **{key: value for key, value in checkpoint.metadata.items() if key == "note"},
+        **{key: value for key, value in checkpoint.metadata.items() if key in _CARRIED_OVER},
     }

@@ -61,8 +61,8 @@ def _attempt(
     # A bare wall shows no parallax: few paths begin before one.
     if np.std(np.log(depths.clip(min=0.05))) < rng.uniform(0.0, 0.5):
         return None
-    length = depth * np.exp(rng.uniform(np.log(0.012), np.log(0.2)))
-    turn = np.radians(np.exp(rng.uniform(np.log(0.3), np.log(14.0))))
+    length = depth * np.exp(rng.uniform(np.log(0.02), np.log(0.25)))
+    turn = np.radians(np.exp(rng.uniform(np.log(0.6), np.log(16.0))))
     fixed = points[len(points) // 2] if rng.random() < 0.5 else None
     heading, spin = rng.standard_normal(3), rng.standard_normal(3)
     poses = [pose]

@@ -42,6 +42,9 @@ STATE = "state.pt"
 MODEL = "model.safetensors"
 """File of a run's directory that holds the averaged network."""
 
+BASE = "base.safetensors"
+"""The same in 16 bits: small enough to keep, for runs that start from it (`InitialWeights`)."""
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -191,7 +194,7 @@ class TrainingRun:
         )
 
     def save(self, output: Path) -> None:
-        """Write state and averaged network, each in one go."""
+        """Write state, averaged network and base, each in one go."""
         state = {
             "step": self.step,
             "config": self.config.model_dump_json(),
@@ -208,7 +211,10 @@ class TrainingRun:
             "training_config": self.config.model_dump_json(),
             "licence": self.config.licence,
         }
-        save_checkpoint(output / MODEL, self.averaged.state_dict(), self.model_config, metadata)
+        averaged = self.averaged.state_dict()
+        save_checkpoint(output / MODEL, averaged, self.model_config, metadata)
+        half = {name: value.to(torch.bfloat16) for name, value in averaged.items()}
+        save_checkpoint(output / BASE, half, self.model_config, metadata)
 
     def load(self, output: Path) -> None:
         """Take over the state in `output`."""

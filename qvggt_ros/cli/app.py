@@ -89,6 +89,7 @@ for _command in (
     compare.compare,
     checkpoint.info,
     checkpoint.download,
+    checkpoint.networks,
     synthetic.synth,
     synthetic.train,
     bench.bench,

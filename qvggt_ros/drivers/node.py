@@ -31,6 +31,7 @@ from rclpy.qos import (
     HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
+    qos_policy_name_from_kind,
     qos_profile_sensor_data,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -39,11 +40,17 @@ from std_srvs.srv import Trigger
 from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from qvggt_core.errors import ParameterError, QvggtError
+from qvggt_core.optional import import_optional
 from qvggt_core.parameters import ParameterDescription, Parameters
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import read_transform
 from qvggt_ros.io.messages import Messages, installed_messages
 from qvggt_ros.session import outputs_of
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 # One place for images: what waits longer than until the next one comes is old.
 _IMAGE_QOS = QoSProfile(
@@ -57,6 +64,7 @@ _LATCHED_QOS = QoSProfile(
 )
 # Longer than the slowest window takes, or poses of its images would be forgotten by then.
 _TF_CACHE = Duration(seconds=60)
+_BOND_TOPIC = "/bond"
 _SERVICE_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 0.5
 _LARGEST = sys.float_info.max
@@ -88,6 +96,8 @@ class ReconstructNode(LifecycleNode):
         self._services_offered: list[Any] = []
         self._diagnostics: Any = None
         self._timer: Any = None
+        self._bond: Any = None
+        self._refused_policies: dict[str, str] = {}
         self._transform_broadcaster: TransformBroadcaster | None = None
         self._transforms: Buffer | None = None
         self._transform_listener: TransformListener | None = None
@@ -210,8 +220,16 @@ class ReconstructNode(LifecycleNode):
             self.resolve_topic_name(self._image_topic(name)) for name in parameters.cameras
         )
         self.get_logger().info(f"waiting for images on {topics}")
+        if parameters.bond_id:
+            bond = import_optional("bondpy.bondpy")
+            self._bond = bond.Bond(_BOND_TOPIC, parameters.bond_id, self)
+            self._bond.start()
 
     def _deactivate(self) -> None:
+        if self._bond is not None:
+            self._bond.shutdown()
+            self._bond = None
+        self._refused_policies = {}
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
@@ -255,8 +273,24 @@ class ReconstructNode(LifecycleNode):
             topic,
             take,
             qos,
+            event_callbacks=self._qos_events(topic),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+
+    def _qos_events(self, topic: str) -> SubscriptionEventCallbacks:
+        """Return what names the policy for which a publisher of a topic is not received."""
+        name = self.resolve_topic_name(topic)
+
+        def refuse(event: Any) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+            self._refused_policies[name] = policy
+            self.get_logger().warning(
+                f"{name} has a publisher whose {policy} is less than this node asks for, so "
+                "nothing is received from it: change it there, or here with the parameter "
+                f"qos_overrides.{name}.subscription.{policy}"
+            )
+
+        return SubscriptionEventCallbacks(incompatible_qos=refuse)
 
     def _subscribe_rig(self, live: LiveReconstruction, parameters: Parameters) -> None:
         message_class = getattr(self._messages, self._image_type())
@@ -266,6 +300,7 @@ class ReconstructNode(LifecycleNode):
                 message_class,
                 self._image_topic(camera),
                 qos_profile=_IMAGE_QOS,
+                event_callbacks=self._qos_events(self._image_topic(camera)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for camera in parameters.cameras
@@ -328,6 +363,8 @@ class ReconstructNode(LifecycleNode):
         others = {info.topic_type for info in self.get_publishers_info_by_topic(topic)} - {own}
         if others:
             return f"{topic} has {', '.join(sorted(others))}, not {own}: see image_transport"
+        if policy := self._refused_policies.get(topic):
+            return f"{topic} has a publisher whose {policy} does not match, see the log"
         if self.count_publishers(topic):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
         return f"nobody publishes {topic}: see `ros2 topic list`"

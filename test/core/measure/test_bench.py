@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvggt_kernels import dequantize, pack
+from qvggt_kernels import PackedWeight, dequantize, pack
 from support.small_network import TINY
 
 from qvggt_core.errors import BenchmarkError
@@ -134,7 +134,7 @@ def test_linears_of_other_libraries_take_part_or_are_named(monkeypatch):
     scales, bias, x = torch.rand(8, 2).bfloat16(), torch.randn(8), torch.randn(3, 64)
     runs, widths, missing = {}, {}, {}
     layers._add_others(runs, widths, (q, scales, bias), x, range(2), missing)
-    expected = dequantize(pack(q, 32), scales, torch.float32)
+    expected = dequantize(PackedWeight(pack(q, 32), scales), torch.float32)
     assert torch.allclose(runs["good"](), x @ expected.t() + bias, atol=1e-4)
     assert set(runs) == set(widths) == {"good"}
     assert missing == {"absent": "ModuleNotFoundError: No module named 'absent'"}

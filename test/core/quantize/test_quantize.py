@@ -12,7 +12,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from qvggt_kernels import LAYOUT, Int4Linear, IntegerLinear, dequantize
+from qvggt_kernels import LAYOUT, Int4Linear, IntegerLinear, PackedWeight, dequantize
 from support import small_network
 from support.small_network import open_state
 
@@ -371,7 +371,8 @@ def test_the_report_counts_what_the_file_holds(source, tmp_path):
     original = read_checkpoint(source)
     for layer in report.layers:
         path = layer.name.removesuffix(".weight")
-        kept = dequantize(stored[f"{path}.qweight"], stored[f"{path}.scales"], torch.float64)
+        packed = PackedWeight(stored[f"{path}.qweight"], stored[f"{path}.scales"])
+        kept = dequantize(packed, torch.float64)
         weight = original.tensor(layer.name).double()
         assert layer.relative_error == pytest.approx(
             float((weight - kept).norm() / weight.norm()), rel=1e-5

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from qvggt_core.training.config import TrainConfig
@@ -88,3 +90,22 @@ def test_a_resumed_run_in_bfloat16_equals_an_uninterrupted_one(tmp_path: Path, p
     first = train(config, tmp_path / "parts", steps=2, device="cpu", pool_directory=pools).losses
     rest = train(config, tmp_path / "parts", steps=6, device="cpu", pool_directory=pools).losses
     assert first + rest == whole
+
+
+def test_a_run_starts_where_the_16_bit_base_of_another_one_ended(
+    tmp_path: Path, pools: Path
+) -> None:
+    config = TrainConfig.model_validate(VARIED)
+    train(config, tmp_path / "first", steps=20, device="cpu", pool_directory=pools)
+    base = tmp_path / "first" / "base.safetensors"
+    averaged = load_file(tmp_path / "first" / "model.safetensors")
+    for name, value in load_file(base).items():
+        assert torch.equal(value, averaged[name].bfloat16()), name
+    digest = hashlib.sha256(base.read_bytes()).hexdigest()
+    start = {"file": str(base), "sha256": digest}
+    values = {**VARIED, "initial_weights": start, "learning_rate": 1e-12}
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(values))
+    train(TrainConfig.read(path), tmp_path / "next", steps=1, device="cpu", pool_directory=pools)
+    for name, value in load_file(tmp_path / "next" / "model.safetensors").items():
+        torch.testing.assert_close(value, averaged[name].bfloat16().float(), atol=1e-6, rtol=0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from qvggt_kernels import dequantize
+from qvggt_kernels import PackedWeight, dequantize
 from safetensors.torch import load_file
 from scipy.spatial.transform import Rotation
 
@@ -359,7 +359,8 @@ def test_a_run_starts_from_the_weights_that_it_names(
     trained = begin("run")
     name = "aggregator.frame_blocks.0.attn.qkv"
     if bits == 4:
-        weight = dequantize(expected[f"{name}.qweight"], expected[f"{name}.scales"], torch.float32)
+        packed = PackedWeight(expected[f"{name}.qweight"], expected[f"{name}.scales"])
+        weight = dequantize(packed, torch.float32)
     else:
         weight = expected[f"{name}.weight"]
     torch.testing.assert_close(trained[f"{name}.weight"], weight, atol=1e-6, rtol=0)
