@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.network import TorchNetwork
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
 from qvggt_core.training.config import TrainConfig
+from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.drivers.synthesize import write_bag
 
@@ -60,7 +62,9 @@ def sample_flight_errors(
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
             write_bag(bag, **flight, frames=80, width=256, height=192)
         with tempfile.TemporaryDirectory() as directory:
-            summary = replay(bag, Path(directory) / "out", network, parameters, report=False)
+            loaded = LoadedNetwork(network, parameters, {})
+            options = ReplayOptions(report=False)
+            summary = replay(bag, Path(directory) / "out", loaded, options)
         segments = summary.metrics["accuracy"]["segments"]
         error = sum(s["alignments"]["sim3"]["translation"]["rmse"] for s in segments)
         errors[seed] = 100.0 * error / sum(s["truth_length"] for s in segments)
