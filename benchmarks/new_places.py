@@ -30,11 +30,12 @@ from qvggt_core.training.clips import PoolConfig, build_pool
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, evaluation_windows
-from qvggt_ros.io.conversions import camera_from_info, decode_image, stamp_ns
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.depth_truth import depth_topic
 from qvggt_ros.io.ground_truth import named_ground_truth, read_ground_truth
+from qvggt_ros.io.images import decode_depth, decode_image
 from qvggt_ros.io.recording import Recording, choose_topics, open_recording
-from qvggt_ros.io.reference_messages import decode_depth
 
 CONFIGS = Path(__file__).parents[1] / "qvggt_core/training/configs"
 COLUMNS = ("auc_30", "auc_5", "auc_3", "rotation", "translation", "abs_rel", "delta")

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from qvggt_core.geometry.cloud import Cloud, frame_cloud
 from qvggt_core.stream.frame import FrameGeometry, View
-from qvggt_ros.io import conversions
+from qvggt_ros.io import conversions, images
 from qvggt_ros.io.messages import Messages, available_messages
 
 HEIGHT, WIDTH = 480, 640
@@ -165,7 +165,7 @@ def main() -> None:
     picture = picture_message(messages, frame.view.image)
     ways: dict[str, tuple[Way, Way]] = {
         "Image rgb8 640x480 to picture": (
-            lambda: conversions.decode_image(picture),
+            lambda: images.decode_image(picture),
             lambda: naive_picture(picture),
         ),
         "depth to Image 32FC1 640x480": (

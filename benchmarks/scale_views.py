@@ -24,7 +24,9 @@ from rich.table import Table
 
 from qvggt_core.model import load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.network import TorchNetwork
+from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.drivers.synthesize import write_bag
 
@@ -45,7 +47,9 @@ def errors_of_flights(
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
             write_bag(bag, **flight, frames=80, width=256, height=192)
         with tempfile.TemporaryDirectory() as directory:
-            summary = replay(bag, Path(directory) / "out", network, parameters, report=False)
+            loaded = LoadedNetwork(network, parameters, {})
+            options = ReplayOptions(report=False)
+            summary = replay(bag, Path(directory) / "out", loaded, options)
         segments = summary.metrics["accuracy"]["segments"]
         error = sum(s["alignments"]["sim3"]["translation"]["rmse"] for s in segments)
         errors.append(100.0 * error / sum(s["truth_length"] for s in segments))

@@ -24,11 +24,13 @@ from rich.table import Table
 
 from qvggt_core.model import VGGT, load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.network import TorchNetwork
 from qvggt_core.training.clips import Pool, build_pool, open_pool
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import evaluation_windows
+from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.drivers.synthesize import write_bag
 
@@ -116,9 +118,9 @@ def _sample_flights(network: VGGT, recordings: Path) -> dict[int, float]:
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
             write_bag(bag, **flight, frames=80, width=256, height=192)
         with tempfile.TemporaryDirectory() as directory:
-            summary = replay(
-                bag, Path(directory) / "out", TorchNetwork(network), Parameters(), report=False
-            )
+            loaded = LoadedNetwork(TorchNetwork(network), Parameters(), {})
+            options = ReplayOptions(report=False)
+            summary = replay(bag, Path(directory) / "out", loaded, options)
         (segment,) = summary.metrics["accuracy"]["segments"]
         error = segment["alignments"]["sim3"]["translation"]["rmse"]
         errors[seed] = 100.0 * error / segment["truth_length"]

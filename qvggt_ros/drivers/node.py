@@ -46,7 +46,7 @@ from qvggt_core.parameters import ParameterDescription, Parameters
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import read_transform
 from qvggt_ros.io.messages import Messages, installed_messages
-from qvggt_ros.session import outputs_of
+from qvggt_ros.publishing import Driver, outputs_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -145,7 +145,7 @@ class ReconstructNode(LifecycleNode):
         state: LifecycleState,
         then: Callable[[LifecycleState], TransitionCallbackReturn],
     ) -> TransitionCallbackReturn:
-        # rclpy takes an exception for an error and does not say which it was.
+        # rclpy takes an exception for an error and does not report which it was.
         try:
             do()
             return then(state)
@@ -165,11 +165,13 @@ class ReconstructNode(LifecycleNode):
         try:
             self._live = LiveReconstruction(
                 parameters,
-                self._messages,
-                self._emit,
-                wanted=self._is_wanted,
-                now_ns=lambda: self.get_clock().now().nanoseconds,
-                lookup=self._lookup,
+                Driver(
+                    self._messages,
+                    self._emit,
+                    wanted=self._is_wanted,
+                    lookup=self._lookup,
+                    now_ns=lambda: self.get_clock().now().nanoseconds,
+                ),
                 rectified="image_rect" in self.resolve_topic_name("image"),
             )
         except BaseException:
@@ -362,7 +364,7 @@ class ReconstructNode(LifecycleNode):
             self._diagnostics.publish(self._live.diagnostics(self._what_is_missing()))
 
     def _what_is_missing(self) -> str:
-        """Return why no image comes, as far as the graph tells."""
+        """Return why no image comes, as far as the graph shows."""
         if not self._inputs:
             return "the node is not active"
         topic = self.resolve_topic_name(self._image_topic(self._parameters_given.cameras[0]))
@@ -391,11 +393,11 @@ class ReconstructNode(LifecycleNode):
     def _answer(
         self,
         response: Any,
-        ask: Callable[[LiveReconstruction], Any],
-        say: Callable[[Any], str],
+        do: Callable[[LiveReconstruction], Any],
+        message: Callable[[Any], str],
     ) -> Any:
         try:
-            response.message = say(ask(self._running()).result(_SERVICE_TIMEOUT_S))
+            response.message = message(do(self._running()).result(_SERVICE_TIMEOUT_S))
             response.success = True
         except TimeoutError:
             response.message = f"the network is busy for more than {_SERVICE_TIMEOUT_S:g} s"

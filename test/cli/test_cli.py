@@ -198,7 +198,7 @@ def test_the_table_of_parameters_has_them_all(capsys):
     _, printed, _ = run(capsys, "params")
     rows = {row.split("|")[1].strip(" `"): row for row in printed.splitlines()[2:]}
     assert list(rows) == list(Parameters.model_fields)
-    assert "| `8` | ≥ 1, ≤ 64 | Views in a window." in rows["window_size"]
+    assert "| `8` | ≥ 1, ≤ 64 |  | Views in a window." in rows["window_size"]
     assert "`true`, `false`" in rows["rectify"]
 
 
