@@ -13,17 +13,16 @@ Pools are rendered once and kept.
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import load_model
 from qvggt_core.stream.frame import Frame, View
 from qvggt_core.stream.preprocess import Preprocessor
@@ -52,9 +51,10 @@ HEIGHT, WIDTH = 96, 128
 def main() -> None:
     """Evaluate, print a table and write the raw results."""
     args = _arguments()
-    networks = {}
+    networks, checkpoints = {}, []
     for named in args.network:
         name, _, path = named.partition("=")
+        checkpoints.append(Path(path))
         networks[name] = load_model(Path(path), dtype=torch.float32)
     windows = _synthetic(args.pools, args.frames, args.clips)
     for path in args.gazebo:
@@ -76,8 +76,7 @@ def main() -> None:
     console = Console(width=140)
     console.print(table)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-    results = {"machine": describe(), "parameters": sizes, "rows": rows}
-    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(args.output, {"parameters": sizes, "rows": rows}, *checkpoints)
     console.print(f"wrote {args.output}")
 
 
