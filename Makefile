@@ -6,16 +6,17 @@ OUT ?= out
 NATIVE := $(wildcard kernels/qvggt_kernels/native/*.cpp kernels/qvggt_kernels/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-ros test-slow lint format bench docs clean
+.PHONY: help setup run test test-quick test-ros test-slow torture lint format bench docs clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(VENV)/.ready ## make the virtual environment that all the rest uses
 
-$(VENV)/.ready: requirements.txt requirements-dev.txt setup.py pyproject.toml $(NATIVE)
+$(VENV)/.ready: requirements.txt requirements-dev.txt tools/install_torch.py setup.py pyproject.toml $(NATIVE)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python tools/install_torch.py
 	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
@@ -32,8 +33,18 @@ $(VENV)/.reference: $(VENV)/.ready requirements-reference.txt
 test: setup $(VENV)/.reference ## run the tests (a few minutes on two cores)
 	$(BIN)/python -m pytest
 
+QUICK := test/core/geometry test/core/stream test/core/doctor test/core/test_optional.py \
+	test/core/evaluate/test_trajectory.py test/kernels/test_packing.py test/kernels/test_native.py \
+	test/ros/test_conversions.py test/ros/test_replay.py test/cli/test_doctor_command.py
+
+test-quick: ## run the quick tests with PYTHON and what is installed there
+	$(PYTHON) -m pytest $(QUICK)
+
 test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
 	$(BIN)/python -m pytest -m "slow or vggt_1b"
+
+torture: setup ## fuzzing, faults and load (20 minutes on two cores)
+	cd test && ../$(BIN)/python -m torture --output ../$(OUT)/torture.json
 
 # In a shell with ROS 2 and the workspace sourced; launch_testing's plugin does not bear pytest 8+.
 test-ros: ## run the tests of the node on an installed ROS 2
@@ -52,6 +63,13 @@ format: setup ## mend style
 
 bench: setup ## measure speed and memory on this machine, into out/bench (ORIGINAL=clone of vggt)
 	$(BIN)/qvggt bench -o $(OUT)/bench $(if $(ORIGINAL),--original $(ORIGINAL))
+
+$(VENV)/.docs: $(VENV)/.ready requirements-docs.txt
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
+docs: $(VENV)/.docs ## build the documentation as a site, links checked, into out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict --site-dir $(OUT)/site
 
 clean: ## remove what was made, the environment included
 	rm -rf $(VENV) $(OUT) build install log *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -16,8 +16,14 @@ def files(directory: str, pattern: str) -> list[str]:
     return sorted(str(path.relative_to(ROOT)) for path in (ROOT / directory).glob(pattern))
 
 
+def requirements(file: str) -> list[str]:
+    """Return the requirements that a file lists."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    return [line for each in lines if (line := each.partition("#")[0].strip())]
+
+
 def native_kernels() -> list[Extension]:
-    """Return the C++ kernels, for x86 Linux; where no compiler is at hand, PyTorch does without."""
+    """Return the C++ kernels, for x86 Linux; without a compiler, PyTorch computes the same."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return []
     instructions = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni")
@@ -49,9 +55,7 @@ setup(
     python_requires=">=3.10",
     packages=[
         *find_packages(include=["qvggt_ros*", "qvggt_core*"]),
-        "qvggt_kernels",
-        "qvggt_kernels.native",
-        "qvggt_kernels.triton",
+        *find_packages("kernels"),
     ],
     ext_modules=native_kernels(),
     package_dir={"qvggt_kernels": "kernels/qvggt_kernels"},
@@ -62,7 +66,7 @@ setup(
             "training/configs/*.yaml",
             "report/templates/*",
         ],
-        "qvggt_kernels": ["tables/*.json"],
+        "qvggt_kernels": ["gemm_configs_data/*.json"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{NAME}"]),
@@ -71,23 +75,7 @@ setup(
         (f"share/{NAME}/config", files("config", "*.*")),
         (f"share/{NAME}/config/presets", files("config/presets", "*.yaml")),
     ],
-    install_requires=[
-        "huggingface_hub>=0.30",
-        "jinja2>=3.1",
-        "markupsafe>=2.1",
-        "matplotlib>=3.7",
-        "numpy>=1.24",
-        "opencv-python-headless>=4.8",
-        "pillow>=9.5",
-        "pydantic>=2.6",
-        "PyYAML>=6.0",
-        "rich>=13.0",
-        "rosbags>=0.11",
-        "safetensors>=0.4.3",
-        "scipy>=1.10",
-        "torch>=2.5",
-        "typer>=0.12",
-    ],
+    install_requires=requirements("requirements.in"),
     extras_require={
         "dds": ["cyclonedds>=11,<12"],
         "quantize": ["scikit-learn>=1.3"],

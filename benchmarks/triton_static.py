@@ -2,7 +2,7 @@
 
 python benchmarks/triton_static.py [--processes 2] [--out benchmarks/results/triton_static.json]
 
-test/kernels/test_triton_offline.py holds the compiler to the figures that are kept.
+test/kernels/test_offline.py holds the compiler to the figures that are kept.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import triton
-from qvggt_kernels.triton import offline
+from qvggt_kernels.offline import compiler
 from rich.console import Console
 
 TABLE = Path(__file__).parent / "results" / "triton_static.json"
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=TABLE)
     arguments = parser.parse_args()
     console = Console()
-    found = offline.survey(processes=arguments.processes)
+    found = compiler.survey(processes=arguments.processes)
     broken = {name: result.pop("broken") for name, result in found.items()}
     for name, rules in broken.items():
         for rule in rules:

@@ -9,8 +9,13 @@ An argument that is given wins over `params_file`, which wins over `preset`.
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
-from ament_index_python.packages import get_package_prefix, get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -31,12 +36,14 @@ PACKAGE = "qvggt_ros"
 SHARE = Path(get_package_share_directory(PACKAGE))
 PRESETS = tuple(sorted(path.stem for path in (SHARE / "config/presets").glob("*.yaml")))
 BOOLEAN = ("true", "false")
+LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 
 ARGUMENTS = (
     # name, default, choices, description
     ("image_topic", "", None, "Images; /camera/image_raw if not given, or found in the bag."),
     ("camera_info_topic", "", None, "Their CameraInfo; beside the images if not given."),
-    ("odom_topic", "", None, "nav_msgs/Odometry that tells the scale; /odom, or found in the bag."),
+    ("odom_topic", "", None, "nav_msgs/Odometry that gives the scale; /odom, or found in the bag."),
+    ("cameras", "", None, "A rig's cameras, as front,left: images of /front/image_raw and so on."),
     ("image_transport", "", ("", "raw", "compressed"), "raw if not given, or as in the bag."),
     ("checkpoint", "", None, "Network file; the small network that ships if not given."),
     ("params_file", "", None, "Parameters, as config/reconstruct.yaml."),
@@ -44,13 +51,13 @@ ARGUMENTS = (
     ("publish_tf", "", None, "none, world_to_camera, map_to_odom or odom_to_base; see params."),
     ("namespace", "qvggt", None, "Namespace of the node and its topics."),
     ("use_sim_time", "", ("", *BOOLEAN), "Time from /clock; true with a bag if not given."),
-    ("autostart", "true", BOOLEAN, "Configure and activate the node."),
+    ("autostart", "", ("", *BOOLEAN), "Configure and activate the node; true if not given."),
     ("rviz", "false", BOOLEAN, "Start RViz with pose, path, depth and cloud."),
     ("rviz_frame", "map", None, "Fixed frame of RViz; qvggt_unscaled while no scale is known."),
     ("bag", "", None, "Recording (rosbag2) to play once the node is active."),
     ("bag_rate", "1.0", None, "Speed of the recording."),
     ("bag_loop", "false", BOOLEAN, "Play the recording again and again."),
-    ("log_level", "info", None, "debug, info, warn, error or fatal."),
+    ("log_level", "info", LOG_LEVELS, "How much the node logs."),
 )
 
 
@@ -71,17 +78,27 @@ def generate_launch_description() -> LaunchDescription:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
+    for name in ("bag", "params_file", "checkpoint"):
+        given[name] = str(Path(given[name]).expanduser()) if given[name] else ""
+    _check(given)
     bag = given["bag"]
-    found = _topics_of(bag, given["image_topic"], given["camera_info_topic"]) if bag else {}
-    image = given["image_topic"] or found.get("image") or "/camera/image_raw"
-    info = given["camera_info_topic"] or found.get("camera_info") or _beside(image, "camera_info")
-    transport = given["image_transport"] or ("compressed" if _is_compressed(image) else "")
-    use_sim_time = given["use_sim_time"] or ("true" if bag else "false")
+    found = _topics_of(given) if bag else {}
+    use_sim_time = given["use_sim_time"] or ("true" if bag else "")
 
-    overrides = {
+    image = given["image_topic"] or found.get("image") or "/camera/image_raw"
+    transport = given["image_transport"] or ("compressed" if _is_compressed(image) else "")
+    cameras = [name.strip() for name in given["cameras"].split(",") if name.strip()]
+    texts = {
         "checkpoint": given["checkpoint"],
         "publish_tf": given["publish_tf"],
         "image_transport": transport,
+    }
+    switches = {"autostart": given["autostart"], "use_sim_time": use_sim_time}
+    # What was not given is not passed: it would overrule the parameter file.
+    overrides = {
+        **{name: value for name, value in texts.items() if value},
+        **{name: value == "true" for name, value in switches.items() if value},
+        **({"cameras": cameras} if cameras else {}),
     }
     node = LifecycleNode(
         package=PACKAGE,
@@ -93,33 +110,66 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             str(SHARE / "config/reconstruct.yaml"),
             *([str(SHARE / f"config/presets/{given['preset']}.yaml")] if given["preset"] else []),
             *([given["params_file"]] if given["params_file"] else []),
-            {name: value for name, value in overrides.items() if value},
-            {"autostart": given["autostart"] == "true", "use_sim_time": use_sim_time == "true"},
+            *([overrides] if overrides else []),
         ],
         remappings=[
-            ("image", image.removesuffix("/compressed")),
-            ("camera_info", info),
+            *(_rig(cameras) if cameras else _camera(image, given["camera_info_topic"], found)),
             ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
         ],
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )
     actions: list[LaunchDescriptionEntity] = [node]
     if bag:
-        actions += _play(bag, given, node)
+        actions += _play(bag, found["play"], given, node)
     if given["rviz"] == "true":
         actions.append(_rviz(given, use_sim_time == "true"))
     return actions
 
 
-def _topics_of(bag: str, image_topic: str, camera_info_topic: str) -> dict[str, str]:
-    """Ask the `qvggt` command, which runs in the environment that the package was built with."""
+def _check(given: dict[str, str]) -> None:
+    """Refuse what cannot work before anything is started, or it would outlive the launch."""
+    for name in ("bag", "params_file"):
+        if given[name] and not Path(given[name]).exists():
+            raise RuntimeError(f"{name}:={given[name]}: there is no such file or directory")
+    if given["bag"] and given["cameras"]:
+        raise RuntimeError("cameras and bag cannot be combined: play the recording yourself")
+    if given["rviz"] == "true":
+        try:
+            get_package_prefix("rviz2")
+        except PackageNotFoundError:
+            raise RuntimeError(
+                "rviz:=true, but rviz2 is not installed: apt install ros-$ROS_DISTRO-rviz2"
+            ) from None
+
+
+def _camera(image: str, info: str, found: dict[str, str]) -> list[tuple[str, str]]:
+    info = info or found.get("camera_info") or _beside(image, "camera_info")
+    return [("image", image.removesuffix("/compressed")), ("camera_info", info)]
+
+
+def _rig(cameras: list[str]) -> list[tuple[str, str]]:
+    return [
+        remapping
+        for name in cameras
+        for remapping in (
+            (f"{name}/image", f"/{name}/image_raw"),
+            (f"{name}/camera_info", f"/{name}/camera_info"),
+        )
+    ]
+
+
+def _topics_of(given: dict[str, str]) -> dict[str, Any]:
+    """Return what the `qvggt` command, in the environment of the package, finds in the bag."""
     command = [str(Path(get_package_prefix(PACKAGE)) / "lib" / PACKAGE / "qvggt"), "topics"]
-    for option, topic in (
-        ("--image-topic", image_topic),
-        ("--camera-info-topic", camera_info_topic),
+    for option, value in (
+        ("--image-topic", given["image_topic"]),
+        ("--camera-info-topic", given["camera_info_topic"]),
+        ("--namespace", given["namespace"]),
     ):
-        command += [option, topic] if topic else []
-    done = subprocess.run([*command, "--json", bag], capture_output=True, text=True, check=False)
+        command += [option, value] if value else []
+    done = subprocess.run(
+        [*command, "--json", given["bag"]], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise RuntimeError(done.stderr.strip())
     return json.loads(done.stdout)
@@ -133,8 +183,12 @@ def _beside(image_topic: str, name: str) -> str:
     return f"{image_topic.removesuffix('/compressed').rpartition('/')[0]}/{name}"
 
 
-def _play(bag: str, given: dict[str, str], node: LifecycleNode) -> list[LaunchDescriptionEntity]:
-    command = ["ros2", "bag", "play", bag, "--clock", "100", "--rate", given["bag_rate"]]
+def _play(
+    bag: str, topics: list[str], given: dict[str, str], node: LifecycleNode
+) -> list[LaunchDescriptionEntity]:
+    # What a former run of the node published must not mix with what this one does.
+    command = ["ros2", "bag", "play", bag, "--topics", *topics]
+    command += ["--clock", "100", "--rate", given["bag_rate"]]
     command += ["--loop"] if given["bag_loop"] == "true" else []
     player = ExecuteProcess(cmd=command, name="qvggt_bag_player", output="log")
     return [
@@ -144,12 +198,12 @@ def _play(bag: str, given: dict[str, str], node: LifecycleNode) -> list[LaunchDe
                 target_lifecycle_node=node, goal_state="active", entities=[player], handle_once=True
             )
         ),
-        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=_say_how_it_ended)),
+        RegisterEventHandler(OnProcessExit(target_action=player, on_exit=_log_the_end)),
         RegisterEventHandler(OnProcessExit(target_action=node, on_exit=_end_with_the_node)),
     ]
 
 
-def _say_how_it_ended(event: ProcessExited, context: LaunchContext) -> list[LogInfo]:
+def _log_the_end(event: ProcessExited, context: LaunchContext) -> list[LogInfo]:
     if context.is_shutdown:
         return []
     how = "has ended" if event.returncode == 0 else f"could not be played ({event.returncode})"

@@ -1,4 +1,4 @@
-"""Plays a recording to the live node, records what it publishes, and says how good it was.
+"""Plays a recording to the live node, records what it publishes, and evaluates it.
 
     ros2 launch qvggt_ros replay_evaluate.launch.py bag:=recording/ output:=result/
 
@@ -60,12 +60,17 @@ def generate_launch_description() -> LaunchDescription:
 
 def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     given = {name: LaunchConfiguration(name).perform(context) for name, *_ in ARGUMENTS}
-    output = Path(given["output"])
+    bag = Path(given["bag"]).expanduser()
+    if not bag.exists():
+        # Here, before the recorder is started, or it would outlive the launch.
+        raise RuntimeError(f"bag:={given['bag']}: there is no such file or directory")
+    namespace = given["namespace"].strip("/")
+    output = Path(given["output"]).expanduser()
     live = output.with_name(output.name + ".live")
     for path in (output, live):
         if path.exists():
             raise RuntimeError(f"{path} exists: choose another output, or remove it")
-    topics = [f"/{given['namespace']}/{topic}" for topic in OUTPUTS]
+    topics = [f"/{namespace}/{topic}" for topic in OUTPUTS]
     recorder = ExecuteProcess(
         cmd=["ros2", "bag", "record", "-s", "mcap", "-o", str(live), *topics, "/diagnostics"],
         name="qvggt_recorder",
@@ -73,8 +78,8 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     )
     collector = ExecuteProcess(
         cmd=[
-            *(QVGGT, "collect", str(live), "--recording", given["bag"], "-o", str(output)),
-            *("--namespace", given["namespace"]),
+            *(QVGGT, "collect", str(live), "--recording", str(bag), "-o", str(output)),
+            *("--namespace", namespace),
         ],
         output="screen",
     )
@@ -93,9 +98,9 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         IncludeLaunchDescription(
             PythonLaunchDescriptionSource(str(SHARE / "launch/reconstruct.launch.py")),
             launch_arguments={
-                "bag": given["bag"],
+                "bag": str(bag),
                 "bag_rate": given["bag_rate"],
-                "namespace": given["namespace"],
+                "namespace": namespace,
             }.items(),
         ),
         _after(is_player, [TimerAction(period=float(given["settle_s"]), actions=[stop_recorder])]),

@@ -12,6 +12,10 @@ class QvggtError(Exception):
     """Root of all errors that qvggt raises on purpose."""
 
 
+class MissingPackageError(QvggtError):
+    """A package that only this feature needs is not installed."""
+
+
 class ParameterError(QvggtError):
     """A parameter is unknown, of the wrong type, or out of its range."""
 
@@ -26,6 +30,10 @@ class ImageError(QvggtError):
 
 class RecordingError(QvggtError):
     """A recording cannot be read, or holds nothing that can be reconstructed."""
+
+
+class OutputError(QvggtError):
+    """An output cannot be written where it was asked for, or something else is there."""
 
 
 class TransportError(QvggtError):

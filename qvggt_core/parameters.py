@@ -18,7 +18,7 @@ _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 @dataclass(frozen=True)
 class ParameterDescription:
-    """What there is to know of one parameter.
+    """One parameter: its name, default and allowed values.
 
     Attributes:
         name: its name.
@@ -129,6 +129,25 @@ class Parameters(BaseModel):
         json_schema_extra=_STRUCTURAL,
     )
 
+    condition_on: Literal["none", "intrinsics", "odometry"] = Field(
+        "none",
+        description=(
+            "What the network is given of its cameras, if its file has a camera encoder (Depth "
+            "Anything 3, kept with `quantize --conditioning`): odometry gives poses and "
+            "CameraInfo, so that depth and map are in odometry's metres; intrinsics gives "
+            "CameraInfo and the poses of a first pass, which takes twice the time."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    reference_view: Literal["saddle_balanced", "saddle_sim_range", "first", "middle"] = Field(
+        "saddle_balanced",
+        description=(
+            "How Depth Anything 3 chooses the view of a window that the others refer to; VGGT "
+            "always takes the first."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+
     # Which frames make a window
     window_size: int = Field(
         8,
@@ -149,7 +168,7 @@ class Parameters(BaseModel):
         ge=0,
         le=64,
         description=(
-            "Views of the overlap, the newest, that get depth again to tell the window's scale; "
+            "Views of the overlap, the newest, that get depth again to fix the window's scale; "
             "0 takes all. New views always get depth."
         ),
         json_schema_extra=_STRUCTURAL,
@@ -185,14 +204,27 @@ class Parameters(BaseModel):
         ge=0.0,
         description=(
             "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
-            "frames say so."
+            "the world frame is `unscaled_frame`."
         ),
+    )
+    scale_network: str = Field(
+        "",
+        description=(
+            "Network file of metric depth for single images (da3metric-large) that gives the "
+            "scale where odometry does not; empty for none. Its run holds the stream up."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    scale_period_s: float = Field(
+        5.0,
+        gt=0.0,
+        description="Seconds between two images that the scale_network sees.",
     )
     min_odometry_distance: float = Field(
         1.0,
         gt=0.0,
         le=1000.0,
-        description="Metres of odometry after which the scale that they tell is trusted.",
+        description="Metres of odometry after which its scale is trusted.",
     )
     max_scale_spread: float = Field(
         1.5,
@@ -285,6 +317,15 @@ class Parameters(BaseModel):
         description="Node: configure and activate at start; false leaves that to others.",
         json_schema_extra=_STRUCTURAL,
     )
+    bond_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_/]*$",
+        description=(
+            "Node: its name in `node_names` of Nav2's lifecycle manager, which then notices when "
+            "the node dies; empty for no bond."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     cameras: list[str] = Field(
         [""],
         min_length=1,
@@ -351,7 +392,7 @@ class Parameters(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _cameras_are_told_apart(self) -> Parameters:
+    def _cameras_have_names_of_their_own(self) -> Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"cameras {self.cameras} has a name twice")
         for name in self.cameras if len(self.cameras) > 1 else ():
@@ -368,7 +409,7 @@ class Parameters(BaseModel):
 
     @classmethod
     def describe(cls) -> tuple[ParameterDescription, ...]:
-        """Return what there is to know of each parameter, in order."""
+        """Return each parameter's description, in order."""
         return tuple(
             ParameterDescription(
                 name=name,

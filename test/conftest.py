@@ -7,7 +7,7 @@ from qvggt_kernels import native
 @pytest.fixture
 def without_native_kernels(monkeypatch):
     """Leave the C++ kernels out, as on a processor that they are not for."""
-    monkeypatch.setattr(native, "library", lambda: None)
+    monkeypatch.setattr(native, "load", lambda: None)
 
 
 @pytest.fixture(params=["C++ kernels", "PyTorch"])
@@ -15,6 +15,6 @@ def cpu_code(request):
     """Run a test twice: what the CPU computes, it computes with our own kernels and without."""
     if request.param == "PyTorch":
         request.getfixturevalue("without_native_kernels")
-    elif native.library() is None:
+    elif native.load() is None:
         pytest.skip(f"C++ kernels: {native.status()}")
     return request.param

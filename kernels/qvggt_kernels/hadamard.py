@@ -19,10 +19,9 @@ def hadamard_block(width: int) -> int:
 
 
 def check_rotation(width: int, block: int) -> None:
-    """Refuse a block that is no power of two or does not divide the width; 0 is no rotation.
+    """Raise PackingError for a block that is no power of two or does not divide the width.
 
-    Raises:
-        PackingError: says which of the two it is.
+    0 is no rotation.
     """
     if block < 0 or block & (block - 1) or (block and width % block):
         raise PackingError(

@@ -1,4 +1,4 @@
-"""Integer linear: 8- or 4-bit weights times 8- or 4-bit activations, summed in 32-bit integers.
+"""Integers of 8 and 4 bits: how weights are stored, and how tokens are quantized.
 
 Storage. A weight has N rows (outputs) and K columns (inputs) and one scale per row. It is kept
 transposed, as the integer matrix product reads it:
@@ -24,8 +24,6 @@ INTEGER_LAYOUTS = {8: "columns-int8/1", 4: "halves-uint8/1"}
 ACTIVATION_BITS = (8, 4)
 _LEVELS = {8: 127, 4: 7}
 _RANGES = {8: (-128, 127), 4: (-8, 7)}
-_EXACT_COLUMNS = 1024
-"""Products of 8-bit numbers that float32 adds up without rounding: 1024 * 128 * 127 < 2^24."""
 
 
 def levels(bits: int) -> int:
@@ -104,43 +102,3 @@ def quantize_tokens(x: Tensor, bits: int, clip: Tensor | float = 1.0) -> tuple[T
     # A token of zeros has no step; it stays zero whatever it is divided by.
     q = (x / torch.where(step == 0, 1, step)).round_().clamp_(-highest, highest)
     return q.to(torch.int8), step
-
-
-def integer_product(a: Tensor, b: Tensor) -> Tensor:
-    """Return the exact product (M, N) int32 of integers (M, K) and (K, N) int8, on any device.
-
-    The yardstick: float32 products of few enough columns to be exact, added as integers.
-    """
-    total = torch.zeros(a.shape[0], b.shape[1], dtype=torch.int32, device=a.device)
-    for left, right in zip(a.split(_EXACT_COLUMNS, 1), b.split(_EXACT_COLUMNS), strict=True):
-        total += (left.float() @ right.float()).to(torch.int32)
-    return total
-
-
-def integer_linear(
-    x: Tensor,
-    qweight: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    activation_bits: int,
-    clip: Tensor | float = 1.0,
-) -> Tensor:
-    """Return x W^T + bias, multiplied in integers and scaled once at the end: the yardstick.
-
-    Args:
-        x: (..., K) floating; quantized per token here.
-        qweight: (K, N) int8 or (K, N/2) uint8, see the module.
-        scales: (N,) float32.
-        bias: (N,) floating, or None.
-        activation_bits: 8 or 4.
-        clip: see `quantize_tokens`.
-
-    Returns:
-        (..., N) in the dtype of x; not differentiable.
-    """
-    tokens = x.reshape(-1, x.shape[-1]).float()
-    q, step = quantize_tokens(tokens, activation_bits, clip)
-    y = integer_product(q, unpack_integer(qweight)).float().mul_(step).mul_(scales)
-    if bias is not None:
-        y += bias.float()
-    return y.to(x.dtype).view(*x.shape[:-1], y.shape[1])

@@ -8,19 +8,17 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from .dispatch import (
-    int4_linear,
-    int4_linear_fp8,
-    int4_linear_int8,
-    int4_linear_int8_add_,
-    integer_linear,
-    integer_linear_add_,
-)
+from . import operators
 from .hadamard import check_rotation, hadamard_transform
 from .integer import levels, pack_integer
 from .packing import PLANES, ZERO, PackingError, check_group, group_size_of, pack
+from .weight import IntegerWeight, PackedWeight
 
-_MULTIPLY = {"float": int4_linear, "int8": int4_linear_int8, "fp8": int4_linear_fp8}
+_MULTIPLY = {
+    "float": operators.int4_linear,
+    "int8": operators.int4_linear_int8,
+    "fp8": operators.int4_linear_fp8,
+}
 
 
 class PackedLinear(nn.Module):
@@ -51,6 +49,14 @@ class PackedLinear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.rotation = rotation
+
+    def _register_optional(
+        self, *, input_scale: bool, bias: bool, device: torch.device | str | None
+    ) -> None:
+        ones = torch.ones(self.in_features, device=device) if input_scale else None
+        self.register_buffer("input_scale", ones)
+        zeros = torch.zeros(self.out_features, device=device) if bias else None
+        self.register_buffer("bias", zeros)
 
     def prepare(self, x: Tensor) -> Tensor:
         """Return the input (..., K) rotated and scaled, in its dtype."""
@@ -133,9 +139,7 @@ class Int4Linear(PackedLinear):
         self.register_buffer("scales", scales)
         points = torch.full_like(scales, ZERO, dtype=torch.uint8) if zeros else None
         self.register_buffer("zeros", points)
-        ones = torch.ones(in_features, device=device) if input_scale else None
-        self.register_buffer("input_scale", ones)
-        self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
+        self._register_optional(input_scale=input_scale, bias=bias, device=device)
 
     @classmethod
     def from_quantized(
@@ -177,22 +181,22 @@ class Int4Linear(PackedLinear):
         layer.input_scale, layer.zeros = input_scale, zeros
         return layer
 
+    def packed(self, dtype: torch.dtype | None = None) -> PackedWeight:
+        """Return the weight as it is stored, with its bias in a dtype."""
+        bias = self.bias if self.bias is None or dtype is None else self.bias.to(dtype)
+        return PackedWeight(self.qweight, self.scales, bias, self.zeros)
+
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""
         multiply = _MULTIPLY["float" if torch.is_grad_enabled() else self.arithmetic]
-        bias = self._bias(x.dtype)
-        return multiply(self.prepare(x), self.qweight, self.scales, bias, self.zeros, gelu)
+        return multiply(self.prepare(x), self.packed(x.dtype), gelu)
 
     def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
-        """See the base class; 8-bit products are added as they come."""
+        """Add gamma times the output to `total`, 8-bit products as they come."""
         if torch.is_grad_enabled() or self.arithmetic != "int8":
             super().add_to(total, x, gamma)
-            return
-        weight = (self.qweight, self.scales, self._bias(x.dtype), self.zeros)
-        int4_linear_int8_add_(total, self.prepare(x), gamma, *weight)
-
-    def _bias(self, dtype: torch.dtype) -> Tensor | None:
-        return self.bias if self.bias is None or self.bias.dtype == dtype else self.bias.to(dtype)
+        else:
+            operators.int4_linear_int8_add_(total, self.prepare(x), gamma, self.packed(x.dtype))
 
     def extra_repr(self) -> str:
         """Return the sizes for `repr`."""
@@ -252,9 +256,7 @@ class IntegerLinear(PackedLinear):
         self.register_buffer("qweight", torch.zeros(shape, dtype=dtype, device=device))
         self.register_buffer("scales", torch.zeros(out_features, device=device))
         self.register_buffer("clip", torch.ones((), device=device))
-        ones = torch.ones(in_features, device=device) if input_scale else None
-        self.register_buffer("input_scale", ones)
-        self.register_buffer("bias", torch.zeros(out_features, device=device) if bias else None)
+        self._register_optional(input_scale=input_scale, bias=bias, device=device)
 
     @classmethod
     def from_quantized(
@@ -303,22 +305,24 @@ class IntegerLinear(PackedLinear):
         layer.input_scale = input_scale
         return layer
 
+    def packed(self) -> IntegerWeight:
+        """Return the weight as it is stored."""
+        return IntegerWeight(self.qweight, self.scales, self.bias, self.activation_bits, self.clip)
+
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""
-        weight = (self.qweight, self.scales, self.bias, self.activation_bits, self.clip)
-        if self._takes_inputs_as_they_are():
-            return integer_linear(x, *weight, gelu)
-        return integer_linear(self.prepare(x.float()), *weight, gelu).to(x.dtype)
+        if self._has_plain_inputs():
+            return operators.integer_linear(x, self.packed(), gelu)
+        return operators.integer_linear(self.prepare(x.float()), self.packed(), gelu).to(x.dtype)
 
     def add_to(self, total: Tensor, x: Tensor, gamma: Tensor) -> None:
-        """See the base class; products are added as they come."""
-        if not self._takes_inputs_as_they_are():
+        """Add gamma times the output to `total`, products as they come."""
+        if self._has_plain_inputs():
+            operators.integer_linear_add_(total, x, gamma, self.packed())
+        else:
             super().add_to(total, x, gamma)
-            return
-        weight = (self.qweight, self.scales, self.bias, self.activation_bits, self.clip)
-        integer_linear_add_(total, x, gamma, *weight)
 
-    def _takes_inputs_as_they_are(self) -> bool:
+    def _has_plain_inputs(self) -> bool:
         return not self.rotation and self.input_scale is None
 
     def extra_repr(self) -> str:

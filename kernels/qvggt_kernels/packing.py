@@ -36,11 +36,7 @@ class PackingError(ValueError):
 
 
 def check_group(columns: int, group_size: int) -> None:
-    """Refuse a group size that the layout does not have or that does not divide the columns.
-
-    Raises:
-        PackingError: says which of the two it is, with the numbers.
-    """
+    """Raise PackingError unless the layout has a group size and it divides the columns."""
     if group_size not in GROUP_SIZES:
         raise PackingError(f"group size {group_size} is not one of {GROUP_SIZES}")
     if columns % group_size:

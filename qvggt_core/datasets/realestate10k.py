@@ -3,7 +3,7 @@
 Layout (google.github.io/realestate10k): `test/<clip>.txt`, also below `RealEstate10K/`. The first
 line is the video's address, each other line a frame: time in microseconds, fx fy cx cy as shares
 of the image's width and height, two zeros, and the 12 numbers of camera_from_world, row by row.
-Frames are not part of the data set; whoever cuts them keeps them as `<time>.png` or `<time>.jpg`
+Frames are not part of the data set; after extraction they are kept as `<time>.png` or `<time>.jpg`
 in `test/<clip>/` or `frames/test/<clip>/`.
 """
 
@@ -60,7 +60,7 @@ class RealEstate10k:
     def load(self, name: str) -> PosedScene:
         """Return a clip; frames that were never cut from the video are listed all the same.
 
-        Which frames a protocol draws shall not depend on what was downloaded.
+        The frames that a protocol draws must not depend on what was downloaded.
         """
         path = self._annotations() / f"{name}.txt"
         rows = _rows(path)

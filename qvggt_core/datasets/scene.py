@@ -22,7 +22,7 @@ class PosedFrame:
     Attributes:
         image_file: where its pixels are.
         camera: calibration of the image.
-        world_from_camera: (4, 4) float64, optical axes; None where the data set knows none.
+        world_from_camera: (4, 4) float64, optical axes; None where the data set has none.
         stamp_ns: capture time in integer nanoseconds; counted up where the data set has none.
         read_depth: returns (H, W) float32 metres along the optical axis in the image's pixels,
             NaN where invalid; None where the data set has no depth.

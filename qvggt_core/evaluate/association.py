@@ -9,18 +9,15 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.track import Track
+from qvggt_core.evaluate.track import DEFAULT_TOLERANCE_S, Track
 from qvggt_core.evaluate.trajectory import align_sim3
-
-DEFAULT_TOLERANCE_S = 0.01
-"""Largest difference between stamps that belong together, in seconds, as evo has it."""
 
 _GRID = 400
 _MIN_OVERLAP = 0.5
 _MIN_POSES = 4
 # The error at the best offset must be this much below that of a typical one.
 _CLEAR = 0.5
-# A path that fits this well at any offset, by its extent, tells nothing.
+# A path that fits this well at any offset, by its extent, determines none.
 _FITS_ANYWAY = 1e-3
 
 
@@ -56,8 +53,8 @@ def associate(
         offset_s: seconds to add to the truth's stamps.
 
     Raises:
-        EvaluationError: one of them is empty, or nothing is near enough; the message says how the
-            times lie.
+        EvaluationError: one of them is empty, or nothing is near enough; the message gives the
+            range of both times.
     """
     if not 0.0 <= tolerance_s < 1e6 or not np.isfinite(offset_s):
         raise EvaluationError(
@@ -115,7 +112,7 @@ def estimate_offset(track: Track, truth: Track, reach_s: float = 5.0) -> float:
             of the offset that makes both begin at once.
 
     Raises:
-        EvaluationError: the motion does not tell the offset, as in straight and even flight.
+        EvaluationError: the motion does not determine the offset, as in straight and even flight.
     """
     track, truth = track.in_order(), truth.in_order()
     if min(len(track), len(truth)) < _MIN_POSES:
@@ -156,7 +153,7 @@ def estimate_offset(track: Track, truth: Track, reach_s: float = 5.0) -> float:
     typical = float(np.median(misfits[known]))
     if misfits[best] > _CLEAR * typical or typical < _FITS_ANYWAY:
         raise EvaluationError(
-            "the motion does not tell the clock offset: the path fits to "
+            "the motion does not determine the clock offset: the path fits to "
             f"{misfits[best]:.2%} of its extent at the best one and to {typical:.2%} at a typical "
             "one; give the offset"
         )

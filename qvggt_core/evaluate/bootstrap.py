@@ -1,4 +1,4 @@
-"""Confidence intervals by drawing windows again and again (Efron's percentile bootstrap)."""
+"""Confidence intervals by resampling windows (Efron's percentile bootstrap)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from qvggt_core.errors import EvaluationError
 
 DRAWS = 2000
-_CHUNK = 100
-"""Resamples at once, so that memory stays bounded."""
+_CHUNK = 100  # Resamples at once, so that memory stays bounded.
 
 
 class Interval(NamedTuple):
@@ -32,8 +31,7 @@ def bootstrap(
     """Return a statistic over windows and its 95 % interval.
 
     Args:
-        values: (N,) one number per window, or (N, M) several; NaN is not counted where the
-            statistic does not count it.
+        values: (N,) one number per window, or (N, M) several; the statistic decides about NaN.
         statistic: takes an array and an axis (a tuple for several numbers per window).
         draws: resamples of N windows with replacement.
         seed: of the resamples, so that the same numbers give the same interval.
@@ -43,21 +41,17 @@ def bootstrap(
     """
     values = np.asarray(values, dtype=np.float64)
     if len(values) == 0:
-        raise EvaluationError("no windows, no confidence interval")
+        raise EvaluationError("a confidence interval needs windows: there are no windows")
     rng = np.random.default_rng(seed)
     axes = tuple(range(1, values.ndim + 1))
     samples = np.concatenate(
         [
             np.atleast_1d(
-                statistic(values[rng.integers(len(values), size=(100, len(values)))], axis=axes)
+                statistic(values[rng.integers(len(values), size=(_CHUNK, len(values)))], axis=axes)
             )
-            for _ in range(max(1, draws // 100))
+            for _ in range(max(1, draws // _CHUNK))
         ]
     )
     low, high = np.percentile(samples, [2.5, 97.5])
     value = float(statistic(values[None], axis=axes)[0])
     return Interval(value, float(low), float(high))
-
-
-def _draw(rng: np.random.Generator, count: int) -> NDArray[np.int64]:
-    return rng.integers(count, size=(_CHUNK, count))

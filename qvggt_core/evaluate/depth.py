@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,8 +40,9 @@ def depth_errors(estimate: NDArray, truth: NDArray, scale: float | None = None) 
     """Compare a depth image with the true one, where both are valid.
 
     Args:
-        estimate: (H, W) depth along the optical axis; invalid where not finite or not positive.
-        truth: (H, W) likewise.
+        estimate: (..., H, W) depth along the optical axis; invalid where not finite or not
+            positive.
+        truth: (..., H, W) likewise.
         scale: factor for the estimate; None takes the ratio of the medians.
 
     Raises:
@@ -71,6 +72,26 @@ def depth_errors(estimate: NDArray, truth: NDArray, scale: float | None = None) 
         scale=factor,
         valid=float(both.sum() / known.sum()),
     )
+
+
+def window_depth_errors(estimate: NDArray, truth: NDArray) -> DepthErrors:
+    """Compare the depth images of a window after one scale, the ratio of all medians.
+
+    A network predicts every pixel, so an invalid estimate is an error of its own: AbsRel, RMSE
+    and shares are NaN then.
+
+    Args:
+        estimate: (S, H, W) depth along the optical axis.
+        truth: (S, H, W) likewise; NaN where there is none.
+
+    Raises:
+        EvaluationError: see `depth_errors`.
+    """
+    errors = depth_errors(estimate, truth)
+    if errors.valid == 1.0:
+        return errors
+    nan = float("nan")
+    return replace(errors, abs_rel=nan, rmse=nan, delta_1=nan, delta_2=nan, delta_3=nan)
 
 
 def mean_depth_errors(frames: Sequence[DepthErrors]) -> DepthErrors:

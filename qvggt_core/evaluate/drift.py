@@ -12,9 +12,7 @@ from qvggt_core.errors import EvaluationError
 from qvggt_core.geometry.poses import inverse, rotation_angle
 
 Span = Literal["frames", "distance", "time"]
-"""What the two poses of a pair are apart by: poses, length of the true path, or time."""
-
-SPAN_UNITS: dict[Span, str] = {"frames": "frames", "distance": "m", "time": "s"}
+"""Distance between the two poses of a pair: in poses, length of the true path, or time."""
 
 _MIN_WINDOW_POSES = 3
 
@@ -24,8 +22,7 @@ class RelativeErrors:
     """Errors of relative motions, pair by pair.
 
     Attributes:
-        first: (P,) index of the pair's first pose.
-        second: (P,) index of its second.
+        first, second: (P,) indices of the pair's poses.
         translation: (P,) length of the wrong part of the motion, in the truth's unit.
         rotation: (P,) angle of the wrong part in degrees.
     """
@@ -36,33 +33,10 @@ class RelativeErrors:
     rotation: NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class ScaleOverTime:
-    """The local scale of a trajectory, relative to its global one.
-
-    Attributes:
-        index: (W,) index of the pose in the middle of each window.
-        ratio: (W,) local scale by global scale; above 1, the map is locally too small.
-    """
-
-    index: NDArray[np.int64]
-    ratio: NDArray[np.float64]
-
-    @property
-    def spread(self) -> float:
-        """Largest by smallest ratio."""
-        return float(self.ratio.max() / self.ratio.min())
-
-    @property
-    def change(self) -> float:
-        """The last ratio by the first, minus 1."""
-        return float(self.ratio[-1] / self.ratio[0] - 1.0)
-
-
 def progress(
     span: Span, positions: NDArray[np.float64], seconds: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return what pairs are told apart by: (N,) frames, metres along the path, or seconds.
+    """Return the distance of poses from the first: (N,) frames, metres along the path, or seconds.
 
     Args:
         span: which of them.
@@ -100,7 +74,7 @@ def pairs_apart(
     if not (np.isfinite(delta) and delta > 0.0):
         raise EvaluationError(f"poses cannot be {delta} apart: give a positive number")
     if not np.isfinite(way).all():
-        raise EvaluationError("the times or positions that tell poses apart are not finite")
+        raise EvaluationError("the times or positions of the poses are not finite")
     if consecutive:
         ends = [0]
         for index in range(1, len(way)):
@@ -150,6 +124,29 @@ def relative_errors(
         translation=np.linalg.norm(wrong[:, :3, 3], axis=1),
         rotation=np.degrees(rotation_angle(wrong[:, :3, :3])),
     )
+
+
+@dataclass(frozen=True)
+class ScaleOverTime:
+    """The local scale of a trajectory, relative to its global one.
+
+    Attributes:
+        index: (W,) index of the pose in the middle of each window.
+        ratio: (W,) local scale by global scale; above 1, the map is locally too small.
+    """
+
+    index: NDArray[np.int64]
+    ratio: NDArray[np.float64]
+
+    @property
+    def spread(self) -> float:
+        """Largest by smallest ratio."""
+        return float(self.ratio.max() / self.ratio.min())
+
+    @property
+    def change(self) -> float:
+        """The last ratio by the first, minus 1."""
+        return float(self.ratio[-1] / self.ratio[0] - 1.0)
 
 
 def scale_over_time(

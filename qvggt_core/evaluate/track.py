@@ -1,4 +1,4 @@
-"""Poses over time: what is compared, and what it is compared with."""
+"""Poses over time: of an estimate or of the truth."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
+
+DEFAULT_TOLERANCE_S = 0.01
+"""Largest difference between stamps that belong together, in seconds, as evo has it."""
 
 
 @dataclass

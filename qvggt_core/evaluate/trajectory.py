@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.statistics import statistics
+from qvggt_core.evaluate.statistics import Statistics, statistics
 from qvggt_core.geometry.poses import inverse, rotation_angle, transform
 
-Alignment = Literal["none", "origin", "scale", "se3", "sim3"]
-"""What is done to an estimate before it is compared.
+AlignmentKind = Literal["none", "origin", "scale", "se3", "sim3"]
+"""Alignment of an estimate before it is compared.
 
 - none: nothing.
 - origin: moved so that the first poses coincide.
@@ -22,29 +22,21 @@ Alignment = Literal["none", "origin", "scale", "se3", "sim3"]
 - sim3: rotation, translation and one factor that bring the positions closest.
 """
 
-ALIGNMENTS: tuple[Alignment, ...] = get_args(Alignment)
+ALIGNMENTS: tuple[AlignmentKind, ...] = get_args(AlignmentKind)
 
 # Positions that spread less than this share of their largest spread are on a point or a line.
 _RANK_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class TrajectoryError:
+class TrajectoryError(Statistics):
     """Distances between aligned and true positions, in the truth's unit.
 
     Attributes:
-        rmse: root of the mean square.
-        mean: mean.
-        median: median.
-        maximum: largest.
         path_length: length of the true path.
         scale: factor of the alignment that was applied.
     """
 
-    rmse: float
-    mean: float
-    median: float
-    maximum: float
     path_length: float
     scale: float
 
@@ -94,7 +86,7 @@ def align_sim3(
 
 @dataclass(frozen=True)
 class AbsoluteErrors:
-    """What lies between aligned and true poses, pose by pose.
+    """Differences of aligned and true poses, pose by pose.
 
     Attributes:
         translation: (N,) distances in the truth's unit.
@@ -110,14 +102,14 @@ class AbsoluteErrors:
 
 
 def align(
-    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: AlignmentKind
 ) -> tuple[float, NDArray[np.float64]]:
     """Return the factor and the (4, 4) transform that an alignment applies, the factor first.
 
     Args:
         estimate_poses: (N, 4, 4) world_from_camera.
         truth_poses: (N, 4, 4) world_from_camera at the same stamps.
-        alignment: see `Alignment`.
+        alignment: see `AlignmentKind`.
 
     Raises:
         EvaluationError: the shapes do not fit, a value is not finite, or the alignment is
@@ -148,7 +140,7 @@ def align(
 def straightness(positions: NDArray) -> float:
     """Return how wide a path is by how long it is: 0 on a line, 1 where it spreads alike.
 
-    The positions of a straight path do not tell the turn about it, so that rotations after an
+    The positions of a straight path leave the rotation about it undetermined: rotations after an
     alignment of positions are arbitrary about that axis.
 
     Args:
@@ -160,14 +152,14 @@ def straightness(positions: NDArray) -> float:
 
 
 def absolute_errors(
-    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment = "sim3"
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: AlignmentKind = "sim3"
 ) -> AbsoluteErrors:
     """Compare two trajectories pose by pose after an alignment.
 
     Args:
         estimate_poses: (N, 4, 4) world_from_camera.
         truth_poses: (N, 4, 4) world_from_camera at the same stamps.
-        alignment: what is aligned before.
+        alignment: that is applied before.
 
     Raises:
         EvaluationError: see `align`.
@@ -187,26 +179,13 @@ def absolute_errors(
 
 
 def absolute_trajectory_error(
-    estimate_poses: NDArray, truth_poses: NDArray, alignment: Alignment = "sim3"
+    estimate_poses: NDArray, truth_poses: NDArray, alignment: AlignmentKind = "sim3"
 ) -> TrajectoryError:
-    """Compare the positions of two trajectories, pose by pose.
-
-    Args:
-        estimate_poses: (N, 4, 4) world_from_camera.
-        truth_poses: (N, 4, 4) world_from_camera at the same stamps.
-        alignment: what is aligned before.
-
-    Raises:
-        EvaluationError: see `align`.
-    """
+    """Return the statistics of the translations of `absolute_errors`, of equal arguments."""
     errors = absolute_errors(estimate_poses, truth_poses, alignment)
-    found = statistics(errors.translation)
     positions = np.asarray(truth_poses, dtype=np.float64)[:, :3, 3]
     return TrajectoryError(
-        rmse=found.rmse,
-        mean=found.mean,
-        median=found.median,
-        maximum=found.maximum,
+        **asdict(statistics(errors.translation)),
         path_length=float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
         scale=errors.scale,
     )

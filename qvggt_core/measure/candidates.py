@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from qvggt_core.errors import BenchmarkError
+from qvggt_core.measure.dense_weights import available_heads, dense_state, with_heads
 from qvggt_core.measure.original import load_original, prediction_of
-from qvggt_core.measure.random_weights import available_heads, dense_state, with_heads
 from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint
 from qvggt_core.model.settings import ComputeSettings
 
@@ -37,7 +37,7 @@ CONTENDERS = (
     INT4_INTEGERS,
     INT4_FP8,
 )
-"""Every contender; the first one that takes part is the yardstick of the others."""
+"""Every contender; the first one that takes part is the baseline of the others."""
 
 _INT4_BYTES = 0.5 + 2 / 128
 """A number, and its share of a 16-bit scale per group of 128."""
@@ -99,8 +99,8 @@ def build(
     originals = [name for name in names if name in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)]
     contenders = []
     if set(names) - {INT4, INT4_INTEGERS, INT4_FP8}:
-        kept = everything if originals else config
-        state = {name: tensor.to(device) for name, tensor in dense_state(file, kept)}
+        full = everything if originals else config
+        state = {name: tensor.to(device) for name, tensor in dense_state(file, full)}
         if originals:
             if original is None:
                 raise BenchmarkError(
@@ -127,7 +127,7 @@ def build(
     ):
         if name in names:
             packed = load_model(checkpoint, device, heads=heads).configure(settings)
-            compute = packed.aggregator.camera_token.dtype
+            compute = next(packed.aggregator.parameters()).dtype
             contenders.append(Contender(name, packed, _forward(packed), compute, _INT4_BYTES))
     gc.collect()
     return sorted(contenders, key=lambda contender: CONTENDERS.index(contender.name))

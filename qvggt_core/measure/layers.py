@@ -21,7 +21,7 @@ from qvggt_core.model.settings import ComputeSettings
 
 GROUP_SIZE = 128
 _COLD_BYTES = 1 << 26
-"""Bytes of 16-bit weights that a contender walks through: more than the last-level caches."""
+"""Bytes of 16-bit weights that a contender cycles through: more than the last-level caches."""
 _INT4_BYTES = 0.5 + 2 / GROUP_SIZE
 
 LinearCall = Callable[[Tensor], Tensor]
@@ -44,7 +44,7 @@ def linear_shapes(model: VGGT, prefix: str) -> dict[str, tuple[int, int]]:
 def linear_contenders(
     rows: int, inputs: int, outputs: int, device: torch.device, missing: dict[str, str]
 ) -> tuple[dict[str, Run], Widths]:
-    """Return one linear (rows, K) -> (rows, N) in every arithmetic; bfloat16 is the yardstick.
+    """Return one linear (rows, K) -> (rows, N) in every arithmetic; bfloat16 is the baseline.
 
     Every call takes the next of many layers, as in a network, so that no weight is still in a
     cache from its last use. On a GPU, libraries that are installed take part (torchao, gemlite);
@@ -67,7 +67,7 @@ def linear_contenders(
 
     def in_integers() -> Tensor:
         layer = next(same_layers)
-        return int4_linear_int8(x16, layer.qweight, layer.scales, layer.bias)
+        return int4_linear_int8(x16, layer.packed())
 
     runs: dict[str, Run] = {
         "bfloat16": lambda: F.linear(x16, next(weights16), bias16),
@@ -132,7 +132,7 @@ def _add_others(
         try:
             made = [make(*weight) for _ in copies]
             made[0](x)
-        except Exception as error:  # whatever a library of others does here costs its row alone
+        except Exception as error:  # any error of another library leaves out its row alone
             missing[name] = f"{type(error).__name__}: {error}"
             continue
         layers = itertools.cycle(made)
@@ -146,7 +146,7 @@ def block_contenders(
     """Return one block of the aggregator in every arithmetic, on equal tokens.
 
     "separate calls" are plain PyTorch calls that keep every intermediate, as the original makes
-    them; the rest is the block of this repository. bfloat16 is the yardstick.
+    them; the rest is the block of this repository. bfloat16 is the baseline.
     """
     full, tokens, rope = block_and_tokens(config, shape, device)
     full16 = copy.deepcopy(full).bfloat16()

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from qvggt_kernels import native
 
-_TELLING_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ARITHMETIC_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
 
 
 def describe_machine() -> dict[str, object]:
@@ -23,7 +23,7 @@ def describe_machine() -> dict[str, object]:
     return {
         "cpu": cpu.get("model name", platform.processor()),
         "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
-        "cpu_flags": [flag for flag in _TELLING_FLAGS if flag in flags],
+        "cpu_flags": [flag for flag in _ARITHMETIC_FLAGS if flag in flags],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "cpu_kernels": native.status(),
         "threads": torch.get_num_threads(),

@@ -1,4 +1,4 @@
-"""What a VGGT has to compute and to move at least, and what this machine can do of it.
+"""Least operations and bytes of a VGGT, and the peaks of a machine: the roofline.
 
 Operations count a multiplication and an addition as two. Bytes count every operand of a linear,
 an attention, a convolution and a residual step once, as if all else were fused into them: a
@@ -52,6 +52,9 @@ class Shape:
     frames: int
     height: int
     width: int
+
+    def __str__(self) -> str:
+        return f"{self.frames} frames of {self.height}x{self.width}"
 
     def patches(self, config: ModelConfig) -> int:
         """Return the number of patch tokens P of a frame."""
@@ -158,7 +161,7 @@ def parts(config: ModelConfig, shape: Shape) -> dict[str, Work]:
 
 @dataclass(frozen=True)
 class Peaks:
-    """What a machine was measured to do at best, in the run that is judged by it.
+    """Measured peaks of a machine, of the same run as the figures beside them.
 
     Attributes:
         flops: operations per second of a large dense matrix product, by dtype.

@@ -1,4 +1,4 @@
-"""Reads this process's memory: what it holds, and the most that it held."""
+"""The memory of this process: held now, and at its peak."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ MIB = 1 << 20
 
 def resident_mib() -> float:
     """Return this process's resident set in MiB (Linux)."""
-    return _status("VmRSS")
+    return status_mib("VmRSS")
 
 
 def peak_mib(device: torch.device) -> float:
     """Return the most memory since `reset_peak` in MiB: allocated on CUDA, resident elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    return _status("VmHWM")
+    return status_mib("VmHWM")
 
 
 def held_mib(device: torch.device) -> float:
-    """Return what is held now in MiB: allocated on CUDA, resident elsewhere."""
+    """Return the memory held now in MiB: allocated on CUDA, resident elsewhere."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / MIB
     return resident_mib()
 
 
 def reset_peak(device: torch.device) -> bool:
-    """Give back what is free and count the peak from here; return whether that could be done."""
+    """Release free memory and restart the peak from here; return whether that was possible."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -47,6 +47,7 @@ def reset_peak(device: torch.device) -> bool:
     return True
 
 
-def _status(field: str) -> float:
+def status_mib(field: str) -> float:
+    """Return an entry of this process's memory status in MiB, e.g. "VmRSS" (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split(f"{field}:")[1].split()[0]) / 1024

@@ -14,6 +14,7 @@ from qvggt_core.measure.timing import CLOCKS
 from qvggt_core.model import VGGT
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor, TorchNetwork, WindowPrediction
+from qvggt_core.stream.conditioning import KnownCameras
 
 
 class WithoutCache:
@@ -34,15 +35,16 @@ class WithoutCache:
         height: int,
         width: int,
         newest: int | None = None,
+        cameras: KnownCameras | None = None,
     ) -> WindowPrediction:
         """Encode all images, then predict."""
         encoded: list[Tensor] = [self._network.encode(image) for image in tokens]
-        return self._network.predict(encoded, height, width, newest)
+        return self._network.predict(encoded, height, width, newest, cameras)
 
 
 @dataclass(frozen=True)
 class StreamTimes:
-    """Seconds of the runs with a full window, and whether both streams said the same.
+    """Seconds of the runs with a full window, and whether both streams gave the same results.
 
     Attributes:
         cached: of the stream that keeps tokens.
@@ -57,29 +59,29 @@ class StreamTimes:
 
 def time_streams(
     model: VGGT,
-    height: int,
-    width: int,
+    size: tuple[int, int],
     window: int,
     stride: int,
     runs: int,
     clock: str = "wall",
     budget_s: float = float("inf"),
 ) -> StreamTimes:
-    """Let two streams see the same frames, one after the other on every frame.
+    """Run two streams on the same frames, one after the other on every frame.
 
     Args:
         model: the network, on any device.
-        height: of the images, pixels.
-        width: of the images, pixels.
+        size: height and width of the images, pixels.
         window: views in a window.
         stride: new views per run.
         runs: runs with a full window that are measured.
         clock: of `timing.CLOCKS`.
-        budget_s: seconds of wall time after which no further frame comes, once there is a figure.
+        budget_s: seconds of wall time after which no further frame is taken, once there is a
+            figure.
     """
+    height, width = size
     device = next(model.parameters()).device
     network = TorchNetwork(model, str(device), image_width=width)
-    # Random weights agree with themselves on no scale: no window shall be refused for that.
+    # With random weights windows agree on no scale; none may be refused for that.
     parameters = Parameters(
         window_size=window, window_stride=stride, keyframe_min_motion=0, max_scale_spread=10
     )
@@ -93,18 +95,18 @@ def time_streams(
     equal, end = True, time.perf_counter() + budget_s
     for number in range(window + stride * runs):
         image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        said = {}
+        results = {}
         for name in list(streams)[:: 1 if number % 2 else -1]:
             started = read()
             # Results are on the host when `add` returns: no synchronisation is missing.
-            said[name] = streams[name].add(Frame(number, image))
+            results[name] = streams[name].add(Frame(number, image))
             taken = read() - started
-            if any(run.window_size == window for run in said[name]):
+            if any(run.window_size == window for run in results[name]):
                 seconds[name].append(taken)
-        for one, other in zip(*said.values(), strict=True):
-            for mine, its in zip(one.frames, other.frames, strict=True):
-                equal &= np.array_equal(mine.depth, its.depth, equal_nan=True)
-                equal &= np.array_equal(mine.map_from_camera, its.map_from_camera)
+        for one, other in zip(*results.values(), strict=True):
+            for a, b in zip(one.frames, other.frames, strict=True):
+                equal &= np.array_equal(a.depth, b.depth, equal_nan=True)
+                equal &= np.array_equal(a.map_from_camera, b.map_from_camera)
         if seconds["cached"] and time.perf_counter() > end:
             break
     return StreamTimes(seconds["cached"], seconds["encoding"], bool(equal))

@@ -1,4 +1,4 @@
-"""Raw results of a benchmark as Markdown: for people, and for the README."""
+"""Raw results of a benchmark as Markdown, also for the README."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Times calls side by side: interleaved rounds, and ratios round by round."""
+"""Times calls side by side: interleaved rounds, and the speed-up round by round."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def measure(
     slows all of them. Short calls are repeated within a round. Nothing is warmed up here.
 
     Args:
-        runs: what is compared, by name.
+        runs: the calls, by name.
         rounds: how often each is timed, at least once.
         clock: "wall", "cpu" (with one thread, fair on a busy machine), or "cuda": the median of
             Triton's `do_bench`, or of CUDA events where there is no Triton.
@@ -65,13 +65,13 @@ def seconds(run: Run, repeats: int, clock: Clock) -> float:
     return (read() - start) / repeats
 
 
-def ratio(times: Sequence[float], yardstick: Sequence[float]) -> float:
-    """Return how many times longer the first took: the median of per-round ratios.
+def speedup(baseline: Sequence[float], times: Sequence[float]) -> float:
+    """Return how many times longer the baseline took: the median of per-round ratios.
 
     Raises:
         ValueError: the two were not timed in the same rounds.
     """
-    return statistics.median(a / b for a, b in zip(times, yardstick, strict=True))
+    return statistics.median(a / b for a, b in zip(baseline, times, strict=True))
 
 
 def _cuda_seconds(run: Run) -> float:

@@ -1,15 +1,15 @@
-"""VGGT: the network, its sizes and its checkpoints."""
+"""The network, its sizes and its checkpoints."""
 
 from qvggt_core.model.checkpoint import (
     Checkpoint,
-    describe_linears,
-    load_model,
-    part_sizes,
     read_checkpoint,
     save_checkpoint,
     shipped_checkpoint,
 )
-from qvggt_core.model.config import EncoderConfig, ModelConfig, scaled_taps
+from qvggt_core.model.config import EncoderConfig, ModelConfig, StackConfig, scaled_taps
+from qvggt_core.model.load import load_model
+from qvggt_core.model.packed_format import describe_linears
+from qvggt_core.model.part_sizes import part_sizes
 from qvggt_core.model.pose_encoding import decode_pose, encode_pose
 from qvggt_core.model.settings import ComputeSettings
 from qvggt_core.model.vggt import HEADS, VGGT, Prediction
@@ -22,6 +22,7 @@ __all__ = [
     "EncoderConfig",
     "ModelConfig",
     "Prediction",
+    "StackConfig",
     "decode_pose",
     "describe_linears",
     "encode_pose",

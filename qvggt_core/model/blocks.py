@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import torch
 from qvggt_kernels import (
+    HeadNorm,
     PackedLinear,
+    Rotation,
     attention,
     int8_attention,
     layer_norm_add_,
@@ -74,6 +76,24 @@ class Mlp(nn.Module):
         return x
 
 
+class GatedMlp(Mlp):
+    """SwiGLU: a linear whose halves are gate and value, silu(gate) * value, a linear.
+
+    Published DINOv2 weights call the linears `w12` and `w3`; they are read as `fc1` and `fc2`.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        """Prepare; the hidden width is cut to two thirds, in steps of 8, for an MLP's size."""
+        nn.Module.__init__(self)
+        hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
+        self.fc1 = nn.Linear(dim, 2 * hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def _hidden(self, x: Tensor) -> Tensor:
+        gate, value = self.fc1(x).chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+
 class Attention(nn.Module):
     """Multi-head attention over a frame or over a window, with optional q/k norm and RoPE."""
 
@@ -91,8 +111,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rope: RotaryTable | None, *, across_frames: bool) -> Tensor:
         """Attend within each frame of (B, S, N, C), or across all frames of a window."""
         batch, frames, tokens, dim = x.shape
-        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
-        query, key, value = self._prepare(qkv, rope)
+        query, key, value = self.project(x, rope)
         sequence = (batch, frames * tokens) if across_frames else (batch * frames, tokens)
         query, key, value = (
             part.reshape(*sequence, self.num_heads, -1).transpose(1, 2)
@@ -100,12 +119,18 @@ class Attention(nn.Module):
         )
         if self.settings.attention == "int8" and not torch.is_grad_enabled():
             out = int8_attention(query, key, value)
+        elif self.settings.attention == "plain":
+            out = (query @ key.mT * query.shape[-1] ** -0.5).softmax(dim=-1) @ value
         else:
             out = attention(query, key, value)
         return self.proj(out.transpose(1, 2).reshape(batch, frames, tokens, dim))
 
-    def _prepare(self, qkv: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values (B, S, N, H, D), the former two normalised and turned."""
+    def project(self, x: Tensor, rope: RotaryTable | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Map (B, S, N, C) to queries, keys and values (B, S, N, H, D).
+
+        Queries and keys come normalised and turned.
+        """
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1))
         query, key, value = qkv.unbind(3)
         if torch.is_grad_enabled():
             return (
@@ -113,12 +138,13 @@ class Attention(nn.Module):
                 _norm_and_rotate(key, self.k_norm, rope),
                 value,
             )
-        cos, sin = rope if rope is not None else (None, None)
+        rotation = Rotation() if rope is None else Rotation(*rope)
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm, self.k_norm
-            qk_norm_rope_(qkv, q.weight, q.bias, k.weight, k.bias, q.eps, cos, sin)
+            norm = HeadNorm(q.weight, q.bias, k.weight, k.bias, q.eps)
+            qk_norm_rope_(qkv, norm, rotation)
         elif rope is not None:
-            qk_norm_rope_(qkv, None, None, None, None, 0.0, cos, sin)
+            qk_norm_rope_(qkv, rotation=rotation)
         return query, key, value
 
 
@@ -144,13 +170,14 @@ class Block(nn.Module):
         layer_scale: float,
         qk_norm: bool = False,
         norm_eps: float = 1e-5,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.mlp = (GatedMlp if gated else Mlp)(dim, int(dim * mlp_ratio))
         self.ls2 = LayerScale(dim, layer_scale)
 
     def forward(

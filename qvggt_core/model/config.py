@@ -1,10 +1,10 @@
-"""Sizes of a VGGT: one dataclass describes VGGT-1B, its small relatives and our own."""
+"""Sizes of a network: one dataclass describes VGGT-1B, Depth Anything 3 and our own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from qvggt_core.errors import CheckpointError
 
@@ -19,27 +19,52 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True)
+class StackConfig:
+    """One DINOv2 ViT that is encoder and aggregator in one (Depth Anything 3, section 3).
+
+    Attributes:
+        alternate_from: first block of the alternation: from there on odd blocks attend across the
+            window and even ones within a frame, and a frame's tokens depend on the others. None
+            for a network that sees one image at a time.
+        feed_forward: "gelu" for two linears with a GELU between them, "swiglu" for a gated pair.
+    """
+
+    alternate_from: int | None = 4
+    feed_forward: Literal["gelu", "swiglu"] = "gelu"
+
+
+@dataclass(frozen=True)
 class ModelConfig:
-    """Sizes of a VGGT; the defaults are VGGT-1B's.
+    """Sizes of a network; the defaults are VGGT-1B's.
 
     Attributes:
         img_size: image width that the network was trained at, pixels.
         patch_size: side of a patch, pixels.
-        embed_dim: token width C of the aggregator; the heads see 2C (frame and global halves).
-        depth: number of frame blocks, and of global blocks.
+        embed_dim: token width C of the aggregator; the heads see 2C (frame and global halves),
+            those of a network for single images C.
+        depth: number of frame blocks, and of global blocks; of a stack, number of blocks.
         num_heads: attention heads of an aggregator block.
         mlp_ratio: hidden width of every MLP over its token width.
         num_register_tokens: register tokens per frame, beside one camera token.
+        scale_token: whether a scale token per frame follows the registers (LingBot-Map).
         layer_scale: initial LayerScale of aggregator and camera blocks (training only).
-        encoder: image encoder, or None for a convolutional patch embedding.
-        camera_trunk_depth: blocks of the camera head.
+        encoder: image encoder, or None for a convolutional patch embedding; no part of a stack.
+        stack: one ViT in place of encoder, frame and global blocks; None for VGGT's layout.
+        position_grid: side of the grid that a stack's position embedding was learned on, patches.
+        camera_head: "iterative" refines poses with a trunk of blocks (VGGT), "decoder" gives them
+            in one pass (Depth Anything 3), "none" leaves them out.
+        camera_encoder: whether known cameras can be given to the network as tokens.
+        camera_trunk_depth: blocks of the camera head, and of the camera encoder.
         camera_num_heads: attention heads of a camera block.
         camera_iterations: refinement iterations of the camera head.
+        camera_to_world: whether the camera head's poses are camera-to-world.
         dpt_features: channels of the dense heads' fusion stages.
         dpt_out_channels: channels of the dense heads' four reassembled scales.
         taps: the four blocks, 0-based, whose patch tokens the dense heads read.
         depth_head: whether the network has a depth head.
         point_head: whether the network has a point head.
+        ray_head: whether the depth head has a second branch for rays.
+        sky_head: whether the depth head has a branch for the sky in place of a confidence.
     """
 
     img_size: int = 518
@@ -49,16 +74,24 @@ class ModelConfig:
     num_heads: int = 16
     mlp_ratio: float = 4.0
     num_register_tokens: int = 4
+    scale_token: bool = False
     layer_scale: float = 0.01
     encoder: EncoderConfig | None = EncoderConfig()
+    stack: StackConfig | None = None
+    position_grid: int = 37
+    camera_head: Literal["iterative", "decoder", "none"] = "iterative"
+    camera_encoder: bool = False
     camera_trunk_depth: int = 4
     camera_num_heads: int = 16
     camera_iterations: int = 4
+    camera_to_world: bool = False
     dpt_features: int = 256
     dpt_out_channels: tuple[int, int, int, int] = (256, 512, 1024, 1024)
     taps: tuple[int, int, int, int] = (4, 11, 17, 23)
     depth_head: bool = True
     point_head: bool = True
+    ray_head: bool = False
+    sky_head: bool = False
 
     def __post_init__(self) -> None:
         if self.embed_dim % self.num_heads or (self.embed_dim // self.num_heads) % 4:
@@ -66,7 +99,7 @@ class ModelConfig:
                 f"embed_dim {self.embed_dim} over {self.num_heads} heads leaves no head width "
                 "that 2D RoPE can halve twice: choose a multiple of 4 per head"
             )
-        if 2 * self.embed_dim % self.camera_num_heads:
+        if self.camera_head == "iterative" and 2 * self.embed_dim % self.camera_num_heads:
             raise CheckpointError(
                 f"camera tokens of width {2 * self.embed_dim} do not divide into "
                 f"{self.camera_num_heads} heads"
@@ -77,11 +110,50 @@ class ModelConfig:
             raise CheckpointError(
                 f"taps {self.taps} of {self.depth} blocks: they must rise and end at the last block"
             )
+        if self.stack is not None:
+            self._check_stack(self.stack)
+
+    def _check_stack(self, stack: StackConfig) -> None:
+        start = stack.alternate_from
+        if start is None:
+            if self.camera_head != "none" or self.camera_encoder:
+                raise CheckpointError(
+                    "a stack without alternation sees one image at a time: it has no cameras"
+                )
+            return
+        if not 1 < start < self.depth:
+            raise CheckpointError(
+                f"an alternation from block {start} of {self.depth}: it must begin behind the "
+                "second block and before the last"
+            )
+        within = [tap for tap in self.taps if tap <= start or tap % 2 == 0]
+        if within:
+            raise CheckpointError(
+                f"taps {within} of a stack that alternates from block {start} read no block that "
+                "attends across the window: those are odd"
+            )
 
     @property
     def num_special_tokens(self) -> int:
-        """Tokens of a frame before its patch tokens: camera and registers."""
-        return 1 + self.num_register_tokens
+        """Tokens of a frame before its patch tokens: camera, registers, scale."""
+        if self.stack is not None:
+            return 1
+        return 1 + self.num_register_tokens + self.scale_token
+
+    @property
+    def encoded_extra_tokens(self) -> int:
+        """Tokens that are kept of an encoded frame beside its patch tokens."""
+        return int(self.stack is not None)
+
+    @property
+    def is_single_view(self) -> bool:
+        """Whether the network sees one image at a time and gives no cameras."""
+        return self.stack is not None and self.stack.alternate_from is None
+
+    @property
+    def tap_width(self) -> int:
+        """Width of the tokens that the dense heads read."""
+        return self.embed_dim if self.is_single_view else 2 * self.embed_dim
 
     @classmethod
     def vggt_1b(cls) -> ModelConfig:
@@ -110,9 +182,10 @@ class ModelConfig:
         for name in ("dpt_out_channels", "taps"):
             if name in data:
                 data[name] = tuple(data[name])
-        if data.get("encoder") is not None:
-            data["encoder"] = EncoderConfig(**data["encoder"])
         try:
+            for name, kind in (("encoder", EncoderConfig), ("stack", StackConfig)):
+                if data.get(name) is not None:
+                    data[name] = kind(**data[name])
             return cls(**data)
         except TypeError as error:
             raise CheckpointError(f"the network's description is wrong: {error}") from error

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.config import ModelConfig
-from qvggt_core.model.lru import RecentCache
+from qvggt_core.model.lru import LruCache
 from qvggt_core.model.settings import ComputeSettings
 
 _POSITION_WEIGHT = 0.1
 _POSITION_BASE = 100.0
 HIDDEN_CHANNELS = 32
 """Channels of the convolution before the last, at full resolution."""
+RAY_CHANNELS = 7
+"""Origin, direction, confidence."""
+RAY_LEVEL = "3"
+"""Of the ray branch's outputs, one a fusion stage in the checkpoint, the one that is read."""
 
 
 class ResidualConvUnit(nn.Module):
-    """Two 3x3 convolutions whose skip carries the rectified input, as in VGGT's checkpoints."""
+    """Two 3x3 convolutions whose skip carries the input, rectified in VGGT's checkpoints."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, rectified_skip: bool) -> None:
         super().__init__()
+        self.rectified_skip = rectified_skip
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (F, C, H, W) to the same shape."""
-        x = F.relu(x)
-        return x + self.conv2(F.relu(self.conv1(x)))
+        rectified = F.relu(x)
+        skip = rectified if self.rectified_skip else x
+        return skip + self.conv2(F.relu(self.conv1(rectified)))
 
 
 class FusionStage(nn.Module):
     """Adds a finer scale to a coarser one and brings the sum to the next scale's size."""
 
-    def __init__(self, channels: int, *, has_skip: bool) -> None:
+    def __init__(self, channels: int, *, has_skip: bool, rectified_skip: bool) -> None:
         super().__init__()
         self.out_conv = nn.Conv2d(channels, channels, 1)
-        self.resConfUnit1 = ResidualConvUnit(channels) if has_skip else None
-        self.resConfUnit2 = ResidualConvUnit(channels)
+        self.resConfUnit1 = (
+            ResidualConvUnit(channels, rectified_skip=rectified_skip) if has_skip else None
+        )
+        self.resConfUnit2 = ResidualConvUnit(channels, rectified_skip=rectified_skip)
 
     def forward(self, x: Tensor, skip: Tensor | None, size: tuple[int, int]) -> Tensor:
         """Fuse `x` with `skip` and resize to `size` (height, width)."""
@@ -48,45 +60,122 @@ class FusionStage(nn.Module):
         return _resize(self.out_conv(self.resConfUnit2(x)), size)
 
 
+def _output_convolutions(features: int, out_channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(features // 2, HIDDEN_CHANNELS, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(HIDDEN_CHANNELS, out_channels, 1),
+    )
+
+
+class _ChannelNorm(nn.LayerNorm):
+    """Layer norm over the channels of (F, C, H, W)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
 class Scratch(nn.Module):
     """The convolutions between the four scales and the output."""
 
-    def __init__(self, channels: tuple[int, ...], features: int, out_channels: int) -> None:
+    def __init__(self, config: ModelConfig, out_channels: int, *, rays: bool) -> None:
         super().__init__()
-        for index, width in enumerate(channels, start=1):
+        features = config.dpt_features
+        for index, width in enumerate(config.dpt_out_channels, start=1):
             convolution = nn.Conv2d(width, features, 3, padding=1, bias=False)
             self.add_module(f"layer{index}_rn", convolution)
-            self.add_module(f"refinenet{index}", FusionStage(features, has_skip=index < 4))
+            for branch in ("", "_aux") if rays else ("",):
+                stage = FusionStage(
+                    features, has_skip=index < 4, rectified_skip=config.stack is None
+                )
+                self.add_module(f"refinenet{index}{branch}", stage)
         self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
-        self.output_conv2 = nn.Sequential(
-            nn.Conv2d(features // 2, HIDDEN_CHANNELS, 3, padding=1),
-            nn.ReLU(),
-            nn.Conv2d(HIDDEN_CHANNELS, out_channels, 1),
-        )
+        self.output_conv2 = _output_convolutions(features, out_channels)
+        self.sky_output_conv2 = _output_convolutions(features, 1) if config.sky_head else None
+        if rays:
+            self._add_ray_branch(features)
 
-    def fuse(self, scales: list[Tensor]) -> Tensor:
-        """Fuse four scales, finest first, into (F, features / 2, 2H1, 2W1); empties the list."""
-        for index in range(len(scales)):
-            scales[index] = self.get_submodule(f"layer{index + 1}_rn")(scales[index])
+    def _add_ray_branch(self, features: int) -> None:
+        half = features // 2
+        widths = (features, half, features, half, features, half)
+        convolutions = [
+            nn.Conv2d(inputs, outputs, 3, padding=1) for inputs, outputs in pairwise(widths)
+        ]
+        output = {
+            "0": nn.Conv2d(half, HIDDEN_CHANNELS, 3, padding=1),
+            "2": _ChannelNorm(HIDDEN_CHANNELS),
+            "5": nn.Conv2d(HIDDEN_CHANNELS, RAY_CHANNELS, 1),
+        }
+        # Published networks have four of them and read the last alone.
+        self.output_conv1_aux = nn.ModuleDict({RAY_LEVEL: nn.Sequential(*convolutions)})
+        self.output_conv2_aux = nn.ModuleDict({RAY_LEVEL: nn.ModuleDict(output)})
+
+    def outputs(self) -> list[nn.Sequential]:
+        """Return the last convolutions of each output, that of the sky last."""
+        found = [self.output_conv2]
+        return found if self.sky_output_conv2 is None else [*found, self.sky_output_conv2]
+
+    def float_outputs(self) -> None:
+        """Bring the very last convolutions to float32, in place."""
+        for branch in self.outputs():
+            branch[2].float()
+
+    def project(self, scales: list[Tensor]) -> list[Tensor]:
+        """Bring four scales, finest first, to the width of the fusion stages; empties the list."""
+        projected = []
+        for index in (1, 2, 3, 4):
+            projected.append(self.get_submodule(f"layer{index}_rn")(scales.pop(0)))
+        return projected
+
+    def fuse(self, scales: list[Tensor], branch: str = "") -> Tensor:
+        """Fuse four projected scales, finest first, into (F, features, 2H1, 2W1).
+
+        Empties the list.
+        """
         x, skip = scales.pop(), None
         for index in (4, 3, 2, 1):
             height, width = scales[-1].shape[-2:] if scales else [2 * n for n in x.shape[-2:]]
-            x = self.get_submodule(f"refinenet{index}")(x, skip, (height, width))
+            x = self.get_submodule(f"refinenet{index}{branch}")(x, skip, (height, width))
             skip = scales.pop() if scales else None
-        return self.output_conv1(x)
+        return x
+
+    def rays(self, x: Tensor, add_positions: Callable[[Tensor], Tensor]) -> Tensor:
+        """Map what the ray branch has fused to raw rays (F, 7, 2H1, 2W1) float32."""
+        x = add_positions(self.output_conv1_aux[RAY_LEVEL](x))
+        output = self.output_conv2_aux[RAY_LEVEL]
+        assert isinstance(output, nn.ModuleDict)
+        x = F.relu(output["2"](output["0"](x)))
+        return output["5"](x).float()
+
+
+class DenseMaps(NamedTuple):
+    """Raw outputs of a dense head.
+
+    Attributes:
+        values: (B, S, out, H, W) float32; a sky branch adds a last channel.
+        rays: (B, S, 7, 8H/p, 8W/p) float32 with p pixels a patch; None without a ray branch.
+    """
+
+    values: Tensor
+    rays: Tensor | None = None
 
 
 class DenseHead(nn.Module):
-    """VGGT's DPT head, under its checkpoint names; frames are independent of each other."""
+    """The DPT head of VGGT and Depth Anything 3, under its checkpoint names.
+
+    Frames are independent of each other.
+    """
 
     settings = ComputeSettings()
 
-    def __init__(self, config: ModelConfig, out_channels: int) -> None:
+    def __init__(self, config: ModelConfig, out_channels: int, *, rays: bool = False) -> None:
         super().__init__()
-        dim = 2 * config.embed_dim
-        channels = config.dpt_out_channels
+        dim, channels = config.tap_width, config.dpt_out_channels
         self.patch_size = config.patch_size
-        self.norm = nn.LayerNorm(dim)
+        self.has_rays = rays
+        # Networks for single images have neither norm nor positions here.
+        self.has_positions = not config.is_single_view
+        self.norm = nn.Identity() if config.is_single_view else nn.LayerNorm(dim)
         self.projects = nn.ModuleList(nn.Conv2d(dim, width, 1) for width in channels)
         self.resize_layers = nn.ModuleList(
             [
@@ -96,12 +185,12 @@ class DenseHead(nn.Module):
                 nn.Conv2d(channels[3], channels[3], 3, stride=2, padding=1),
             ]
         )
-        self.scratch = Scratch(channels, config.dpt_features, out_channels)
-        # A head asks for five embeddings per grid.
-        self._positions = RecentCache[tuple[Tensor, Tensor]](kept=40)
+        self.scratch = Scratch(config, out_channels, rays=rays)
+        # A head needs six embeddings per grid.
+        self._positions = LruCache[tuple[Tensor, Tensor]](size=48)
 
-    def forward(self, patches: tuple[Tensor, ...], rows: int, columns: int) -> Tensor:
-        """Map four times (B, S, P, 2C) patch tokens to raw maps (B, S, out, H, W) float32."""
+    def forward(self, patches: tuple[Tensor, ...], rows: int, columns: int) -> DenseMaps:
+        """Map the patch tokens of four taps, (B, S, P, 2C) each, to raw maps."""
         batch, frames = patches[0].shape[:2]
         flat = [tokens.flatten(0, 1) for tokens in patches]
         pixels = rows * columns * self.patch_size**2
@@ -112,28 +201,49 @@ class DenseHead(nn.Module):
             self._decode([tokens[start : start + step] for tokens in flat], rows, columns)
             for start in range(0, batch * frames, step)
         ]
-        return torch.cat(chunks).unflatten(0, (batch, frames))
+        values, rays = zip(*chunks, strict=True)
+        return DenseMaps(
+            torch.cat(values).unflatten(0, (batch, frames)),
+            torch.cat(rays).unflatten(0, (batch, frames)) if self.has_rays else None,
+        )
 
-    def _decode(self, patches: list[Tensor], rows: int, columns: int) -> Tensor:
+    def _decode(
+        self, patches: list[Tensor], rows: int, columns: int
+    ) -> tuple[Tensor, Tensor | None]:
         aspect = columns / rows
         scales = []
         for tokens, project, resize in zip(patches, self.projects, self.resize_layers, strict=True):
             # Tokens are already channels-last; a contiguous copy would only undo that.
             x = self.norm(tokens).unflatten(1, (rows, columns)).permute(0, 3, 1, 2)
             scales.append(resize(self._add_positions(project(x), aspect)))
-        x = self.scratch.fuse(scales)
+        scales = self.scratch.project(scales)
+        rays = None
+        if self.has_rays:
+            fused = self.scratch.fuse(list(scales), "_aux")
+            rays = self.scratch.rays(fused, lambda x: self._add_positions(x, aspect))
+        x = self.scratch.output_conv1(self.scratch.fuse(scales))
         x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
-        hidden, _, output = self.scratch.output_conv2
-        x = F.relu(hidden(self._add_positions(x, aspect)), inplace=not torch.is_grad_enabled())
-        assert isinstance(output, nn.Conv2d)
+        x = self._add_positions(x, aspect)
+        hidden = [
+            F.relu(branch[0](x), inplace=not torch.is_grad_enabled())
+            for branch in self.scratch.outputs()
+        ]
+        # The features before are as large as all that follows.
+        del x
         # The exponential that follows turns rounding into relative error: stay in float32.
-        return output(x.to(output.weight.dtype)).float()
+        maps = [
+            branch[2](each.to(_dtype_of(branch[2]))).float()
+            for branch, each in zip(self.scratch.outputs(), hidden, strict=True)
+        ]
+        return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), rays
 
     def _add_positions(self, x: Tensor, aspect: float) -> Tensor:
         """Add the embedding of the pixels' places to `x` (F, C, H, W).
 
         In place on `x` while no gradient is recorded.
         """
+        if not self.has_positions:
+            return x
         along_u, along_v = self._tables(*x.shape[-3:], aspect, x.dtype, x.device)
         half = x.shape[1] // 2
         if torch.is_grad_enabled():
@@ -155,6 +265,10 @@ class DenseHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         key = (channels, height, width, aspect, dtype, device)
         return self._positions.get(key, lambda: _position_tables(*key))
+
+
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(module.parameters()).dtype
 
 
 def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Keeps what was made for the last few keys: tables per patch grid, programs per window shape."""
+"""A cache of bounded size: tables per patch grid, CUDA graphs per window shape."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Generic, TypeVar
 _T = TypeVar("_T")
 
 
-class RecentCache(Generic[_T]):
-    """The values of the keys that were asked for last; a bounded number, whatever comes."""
+class LruCache(Generic[_T]):
+    """Keeps the values of the most recently used keys."""
 
-    def __init__(self, kept: int = 8) -> None:
-        self._kept = kept
+    def __init__(self, size: int = 8) -> None:
+        self._size = size
         self._values: OrderedDict[Hashable, _T] = OrderedDict()
 
     def __len__(self) -> int:
@@ -26,11 +26,11 @@ class RecentCache(Generic[_T]):
         """Return the value of `key`, made by `make` if it is not there."""
         if key not in self._values:
             self._values[key] = make()
-            if len(self._values) > self._kept:
+            if len(self._values) > self._size:
                 self._values.popitem(last=False)
         self._values.move_to_end(key)
         return self._values[key]
 
     def clear(self) -> None:
-        """Forget all values."""
+        """Drop all values."""
         self._values.clear()

@@ -114,8 +114,8 @@ def estimate_memory(
     patches = (height // config.patch_size) * (width // config.patch_size)
     per_frame = (patches + config.num_special_tokens) * dim
     # Held by the stream for its cache, and stacked to a window.
-    encoded = 2 * frames * patches * dim * size
-    taps = len(config.taps) * dense_frames * patches * 2 * dim * size
+    encoded = 2 * frames * (patches + config.encoded_extra_tokens) * dim * size
+    taps = len(config.taps) * dense_frames * patches * config.tap_width * size
     hidden = dim + int(dim * config.mlp_ratio)
     block = max(
         # Input, normed input, qkv, attention's output, its projection.
@@ -169,8 +169,8 @@ def plan_memory(
         budget_mb: megabytes that weights and a window may take.
         config: see `estimate_memory`.
         weights: see `estimate_memory`.
-        window_size: views that a window shall have.
-        min_window_size: views that it must have.
+        window_size: views that are wanted in a window.
+        min_window_size: fewest views of a window.
         height: see `estimate_memory`.
         width: see `estimate_memory`.
         dtype: see `estimate_memory`.

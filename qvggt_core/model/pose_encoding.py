@@ -58,6 +58,22 @@ def encode_pose(camera_from_world: Tensor, intrinsics: Tensor, height: int, widt
     return torch.cat([camera_from_world[..., :3, 3], quat, fov], dim=-1)
 
 
+def invert_pose(encoding: Tensor) -> Tensor:
+    """Return the encodings (..., 9) of the inverse poses; fields of view stay.
+
+    Turns camera-to-world poses into world-to-camera ones and back. Quaternions of any length
+    become unit ones with w >= 0.
+    """
+    translation, quat, fov = encoding.split([3, 4, 2], dim=-1)
+    quat = quat / quat.norm(dim=-1, keepdim=True).clamp_min(1e-8)
+    quat = torch.where(quat[..., 3:] < 0, -quat, quat)
+    axis, w = -quat[..., :3], quat[..., 3:]
+    # Rotation of a vector by a unit quaternion (Rodrigues), negated.
+    across = 2.0 * torch.linalg.cross(axis, translation)
+    moved = translation + w * across + torch.linalg.cross(axis, across)
+    return torch.cat([-moved, axis, w, fov], dim=-1)
+
+
 def _quaternion(rotation: Tensor) -> Tensor:
     """Return unit quaternions (x, y, z, w), w >= 0, of rotations (..., 3, 3)."""
     # All four products 4 q_a q_b are linear in the matrix; the row of the largest component

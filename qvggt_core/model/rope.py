@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from qvggt_core.model.lru import RecentCache
+from qvggt_core.model.lru import LruCache
 
 _BASE = 100.0
 
@@ -17,10 +17,21 @@ class RotaryTables:
     row y and column x sits at (y + 1, x + 1). No frame index is encoded (VGGT).
     """
 
-    def __init__(self, head_dim: int, num_special_tokens: int) -> None:
+    def __init__(
+        self, head_dim: int, num_special_tokens: int, *, patches_share_place: bool = False
+    ) -> None:
+        """Prepare.
+
+        Args:
+            head_dim: width of an attention head, a multiple of 4.
+            num_special_tokens: leading tokens of a frame.
+            patches_share_place: all patches sit at (1, 1), so that only special tokens are set
+                apart by their place (global blocks of Depth Anything 3).
+        """
         self.head_dim = head_dim
         self.num_special_tokens = num_special_tokens
-        self._tables = RecentCache[tuple[Tensor, Tensor]]()
+        self._patches_share_place = patches_share_place
+        self._tables = LruCache[tuple[Tensor, Tensor]]()
 
     @torch.compiler.assume_constant_result
     def __call__(self, rows: int, columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -39,6 +50,8 @@ class RotaryTables:
             torch.arange(1, columns + 1, dtype=torch.float32),
             indexing="ij",
         )
+        if self._patches_share_place:
+            y, x = torch.ones_like(y), torch.ones_like(x)
         special = torch.zeros(self.num_special_tokens)
         angles = []
         for position in (y, x):

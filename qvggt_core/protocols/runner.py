@@ -1,4 +1,4 @@
-"""Runs a protocol over scenes, resumes, and lets a broken scene cost only itself."""
+"""Runs a protocol over scenes, one file of results each; broken scenes are left out."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from qvggt_core.errors import DatasetError, EvaluationError, ExcludedSceneError,
 from qvggt_core.parameters import Parameters
 from qvggt_core.protocols.benchmark import Benchmark
 from qvggt_core.stream import Network
+from qvggt_core.util.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ _IDENTITY = "run.json"
 
 @dataclass
 class Run:
-    """What one network did on the scenes of a protocol.
+    """Results of one network on the scenes of a protocol.
 
     Attributes:
         results: raw result per scene.
@@ -53,19 +54,47 @@ class Run:
         return {group: benchmark.summarise(results) for group, results in sorted(members.items())}
 
 
+class SceneResults:
+    """A directory of results, one JSON file per scene."""
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any]) -> None:
+        """Open or make a directory.
+
+        Args:
+            directory: of the files.
+            identity: all that results depend on.
+
+        Raises:
+            EvaluationError: the directory holds results of another identity; names what differs.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        _check_identity(directory / _IDENTITY, identity)
+        self._directory = directory
+
+    def read(self, scene: str) -> dict[str, Any] | None:
+        """Return the result of a scene, None if it has none."""
+        return _read_object(self._file(scene))
+
+    def write(self, scene: str, result: Mapping[str, Any]) -> None:
+        """Write the result of a scene, whole or not at all."""
+        write_json(self._file(scene), result)
+
+    def _file(self, scene: str) -> Path:
+        return self._directory / f"{quote(scene, safe='')}.json"
+
+
 def run_scenes(
     benchmark: Benchmark,
     dataset: Dataset,
     names: tuple[str, ...],
     network: Network,
     parameters: Parameters,
-    directory: Path,
-    identity: Mapping[str, Any],
+    store: SceneResults,
     *,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Judge scenes, or what of them is not done yet in `directory`.
+    """Judge those scenes that have no results in the store yet.
 
     Args:
         benchmark: the protocol.
@@ -73,16 +102,10 @@ def run_scenes(
         names: scenes to judge.
         network: what is judged.
         parameters: of the stream, for protocols that stream.
-        directory: keeps one JSON file per scene.
-        identity: all that results depend on; a directory of another identity is not gone on with.
+        store: of results.
         progress: called with the scenes done and the scenes in all.
-        stop: asked between scenes.
-
-    Raises:
-        EvaluationError: the directory holds results of another identity; says what differs.
+        stop: called between scenes; true ends the run.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _check_identity(directory / _IDENTITY, identity)
     run = Run()
     for done, name in enumerate(names):
         if progress is not None:
@@ -90,14 +113,13 @@ def run_scenes(
         if stop():
             run.interrupted = True
             break
-        file = directory / f"{quote(name, safe='')}.json"
-        kept = _read_object(file)
-        if kept is not None:
-            run.results[name] = kept
+        stored = store.read(name)
+        if stored is not None:
+            run.results[name] = stored
             continue
         try:
             result = benchmark.judge(dataset.load(name), network, parameters)
-            write_json(file, result)
+            store.write(name, result)
         except ExcludedSceneError as reason:
             run.excluded[name] = str(reason)
         except QvggtError as error:
@@ -105,7 +127,7 @@ def run_scenes(
             if isinstance(error, DatasetError):
                 run.missing += error.missing
         except Exception as error:
-            # Whatever a broken file brings about, the other scenes shall not pay for it.
+            # No error of a broken file may end the run: the other scenes are judged.
             logger.debug("scene %s failed", name, exc_info=True)
             run.failures[name] = f"{type(error).__name__}: {error}"
         else:
@@ -128,9 +150,7 @@ def write_json(path: Path, content: Any) -> None:
         ValueError: a number is not finite.
     """
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    write_atomically(path, text)
 
 
 def _read_object(file: Path) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""One window of a data set's frames through a network: what the papers' protocols ask for."""
+"""One window of a data set's frames through a network, as the papers' protocols need it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _WHITE = 255
 
 @dataclass(frozen=True)
 class PredictedWindow:
-    """What a network said of frames that it saw at once.
+    """Prediction of frames as one window.
 
     Attributes:
         prediction: in the network's own gauge.

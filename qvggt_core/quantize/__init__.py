@@ -2,7 +2,7 @@
 
 from qvggt_core.quantize.calibrate import CalibrationOptions
 from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, windows_of_frames
-from qvggt_core.quantize.pipeline import LayerReport, QuantizationReport, quantize_checkpoint
+from qvggt_core.quantize.pipeline import QuantizationSettings, quantize_checkpoint
 from qvggt_core.quantize.plan import (
     PRESETS,
     Plan,
@@ -11,6 +11,7 @@ from qvggt_core.quantize.plan import (
     load_plan,
     parse_precision,
 )
+from qvggt_core.quantize.quantization_report import LayerReport, QuantizationReport
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.stored_size import PartSize, planned_sizes
 
@@ -24,6 +25,7 @@ __all__ = [
     "Plan",
     "Precision",
     "QuantizationReport",
+    "QuantizationSettings",
     "Recipe",
     "Rule",
     "Truth",

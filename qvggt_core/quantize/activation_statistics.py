@@ -1,4 +1,4 @@
-"""What the linears of a block see at their inputs, special tokens limited or left out if wished."""
+"""Statistics of the inputs of a block's linears, special tokens clamped or excluded if wished."""
 
 from __future__ import annotations
 
@@ -11,16 +11,9 @@ from torch import Tensor, nn
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model.blocks import Block
+from qvggt_core.quantize.block_linears import LINEARS, Linear, linear_of
 from qvggt_core.quantize.blockwise import BlockInput, run_block
-from qvggt_core.quantize.recipes.recipe import Linear, TokenView
-
-LINEARS: Mapping[Linear, str] = {
-    "qkv": "attn.qkv",
-    "proj": "attn.proj",
-    "fc1": "mlp.fc1",
-    "fc2": "mlp.fc2",
-}
-"""The linears of a block and their paths in it, in the order in which they run."""
+from qvggt_core.quantize.recipes.recipe import TokenView
 
 MAX_TOKENS = 16384
 """Tokens that enter a second moment, taken evenly: more cost time and change nothing."""
@@ -58,32 +51,27 @@ class InputStatistics:
         return float(((weight @ self.second_moment) * weight).sum())
 
 
-def linear_of(block: Block, linear: Linear) -> nn.Module:
-    """Return one of a block's four linears."""
-    return block.get_submodule(LINEARS[linear])
-
-
 @torch.no_grad()
 def input_statistics(
     block: Block,
     inputs: Sequence[BlockInput],
     special_tokens: int = 0,
-    view: TokenView = "counted",
+    view: TokenView = "all",
     rotations: Mapping[Linear, int] | None = None,
 ) -> dict[Linear, InputStatistics]:
     """Run a block on all inputs and gather the statistics of its linears' inputs.
 
     Args:
         block: its linears are in full precision.
-        inputs: see `Walk.inputs`.
-        special_tokens: leading tokens of each frame that are no image tokens.
-        view: what becomes of them.
+        inputs: see `BlockwiseRunner.inputs`.
+        special_tokens: leading tokens of each frame that are not image tokens.
+        view: of these tokens.
         rotations: blocks of the Hadamard transform by which inputs are rotated first.
 
     Raises:
         QuantizationError: an input is not finite.
     """
-    skipped = special_tokens if view == "filtered" else 0
+    skipped = special_tokens if view == "excluded" else 0
     tokens = sum(
         given.x.shape[:3].numel() - skipped * given.x.shape[:2].numel() for given in inputs
     )
@@ -106,10 +94,10 @@ def input_statistics(
 
 
 def _viewed(rows: Tensor, special: Tensor, view: TokenView) -> Tensor:
-    """Return the rows (n, K) that statistics see of a slice of a batch's tokens."""
-    if view == "filtered":
+    """Return the rows (n, K) of a slice of a batch's tokens that enter the statistics."""
+    if view == "excluded":
         return rows[~special]
-    if view == "counted" or not special.any() or special.all():
+    if view == "all" or not special.any() or special.all():
         return rows
     lengths = torch.linalg.vector_norm(rows, dim=1)
     usual = lengths[~special].mean()
@@ -130,7 +118,7 @@ class _Gatherer:
         self.handle = linear.register_forward_pre_hook(self._see)
 
     def begin(self, special: Tensor) -> None:
-        """Prepare for a batch whose special tokens are where the mask says so."""
+        """Prepare for a batch, with the mask of its special tokens."""
         self._special = special
         self._offset = 0
 

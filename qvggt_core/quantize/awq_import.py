@@ -24,7 +24,8 @@ from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, QuantizationError
 from qvggt_core.model import describe_linears, read_checkpoint, save_checkpoint
-from qvggt_core.model.checkpoint import config_from_shapes, torch_entries
+from qvggt_core.model.sizes_from_shapes import sizes_from_shapes
+from qvggt_core.model.weight_files import torch_entries
 
 GROUP_SIZE = 128
 _ROWS, _STRIDE, _SHUFFLED = 4, 64, 32
@@ -119,7 +120,7 @@ def import_released(
         source: `model-v2.pt`.
         target: `.safetensors` file to write.
         base: full-precision VGGT-1B, for a source that holds its quantized blocks alone.
-        licence: of the base weights; None says "unknown".
+        licence: of the base weights; None writes "unknown".
 
     Returns:
         The number of 4-bit linears.
@@ -154,7 +155,7 @@ def import_released(
             if name not in shapes and not name.startswith("track_head."):
                 state[name] = _stored(original.tensor(name))
                 shapes[name] = tuple(state[name].shape)
-    config = config_from_shapes(source, shapes)
+    config = sizes_from_shapes(source, shapes, {}).config
     token = next((released[name] for name in _TOKENS if name in released), None)
     if token is not None:
         state["camera_head.cict_token"] = token.flatten().float()

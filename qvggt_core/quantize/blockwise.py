@@ -1,8 +1,8 @@
-"""A walk through the network, block by block, that keeps what every window's next block reads.
+"""The network run block by block, with the inputs of every window's next block kept.
 
-Calibration never runs the network from its start again: the inputs of the block where it
-stands are kept per window, the block is worked on, and the walk goes on through what became of
-it. From any block the rest of the network can be run to its heads.
+Calibration never runs the network from its start again: the inputs of the next block are kept
+per window, the block is changed in place, and the runner advances through the changed block.
+From any block the rest of the network can be run to its heads.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ import torch
 from torch import Tensor
 
 from qvggt_core.model import VGGT, Prediction
-from qvggt_core.model.aggregator import Passage
+from qvggt_core.model.aggregator import WindowState
 from qvggt_core.model.blocks import Block, RotaryTable
-from qvggt_core.model.encoder import Encoder
+from qvggt_core.model.camera_head import CameraHead
 
 Part = Literal["encoder", "frame", "global", "camera"]
 
 
 @dataclass(frozen=True)
-class Site:
-    """A transformer block and where it stands.
+class BlockSite:
+    """A transformer block and its position in the network.
 
     Attributes:
         path: of the block in the network, e.g. "aggregator.frame_blocks.3".
         part: of the network.
         index: of the block within its part.
         block: the block itself.
-        special_tokens: leading tokens of each frame that are no image tokens.
+        special_tokens: leading tokens of each frame that are not image tokens.
     """
 
     path: str
@@ -42,54 +42,52 @@ class Site:
 
 @dataclass(frozen=True)
 class BlockInput:
-    """What a block is called with: tokens (B, S, N, C), RoPE tables, and whether frames mix."""
+    """Arguments of a block: tokens (B, S, N, C), RoPE tables, and whether frames mix."""
 
     x: Tensor
     rope: RotaryTable | None
     across_frames: bool
 
 
-def sites_of(model: VGGT) -> list[Site]:
-    """Return the transformer blocks of a network in the order in which it runs them."""
-    aggregator, config = model.aggregator, model.config
-    found: list[Site] = []
+def sites_of(model: VGGT) -> list[BlockSite]:
+    """Return the transformer blocks of a network in the order in which it runs them.
+
+    Those of a camera encoder run only where cameras are known, and are left out.
+    """
+    found: list[BlockSite] = []
 
     def add(path: str, part: Part, index: int, special_tokens: int) -> None:
         block = model.get_submodule(path)
         assert isinstance(block, Block)
-        found.append(Site(path, part, index, block, special_tokens))
+        found.append(BlockSite(path, part, index, block, special_tokens))
 
-    if isinstance(aggregator.patch_embed, Encoder):
-        special = aggregator.patch_embed.num_special_tokens
-        for index in range(len(aggregator.patch_embed.blocks)):
-            add(f"aggregator.patch_embed.blocks.{index}", "encoder", index, special)
-    for index in range(config.depth):
-        add(f"aggregator.frame_blocks.{index}", "frame", index, config.num_special_tokens)
-        add(f"aggregator.global_blocks.{index}", "global", index, config.num_special_tokens)
-    for index in range(config.camera_trunk_depth):
-        add(f"camera_head.trunk.{index}", "camera", index, 0)
+    for place in model.aggregator.places():
+        add(f"aggregator.{place.path}", place.part, place.number, place.special_tokens)
+    if isinstance(model.camera_head, CameraHead):
+        for index in range(len(model.camera_head.trunk)):
+            add(f"camera_head.trunk.{index}", "camera", index, 0)
     return found
 
 
-class Walk:
-    """Stands before one block of a network, with all windows' tokens.
+class BlockwiseRunner:
+    """Runs a network block by block and keeps the inputs of the next block of all windows.
 
     Attributes:
-        model: the network; blocks behind the walk may have been changed.
+        model: the network; blocks before `position` may have been changed.
         sites: its blocks in order.
         position: index of the block that is next.
-        patch_norm: mean length of the last tap's patch tokens, once the aggregator is behind.
+        patch_norm: mean length of the last tap's patch tokens, once the aggregator has run.
     """
 
     def __init__(self, model: VGGT, images: Tensor, batch: int = 4, judged: int = 0) -> None:
-        """Enter the network.
+        """Start at the first block.
 
         Args:
             model: in evaluation mode.
             images: (B, S, 3, H, W) uint8.
             batch: windows that are run at once.
-            judged: first windows for which heads will be asked, rounded up to whole batches;
-                only these keep what the heads read, which is most of the memory.
+            judged: first windows that `predict` can run, rounded up to whole batches; only these
+                keep the inputs of the heads, which are most of the memory.
         """
         self.model = model
         self.sites = sites_of(model)
@@ -100,110 +98,94 @@ class Walk:
         patch = model.config.patch_size
         self._grid = (self._height // patch, self._width // patch)
         self._judged = -(-judged // batch)
-        self._frames = images.shape[1]
-        self._passages: list[Passage] = []
+        self._places = {f"aggregator.{p.path}": p for p in model.aggregator.places()}
+        last = [site.path for site in self.sites if site.part != "camera"][-1]
+        self._last_place = self._places[last]
+        self._states: list[WindowState] = []
         for part in images.split(batch):
             pixels = part.to(self._device).float() / 255.0
-            self._passages.append(self._enter(pixels))
+            self._states.append(self._enter(pixels))
 
     @property
-    def site(self) -> Site:
+    def site(self) -> BlockSite:
         """The block that is next."""
         return self.sites[self.position]
 
     @property
     def done(self) -> bool:
-        """Whether every block is behind."""
+        """Whether every block has run."""
         return self.position == len(self.sites)
 
     def batches(self, *, judged: bool = False) -> int:
-        """Return the number of batches, of all windows or of those that heads are asked for."""
-        return self._judged if judged else len(self._passages)
+        """Return the number of batches, of all windows or of those that `predict` can run."""
+        return self._judged if judged else len(self._states)
 
     @torch.no_grad()
     def inputs(self) -> list[BlockInput]:
-        """Return the next block's inputs; whoever runs the block in place must copy them."""
+        """Return the next block's inputs; a block that works in place needs a copy of them."""
         site = self.site
         if site.part == "camera":
             return self._trunk_inputs(site)
-        rope = self._rope() if site.part in ("frame", "global") else None
-        return [BlockInput(p.x, rope, site.part == "global") for p in self._passages]
+        place, aggregator = self._places[site.path], self.model.aggregator
+        rope = aggregator.rope_at(place, *self._grid, self._device)
+        return [BlockInput(p.x, rope, site.part == "global") for p in self._states]
 
     @torch.no_grad()
     def advance(self) -> None:
-        """Run the next block as it is now, and stand before the one after it."""
+        """Run the next block as it is now."""
         site = self.site
         if site.part != "camera":
             lengths = []
-            for number, passage in enumerate(self._passages):
-                moved = self._step(site, passage)
+            for number, state in enumerate(self._states):
+                moved = self._step(site, state)
                 if moved.patches:
                     lengths.append(float(moved.patches[-1].norm(dim=-1).mean()))
-                # Without heads to ask, nobody reads what the taps left.
+                # The taps are inputs of the heads alone.
                 keep = number < self._judged
-                self._passages[number] = moved if keep else moved._replace(patches=())
-            if site.part == "global" and site.index == self.model.config.depth - 1:
+                self._states[number] = moved if keep else moved._replace(patches=())
+            if self._places[site.path] is self._last_place:
                 self.patch_norm = sum(lengths) / len(lengths)
         self.position += 1
 
     @torch.no_grad()
     def predict(self, batch: int) -> Prediction:
-        """Run a judged batch from the next block to the heads, leaving the walk where it is."""
-        passage = self._passages[batch]
+        """Run a judged batch from the next block to the heads, without advancing."""
+        state = self._states[batch]
         for site in self.sites[self.position :]:
             if site.part == "camera":
                 break
-            passage = self._step(site, passage)
-        return self._heads(passage)
+            state = self._step(site, state)
+        return self._heads(state)
 
     def tokens(self) -> list[Tensor]:
         """Return the tokens (B, S, N, C) of every batch before the next block."""
-        return [passage.x for passage in self._passages]
+        return [state.x for state in self._states]
 
     def camera_tokens(self) -> Tensor:
-        """Return the camera tokens (B * S, 2C) of all windows, once the aggregator is behind."""
-        tokens = [p.camera for p in self._passages if p.camera is not None]
+        """Return the camera tokens (B * S, 2C) of all windows, once the aggregator has run."""
+        tokens = [p.camera for p in self._states if p.camera is not None]
         return torch.cat([t.flatten(0, 1) for t in tokens])
 
-    def _enter(self, pixels: Tensor) -> Passage:
-        aggregator = self.model.aggregator
-        with torch.no_grad():
-            embed = aggregator.patch_embed
-            if isinstance(embed, Encoder):
-                return Passage(embed.enter(aggregator.normalise(pixels)))
-            return aggregator.enter(aggregator.encode(pixels))
+    @torch.no_grad()
+    def _enter(self, pixels: Tensor) -> WindowState:
+        return self.model.aggregator.start(pixels)
 
-    def _step(self, site: Site, passage: Passage) -> Passage:
-        aggregator = self.model.aggregator
-        passage = passage._replace(x=passage.x.clone())
-        if site.part == "frame":
-            return aggregator.frame_step(passage, site.index, self._rope())
-        if site.part == "global":
-            return aggregator.global_step(passage, site.index, self._rope())
-        encoder = aggregator.patch_embed
-        assert isinstance(encoder, Encoder)
-        x = site.block(passage.x)
-        if site.index + 1 < len(encoder.blocks):
-            return Passage(x)
-        tokens = encoder.leave(x)
-        return aggregator.enter(tokens.unflatten(0, (-1, self._frames)))
+    def _step(self, site: BlockSite, state: WindowState) -> WindowState:
+        state = state._replace(x=state.x.clone())
+        return self.model.aggregator.step(state, self._places[site.path], *self._grid)
 
-    def _rope(self) -> RotaryTable:
-        return self.model.aggregator.rope(*self._grid, self._device)
+    def _heads(self, state: WindowState) -> Prediction:
+        return self.model.decode(state.patches, state.camera, *self._grid)
 
-    def _heads(self, passage: Passage) -> Prediction:
-        assert passage.camera is not None
-        return self.model.decode(passage.patches, passage.camera, *self._grid)
-
-    def _trunk_inputs(self, site: Site) -> list[BlockInput]:
+    def _trunk_inputs(self, site: BlockSite) -> list[BlockInput]:
         seen: list[BlockInput] = []
         handle = site.block.register_forward_pre_hook(
             lambda _, arguments: seen.append(BlockInput(arguments[0].clone(), None, False))
         )
         try:
-            for passage in self._passages:
-                assert passage.camera is not None
-                self.model.camera_head(passage.camera)
+            for state in self._states:
+                assert self.model.camera_head is not None
+                self.model.camera_head(state.camera)
         finally:
             handle.remove()
         return seen

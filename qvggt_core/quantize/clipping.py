@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.model.blocks import Block
-from qvggt_core.quantize.activation_statistics import LINEARS, linear_of
+from qvggt_core.quantize.block_linears import LINEARS, Linear, linear_of, replace_linear
 from qvggt_core.quantize.blockwise import BlockInput, run_block
 from qvggt_core.quantize.plan import Precision
-from qvggt_core.quantize.recipes.recipe import LearnedClipping, Linear
+from qvggt_core.quantize.recipes.recipe import LearnedClipping
 from qvggt_core.quantize.rounding import highest, nearest_weight
 
 _SHARES = tuple(1.0 - 0.05 * step for step in range(11))
@@ -118,20 +118,20 @@ def train_block(
     rotations: Mapping[Linear, int],
     settings: LearnedClipping,
 ) -> dict[Linear, TrainedLinear]:
-    """Train ranges and factors of a block so that it gives what it gave in full precision.
+    """Train ranges and factors of a block so that its output stays that of full precision.
 
     Mean squared error of the block's output, AdamW, a cosine to zero.
 
     Args:
         block: in full precision, and left so.
-        inputs: see `Walk.inputs`.
+        inputs: see `BlockwiseRunner.inputs`.
         precisions: of the linears that are quantized.
         factors: (K,) to start from, by linear.
         rotations: of inputs, by linear.
         settings: epochs and rates.
 
     Returns:
-        The trained stand-ins, by linear.
+        The trained substitutes, by linear.
     """
     inputs = [
         BlockInput(rows, given.rope, given.across_frames)
@@ -147,7 +147,7 @@ def train_block(
         trained[name] = TrainedLinear(
             linear, precisions[name], factors[name], rotations.get(name, 0)
         )
-        _place(block, name, trained[name])
+        replace_linear(block, LINEARS[name], trained[name])
     clips = [p for t in trained.values() for p in (t.weight_logit, t.input_logit)]
     optimizer = torch.optim.AdamW(
         [
@@ -169,10 +169,5 @@ def train_block(
                     schedule.step()
     finally:
         for name, linear in exact.items():
-            _place(block, name, linear)
+            replace_linear(block, LINEARS[name], linear)
     return trained
-
-
-def _place(block: Block, name: Linear, module: nn.Module) -> None:
-    parent, _, leaf = LINEARS[name].rpartition(".")
-    setattr(block.get_submodule(parent), leaf, module)

@@ -1,4 +1,4 @@
-"""Camera information compensation: one token that tells the camera head what cameras look like."""
+"""Camera information compensation: one token for the camera head, made of camera tokens."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
+from qvggt_core.optional import import_optional
 
 
 def compensation_token(camera_tokens: Tensor, patch_norm: float, directions: int = 32) -> Tensor:
@@ -21,7 +22,7 @@ def compensation_token(camera_tokens: Tensor, patch_norm: float, directions: int
     Args:
         camera_tokens: (n, 2C) at the camera head's input.
         patch_norm: mean length of patch tokens there.
-        directions: K; at most n - 1 and 2C are there to be found.
+        directions: K; at most n - 1 and 2C exist.
 
     Returns:
         (2C,) float32.
@@ -29,20 +30,14 @@ def compensation_token(camera_tokens: Tensor, patch_norm: float, directions: int
     Raises:
         QuantizationError: fewer than two tokens, or tokens whose mean is zero.
     """
-    try:
-        from sklearn.decomposition import PCA
-    except ImportError as error:
-        raise QuantizationError(
-            "camera information compensation needs scikit-learn: pip install 'qvggt_ros[quantize]'"
-        ) from error
-
+    decomposition = import_optional("sklearn.decomposition")
     if len(camera_tokens) < 2:
         raise QuantizationError(
             f"{len(camera_tokens)} camera token has no principal directions: give more images"
         )
     samples = camera_tokens.double().cpu().numpy()
     count = min(directions, len(samples) - 1, samples.shape[1])
-    analysis = PCA(n_components=count, svd_solver="full").fit(samples)
+    analysis = decomposition.PCA(n_components=count, svd_solver="full").fit(samples)
     projections = analysis.transform(samples)
     token = torch.from_numpy(analysis.inverse_transform(projections.mean(axis=0)[None])[0])
     length = float(token.norm())

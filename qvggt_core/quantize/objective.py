@@ -1,4 +1,4 @@
-"""What the network's heads say of a candidate: the task-aware objective (QVGGT, section 3.4)."""
+"""The loss of the network's heads: the task-aware objective (QVGGT, section 3.4)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _POINT_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class TaskTargets:
-    """What the heads should say of a batch of windows.
+    """Targets of the heads for a batch of windows.
 
     Attributes:
-        pose_encodings: (B, S, 9).
+        pose_encodings: (B, S, 9); None for a network of single images, which gives no cameras.
         depth: (B, S, H, W), NaN where unknown; None without a depth head.
-        points: (B, S, H, W, 3), NaN where unknown; None without depth.
+        points: (B, S, H, W, 3), NaN where unknown; None without depth or cameras.
     """
 
-    pose_encodings: Tensor
+    pose_encodings: Tensor | None
     depth: Tensor | None
     points: Tensor | None
 
     def part(self, rows: slice) -> TaskTargets:
         """Return the targets of some windows."""
         return TaskTargets(
-            self.pose_encodings[rows],
+            None if self.pose_encodings is None else self.pose_encodings[rows],
             None if self.depth is None else self.depth[rows],
             None if self.points is None else self.points[rows],
         )
@@ -42,6 +42,8 @@ class TaskTargets:
 
 def teacher_targets(prediction: Prediction) -> TaskTargets:
     """Return a full-precision network's own outputs as targets (self-distillation)."""
+    if not prediction.pose_encodings:
+        return TaskTargets(None, prediction.depth, None)
     encodings = prediction.pose_encodings[-1]
     points = prediction.points
     if points is None and prediction.depth is not None:
@@ -51,8 +53,8 @@ def teacher_targets(prediction: Prediction) -> TaskTargets:
 
 def true_targets(truth: Truth) -> TaskTargets:
     """Return ground truth in the network's gauge: first camera the world, mean distance 1."""
-    said = window_targets(truth.depth, truth.world_from_camera, truth.intrinsics)
-    return TaskTargets(said.pose_encodings, said.depth, said.points)
+    targets = window_targets(truth.depth, truth.world_from_camera, truth.intrinsics)
+    return TaskTargets(targets.pose_encodings, targets.depth, targets.points)
 
 
 def unprojected(depth: Tensor, encodings: Tensor) -> Tensor:
@@ -81,8 +83,13 @@ def task_loss(prediction: Prediction, targets: TaskTargets) -> float:
     L_camera is the Huber loss of the last iteration's encodings; dense losses are absolute
     errors weighted by the predicted confidence over its mean; L_geo is the distance between
     the point head's points and the depth head's, unprojected with the predicted camera. A
-    network without a point head is held to the target's points instead, by L_geo alone.
+    network without a point head is compared with the target's points instead, by L_geo alone, and
+    one without cameras with the depth alone.
     """
+    if targets.pose_encodings is None:
+        assert prediction.depth is not None
+        assert targets.depth is not None
+        return float((prediction.depth - targets.depth.to(prediction.depth)).abs().nanmean())
     encodings = prediction.pose_encodings[-1].float()
     loss = F.huber_loss(encodings, targets.pose_encodings.to(encodings), delta=0.1)
     if prediction.depth is None or targets.depth is None or prediction.depth_confidence is None:

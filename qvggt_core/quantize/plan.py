@@ -1,4 +1,4 @@
-"""The plan: which weight is kept in which precision, as data."""
+"""The plan: which weight is stored in which precision, as data."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Rule(BaseModel):
     Attributes:
         match: glob on a tensor's name in the checkpoint; `*` also matches dots.
         bits: 3, 4 or 8, 16 (bfloat16) or 32 (float32). 3 bits are stored in 4-bit words: they
-            save nothing and serve to tell recipes apart.
+            save nothing and serve to compare recipes.
         group_size: columns per scale, or "channel" for one scale a row; None takes the run's.
         activations: 16, or 8 or 4 bits per token; 8-bit weights need integer activations.
     """
@@ -163,7 +163,7 @@ class Plan(BaseModel):
         """Read a plan.
 
         Raises:
-            QuantizationError: no YAML, or a rule is refused; says which and why.
+            QuantizationError: no YAML, or a rule is refused, which is named.
         """
         try:
             return cls.model_validate(yaml.safe_load(text))
@@ -182,27 +182,28 @@ def _reasons(error: ValidationError) -> str:
     return "the plan is refused (rules count from 1): " + "; ".join(lines)
 
 
+def _rules(bits: Literal[4, 32], *matches: str) -> tuple[Rule, ...]:
+    return tuple(Rule(match=match, bits=bits) for match in matches)
+
+
 # What carries poses in and out of the camera head, and depth out of the dense heads, is a
 # thousandth of the network, and the network computes it in float32.
-_FINE = tuple(
-    Rule(match=match, bits=32)
-    for match in (
-        "camera_head.empty_pose_tokens",
-        "camera_head.embed_pose.*",
-        "camera_head.pose_branch.*",
-        "*_head.scratch.output_conv2.2.*",
-    )
+_FINE = _rules(
+    32,
+    "camera_head.empty_pose_tokens",
+    "camera_head.embed_pose.*",
+    "camera_*.pose_branch.*",
+    "camera_head.fc_*",
+    "*_head.scratch.*output_conv2.2.*",
 )
-_BLOCKS = tuple(
-    Rule(match=match, bits=4)
-    for match in (
-        "aggregator.patch_embed.blocks.*.weight",
-        "aggregator.frame_blocks.*.weight",
-        "aggregator.global_blocks.*.weight",
-        "camera_head.trunk.*.weight",
-    )
+_BLOCKS = _rules(
+    4,
+    # Encoder, frame and global blocks of VGGT, and the one stack of Depth Anything 3.
+    "aggregator.*blocks.*.weight",
+    # Of VGGT's camera head, and of Depth Anything 3's camera encoder.
+    "camera_*.trunk.*.weight",
 )
-# Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj bears 4 bits.
+# Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj is in 4 bits.
 _PROTECTED = tuple(
     rule
     for block in ("frame_blocks.14", "frame_blocks.17", "frame_blocks.23", "global_blocks.23")

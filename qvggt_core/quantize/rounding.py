@@ -251,4 +251,4 @@ def represented_weight(layer: PackedLinear) -> Tensor:
     if isinstance(layer, IntegerLinear):
         return unpack_integer(layer.qweight).t().float() * layer.scales[:, None]
     assert isinstance(layer, Int4Linear)
-    return dequantize(layer.qweight, layer.scales, torch.float32, layer.zeros)
+    return dequantize(layer.packed(), torch.float32)

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import VGGT
-from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.optional import import_optional
+from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
 
 Sampling = Literal["random", "diverse"]
@@ -38,51 +39,49 @@ def choose_windows(
     """Choose windows for about so many images.
 
     Args:
-        data: what there is.
+        data: the windows to choose from.
         images: wanted; rounded up to whole windows, all windows if there are fewer.
         sampling: "random", or "diverse" for noise-filtered diverse sampling.
         seed: of the choice.
-        model: full-precision network, which diverse sampling asks.
+        model: full-precision network, which diverse sampling runs.
 
     Raises:
-        QuantizationError: the number of images is not positive, or there is no network to ask.
+        QuantizationError: the number of images is not positive, or diverse sampling has no network.
     """
     if images < 1:
-        raise QuantizationError(
-            f"{images} calibration images were asked for: at least 2 are needed"
-        )
+        raise QuantizationError(f"{images} calibration images: at least 2 are needed")
     count = min(-(-images // data.images.shape[1]), len(data.images))
     if sampling == "random":
         chosen = np.random.default_rng(seed).permutation(len(data.images))[:count]
         return data.part(chosen.tolist(), f"{count} of {len(data.images)} windows, seed {seed}")
     if model is None:
-        raise QuantizationError("diverse sampling asks the network: pass the full-precision one")
+        raise QuantizationError("diverse sampling runs the network: pass the full-precision one")
     magnitudes, relations = window_features(model, data)
-    kept = quiet_windows(magnitudes)
-    chosen = kept[diverse_choice(relations[kept], count, seed)]
-    dropped = len(data.images) - len(kept)
-    said = f"{len(chosen)} of {len(data.images)} windows, diverse, {dropped} noisy ones left out"
-    return data.part(chosen.tolist(), f"{said}, seed {seed}")
+    quiet = quiet_windows(magnitudes)
+    chosen = quiet[diverse_choice(relations[quiet], count, seed)]
+    dropped = len(data.images) - len(quiet)
+    summary = f"{len(chosen)} of {len(data.images)} windows, diverse, {dropped} noisy ones left out"
+    return data.part(chosen.tolist(), f"{summary}, seed {seed}")
 
 
 def window_features(model: VGGT, data: CalibrationSet) -> tuple[NDArray, NDArray]:
-    """Return what deep blocks say of each window.
+    """Return features of each window from deep blocks.
 
     Returns:
         Statistics (B, 2 * L): logarithms of the mean and of the variance of the tokens'
         magnitude behind each of L deep blocks; and relations (B, S - 1): cosine of each later
         frame's mean patch token with the first frame's, behind the last block.
     """
-    walk = Walk(model, data.images, batch=1)
+    runner = BlockwiseRunner(model, data.images, batch=1)
     depth = model.config.depth
     statistics: list[list[NDArray]] = []
     relations = np.zeros((len(data.images), 1))
-    while not walk.done and walk.site.part != "camera":
-        site = walk.site
-        walk.advance()
+    while not runner.done and runner.site.part != "camera":
+        site = runner.site
+        runner.advance()
         if site.part == "encoder" or site.index < _DEEP * depth:
             continue
-        tokens = walk.tokens()
+        tokens = runner.tokens()
         magnitude = [t.norm(dim=-1).flatten() for t in tokens]
         statistics.append([np.array([float(m.mean()), float(m.var())]) for m in magnitude])
         if site.part == "global" and site.index == depth - 1:
@@ -106,13 +105,13 @@ def quiet_windows(statistics: NDArray, dropped: float = _DROPPED) -> NDArray[np.
 
     Args:
         statistics: (B, F).
-        dropped: share that goes, rounded down.
+        dropped: share that is left out, rounded down.
     """
     spread = statistics.std(axis=0)
     z = (statistics - statistics.mean(axis=0)) / np.where(spread == 0, 1, spread)
     noise = np.abs(z).mean(axis=1)
-    kept = len(noise) - int(dropped * len(noise))
-    return np.sort(np.argsort(noise, kind="stable")[:kept])
+    count = len(noise) - int(dropped * len(noise))
+    return np.sort(np.argsort(noise, kind="stable")[:count])
 
 
 def diverse_choice(relations: NDArray, count: int, seed: int) -> NDArray[np.intp]:
@@ -123,18 +122,12 @@ def diverse_choice(relations: NDArray, count: int, seed: int) -> NDArray[np.intp
         count: of windows wanted; all if there are fewer.
         seed: of clustering and choice.
     """
-    try:
-        from sklearn.cluster import KMeans
-    except ImportError as error:
-        raise QuantizationError(
-            "diverse sampling needs scikit-learn: pip install 'qvggt_ros[quantize]'"
-        ) from error
-
+    clustering = import_optional("sklearn.cluster")
     if count >= len(relations):
         return np.arange(len(relations))
     rng = np.random.default_rng(seed)
     clusters = min(_CLUSTERS, count, len(np.unique(relations, axis=0)))
-    labels = KMeans(clusters, n_init=4, random_state=seed).fit_predict(relations)
+    labels = clustering.KMeans(clusters, n_init=4, random_state=seed).fit_predict(relations)
     queues = [rng.permutation(np.flatnonzero(labels == c)).tolist() for c in range(clusters)]
     chosen: list[int] = []
     while len(chosen) < count:

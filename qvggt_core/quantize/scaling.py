@@ -1,4 +1,4 @@
-"""Equivalent changes of a block: factors and rotations that its quantized linears like better.
+"""Equivalent changes of a block: factors and rotations under which its linears lose less.
 
 For a linear y = W x and factors s, y = (W diag(s)) (diag(s)^-1 x). The inverse goes where x is
 made: into the LayerNorm before qkv and fc1, into the value rows of qkv before proj (attention
@@ -13,8 +13,8 @@ from qvggt_kernels import hadamard_transform
 from torch import Tensor, nn
 
 from qvggt_core.model.blocks import Block
-from qvggt_core.quantize.activation_statistics import InputStatistics, linear_of
-from qvggt_core.quantize.recipes.recipe import Linear
+from qvggt_core.quantize.activation_statistics import InputStatistics
+from qvggt_core.quantize.block_linears import Linear, linear_of
 
 _SMALLEST = 1e-4
 
@@ -54,8 +54,8 @@ def fold_inverse(block: Block, linear: Linear, factors: Tensor) -> None:
     if linear == "proj":
         qkv = block.attn.qkv
         rows = qkv.weight.shape[0] - len(factors)
-        kept = torch.ones(rows, device=factors.device)
-        _divide(qkv, torch.cat([kept, factors]))
+        ones = torch.ones(rows, device=factors.device)
+        _divide(qkv, torch.cat([ones, factors]))
     elif foldable(linear):
         _divide(block.norm1 if linear == "qkv" else block.norm2, factors)
     else:

@@ -1,4 +1,4 @@
-"""How well a network does on windows with known geometry, window by window."""
+"""Scores of a network on windows with known geometry, window by window."""
 
 from __future__ import annotations
 
@@ -8,7 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from qvggt_core.evaluate.relative_pose import RelativePoseErrors, relative_pose_errors
+from qvggt_core.evaluate.depth import window_depth_errors
+from qvggt_core.evaluate.relative_pose import (
+    RelativePoseErrors,
+    area_under_curve,
+    relative_pose_errors,
+)
 from qvggt_core.evaluate.surface import surface_errors
 from qvggt_core.evaluate.trajectory import align_sim3
 from qvggt_core.geometry.poses import inverse
@@ -17,7 +22,7 @@ from qvggt_core.quantize.objective import unprojected
 from qvggt_core.training.windows import Windows
 
 _SAMPLED = slice(2, None, 4)
-"""Every fourth pixel per axis becomes a point: neighbours say the same and cost time."""
+"""Every fourth pixel per axis becomes a point: neighbours add little and cost time."""
 
 _NORMAL_NEIGHBOURS = 12
 METRICS = (
@@ -33,22 +38,49 @@ METRICS = (
     "pose_drift",
     "depth_drift",
 )
-"""What is measured; AUC and normal consistency are better when higher, the rest when lower."""
+"""Metrics of a window; AUC and normal consistency are better when higher, the rest when lower."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a network says of N windows of S frames.
+    """Predictions of N windows of S frames.
 
     Attributes:
-        camera_from_world: (N, S, 4, 4) float64.
-        depth: (N, S, H, W) float32.
+        camera_from_world: (N, S, 4, 4) float64, in the network's own world and unit.
+        depth: (N, S, H, W) float32 along the optical axis, in the network's unit, at every pixel
+            of the images.
         points: (N, S, h, w, 3) float32 of every n-th pixel, depth unprojected with the cameras.
     """
 
     camera_from_world: NDArray[np.float64]
     depth: NDArray[np.float32]
     points: NDArray[np.float32]
+
+
+@torch.no_grad()
+def run_windows(network: VGGT, windows: Windows, batch: int = 8) -> Outputs:
+    """Run a network on windows.
+
+    Args:
+        network: with camera and depth heads, in the dtype to compute in.
+        windows: to predict.
+        batch: windows per forward pass.
+    """
+    device = next(network.parameters()).device
+    height, width = windows.images.shape[-2:]
+    parts = []
+    for images in windows.images.split(batch):
+        prediction = network(images.to(device).float() / 255.0, heads=("camera", "depth"))
+        encodings = prediction.pose_encodings[-1].float()
+        assert prediction.depth is not None
+        depth = prediction.depth.float()
+        poses, _ = decode_pose(encodings, height, width)
+        pose = np.tile(np.eye(4), (*poses.shape[:2], 1, 1))
+        pose[:, :, :3] = poses.double().cpu().numpy()
+        points = unprojected(depth, encodings)[:, :, _SAMPLED, _SAMPLED]
+        parts.append((pose, depth.cpu().numpy(), points.cpu().numpy()))
+    camera_from_world, depths, clouds = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Outputs(camera_from_world, depths, clouds)
 
 
 @dataclass(frozen=True)
@@ -70,49 +102,25 @@ class WindowScores:
         return len(self.values["auc_30"])
 
 
-@torch.no_grad()
-def run_windows(network: VGGT, windows: Windows, batch: int = 8) -> Outputs:
-    """Run a network on windows.
-
-    Args:
-        network: with camera and depth heads, in the dtype that it shall compute in.
-        windows: what to reconstruct.
-        batch: windows per forward pass.
-    """
-    device = next(network.parameters()).device
-    height, width = windows.images.shape[-2:]
-    parts = []
-    for images in windows.images.split(batch):
-        said = network(images.to(device).float() / 255.0, heads=("camera", "depth"))
-        encodings = said.pose_encodings[-1].float()
-        assert said.depth is not None
-        depth = said.depth.float()
-        poses, _ = decode_pose(encodings, height, width)
-        pose = np.tile(np.eye(4), (*poses.shape[:2], 1, 1))
-        pose[:, :, :3] = poses.double().cpu().numpy()
-        points = unprojected(depth, encodings)[:, :, _SAMPLED, _SAMPLED]
-        parts.append((pose, depth.cpu().numpy(), points.cpu().numpy()))
-    camera_from_world, depths, clouds = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Outputs(camera_from_world, depths, clouds)
-
-
-def score_outputs(said: Outputs, windows: Windows, full: Outputs) -> WindowScores:
+def score_outputs(outputs: Outputs, windows: Windows, full: Outputs) -> WindowScores:
     """Compare outputs with the truth of their windows, and with the full-precision network's."""
-    rows = [_window_scores(said, windows, full, index) for index in range(len(said.depth))]
+    rows = [_window_scores(outputs, windows, full, index) for index in range(len(outputs.depth))]
     return WindowScores({name: np.array([row[name] for row in rows]) for name in METRICS})
 
 
-def _window_scores(said: Outputs, windows: Windows, full: Outputs, index: int) -> dict[str, float]:
+def _window_scores(
+    outputs: Outputs, windows: Windows, full: Outputs, index: int
+) -> dict[str, float]:
     world_from_camera = windows.world_from_camera[index].numpy()
-    pose, depth = said.camera_from_world[index], said.depth[index]
+    pose, depth = outputs.camera_from_world[index], outputs.depth[index]
     errors = relative_pose_errors(pose, inverse(world_from_camera))
     drift = relative_pose_errors(pose, full.camera_from_world[index])
     true_depth = windows.depth[index].numpy()
     intrinsics = windows.intrinsics[index].numpy()
     return {
         **_pose_scores(errors),
-        "abs_rel": _relative_depth_error(depth, true_depth),
-        **_point_scores(said.points[index], true_depth, world_from_camera, intrinsics),
+        "abs_rel": window_depth_errors(depth, true_depth).abs_rel,
+        **_point_scores(outputs.points[index], true_depth, world_from_camera, intrinsics),
         "pose_drift": float(drift.worst.mean()),
         "depth_drift": float(np.mean(np.abs(depth / full.depth[index] - 1.0))),
     }
@@ -120,21 +128,12 @@ def _window_scores(said: Outputs, windows: Windows, full: Outputs, index: int) -
 
 def _pose_scores(errors: RelativePoseErrors) -> dict[str, float]:
     worst = errors.worst
-    scores = {
-        f"auc_{limit}": 100.0 * float(np.mean([(worst < t).mean() for t in range(1, limit + 1)]))
-        for limit in (30, 15, 5)
-    }
+    scores = {f"auc_{limit}": area_under_curve(worst, limit) for limit in (30, 15, 5)}
     return {
         **scores,
         "rotation": float(np.median(errors.rotation)),
         "translation": float(np.median(errors.translation)),
     }
-
-
-def _relative_depth_error(depth: NDArray, truth: NDArray) -> float:
-    valid = np.isfinite(truth)
-    scale = np.median(truth[valid]) / np.median(depth[valid])
-    return float(np.mean(np.abs(scale * depth[valid] - truth[valid]) / truth[valid]))
 
 
 def _point_scores(

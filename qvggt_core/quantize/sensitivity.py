@@ -1,4 +1,4 @@
-"""Which parts of a network bear few bits: each linear quantized alone, the heads asked."""
+"""Which linears tolerate low precision: each is quantized alone, and the heads are compared."""
 
 from __future__ import annotations
 
@@ -9,12 +9,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, Prediction, load_model
-from qvggt_core.quantize.activation_statistics import LINEARS, linear_of
-from qvggt_core.quantize.blockwise import Walk
+from qvggt_core.quantize.block_linears import (
+    LINEARS,
+    Linear,
+    linear_of,
+    quantized_precisions,
+    replace_linear,
+)
+from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
 from qvggt_core.quantize.objective import TaskTargets, teacher_targets, unprojected
 from qvggt_core.quantize.plan import (
@@ -25,7 +31,6 @@ from qvggt_core.quantize.plan import (
     Rule,
     parse_precision,
 )
-from qvggt_core.quantize.recipes.recipe import Linear
 from qvggt_core.quantize.rounding import quantized_linear
 from qvggt_core.quantize.scaling import Snapshot
 from qvggt_core.quantize.stored_size import planned_sizes, stored_bytes
@@ -35,8 +40,8 @@ BLOCK = "block"
 
 
 @dataclass(frozen=True)
-class Damage:
-    """What quantization of something does to each head, on the mean over calibration windows.
+class HeadErrors:
+    """Changes of the heads' outputs by quantization, on the mean over calibration windows.
 
     Attributes:
         camera: mean absolute change of the pose encodings.
@@ -59,15 +64,15 @@ class Sensitivity:
         part: "encoder", "frame", "global" or "camera".
         index: of the block in its part.
         kind: "qkv", "proj", "fc1", "fc2", or "block" for all four.
-        damage: done when this alone is quantized.
-        extra_bytes: what it takes to keep it in 16 bits instead.
+        errors: when this alone is quantized.
+        extra_bytes: of keeping it in 16 bits instead.
     """
 
     path: str
     part: str
     index: int
     kind: str
-    damage: Damage
+    errors: HeadErrors
     extra_bytes: int
 
 
@@ -79,22 +84,22 @@ class Sweep:
         precision: of what was quantized, e.g. "w4a16".
         group_size: columns per scale.
         rows: per linear and per block.
-        everything: damage when all blocks are quantized at once.
-        calibration: what the damage was measured on.
+        everything: errors when all blocks are quantized at once.
+        calibration: images on which the errors were measured.
     """
 
     precision: str
     group_size: int | str
     rows: tuple[Sensitivity, ...]
-    everything: Damage
+    everything: HeadErrors
     calibration: dict[str, Any]
 
-    def total(self, damage: Damage) -> float:
-        """Return one number: the mean over heads of the damage's share of everything's."""
+    def total(self, errors: HeadErrors) -> float:
+        """Return one number: the mean over heads of the errors' share of everything's."""
         shares = [
             part / whole
             for part, whole in zip(
-                asdict(damage).values(), asdict(self.everything).values(), strict=True
+                asdict(errors).values(), asdict(self.everything).values(), strict=True
             )
             if whole > 0
         ]
@@ -102,7 +107,10 @@ class Sweep:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the sweep as plain data, for JSON."""
-        return asdict(self)
+        data = asdict(self)
+        for row in data["rows"]:
+            row["damage"] = row.pop("errors")
+        return data
 
 
 def sweep_sensitivity(
@@ -115,14 +123,14 @@ def sweep_sensitivity(
     batch: int = 4,
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Sweep:
-    """Quantize each linear and each block alone, to nearest, and measure what heads say.
+    """Quantize each linear and each block alone, to nearest, and measure the heads' errors.
 
-    Only the network behind the block is run for each; the full-precision outputs are the
-    yardstick, no ground truth is needed.
+    Only the network behind the block is run for each. Errors are against the full-precision
+    outputs: no ground truth is needed.
 
     Args:
         checkpoint: full precision.
-        data: what the network is shown; a few windows are enough.
+        data: calibration images; a few windows are enough.
         precision: of what is quantized.
         group_size: columns per scale, or "channel".
         device: where the network runs.
@@ -132,38 +140,30 @@ def sweep_sensitivity(
     bits = parse_precision(precision)
     plan = PRESETS["uniform"].at(*bits)
     model = load_model(checkpoint.path, device, torch.float32, ("camera", "depth", "points"))
-    walk = Walk(model, data.images, batch, len(data.images))
-    targets = [teacher_targets(walk.predict(b)) for b in range(walk.batches(judged=True))]
+    runner = BlockwiseRunner(model, data.images, batch, len(data.images))
+    targets = [teacher_targets(runner.predict(b)) for b in range(runner.batches(judged=True))]
     rows: list[Sensitivity] = []
-    for number, site in enumerate(walk.sites):
+    for number, site in enumerate(runner.sites):
         if progress:
-            progress(number, len(walk.sites), site.path)
-        weights = {name: f"{site.path}.{path}.weight" for name, path in LINEARS.items()}
-        precisions: dict[Linear, Precision] = {
-            name: plan.precision(weight, checkpoint.shape(weight), group_size)
-            for name, weight in weights.items()
-        }
+            progress(number, len(runner.sites), site.path)
+        precisions = quantized_precisions(checkpoint, plan, group_size, site.path)
         kinds: list[tuple[str, list[Linear]]] = [(name, [name]) for name in LINEARS]
         for kind, linears in [*kinds, (BLOCK, list(LINEARS))]:
             before = Snapshot(site.block)
-            _round(site.block, {n: precisions[n] for n in linears if precisions[n].quantized})
-            damage = _damage(walk, targets)
+            chosen = {name: precisions[name] for name in linears if name in precisions}
+            _round(site.block, chosen)
+            errors = _head_errors(runner, targets)
             before.restore()
             extra = sum(
-                stored_bytes(shape, Precision(16)) - stored_bytes(shape, precisions[name])
-                for name in linears
-                for shape in (checkpoint.shape(weights[name]),)
+                _saved_bytes(checkpoint.shape(f"{site.path}.{LINEARS[name]}.weight"), precision)
+                for name, precision in chosen.items()
             )
-            rows.append(Sensitivity(site.path, site.part, site.index, kind, damage, extra))
-        walk.advance()
-    for site in walk.sites:
-        weights = {name: f"{site.path}.{path}.weight" for name, path in LINEARS.items()}
-        whole: dict[Linear, Precision] = {
-            name: plan.precision(weight, checkpoint.shape(weight), group_size)
-            for name, weight in weights.items()
-        }
-        _round(site.block, {name: p for name, p in whole.items() if p.quantized})
-    everything = _damage(Walk(model, data.images, batch, len(data.images)), targets)
+            rows.append(Sensitivity(site.path, site.part, site.index, kind, errors, extra))
+        runner.advance()
+    for site in runner.sites:
+        _round(site.block, quantized_precisions(checkpoint, plan, group_size, site.path))
+    whole = BlockwiseRunner(model, data.images, batch, len(data.images))
+    everything = _head_errors(whole, targets)
     return Sweep(precision, group_size, tuple(rows), everything, data.describe())
 
 
@@ -176,11 +176,11 @@ def auto_plan(
 ) -> Plan:
     """Return a plan that fits a budget and protects what is most sensitive for its size.
 
-    Linears are kept in 16 bits in the order of damage per byte until the budget is used up;
-    the damage of several is taken to be the sum of each one's.
+    Linears are kept in 16 bits in the order of errors per byte until the budget is used up;
+    the errors of several are taken to be the sum of each one's.
 
     Args:
-        sweep: what each linear alone does.
+        sweep: errors of each linear alone.
         shapes: of the checkpoint's entries that will be written, by name.
         megabytes: budget of the file's weights, 10^6 bytes.
         bits_per_weight: budget over all weights of the file, instead of megabytes.
@@ -201,7 +201,7 @@ def auto_plan(
             f"({8 * least / weights:.2f} bits per weight) that the uniform plan takes"
         )
     candidates = [row for row in sweep.rows if row.kind != BLOCK and row.extra_bytes > 0]
-    candidates.sort(key=lambda row: sweep.total(row.damage) / row.extra_bytes, reverse=True)
+    candidates.sort(key=lambda row: sweep.total(row.errors) / row.extra_bytes, reverse=True)
     protected, room = [], budget - least
     for row in candidates:
         if row.extra_bytes <= room:
@@ -217,7 +217,7 @@ def auto_plan(
 
 
 def draw_heat_map(sweep: Sweep, path: Path) -> None:
-    """Draw the damage of each linear to each head, a panel per head, blocks across."""
+    """Draw the errors that each linear alone causes, a panel per head, blocks across."""
     from matplotlib.figure import Figure
 
     blocks = list(dict.fromkeys((row.part, row.index) for row in sweep.rows))
@@ -227,14 +227,14 @@ def draw_heat_map(sweep: Sweep, path: Path) -> None:
     for axis, head in zip(np.atleast_1d(figure.subplots(len(heads), 1)), heads, strict=True):
         grid = np.full((len(kinds), len(blocks)), np.nan)
         for row in sweep.rows:
-            place = kinds.index(row.kind), blocks.index((row.part, row.index))
-            grid[place] = 100 * getattr(row.damage, head) / getattr(sweep.everything, head)
+            cell = kinds.index(row.kind), blocks.index((row.part, row.index))
+            grid[cell] = 100 * getattr(row.errors, head) / getattr(sweep.everything, head)
         image = axis.imshow(grid, aspect="auto", cmap="magma_r", vmin=0)
         axis.set_yticks(range(len(kinds)), kinds, fontsize=8)
         axis.set_xticks(
             range(len(blocks)), [f"{part[0].upper()}{i}" for part, i in blocks], fontsize=8
         )
-        axis.set_title(f"{head}: % of what quantizing everything does", fontsize=9, loc="left")
+        axis.set_title(f"{head}: % of the error with everything quantized", fontsize=9, loc="left")
         figure.colorbar(image, ax=axis, pad=0.01)
     figure.supxlabel("blocks: E encoder, F frame, G global, C camera trunk", fontsize=8)
     figure.tight_layout()
@@ -244,27 +244,36 @@ def draw_heat_map(sweep: Sweep, path: Path) -> None:
 
 def _round(block: nn.Module, precisions: dict[Linear, Precision]) -> None:
     for name, precision in precisions.items():
-        linear = linear_of(block, name)  # type: ignore[arg-type]
+        linear = linear_of(block, name)
         if not isinstance(linear, nn.Linear):
             continue
-        parent, _, leaf = LINEARS[name].rpartition(".")
         packed = quantized_linear(linear.weight, linear.bias, precision)
-        setattr(block.get_submodule(parent), leaf, packed)
+        replace_linear(block, LINEARS[name], packed)
 
 
-def _damage(walk: Walk, targets: Sequence[TaskTargets]) -> Damage:
-    per_batch = [_compare(walk.predict(b), wanted) for b, wanted in enumerate(targets)]
+def _saved_bytes(shape: tuple[int, ...], precision: Precision) -> int:
+    return stored_bytes(shape, Precision(16)) - stored_bytes(shape, precision)
+
+
+def _head_errors(runner: BlockwiseRunner, targets: Sequence[TaskTargets]) -> HeadErrors:
+    per_batch = [_compare(runner.predict(b), wanted) for b, wanted in enumerate(targets)]
     camera, depth, points = np.mean(per_batch, axis=0)
-    return Damage(float(camera), float(depth), float(points))
+    return HeadErrors(float(camera), float(depth), float(points))
 
 
-def _compare(said: Prediction, wanted: TaskTargets) -> tuple[float, float, float]:
-    encodings = said.pose_encodings[-1].float()
+def _compare(prediction: Prediction, wanted: TaskTargets) -> tuple[float, float, float]:
+    depth = 0.0
+    if prediction.depth is not None and wanted.depth is not None:
+        depth = float(((prediction.depth - wanted.depth).abs() / wanted.depth).mean())
+    if wanted.pose_encodings is None:
+        return 0.0, depth, 0.0
+    encodings = prediction.pose_encodings[-1].float()
     camera = float((encodings - wanted.pose_encodings).abs().mean())
-    if said.depth is None or wanted.depth is None or wanted.points is None:
+    if prediction.depth is None or wanted.points is None:
         return camera, 0.0, 0.0
-    depth = float(((said.depth - wanted.depth).abs() / wanted.depth).mean())
-    points: Tensor = said.points if said.points is not None else unprojected(said.depth, encodings)
+    points = prediction.points
+    if points is None:
+        points = unprojected(prediction.depth, encodings)
     moved = torch.linalg.vector_norm(points - wanted.points, dim=-1).mean()
     distance = torch.linalg.vector_norm(wanted.points, dim=-1).mean()
     return camera, depth, float(moved / distance)

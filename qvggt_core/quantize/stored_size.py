@@ -1,4 +1,4 @@
-"""What a network weighs under a plan, from names and shapes alone."""
+"""Stored size of a network under a plan, from names and shapes alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import NamedTuple
 from qvggt_kernels import GROUP_SIZES
 from torch import Tensor
 
-from qvggt_core.model.checkpoint import PACKED_EXTRAS, PARTS, WEIGHTS_PER_WORD
+from qvggt_core.model.packed_format import PACKED_EXTRAS, WEIGHTS_PER_WORD
+from qvggt_core.model.part_sizes import part_of
 from qvggt_core.quantize.plan import DEFAULT_GROUP_SIZE, Plan, Precision
 
 
@@ -19,11 +20,6 @@ class PartSize(NamedTuple):
     weights: int
     weights_quantized: int
     nbytes: int
-
-
-def part_of(name: str) -> str:
-    """Return the part of a VGGT to which a tensor belongs, "other" if it is of none."""
-    return next((part for part, prefixes in PARTS.items() if name.startswith(prefixes)), "other")
 
 
 def scale_columns(columns: int, group_size: int) -> int:
@@ -39,7 +35,7 @@ def scale_columns(columns: int, group_size: int) -> int:
 def stored_bytes(shape: Sequence[int], precision: Precision) -> int:
     """Return the bytes of a tensor as it is stored: integers with their scales.
 
-    What a recipe adds beside them (factors on a layer's input) is not foreseen here.
+    Factors that a recipe adds on a layer's input are not included.
     """
     weights = math.prod(shape)
     if not precision.quantized:
@@ -80,8 +76,8 @@ def stored_sizes(state: Mapping[str, Tensor]) -> dict[str, PartSize]:
     sizes: dict[str, PartSize] = {}
     for name, tensor in state.items():
         packed = name.endswith(".qweight")
-        counted = 0 if name.endswith(PACKED_EXTRAS) and _of_packed(name, state) else tensor.numel()
-        weights = counted * (WEIGHTS_PER_WORD[tensor.dtype] if packed else 1)
+        count = 0 if name.endswith(PACKED_EXTRAS) and _of_packed(name, state) else tensor.numel()
+        weights = count * (WEIGHTS_PER_WORD[tensor.dtype] if packed else 1)
         before = sizes.get(part_of(name), PartSize(0, 0, 0))
         sizes[part_of(name)] = PartSize(
             before.weights + weights,

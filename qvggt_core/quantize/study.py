@@ -1,4 +1,4 @@
-"""What is compared: studies, each a list of ways to quantize one network, as data."""
+"""Studies: lists of ways to quantize one network that are compared, as data."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Row(BaseModel):
     """One way to quantize.
 
     Attributes:
-        label: what the table calls it.
+        label: in the table.
         recipe: name in `RECIPES`.
         precision: bits of weights and activations, e.g. "w4a16".
         plan: a preset, a YAML file, or "auto" for a plan solved within `Study.auto_bits`.
@@ -61,7 +61,7 @@ class Row(BaseModel):
 
 
 class Study(BaseModel):
-    """A table's worth of ways to quantize.
+    """A table of ways to quantize.
 
     Attributes:
         name: of the study, for files.

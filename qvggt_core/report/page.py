@@ -15,8 +15,22 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from qvggt_core.util.thinning import spread_indices
+
 _RAMP_STEPS = 12
 _MAX_CHART_POINTS = 1500
+
+
+def environment() -> Environment:
+    """Return the template engine: every value is escaped, and a missing one is an error."""
+    found = Environment(
+        loader=PackageLoader("qvggt_core.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=False,
+    )
+    found.globals["asset"] = _asset
+    return found
 
 
 def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
@@ -30,22 +44,19 @@ def render_page(template: str, data: dict[str, Any], **values: Any) -> str:
         data: what the scripts draw; JSON-able.
         values: what the template fills in.
     """
-    environment = Environment(
-        loader=PackageLoader("qvggt_core.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=False,
-    )
-    environment.globals["asset"] = _asset
     # NaN and infinity are not JSON; None is.
     text = json.dumps(data, separators=(",", ":"), allow_nan=False)
     for sign, escaped in (("<", "\\u003c"), (">", "\\u003e"), ("&", "\\u0026")):
         text = text.replace(sign, escaped)
-    return environment.get_template(template).render(
-        data=Markup(text),  # noqa: S704 - escaped above, as JSON
-        data_has_cloud=bool(data.get("cloud")),
-        charts=data["charts"],
-        **values,
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            data=Markup(text),  # noqa: S704 - escaped above, as JSON
+            data_has_cloud=bool(data.get("cloud")),
+            charts=data["charts"],
+            **values,
+        )
     )
 
 
@@ -90,15 +101,10 @@ def numbers(values: Any) -> list[float | None]:
     ]
 
 
-def thinned(count: int) -> NDArray[np.int64]:
-    """Return the indices of at most so many points as a chart can show, both ends among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MAX_CHART_POINTS)).round().astype(int))
-
-
 def series(name: str, x: Any, y: Any, color: str, **more: Any) -> dict[str, Any]:
     """Return a line of a chart, thinned."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    keep = thinned(len(x)) if len(x) else np.empty(0, dtype=int)
+    keep = spread_indices(len(x), _MAX_CHART_POINTS)
     if "time" in more:
         more["time"] = numbers(np.asarray(more["time"])[keep])
     return {"name": name, "x": numbers(x[keep]), "y": numbers(y[keep]), "color": color, **more}

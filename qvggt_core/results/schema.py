@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.drift import Span
-from qvggt_core.evaluate.trajectory import Alignment
+from qvggt_core.evaluate.trajectory import AlignmentKind
+from qvggt_core.util.files import read_bounded_text
 
 METRICS_VERSION = 2
 """Grows when a name goes or changes its meaning; new names may come without that."""
@@ -72,7 +73,7 @@ class SegmentAccuracy(_Part):
     compared: Count = Field(description="Poses that have a true pose at their time.")
     truth_length: float | None = Field(description="Length of the true path between them.")
     largest_gap_s: float | None = Field(description="Largest difference of matched stamps.")
-    alignments: dict[Alignment, AlignedAccuracy] = Field(
+    alignments: dict[AlignmentKind, AlignedAccuracy] = Field(
         description="Errors per alignment: none, origin, scale, se3, sim3."
     )
     scale_drift: ScaleDrift | None = Field(description="Null where it is not defined.")
@@ -109,7 +110,7 @@ class Truth(_Part):
 
     source: str = Field(description="Topic, `/tf:PARENT.CHILD`, or name of the file.")
     kind: Literal["topic", "tf", "file"] = Field(description="What that is.")
-    frame: str = Field(description="Name of the frame that moves; empty if nobody says.")
+    frame: str = Field(description="Name of the frame that moves; empty if unknown.")
     moved_to_camera: bool = Field(description="Whether TF's mounting of the camera was applied.")
     poses: Count = Field(description="Number of true poses.")
     length: float = Field(description="Length of their path, in their unit.")
@@ -124,7 +125,7 @@ class Accuracy(_Part):
     clock_offset_source: Literal["given", "first poses", "estimated"] = Field(
         description="Where the offset comes from."
     )
-    alignment: Alignment = Field(
+    alignment: AlignmentKind = Field(
         description="The one to quote: se3 where the map is in metres, sim3 where it is not."
     )
     segments: list[SegmentAccuracy] = Field(description="Each map segment.")
@@ -207,10 +208,8 @@ class Metrics(_Part):
             EvaluationError: it is not there, of another version, or not of this schema.
         """
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise EvaluationError(f"{path} is larger than {_MAX_BYTES} bytes: no metrics are")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bounded_text(path, _MAX_BYTES)
+        except (OSError, ValueError) as error:
             raise EvaluationError(f"cannot read the metrics {path}: {error}") from error
         try:
             metrics = cls.model_validate_json(text)

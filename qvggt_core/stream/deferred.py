@@ -45,9 +45,14 @@ class DeferredReconstructor:
         """Return what is still to come, what was held back included."""
         return (*self._released(self._inner.flush()), *self._release(Scale()))
 
-    def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
-        """Take where odometry says that the camera was."""
-        self._inner.add_odometry(stamp_ns, position)
+    def add_odometry(
+        self,
+        stamp_ns: int,
+        position: NDArray[np.float64],
+        odom_from_camera: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take where odometry has the camera; see `Reconstructor.add_odometry`."""
+        self._inner.add_odometry(stamp_ns, position, odom_from_camera)
 
     def reset(self, reason: str) -> None:
         """Forget all maps, and what was held back of them."""

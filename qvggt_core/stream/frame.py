@@ -66,6 +66,7 @@ class WindowPrediction:
             window's unit.
         confidence: (D, H, W) float32, above 1, larger is better; comparable within a window.
         world_points: (D, H, W, 3) float32 in the window's world, or None without a point head.
+        metres_per_unit: length of the window's unit where known cameras gave it, else None.
     """
 
     camera_from_world: NDArray[np.float64]
@@ -73,6 +74,7 @@ class WindowPrediction:
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
     world_points: NDArray[np.float32] | None = None
+    metres_per_unit: float | None = None
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,7 @@ class Scale:
 
     Attributes:
         metres_per_unit: metres in one unit of the segment's first window; None while unknown.
-        source: "unknown", "parameter" or "odometry".
+        source: "unknown", "parameter", "odometry" or "metric depth".
         stamp_ns: capture time of the image at which it was last confirmed; None if never.
     """
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qvggt_core.model.lru import RecentCache
+from qvggt_core.model.lru import LruCache
 
 Step = Callable[..., tuple[Tensor, ...]]
 """A function of a tensor and of hashable constants, with the same shapes for the same of both."""
@@ -51,8 +51,8 @@ class GraphCache:
         self.failure = ""
         self._step = step
         self._capture = capture
-        self._graphs: RecentCache[Callable[[Tensor], tuple[Tensor, ...]]] = RecentCache(kept)
-        self._seen: RecentCache[None] = RecentCache(4 * kept)
+        self._graphs: LruCache[Callable[[Tensor], tuple[Tensor, ...]]] = LruCache(kept)
+        self._seen: LruCache[None] = LruCache(4 * kept)
 
     def __call__(self, x: Tensor, *constants: Hashable) -> tuple[Tensor, ...]:
         """Return what the step makes of `x`; replayed tensors are valid until the next call."""

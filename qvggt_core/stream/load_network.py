@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from qvggt_kernels import fastest_dtype, fastest_linears, native
 
-from qvggt_core.errors import ParameterError
+from qvggt_core.errors import CheckpointError, ParameterError
 from qvggt_core.model import (
-    HEADS,
     VGGT,
     ComputeSettings,
     load_model,
@@ -22,6 +21,7 @@ from qvggt_core.model import (
 from qvggt_core.model.memory_plan import MemoryPlan, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
+from qvggt_core.stream.metric_depth import MetricDepthNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class LoadedNetwork:
         network: the network.
         parameters: the given ones, with what was left to choose filled in: with these, another
             run computes the same on the same kind of machine.
+        metric_depth: gives the scale, None unless the parameters name a `scale_network`.
         facts: for reports: `file`, `megabytes`, what the file says of itself, and `memory`, how
             the network keeps to its budget, if it has one.
     """
@@ -43,6 +44,7 @@ class LoadedNetwork:
     network: TorchNetwork
     parameters: Parameters
     facts: dict[str, Any]
+    metric_depth: MetricDepthNetwork | None = None
 
 
 def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNetwork:
@@ -67,8 +69,15 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     )
     if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
         logger.warning("the network will be slower than it could be: C++ kernels %s", why)
-    heads = HEADS if with_points else ("camera", "depth")
+    heads = ["camera", "depth"]
+    heads += ["points"] if with_points else []
+    heads += ["conditioning"] if parameters.condition_on != "none" else []
     model = load_model(path, device=device, dtype=dtype, heads=heads)
+    if parameters.condition_on != "none" and model.camera_encoder is None:
+        raise CheckpointError(
+            f"condition_on is {parameters.condition_on}, and {path} has no camera encoder that "
+            "takes known cameras: quantize a Depth Anything 3 with --conditioning, or choose none"
+        )
     network = TorchNetwork(
         model, device, parameters.image_width, with_points, parameters.cuda_graphs
     )
@@ -81,7 +90,17 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     linears = parameters.linears
     if linears == "auto":
         linears = fastest_linears(device)
-    model.configure(replace(settings, attention=parameters.attention, linears=linears))
+    settings = replace(
+        settings,
+        attention=parameters.attention,
+        linears=linears,
+        reference_view=parameters.reference_view,
+    )
+    model.configure(settings)
+    metric_depth = None
+    if parameters.scale_network:
+        metric = load_model(Path(parameters.scale_network), device, dtype, ("depth",))
+        metric_depth = MetricDepthNetwork(metric.configure(settings), device)
     effective = parameters.with_values(
         checkpoint=str(path),
         window_size=window_size,
@@ -91,14 +110,15 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         threads=torch.get_num_threads(),
         image_width=network.image_width,
     )
-    metadata = read_checkpoint(path).metadata
+    checkpoint = read_checkpoint(path)
+    metadata = checkpoint.metadata
     facts: dict[str, Any] = {
         "file": path.name,
-        "megabytes": round(path.stat().st_size / 1e6, 1),
+        "megabytes": round(checkpoint.nbytes / 1e6, 1),
         **{name: metadata[name] for name in _SAID if name in metadata},
         **memory,
     }
-    return LoadedNetwork(network, effective, facts)
+    return LoadedNetwork(network, effective, facts, metric_depth)
 
 
 def _plan(parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dtype) -> MemoryPlan:

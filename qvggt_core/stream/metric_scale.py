@@ -1,4 +1,4 @@
-"""How long a map unit is in metres: from a parameter, or from odometry of the same robot."""
+"""How long a map unit is in metres: from a parameter, from odometry, or from metric depth."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _MIN_PAIRS = 4
 _JUMP = 5.0
 # A scale that changes with every window is worse for a map than one that is off by less.
 _TOLERANCE = 0.1
+# Units that single windows or images give; their median is the scale.
+_UNITS_KEPT = 9
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class MetricScale:
         self._last = np.zeros(3)
         self._pending: deque[tuple[int, NDArray[np.float64]]] = deque(maxlen=_PENDING_KEPT)
         self._fixes = []
+        self._units: deque[float] = deque(maxlen=_UNITS_KEPT)
 
     def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
         """Take a position of the camera, (3,) metres, in the odometry's own world."""
@@ -106,6 +109,32 @@ class MetricScale:
         while self._pending and self._stamps and self._pending[0][0] <= self._stamps[-1]:
             is_news |= self._compare(*self._pending.popleft())
         return self._decide(stamp_ns) if is_news else None
+
+    def observe_unit(self, stamp_ns: int, metres_per_unit: float, source: str) -> str | None:
+        """Take the length of a map unit as one window or one image gives it.
+
+        The median of the last nine is the scale, held as that of odometry is. Where the distances
+        of odometry have given a scale, metric depth does not change it.
+
+        Args:
+            stamp_ns: of the image.
+            metres_per_unit: in the unit of this segment's map.
+            source: see `Scale`.
+
+        Returns:
+            What changed, in words.
+        """
+        if self._parameter or (self._scale.source == "odometry" and source != "odometry"):
+            return None
+        self._units.append(metres_per_unit)
+        found, known = float(np.median(self._units)), self._scale.metres_per_unit
+        if known is not None and abs(np.log(found / known)) <= _TOLERANCE:
+            self._scale = Scale(known, self._scale.source, stamp_ns)
+            return None
+        self._change(Scale(found, source, stamp_ns))
+        if known is None:
+            return f"the scale is known by {source}: {found:.4g} m per unit"
+        return f"the scale changed from {known:.4g} to {found:.4g} m per unit, by {source}"
 
     def place(self, map_from_camera: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a pose (4, 4) of the map with its position in metres, once the scale is known."""

@@ -1,8 +1,9 @@
-"""What the stream asks of a network, and VGGT in that role."""
+"""What the stream asks of a network, and the networks of this package in that role."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.model import HEADS, VGGT, decode_pose
+from qvggt_core.model.camera_encoder import MIN_DISTANCE, normalise_cameras
+from qvggt_core.stream.conditioning import KnownCameras, similarity_scale
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_core.stream.graphs import GraphCache, graphed
 
@@ -34,17 +38,23 @@ class Network(Protocol):
         ...
 
     def predict(
-        self, tokens: Sequence[Any], height: int, width: int, newest: int | None = None
+        self,
+        tokens: Sequence[Any],
+        height: int,
+        width: int,
+        newest: int | None = None,
+        cameras: KnownCameras | None = None,
     ) -> WindowPrediction:
         """Return the geometry of the window whose images, of one size, were encoded.
 
         Depth is wanted of the last `newest` images, None for all; there may be more of it.
+        `cameras` are given only where the parameter `condition_on` asks for it.
         """
         ...
 
 
 class TorchNetwork:
-    """VGGT on one device, one window at a time."""
+    """A network on one device, one window at a time."""
 
     def __init__(
         self,
@@ -64,12 +74,18 @@ class TorchNetwork:
             cuda_graphs: replay CUDA graphs, one per window shape; nothing changes on a CPU.
 
         Raises:
-            CheckpointError: the network has no depth head, or no point head where it shall run.
+            CheckpointError: the network has no depth head or no cameras, or no point head where
+                it is wanted.
         """
         if not model.config.depth_head:
             raise CheckpointError(
                 "the network has no depth head, and windows are aligned by their depth: choose a "
                 "checkpoint with one"
+            )
+        if model.config.camera_head == "none":
+            raise CheckpointError(
+                "the network sees one image at a time and gives no poses: choose it as "
+                "scale_network, and one for several views as checkpoint"
             )
         if with_points and not model.config.point_head:
             raise CheckpointError(
@@ -96,7 +112,7 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> Tensor:
-        """Return the patch tokens (P, C) of one RGB image (H, W, 3), on the network's device."""
+        """Return the tokens (P', C) of one RGB image (H, W, 3), on the network's device."""
         # Always a batch of one: the same arithmetic, bit for bit, whether tokens are kept or not.
         pixels = torch.from_numpy(np.ascontiguousarray(image)).to(self._device)
         (tokens,) = self._encode_step(pixels)
@@ -105,25 +121,64 @@ class TorchNetwork:
 
     @torch.inference_mode()
     def predict(
-        self, tokens: Sequence[Tensor], height: int, width: int, newest: int | None = None
+        self,
+        tokens: Sequence[Tensor],
+        height: int,
+        width: int,
+        newest: int | None = None,
+        cameras: KnownCameras | None = None,
     ) -> WindowPrediction:
         """Return the geometry of a window of S images from their tokens.
+
+        Known poses and intrinsics are returned as they are given, and the depth in metres. With
+        intrinsics alone the poses of a first pass stand in for known ones.
 
         Args:
             tokens: what `encode` returned of each.
             height: of the images, pixels.
             width: of the images, pixels.
             newest: number of last images that get depth; None for all.
+            cameras: what is known of the cameras, if anything.
+
+        Raises:
+            CheckpointError: cameras are known and the network has no camera encoder.
         """
         if newest is not None:
             newest = min(newest, len(tokens))
+        window = torch.stack(list(tokens))[None]
+        if cameras is None:
+            return self._run(window, height, width, newest)
+        poses = cameras.camera_from_world
+        if poses is None:
+            poses = self._run(window, height, width, 1).camera_from_world
+        gauge = normalise_cameras(torch.from_numpy(poses))
+        intrinsics = torch.from_numpy(cameras.intrinsics)
+        window = self._model.condition(
+            window,
+            gauge.camera_from_world[None].to(self._device),
+            intrinsics[None].to(self._device),
+            (height, width),
+        )
+        predicted = self._run(window, height, width, newest, conditioned=True)
+        if cameras.camera_from_world is None:
+            return replace(predicted, intrinsics=cameras.intrinsics)
+        return _in_metres(predicted, cameras, float(gauge.unit))
+
+    def _run(
+        self,
+        window: Tensor,
+        height: int,
+        width: int,
+        newest: int | None,
+        conditioned: bool = False,
+    ) -> WindowPrediction:
         encoding, depth, confidence, *points = self._predict_step(
-            torch.stack(list(tokens))[None], height, width, newest
+            window, height, width, newest, conditioned
         )
         # Small translations do not survive 16 bits: the cameras are decoded in float64.
         encodings = encoding[0].to("cpu", torch.float64)
         matrices, intrinsics = decode_pose(encodings, height, width)
-        camera_from_world = np.tile(np.eye(4), (len(tokens), 1, 1))
+        camera_from_world = np.tile(np.eye(4), (window.shape[1], 1, 1))
         camera_from_world[:, :3] = matrices.numpy()
         return WindowPrediction(
             camera_from_world=camera_from_world,
@@ -134,19 +189,43 @@ class TorchNetwork:
         )
 
     def _encode_pixels(self, pixels: Tensor) -> tuple[Tensor, ...]:
-        """Map an image (H, W, 3) uint8 to tokens (P, C)."""
+        """Map an image (H, W, 3) uint8 to tokens (P', C)."""
         images = pixels.permute(2, 0, 1)[None].float() / 255.0
         return (self._model.encode(images)[0],)
 
     def _predict_tokens(
-        self, tokens: Tensor, height: int, width: int, newest: int | None
+        self, tokens: Tensor, height: int, width: int, newest: int | None, conditioned: bool
     ) -> tuple[Tensor, ...]:
-        """Map tokens (1, S, P, C) to pose encodings, depth, confidence, and points if asked for."""
-        said = self._model.forward_tokens(tokens, height, width, self._heads, newest)
+        """Map tokens (1, S, P', C) to pose encodings, depth, confidence, and points if wanted."""
+        said = self._model.forward_tokens(tokens, height, width, self._heads, newest, conditioned)
         assert said.depth is not None, "the constructor checked that there is a depth head"
         assert said.depth_confidence is not None
         points = () if said.points is None else (said.points,)
         return (said.pose_encodings[-1], said.depth, said.depth_confidence, *points)
+
+
+def _in_metres(predicted: WindowPrediction, cameras: KnownCameras, unit: float) -> WindowPrediction:
+    """Return a prediction with the known cameras, its depth in their metres.
+
+    The scale is that of the similarity between the camera centres, known and predicted. Where
+    the cameras hardly move it would be noise: there the unit in which the network was given them
+    is taken, `unit` metres.
+    """
+    known = cameras.camera_from_world
+    assert known is not None
+    units_per_metre = 1.0 / unit
+    if unit > MIN_DISTANCE:
+        centres = (inverse(poses)[:, :3, 3] for poses in (known, predicted.camera_from_world))
+        found = similarity_scale(*centres)
+        units_per_metre = found if found > 0 else units_per_metre
+    return replace(
+        predicted,
+        camera_from_world=known,
+        intrinsics=cameras.intrinsics,
+        depth=(predicted.depth / np.float32(units_per_metre)),
+        world_points=None,
+        metres_per_unit=1.0,
+    )
 
 
 def _host_image(values: Tensor) -> NDArray[np.float32]:

@@ -20,6 +20,7 @@ from qvggt_core.stream.align import (
     Similarity,
     align,
 )
+from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
     Confirmation,
@@ -30,6 +31,7 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
+from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
@@ -61,8 +63,19 @@ class Reconstructor:
         parameters: how to reconstruct, see `set_parameters`.
     """
 
-    def __init__(self, network: Network, parameters: Parameters) -> None:
-        """Start with an empty map."""
+    def __init__(
+        self,
+        network: Network,
+        parameters: Parameters,
+        metric_depth: MetricDepthNetwork | None = None,
+    ) -> None:
+        """Start with an empty map.
+
+        Args:
+            network: gives the geometry of windows.
+            parameters: how to reconstruct.
+            metric_depth: gives the scale every `scale_period_s`, None to do without.
+        """
         self.gated = 0
         self.not_finite = 0
         self.withheld = 0
@@ -72,12 +85,16 @@ class Reconstructor:
         # One for each camera of a rig: each remembers how to rectify its own.
         self._preprocessors: dict[str, Preprocessor] = {}
         self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
+        self._conditioning = Conditioning(parameters.condition_on)
+        self._metric_depth = metric_depth
+        self._metric_depth_stamp: int | None = None
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
         self._verifier = Verifier()
+        self._ran_unconditioned = False
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
@@ -125,9 +142,23 @@ class Reconstructor:
             done += self._run()
         return done
 
-    def add_odometry(self, stamp_ns: int, position: NDArray[np.float64]) -> None:
-        """Take where odometry says that the camera was: (3,) metres, in a world of its own."""
+    def add_odometry(
+        self,
+        stamp_ns: int,
+        position: NDArray[np.float64],
+        odom_from_camera: NDArray[np.float64] | None = None,
+    ) -> None:
+        """Take where odometry has the camera.
+
+        Args:
+            stamp_ns: of the sample.
+            position: (3,) metres, in a world of odometry's own.
+            odom_from_camera: (4, 4), optical axes; None where the camera's mount is not known, so
+                that windows cannot be conditioned on it.
+        """
         self._metric.add_odometry(stamp_ns, position)
+        if odom_from_camera is not None:
+            self._conditioning.add_odometry(stamp_ns, odom_from_camera)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
@@ -169,7 +200,10 @@ class Reconstructor:
         clock.append(time.perf_counter())
         tokens = [entry.tokens for entry in entries]
         height, width = entries[0].view.image.shape[:2]
-        prediction = self._network.predict(tokens, height, width, self._needing_depth(entries))
+        needing_depth = self._needing_depth(entries)
+        cameras = self._known_cameras(entries)
+        known = {} if cameras is None else {"cameras": cameras}
+        prediction = self._network.predict(tokens, height, width, needing_depth, **known)
         clock.append(time.perf_counter())
         self._window.ran()
         if not np.isfinite(prediction.camera_from_world).all():
@@ -199,6 +233,7 @@ class Reconstructor:
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
+        frames = self._with_scale(entries, frames, prediction, alignment.map_from_window.scale)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
             self.withheld += len(frames)
@@ -221,7 +256,7 @@ class Reconstructor:
 
     def _goes_by_tracks(self, entries: list[Entry], confirmation: Confirmation | None) -> bool:
         """Return whether poses come from followed points and depth from what they support."""
-        if not self.parameters.refine or not self._has_observations(entries):
+        if not self._refines or not self._has_observations(entries):
             return False
         contradicted = confirmation is not None and confirmation.verdict is Verdict.CONTRADICTED
         return not (contradicted and self.parameters.on_contradiction == "publish")
@@ -230,7 +265,12 @@ class Reconstructor:
         if confirmation is None or confirmation.verdict is not Verdict.CONTRADICTED:
             return False
         action = self.parameters.on_contradiction
-        return action == "withhold" or (action == "tracks" and not self.parameters.refine)
+        return action == "withhold" or (action == "tracks" and not self._refines)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether poses are refined; those of a rig are the network's, it alone relates them."""
+        return self.parameters.refine and len(self._last) == 1
 
     def _calibrate(self, entries: list[Entry], prediction: WindowPrediction) -> None:
         """Let points be followed by predicted intrinsics, where there are no others."""
@@ -252,7 +292,7 @@ class Reconstructor:
         """Place the window's views by followed points; return those that were never given out."""
         observations = [entry.observation for entry in entries]
         verdict = Verdict.CONFIRMED if confirmation is None else confirmation.verdict
-        self._verifier.expect(prediction, observations, verdict)
+        map_units = self._verifier.expect(prediction, observations, verdict)
         without_depth = len(entries) - len(prediction.depth)
         frames = []
         for index, entry in enumerate(entries):
@@ -268,10 +308,13 @@ class Reconstructor:
             frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
         self._refusals = 0
+        # Lengths of a prediction that the images contradict tell nothing of the scale.
+        known = map_units if verdict is not Verdict.CONTRADICTED else None
+        in_metres = self._with_scale(entries, tuple(frames), prediction, known)
         if self._is_withheld(confirmation):
             self.withheld += len(frames)
             return ()
-        return tuple(self._in_metres(frame) for frame in frames)
+        return in_metres
 
     def _encode(self, entries: list[Entry]) -> None:
         # An encoding does not depend on the window: made once, it stays with its view.
@@ -349,6 +392,40 @@ class Reconstructor:
                 )
                 frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
+        return tuple(frames)
+
+    def _known_cameras(self, entries: list[Entry]) -> KnownCameras | None:
+        cameras = self._conditioning.cameras([entry.view for entry in entries])
+        shortfall = self._conditioning.shortfall
+        if shortfall and not self._ran_unconditioned:
+            self._add_event(f"a window ran without its known cameras: {shortfall}")
+        self._ran_unconditioned = bool(shortfall)
+        return cameras
+
+    def _with_scale(
+        self,
+        entries: list[Entry],
+        frames: tuple[FrameGeometry, ...],
+        prediction: WindowPrediction,
+        map_units: float | None,
+    ) -> tuple[FrameGeometry, ...]:
+        """Take what the window gives of the scale; return its frames in metres if it is known.
+
+        Args:
+            entries: the window.
+            frames: its new frames, in map units.
+            prediction: the network's.
+            map_units: map units per unit of the prediction, None if unknown.
+        """
+        newest = entries[-1].view.stamp_ns
+        event = None
+        if prediction.metres_per_unit is not None and map_units is not None:
+            unit = prediction.metres_per_unit / map_units
+            event = self._metric.observe_unit(newest, unit, "odometry")
+        elif self._is_metric_depth_due(newest) and frames:
+            frames, event = self._observe_metric_depth(entries, frames)
+        if event:
+            self._add_event(event)
         return tuple(self._in_metres(frame) for frame in frames)
 
     def _publish(
@@ -373,6 +450,30 @@ class Reconstructor:
             motion_covariance=placed.motion_covariance,
             is_lost=placed.is_lost,
         )
+
+    def _is_metric_depth_due(self, stamp_ns: int) -> bool:
+        if self._metric_depth is None:
+            return False
+        last, period = self._metric_depth_stamp, self.parameters.scale_period_s
+        return last is None or not 0 <= stamp_ns - last < 1e9 * period
+
+    def _observe_metric_depth(
+        self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
+    ) -> tuple[tuple[FrameGeometry, ...], str | None]:
+        """Hold the newest frame's depth against its metric depth, and take out its sky."""
+        assert self._metric_depth is not None
+        last = frames[-1]
+        self._metric_depth_stamp = last.view.stamp_ns
+        metric = self._metric_depth.depth(last.view.image, last.intrinsics)
+        unit = map_unit(metric, last)
+        depth = np.where(metric.sky, np.float32(np.nan), last.depth)
+        frames = (*frames[:-1], replace(last, depth=depth))
+        for entry in entries:
+            if entry.view is last.view and entry.anchor is not None:
+                entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
+        if unit is None or not unit.is_trusted:
+            return frames, None
+        return frames, self._metric.observe_unit(last.view.stamp_ns, unit.metres, "metric depth")
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.

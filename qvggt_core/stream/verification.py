@@ -133,11 +133,15 @@ class Verifier:
         prediction: WindowPrediction,
         observations: Sequence[Observation | None],
         verdict: Verdict,
-    ) -> None:
-        """Let the network's depth tell of points that have little parallax, and of the unit."""
+    ) -> float | None:
+        """Let the network's depth tell of points that have little parallax, and of the unit.
+
+        Returns:
+            Map units per unit of the prediction, by the points; None where there are none.
+        """
         found = self._predicted_points(prediction, observations)
         if found is None or self._odometry.map is None:
-            return
+            return None
         ids, predicted, known = found
         ratio = float(np.median(np.log(known / predicted)))
         if not self._has_unit:
@@ -145,9 +149,10 @@ class Verifier:
             self._odometry.map.rescale(float(np.exp(-ratio)))
             self._has_unit, ratio = True, 0.0
         if verdict is Verdict.CONTRADICTED:
-            return
+            return float(np.exp(-ratio))
         share = _CONFIRMED_DEPTH if verdict is Verdict.CONFIRMED else _UNCONFIRMED_DEPTH
         self._odometry.map.expect(ids, np.exp(ratio) * predicted, share)
+        return float(np.exp(-ratio))
 
     def place(
         self,

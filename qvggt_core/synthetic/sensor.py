@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 
 def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
@@ -28,6 +30,68 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     noise = rng.standard_normal((batch, frames, 1, height, width), dtype=np.float32)
     clean = images.float() * torch.from_numpy(gain / 255.0).float()
     return (clean + torch.from_numpy(strength).float() * torch.from_numpy(noise)).clamp(0.0, 1.0)
+
+
+def photograph(images: Tensor, rng: np.random.Generator) -> Tensor:
+    """Return windows as many kinds of cameras would have stored them.
+
+    Beyond `augment`: contrast curve, saturation, a darker rim, blur of lens or focus, noise in
+    colour, and the blocks of JPEG, all of them drawn for each window, in part for each frame.
+
+    Args:
+        images: (B, S, 3, H, W) uint8.
+        rng: decides everything.
+
+    Returns:
+        (B, S, 3, H, W) float32 in [0, 1].
+    """
+    batch, frames, channels, height, width = images.shape
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        size = shape + (1,) * (5 - len(shape))
+        return torch.from_numpy(rng.uniform(low, high, size=size).astype(np.float32))
+
+    x = (images.float() + 1.0) / 256.0
+    x = x ** draw(-0.35, 0.35, batch).exp()
+    grey = x.mean(dim=2, keepdim=True)
+    x = grey + (x - grey) * draw(0.2, 1.4, batch)
+    x = x * (draw(-0.4, 0.35, batch) + draw(-0.1, 0.1, batch, frames)).exp()
+    x = x * draw(-0.08, 0.08, batch, 1, channels).exp()
+    y, z = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    x = x * (1.0 - draw(0.0, 0.2, batch) * (y.square() + z.square()))
+    flat = x.flatten(0, 1)
+    for index in range(batch):
+        if rng.random() < 0.4:
+            window = slice(index * frames, (index + 1) * frames)
+            flat[window] = _blurred(flat[window], float(rng.uniform(0.3, 1.0)))
+    x = flat.unflatten(0, (batch, frames))
+    shape = (batch, frames, channels, height, width)
+    noise = torch.from_numpy(rng.standard_normal(shape, dtype=np.float32))
+    x = (x + draw(0.0, 0.03, batch) * noise).clamp(0.0, 1.0)
+    for index in range(batch):
+        if rng.random() < 0.4:
+            x[index] = _compressed(x[index], int(rng.integers(40, 96)))
+    return x
+
+
+def _blurred(images: Tensor, sigma: float) -> Tensor:
+    """Return images (N, 3, H, W) behind a Gaussian of `sigma` pixels."""
+    taps = torch.exp(-0.5 * (torch.arange(-2, 3) / sigma).square())
+    taps = (taps / taps.sum()).expand(images.shape[1], 1, 1, -1)
+    padded = F.pad(images, (2, 2, 2, 2), mode="replicate")
+    across = F.conv2d(padded, taps, groups=images.shape[1])
+    return F.conv2d(across, taps.mT, groups=images.shape[1])
+
+
+def _compressed(images: Tensor, quality: int) -> Tensor:
+    """Return images (N, 3, H, W) in [0, 1] after JPEG of a quality."""
+    stored = []
+    for image in (images.movedim(1, -1) * 255.0).round().to(torch.uint8).numpy():
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        stored.append(np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR), dtype=np.uint8))
+    return torch.from_numpy(np.stack(stored)).movedim(-1, 1).float() / 255.0
 
 
 def expose(

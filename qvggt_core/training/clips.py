@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -18,17 +19,24 @@ import torch
 from numpy.typing import NDArray
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from qvggt_core.errors import TrainingError
+from qvggt_core.errors import ParameterError, TrainingError
+from qvggt_core.synthetic.families import FAMILIES
 from qvggt_core.synthetic.flight import exposure_poses, fly
-from qvggt_core.synthetic.render import Scene, pinhole
-from qvggt_core.synthetic.world import make_world
+from qvggt_core.synthetic.named_worlds import make_world
+from qvggt_core.synthetic.photographs import build_atlas, open_atlas
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
+from qvggt_core.synthetic.texture_colour import PhotographTable
+from qvggt_core.synthetic.views import random_views
 from qvggt_core.training.seeds import evaluation_seed, training_seed
 
 logger = logging.getLogger(__name__)
 
 _MAX_BYTES = 64 * 2**30
 _DESCRIPTION = "pool.json"
+_ATLAS = "photographs.npy"
 _CLIPS_PER_WRITE = 8
+_LAYOUT_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,18 @@ class PoolConfig:
         frames: frames of a clip.
         height: image rows.
         width: image columns.
-        horizontal_fov: degrees.
+        horizontal_fov: degrees, in the middle of the range.
         fov_spread: relative half range within which a clip's field of view varies.
-        flights: kinds of flight, taken in turn.
+        flights: kinds of flight, taken in turn; "views" is `random_views`, whose steps depend on
+            the scene's depth alone.
         step_low: least distance in metres between frames.
         step_high: largest distance.
         samples: extra rays per pixel, see `Scene.render`.
         shutter_high: longest exposure of a clip as a share of the time between frames; clips
             vary between none and this.
         evaluation: whether the seeds are of the evaluation split.
+        photographs: whether surfaces of `FAMILIES` carry photographs, see `build_atlas`; else all
+            are procedural.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid")
@@ -69,6 +80,7 @@ class PoolConfig:
     samples: int = 2
     shutter_high: float = 0.0
     evaluation: bool = False
+    photographs: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,26 +123,33 @@ class Pool:
         return len(self.images)
 
 
-def render_clip(config: PoolConfig, index: int) -> Clip:
+def render_clip(config: PoolConfig, index: int, atlas: Path | None = None) -> Clip:
     """Render the `index`-th clip of a pool; it depends on nothing else.
 
     The split decides the seed of the flight, and of the layout where there are several.
+
+    Args:
+        config: the pool's description.
+        index: of the clip.
+        atlas: file of `build_atlas`; needed if the pool has photographs.
+
+    Raises:
+        TrainingError: the pool has photographs and there is no atlas, or no path fits.
     """
+    if config.photographs and atlas is None:
+        raise TrainingError("the pool has photographs on its walls: name the atlas to take")
     split_seed = evaluation_seed if config.evaluation else training_seed
     seed = split_seed(index)
     rng = np.random.default_rng([6, seed])
     name = config.worlds[index % len(config.worlds)]
-    layout = 0 if config.layouts == 1 else split_seed(int(rng.integers(config.layouts)))
-    scene = _scene(name, layout)
-    world_from_camera = fly(
-        scene.world,
-        config.flights[index // len(config.worlds) % len(config.flights)],
-        config.frames,
-        seed,
-        step=float(rng.uniform(config.step_low, config.step_high)),
-    )
-    spread = 1.0 + config.fov_spread * rng.uniform(-1.0, 1.0)
-    fov = np.radians(config.horizontal_fov * spread)
+    flight = config.flights[index // len(config.worlds) % len(config.flights)]
+    if flight == "views":
+        scene, world_from_camera, fov = _views(config, name, rng, seed, atlas)
+    else:
+        scene = _scene(name, _layout(config, rng), atlas)
+        step = float(rng.uniform(config.step_low, config.step_high))
+        world_from_camera = fly(scene.world, flight, config.frames, seed, step=step)
+        fov = _field_of_view(config, rng)
     intrinsics = pinhole(config.height, config.width, fov)
     shutter = float(rng.uniform(0.0, config.shutter_high))
     renderings = [
@@ -152,6 +171,31 @@ def render_clip(config: PoolConfig, index: int) -> Clip:
     )
 
 
+def _views(
+    config: PoolConfig, name: str, rng: np.random.Generator, seed: int, atlas: Path | None
+) -> tuple[Scene, NDArray[np.float64], float]:
+    """Return scene, poses and field of view of the first layout drawn that has room for a path."""
+    for _ in range(_LAYOUT_ATTEMPTS):
+        scene = _scene(name, _layout(config, rng), atlas)
+        fov = _field_of_view(config, rng)
+        with contextlib.suppress(ParameterError):
+            return scene, random_views(scene, config.frames, seed, np.tan(0.5 * fov)), fov
+    raise TrainingError(
+        f"none of {_LAYOUT_ATTEMPTS} layouts of {name} has room for {config.frames} views: ask for "
+        "fewer frames"
+    )
+
+
+def _layout(config: PoolConfig, rng: np.random.Generator) -> int:
+    split_seed = evaluation_seed if config.evaluation else training_seed
+    return 0 if config.layouts == 1 else split_seed(int(rng.integers(config.layouts)))
+
+
+def _field_of_view(config: PoolConfig, rng: np.random.Generator) -> float:
+    spread = 1.0 + config.fov_spread * rng.uniform(-1.0, 1.0)
+    return float(np.radians(config.horizontal_fov * spread))
+
+
 def build_pool(
     config: PoolConfig,
     directory: Path,
@@ -167,8 +211,8 @@ def build_pool(
         progress: called with the clips done and the clips in all.
 
     Raises:
-        TrainingError: the directory holds a pool of another description, or the pool would be
-            larger than 64 GiB.
+        TrainingError: the directory holds a pool of another description, the pool would be larger
+            than 64 GiB, or the packages that its photographs come from are not there.
     """
     size = config.clips * config.frames * config.height * config.width * 5
     if size > _MAX_BYTES:
@@ -178,11 +222,12 @@ def build_pool(
         )
     directory.mkdir(parents=True, exist_ok=True)
     done = _done(config, directory)
-    arrays = _create_arrays(config, directory) if done == 0 else _open_arrays(directory, "r+")
     if done == config.clips:
         return open_pool(directory)
+    arrays = _create_arrays(config, directory) if done == 0 else _open_arrays(directory, "r+")
     indices = range(done, config.clips)
-    with _renderer(config, indices, workers or os.cpu_count() or 1) as clips:
+    atlas = _atlas(config, directory)
+    with _renderer(config, indices, workers or os.cpu_count() or 1, atlas) as clips:
         for index, clip in zip(indices, clips, strict=True):
             for name, array in arrays.items():
                 array[index] = getattr(clip, name)
@@ -211,14 +256,16 @@ def open_pool(directory: Path) -> Pool:
 
 
 @contextmanager
-def _renderer(config: PoolConfig, indices: range, workers: int) -> Iterator[Iterable[Clip]]:
+def _renderer(
+    config: PoolConfig, indices: range, workers: int, atlas: Path | None
+) -> Iterator[Iterable[Clip]]:
     """Give the clips in order, rendered by as many processes; one is this process."""
     if workers == 1:
-        yield (render_clip(config, index) for index in indices)
+        yield (render_clip(config, index, atlas) for index in indices)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as executor:
-        yield executor.map(_render_job, [(config, index) for index in indices])
+        yield executor.map(_render_job, [(config, index, atlas) for index in indices])
 
 
 def _array_shapes(config: PoolConfig) -> dict[str, tuple[tuple[int, ...], type]]:
@@ -287,10 +334,29 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def _render_job(job: tuple[PoolConfig, int]) -> Clip:
+def _render_job(job: tuple[PoolConfig, int, Path | None]) -> Clip:
     return render_clip(*job)
 
 
 @lru_cache(maxsize=4)
-def _scene(name: str, seed: int) -> Scene:
-    return Scene(make_world(name, seed))
+def _scene(name: str, seed: int, atlas: Path | None) -> Scene:
+    if name not in FAMILIES:
+        return Scene(make_world(name, seed))
+    table = None if atlas is None else _photographs(atlas)
+    world = FAMILIES[name](seed, 0 if table is None else len(table))
+    return Scene(world, photographs=table)
+
+
+@lru_cache(maxsize=1)
+def _photographs(atlas: Path) -> PhotographTable:
+    return PhotographTable(open_atlas(atlas))
+
+
+def _atlas(config: PoolConfig, directory: Path) -> Path | None:
+    """Return the pool's atlas of photographs, built now if it is not there, or None."""
+    if not config.photographs:
+        return None
+    path = directory / _ATLAS
+    if not path.exists():
+        logger.info("cut %d tiles of photographs into %s", build_atlas(path), path)
+    return path

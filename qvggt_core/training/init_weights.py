@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from qvggt_kernels import dequantize
+from qvggt_kernels import PackedWeight, dequantize
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, TrainingError
@@ -20,7 +20,7 @@ class InitialWeights(BaseModel):
     """A checkpoint that a run starts from.
 
     Attributes:
-        file: full-precision or 4-bit checkpoint; relative to the configuration's directory.
+        file: checkpoint in 32, 16 or 4 bits; relative to the configuration's directory.
         sha256: hash of the file's bytes, so that a repeated run starts where the first one did.
     """
 
@@ -59,9 +59,8 @@ def full_precision_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
         tensor = checkpoint.tensor(name)
         if name.endswith(_QUANTIZED):
             path = name.removesuffix(_QUANTIZED)
-            state[path + ".weight"] = dequantize(
-                tensor, checkpoint.tensor(path + _SCALES), torch.float32
-            )
+            weight = PackedWeight(tensor, checkpoint.tensor(path + _SCALES))
+            state[path + ".weight"] = dequantize(weight, torch.float32)
         else:
             state[name] = tensor.float()
     return state

@@ -15,13 +15,11 @@ _CONFIDENCE_WEIGHT = 0.2
 _FOV_WEIGHT = 0.5
 # A degree of rotation and 5 % of a baseline count alike.
 _ROTATION_WEIGHT = 3.0
-# Baselines much shorter than this share of the scene have no direction worth learning.
-_SHORT_BASELINE = 0.02
 
 
 @dataclass(frozen=True)
 class Targets:
-    """What the network should say of B windows of S frames.
+    """The true outputs for B windows of S frames.
 
     The world is the first frame's camera; the mean distance of all valid points from its
     origin is 1.
@@ -104,11 +102,14 @@ def camera_loss(
 
 
 def relative_pose_loss(
-    pose_encodings: Sequence[Tensor], target: Tensor, discount: float = 0.6
+    pose_encodings: Sequence[Tensor],
+    target: Tensor,
+    discount: float = 0.6,
+    short_baseline: float = 0.02,
 ) -> Tensor:
     """Return the error of the motion between all pairs of frames, per length of the baseline.
 
-    The camera loss asks where each camera is in the first one's frame; for neighbours, which
+    The camera loss measures where each camera is in the first one's frame; for neighbours, which
     lie close together, an error that is small there is a large one in the direction of their
     motion. Wang et al., "pi^3: Permutation-Equivariant Visual Geometry Learning", 2025, supervise
     pairs likewise.
@@ -117,6 +118,7 @@ def relative_pose_loss(
         pose_encodings: (B, S, 9) per iteration, the last is the result.
         target: (B, S, 9).
         discount: weight of an iteration over that of the next.
+        short_baseline: share of the scene below which a baseline has no direction worth learning.
     """
     iterations = torch.stack(list(pose_encodings))
     frames = target.shape[1]
@@ -124,7 +126,7 @@ def relative_pose_loss(
     rotation, translation = _relative_poses(iterations, first, second)
     true_rotation, true_translation = _relative_poses(target[None], first, second)
     angle = _norm((rotation - true_rotation).flatten(-2)) / 2**0.5
-    baseline = (true_translation.square().sum(dim=-1) + _SHORT_BASELINE**2).sqrt()
+    baseline = (true_translation.square().sum(dim=-1) + short_baseline**2).sqrt()
     # Axis by axis: else the axis along which cameras move least is learned last, or never.
     motion = (translation - true_translation).abs().sum(dim=-1) / baseline
     loss = (_ROTATION_WEIGHT * angle + motion).flatten(1).mean(dim=1)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from qvggt_core.evaluate.depth import window_depth_errors
 from qvggt_core.evaluate.relative_pose import (
     RelativePoseErrors,
     area_under_curve,
@@ -27,6 +28,7 @@ class WindowMetrics:
         auc_30: AUC@30 of the larger of rotation and translation-direction error, all pairs.
         auc_15: AUC@15.
         auc_5: AUC@5.
+        auc_3: AUC@3.
         rotation: median over pairs, degrees.
         translation: median error of the direction of translation, degrees.
         abs_rel: mean |d - d*| / d* after one scale per window (ratio of medians).
@@ -38,6 +40,7 @@ class WindowMetrics:
     auc_30: float
     auc_15: float
     auc_5: float
+    auc_3: float
     rotation: float
     translation: float
     abs_rel: float
@@ -110,6 +113,7 @@ def _pose_numbers(errors: RelativePoseErrors) -> dict[str, float]:
         "auc_30": area_under_curve(worst, 30),
         "auc_15": area_under_curve(worst, 15),
         "auc_5": area_under_curve(worst, 5),
+        "auc_3": area_under_curve(worst, 3),
         "rotation": float(np.median(errors.rotation)),
         "translation": float(np.median(errors.translation)),
     }
@@ -118,11 +122,9 @@ def _pose_numbers(errors: RelativePoseErrors) -> dict[str, float]:
 def _depth_errors(depth: NDArray, truth: NDArray) -> tuple[float, float]:
     relative, close = [], []
     for mine, true in zip(depth, truth, strict=True):
-        valid = np.isfinite(true)
-        if not valid.any():
+        if not np.isfinite(true).any():
             continue
-        scaled = mine[valid] * (np.median(true[valid]) / np.median(mine[valid]))
-        relative.append(np.mean(np.abs(scaled - true[valid]) / true[valid]))
-        ratio = np.maximum(scaled / true[valid], true[valid] / scaled)
-        close.append(np.mean(ratio < 1.25))
+        errors = window_depth_errors(mine, true)
+        relative.append(errors.abs_rel)
+        close.append(errors.delta_1)
     return float(np.mean(relative)), float(np.mean(close))

@@ -14,6 +14,7 @@ from torch import Tensor
 from qvggt_core.errors import TrainingError
 from qvggt_core.geometry.poses import inverse, unproject
 from qvggt_core.training.clips import Pool
+from qvggt_core.training.config import Stage
 
 _ATTEMPTS = 20
 # Overlap is judged on a coarse grid of pixels.
@@ -151,6 +152,35 @@ class Places:
         found = np.sort(self._tree.query_ball_point(self._positions[frame], self._reach))
         agree = self._axes[found] @ self._axes[frame] >= self._cosine
         return found[agree & (found != frame)]
+
+
+class WindowSampler:
+    """Draws the windows of a stage of a run from its clips."""
+
+    def __init__(self, pool: Pool, stage: Stage) -> None:
+        clips = stage.clips or len(pool)
+        self.stage = stage
+        self._pool = pool
+        self._overlap = view_overlap(pool, clips)
+        self._places = Places(pool, clips) if stage.scattered else None
+
+    def draw(self, min_overlap: float, rng: np.random.Generator) -> Windows:
+        """Draw the windows of a step."""
+        stage = self.stage
+        frames = int(rng.choice(stage.frames))
+        count = max(1, stage.images // frames)
+        if self._places is not None and rng.random() < stage.scattered:
+            return draw_scattered_windows(self._pool, self._places, count, frames, rng)
+        return draw_windows(
+            self._pool,
+            self._overlap,
+            count,
+            frames,
+            max_gap=stage.max_gap,
+            min_overlap=min_overlap,
+            shuffled=stage.shuffled,
+            rng=rng,
+        )
 
 
 def evaluation_windows(pool: Pool, frames: int, gaps: tuple[int, ...] = (1, 2)) -> Windows:

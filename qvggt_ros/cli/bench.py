@@ -60,11 +60,12 @@ def bench(
     """Measure kernels, blocks, the whole network and sliding windows; write JSON and Markdown."""
     import torch
 
-    from qvggt_core.measure.bench import Request, run
+    from qvggt_core.measure.bench import run
+    from qvggt_core.measure.bench_request import Request
     from qvggt_core.measure.candidates import CONTENDERS
-    from qvggt_core.measure.random_weights import write_random_checkpoint
     from qvggt_core.measure.tables import as_markdown
     from qvggt_core.model import ModelConfig, read_checkpoint
+    from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
     from qvggt_core.stream.load_network import device_of
 
     where = torch.device(device_of(device))

@@ -1,4 +1,4 @@
-"""`qvggt quantize` and `qvggt sensitivity`: checkpoints in integers, and what bears few bits."""
+"""`qvggt quantize` and `qvggt sensitivity`: checkpoints in integers, and what tolerates them."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def quantize(
     ] = 0,
     image_topic: Annotated[str | None, typer.Option(help="Of a recording with cameras.")] = None,
     judged_images: Annotated[
-        int, typer.Option(help="Images on which a task-aware search asks the heads.")
+        int, typer.Option(help="Images on which a task-aware search compares candidates.")
     ] = 32,
     task_candidates: Annotated[
         int | None, typer.Option(help="Alphas per linear that the heads judge; qvggt: 4.")
@@ -72,6 +72,10 @@ def quantize(
     device: Annotated[str, typer.Option(help="Where calibration runs: cpu or cuda.")] = "cpu",
     report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
     point_head: Annotated[bool, typer.Option(help="Keep the point head.")] = False,
+    conditioning: Annotated[
+        bool, typer.Option(help="Keep what takes known cameras (Depth Anything 3, condition_on).")
+    ] = False,
+    rays: Annotated[bool, typer.Option(help="Keep the ray branch (Depth Anything 3).")] = False,
     licence: Annotated[
         str | None, typer.Option(help="Of the weights, where the checkpoint does not say it.")
     ] = None,
@@ -81,7 +85,13 @@ def quantize(
     An interrupted calibration goes on where it stopped when the same command is run again.
     """
     from qvggt_core.model import read_checkpoint
-    from qvggt_core.quantize import PRESETS, RECIPES, CalibrationOptions, quantize_checkpoint
+    from qvggt_core.quantize import (
+        PRESETS,
+        RECIPES,
+        CalibrationOptions,
+        QuantizationSettings,
+        quantize_checkpoint,
+    )
 
     opened = read_checkpoint(checkpoint)
     columns = _group_size(group_size)
@@ -91,7 +101,7 @@ def quantize(
         data = _calibration_set(
             calibration, opened, images, frames, sampling, seed, width, image_topic, device
         )
-    heads = ("camera", "depth", "points") if point_head else ("camera", "depth")
+    heads = _kept_heads(opened, points=point_head, conditioning=conditioning, rays=rays)
     chosen: str | Plan = plan
     if plan == _AUTO:
         bits = precision or (RECIPES[recipe].precision if recipe in RECIPES else "w4a16")
@@ -104,15 +114,17 @@ def quantize(
             result = quantize_checkpoint(
                 opened,
                 output,
-                recipe=_changed_recipe(recipe, task_candidates),
-                plan=chosen,
-                precision=None if plan == _AUTO else precision,
-                group_size=columns,
-                heads=heads,
+                QuantizationSettings(
+                    recipe=_changed_recipe(recipe, task_candidates),
+                    plan=chosen,
+                    precision=None if plan == _AUTO else precision,
+                    group_size=columns,
+                    heads=heads,
+                    licence=licence,
+                ),
                 data=data,
                 options=CalibrationOptions(device=device, judged_images=judged_images),
                 workspace=workspace,
-                licence=licence,
                 progress=steps,
             )
     except KeyboardInterrupt:
@@ -136,7 +148,7 @@ def sensitivity(
     calibration: Annotated[str, typer.Option(help=_CALIBRATION_HELP)],
     precision: Annotated[str, typer.Option(help="What each part is brought to.")] = "w4a16",
     group_size: Annotated[str, typer.Option(help="128, 64, 32, or channel.")] = "128",
-    images: Annotated[int, typer.Option(help="Images that the heads are asked on.")] = 32,
+    images: Annotated[int, typer.Option(help="Images on which the heads are compared.")] = 32,
     frames: Annotated[int, typer.Option(help="Images in a window.")] = 4,
     seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
     width: Annotated[int, typer.Option(help="Width in pixels; 0: as in training.")] = 0,
@@ -151,6 +163,7 @@ def sensitivity(
 ) -> None:
     """Quantize each block and each of its linears alone, and show what happens to each head."""
     from qvggt_core.model import read_checkpoint
+    from qvggt_core.quantize.pipeline import written_shapes
     from qvggt_core.quantize.sensitivity import auto_plan, draw_heat_map
 
     opened = read_checkpoint(checkpoint)
@@ -164,7 +177,7 @@ def sensitivity(
     files[0].write_text(json.dumps(sweep.to_dict(), indent=1) + "\n", encoding="utf-8")
     draw_heat_map(sweep, files[1])
     if budget_mb is not None or budget_bits is not None:
-        shapes = _written_shapes(opened, ("camera", "depth"))
+        shapes = written_shapes(opened)
         plan = auto_plan(sweep, shapes, megabytes=budget_mb, bits_per_weight=budget_bits)
         files.append(output / "plan.yaml")
         files[-1].write_text(plan.to_yaml(), encoding="utf-8")
@@ -235,6 +248,13 @@ def _swept(
         )
 
 
+def _kept_heads(checkpoint: Checkpoint, **wanted: bool) -> tuple[str, ...]:
+    """Return the heads that a file keeps: cameras and depth if it has them, and what is wanted."""
+    has_cameras = checkpoint.config.camera_head != "none"
+    always = ("camera", "depth") if has_cameras else ("depth",)
+    return (*always, *(head for head, keep in wanted.items() if keep))
+
+
 def _solved_plan(
     checkpoint: Checkpoint,
     data: CalibrationSet | None,
@@ -245,6 +265,7 @@ def _solved_plan(
     budget_bits: float | None,
     device: str,
 ) -> Plan:
+    from qvggt_core.quantize.pipeline import written_shapes
     from qvggt_core.quantize.sensitivity import auto_plan
 
     if data is None:
@@ -253,20 +274,10 @@ def _solved_plan(
     sweep = _swept(checkpoint, few, precision, columns, device)
     return auto_plan(
         sweep,
-        _written_shapes(checkpoint, heads),
+        written_shapes(checkpoint, heads),
         megabytes=budget_mb,
         bits_per_weight=budget_bits,
     )
-
-
-def _written_shapes(checkpoint: Checkpoint, heads: tuple[str, ...]) -> dict[str, tuple[int, ...]]:
-    left_out = ["track_head."]
-    left_out += ["point_head."] if "points" not in heads else []
-    return {
-        name: checkpoint.shape(name)
-        for name in checkpoint.names()
-        if not name.startswith(tuple(left_out))
-    }
 
 
 def _print_report(result: QuantizationReport) -> None:
@@ -295,16 +306,16 @@ def _print_sweep(sweep: Sweep) -> None:
     table = Table(title=f"each alone at {sweep.precision}, worst first", title_justify="left")
     for column in ("block", "kind", "camera", "depth", "points", "share of all"):
         table.add_column(column, justify="left" if column in ("block", "kind") else "right")
-    rows = sorted(sweep.rows, key=lambda row: sweep.total(row.damage), reverse=True)
+    rows = sorted(sweep.rows, key=lambda row: sweep.total(row.errors), reverse=True)
     for row in rows[:20]:
-        damage = row.damage
+        errors = row.errors
         table.add_row(
             row.path.removeprefix("aggregator."),
             row.kind,
-            f"{damage.camera:.5f}",
-            f"{damage.depth:.3%}",
-            f"{damage.points:.3%}",
-            f"{sweep.total(damage):.1%}",
+            f"{errors.camera:.5f}",
+            f"{errors.depth:.3%}",
+            f"{errors.points:.3%}",
+            f"{sweep.total(errors):.1%}",
         )
     whole = sweep.everything
     table.add_section()

@@ -61,27 +61,26 @@ def synth(
 ) -> None:
     """Render flights through a synthetic world, with exact ground truth."""
     if form != "bag":
-        from qvggt_core.synthetic.dataset_layouts import write_layout
+        from qvggt_core.synthetic.dataset_layouts import (
+            CameraChoices,
+            FlightChoices,
+            write_layout,
+        )
 
+        flights = FlightChoices(
+            world=world,
+            world_seed=world_seed,
+            kind=flight or "survey",
+            seed=1 if seed is None else seed,
+            scenes=2 if scenes is None else scenes,
+            frames=frames,
+            step=step,
+            rate_hz=rate,
+        )
+        camera = CameraChoices(width, height, fov, dataset_camera, distortion)
         with console.progress("rendering", "images") as progress:
             dataset = write_layout(
-                output,
-                form,
-                world=world,
-                flight=flight or "survey",
-                seed=1 if seed is None else seed,
-                world_seed=world_seed,
-                scenes=2 if scenes is None else scenes,
-                frames=frames,
-                width=width,
-                height=height,
-                rate_hz=rate,
-                step=step,
-                horizontal_fov=fov,
-                dataset_camera=dataset_camera,
-                distortion=distortion,
-                overwrite=overwrite,
-                progress=progress,
+                output, form, flights, camera, overwrite=overwrite, progress=progress
             )
         for name, length in zip(dataset.scenes, dataset.path_lengths, strict=True):
             console.out.print(f"{name}: {dataset.frames} images along {length:.2f} m")
@@ -123,7 +122,7 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on with the run in the directory.")] = True,
 ) -> None:
     """Train a small network in synthetic worlds, or go on with a run."""
-    from qvggt_core.training.trainer import TrainConfig
+    from qvggt_core.training.config import TrainConfig
     from qvggt_core.training.trainer import train as train_network
 
     with console.progress("training", "steps") as progress:

@@ -10,19 +10,25 @@ from rich.markup import escape
 from rich.table import Table
 
 from qvggt_ros.cli import console
-from qvggt_ros.cli.options import ImageTopic, Recording
+from qvggt_ros.cli.options import CameraInfoTopic, ImageTopic, RecordingPath
 
 
 def topics(
-    bag: Recording,
+    bag: RecordingPath,
     image_topic: ImageTopic = None,
-    camera_info_topic: Annotated[
-        str | None, typer.Option(help="Found beside the images if not given.")
-    ] = None,
+    camera_info_topic: CameraInfoTopic = None,
+    namespace: Annotated[
+        str, typer.Option(help="Of the node that the recording will be played to.")
+    ] = "qvggt",
     as_json: Annotated[bool, typer.Option("--json", help="Print the choice as JSON.")] = False,
 ) -> None:
     """List the topics of a recording, and which of them a reconstruction takes."""
-    from qvggt_ros.io.recording import choose_topics, odometry_topic, open_recording
+    from qvggt_ros.io.recording import (
+        choose_topics,
+        odometry_topic,
+        open_recording,
+        playable_topics,
+    )
 
     with open_recording(bag) as recording:
         chosen = choose_topics(recording, image_topic, camera_info_topic)
@@ -33,7 +39,8 @@ def topics(
         }
         taken = {use: topic for use, topic in taken.items() if topic is not None}
         if as_json:
-            typer.echo(json.dumps(taken))
+            play = playable_topics(recording, namespace)
+            typer.echo(json.dumps({**taken, "play": play}))
             return
         table = Table(title=str(bag), title_justify="left")
         for column in ("topic", "type", "messages", "taken as"):

@@ -1,4 +1,4 @@
-"""`qvggt tune`: which kernels and blocks are fastest for a checkpoint on the GPU at hand."""
+"""`qvggt tune`: which kernels and blocks are fastest for a checkpoint on this GPU."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def tune(
     ] = None,
 ) -> None:
     """Measure the kernels of a checkpoint's linears on this GPU; later runs use the fastest."""
-    from qvggt_kernels import tune as tuning
+    from qvggt_kernels import tuning
 
     from qvggt_core.model import load_model
     from qvggt_core.model.checkpoint import shipped_checkpoint
@@ -40,8 +40,8 @@ def tune(
     table = Table()
     for column in ("operator", "outputs x inputs", "rows", "kernel", "blocks"):
         table.add_column(column)
-    for operator, (n, k), rows, choice in entries:
-        blocks = "" if choice.blocks is None else str(tuple(choice.blocks))
-        table.add_row(operator, f"{n} x {k}", str(rows), choice.kernel, blocks)
+    for operator, (n, k), rows, config in entries:
+        blocks = "" if config.blocks is None else str(tuple(config.blocks))
+        table.add_row(operator, f"{n} x {k}", str(rows), config.kernel, blocks)
     console.out.print(table)
     console.out.print(f"wrote {escape(str(path))}")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from rclpy.qos import (
     HistoryPolicy,
     QoSProfile,
     ReliabilityPolicy,
+    qos_policy_name_from_kind,
     qos_profile_sensor_data,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
@@ -39,11 +41,17 @@ from std_srvs.srv import Trigger
 from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from qvggt_core.errors import ParameterError, QvggtError
+from qvggt_core.optional import import_optional
 from qvggt_core.parameters import ParameterDescription, Parameters
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import read_transform
 from qvggt_ros.io.messages import Messages, installed_messages
-from qvggt_ros.session import outputs_of
+from qvggt_ros.publishing import Driver, outputs_of
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks
 
 # One place for images: what waits longer than until the next one comes is old.
 _IMAGE_QOS = QoSProfile(
@@ -57,6 +65,7 @@ _LATCHED_QOS = QoSProfile(
 )
 # Longer than the slowest window takes, or poses of its images would be forgotten by then.
 _TF_CACHE = Duration(seconds=60)
+_BOND_TOPIC = "/bond"
 _SERVICE_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 0.5
 _LARGEST = sys.float_info.max
@@ -88,6 +97,8 @@ class ReconstructNode(LifecycleNode):
         self._services_offered: list[Any] = []
         self._diagnostics: Any = None
         self._timer: Any = None
+        self._bond: Any = None
+        self._refused_policies: dict[str, str] = {}
         self._transform_broadcaster: TransformBroadcaster | None = None
         self._transforms: Buffer | None = None
         self._transform_listener: TransformListener | None = None
@@ -134,7 +145,7 @@ class ReconstructNode(LifecycleNode):
         state: LifecycleState,
         then: Callable[[LifecycleState], TransitionCallbackReturn],
     ) -> TransitionCallbackReturn:
-        # rclpy takes an exception for an error and does not say which it was.
+        # rclpy takes an exception for an error and does not report which it was.
         try:
             do()
             return then(state)
@@ -154,11 +165,13 @@ class ReconstructNode(LifecycleNode):
         try:
             self._live = LiveReconstruction(
                 parameters,
-                self._messages,
-                self._emit,
-                wanted=self._is_wanted,
-                now_ns=lambda: self.get_clock().now().nanoseconds,
-                lookup=self._lookup,
+                Driver(
+                    self._messages,
+                    self._emit,
+                    wanted=self._is_wanted,
+                    lookup=self._lookup,
+                    now_ns=lambda: self.get_clock().now().nanoseconds,
+                ),
                 rectified="image_rect" in self.resolve_topic_name("image"),
             )
         except BaseException:
@@ -187,7 +200,17 @@ class ReconstructNode(LifecycleNode):
         self.get_logger().info(f"the network is ready: {facts}")
 
     def _activate(self) -> None:
-        live = self._running()
+        try:
+            self._subscribe_all(self._running())
+            if self._parameters_given.bond_id:
+                bond = import_optional("bondpy.bondpy")
+                self._bond = bond.Bond(_BOND_TOPIC, self._parameters_given.bond_id, self)
+                self._bond.start()
+        except BaseException:
+            self._deactivate()
+            raise
+
+    def _subscribe_all(self, live: LiveReconstruction) -> None:
         parameters = live.parameters
         self._inputs = [self._subscribe("odom", "Odometry", live.on_odometry)]
         for camera in parameters.cameras:
@@ -212,6 +235,10 @@ class ReconstructNode(LifecycleNode):
         self.get_logger().info(f"waiting for images on {topics}")
 
     def _deactivate(self) -> None:
+        if self._bond is not None:
+            self._bond.shutdown()
+            self._bond = None
+        self._refused_policies = {}
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
@@ -254,9 +281,25 @@ class ReconstructNode(LifecycleNode):
             getattr(self._messages, type_name),
             topic,
             take,
-            qos,
+            copy(qos),  # overrides change the profile itself
+            event_callbacks=self._qos_events(topic),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
+
+    def _qos_events(self, topic: str) -> SubscriptionEventCallbacks:
+        """Return what names the policy for which a publisher of a topic is not received."""
+        name = self.resolve_topic_name(topic)
+
+        def refuse(event: Any) -> None:
+            policy = qos_policy_name_from_kind(event.last_policy_kind).lower()
+            self._refused_policies[name] = policy
+            self.get_logger().warning(
+                f"{name} has a publisher whose {policy} is less than this node asks for, so "
+                "nothing is received from it: change it there, or here with the parameter "
+                f"qos_overrides.{name}.subscription.{policy}"
+            )
+
+        return SubscriptionEventCallbacks(incompatible_qos=refuse)
 
     def _subscribe_rig(self, live: LiveReconstruction, parameters: Parameters) -> None:
         message_class = getattr(self._messages, self._image_type())
@@ -265,7 +308,8 @@ class ReconstructNode(LifecycleNode):
                 self,
                 message_class,
                 self._image_topic(camera),
-                qos_profile=_IMAGE_QOS,
+                qos_profile=copy(_IMAGE_QOS),
+                event_callbacks=self._qos_events(self._image_topic(camera)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for camera in parameters.cameras
@@ -320,7 +364,7 @@ class ReconstructNode(LifecycleNode):
             self._diagnostics.publish(self._live.diagnostics(self._what_is_missing()))
 
     def _what_is_missing(self) -> str:
-        """Return why no image comes, as far as the graph tells."""
+        """Return why no image comes, as far as the graph shows."""
         if not self._inputs:
             return "the node is not active"
         topic = self.resolve_topic_name(self._image_topic(self._parameters_given.cameras[0]))
@@ -328,6 +372,8 @@ class ReconstructNode(LifecycleNode):
         others = {info.topic_type for info in self.get_publishers_info_by_topic(topic)} - {own}
         if others:
             return f"{topic} has {', '.join(sorted(others))}, not {own}: see image_transport"
+        if policy := self._refused_policies.get(topic):
+            return f"{topic} has a publisher whose {policy} does not match, see the log"
         if self.count_publishers(topic):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
         return f"nobody publishes {topic}: see `ros2 topic list`"
@@ -347,11 +393,11 @@ class ReconstructNode(LifecycleNode):
     def _answer(
         self,
         response: Any,
-        ask: Callable[[LiveReconstruction], Any],
-        say: Callable[[Any], str],
+        do: Callable[[LiveReconstruction], Any],
+        message: Callable[[Any], str],
     ) -> Any:
         try:
-            response.message = say(ask(self._running()).result(_SERVICE_TIMEOUT_S))
+            response.message = message(do(self._running()).result(_SERVICE_TIMEOUT_S))
             response.success = True
         except TimeoutError:
             response.message = f"the network is busy for more than {_SERVICE_TIMEOUT_S:g} s"

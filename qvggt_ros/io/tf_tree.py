@@ -11,10 +11,9 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import inverse
-from qvggt_ros.io import conversions
+from qvggt_ros.io.conversions import frames_of, read_transform, stamp_ns
 from qvggt_ros.io.messages import TYPES
 from qvggt_ros.io.recording import Recording
-from qvggt_ros.io.reference_messages import frames_of, read_reference_pose
 
 MAX_GAP_S = 1.0
 """Longest time between two transforms that is bridged by interpolation, in seconds."""
@@ -52,8 +51,8 @@ class TransformTree:
                 tree.add(
                     parent,
                     child,
-                    conversions.stamp_ns(message),
-                    read_reference_pose(message),
+                    stamp_ns(message),
+                    read_transform(message),
                     static=topic.endswith("tf_static"),
                 )
         for edge in tree._edges.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -11,8 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 from support.commands import run, small_checkpoint
+from support.hub import Hub, running
 from support.recordings import RoomNetwork, room_entries, write_recording
 
+from qvggt_core.model.catalog import CATALOG
+from qvggt_core.model.download import download
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_ros.cli import app as cli
@@ -169,18 +173,32 @@ def test_a_training_that_cannot_start_says_why(capsys, tmp_path):
 
 def test_download_shows_the_licence_and_takes_no_for_an_answer(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("typer.confirm", lambda question: False)
-    status, printed, errors = run(capsys, "download", "vggt-1b", "-o", tmp_path)
+    files = {"model.safetensors": b"weights", "LICENSE.txt": b"Text of the licence"}
+    with running(Hub("facebook/VGGT-1B", files, "cc-by-nc-4.0")) as hub:
+        from_stand_in = functools.partial(download, endpoint=hub.endpoint)
+        monkeypatch.setattr("qvggt_core.model.download.download", from_stand_in)
+        status, printed, errors = run(capsys, "download", "vggt-1b", "-o", tmp_path)
     assert status == 2
+    assert "Text of the licence" in printed
+    assert "cc-by-nc-4.0" in printed
     assert "NON-COMMERCIAL" in printed
     assert "not agreed" in errors
     assert not list(tmp_path.iterdir())
+
+
+def test_the_networks_are_listed_with_licence_size_and_the_source_of_their_accuracy(capsys):
+    status, printed, _ = run(capsys, "networks")
+    assert status == 0
+    for name in CATALOG:
+        assert name in printed
+    assert "not measured by us" in " ".join(printed.split())
 
 
 def test_the_table_of_parameters_has_them_all(capsys):
     _, printed, _ = run(capsys, "params")
     rows = {row.split("|")[1].strip(" `"): row for row in printed.splitlines()[2:]}
     assert list(rows) == list(Parameters.model_fields)
-    assert "| `8` | ≥ 1, ≤ 64 | Views in a window." in rows["window_size"]
+    assert "| `8` | ≥ 1, ≤ 64 |  | Views in a window." in rows["window_size"]
     assert "`true`, `false`" in rows["rectify"]
 
 

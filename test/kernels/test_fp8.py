@@ -7,6 +7,7 @@ import pytest
 import torch
 from qvggt_kernels import (
     Int4Linear,
+    PackedWeight,
     dequantize,
     int4_linear_fp8,
     int4_linear_int8,
@@ -46,24 +47,26 @@ def test_numbers_are_rounded_to_the_nearest_of_the_format():
 
 def test_the_linear_is_the_product_of_what_was_rounded():
     q, scales = weight_of()
-    words, bias = pack(q, 128), torch.randn(64)
+    bias = torch.randn(64)
+    weight = PackedWeight(pack(q, 128), scales, bias)
     x = torch.randn(2, 5, 512, generator=torch.Generator().manual_seed(2))
     tokens, step = quantize_rows_fp8(x)
-    rows, row_step = quantize_rows_fp8(dequantize(words, scales, torch.float32))
+    rows, row_step = quantize_rows_fp8(dequantize(weight, torch.float32))
     exact = (tokens.double() * step.double()) @ (rows.double() * row_step.double()).t() + bias
-    assert torch.allclose(int4_linear_fp8(x, words, scales, bias).double(), exact, atol=1e-5)
-    assert int4_linear_fp8(x.bfloat16(), words, scales, bias.bfloat16()).dtype == torch.bfloat16
+    assert torch.allclose(int4_linear_fp8(x, weight).double(), exact, atol=1e-5)
+    rounded = int4_linear_fp8(x.bfloat16(), weight._replace(bias=bias.bfloat16()))
+    assert rounded.dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(("outliers", "better"), [(1.0, "integers"), (100.0, "floats")])
-def test_floats_bear_outliers_that_integers_do_not(outliers, better):
+def test_floats_keep_accuracy_beside_outliers_and_integers_do_not(outliers, better):
     q, scales = weight_of()
-    words = pack(q, 128)
+    weight = PackedWeight(pack(q, 128), scales)
     x = torch.randn(200, 512, generator=torch.Generator().manual_seed(3))
     x[:, :5] *= outliers
-    exact = F.linear(x, dequantize(words, scales, torch.float32))
+    exact = F.linear(x, dequantize(weight, torch.float32))
     floats, integers = (
-        float((multiply(x, words, scales) - exact).norm() / exact.norm())
+        float((multiply(x, weight) - exact).norm() / exact.norm())
         for multiply in (int4_linear_fp8, int4_linear_int8)
     )
     assert floats < 0.05
@@ -78,4 +81,4 @@ def test_a_layer_multiplies_8_bit_floats_when_no_gradient_is_recorded():
     layer.arithmetic = "fp8"
     assert torch.equal(layer(x), exact)
     with torch.no_grad():
-        assert torch.equal(layer(x), int4_linear_fp8(x, layer.qweight, layer.scales))
+        assert torch.equal(layer(x), int4_linear_fp8(x, layer.packed()))

@@ -1,4 +1,4 @@
-"""The C++ kernels: the reference to the bit where they promise it, to rounding elsewhere."""
+"""The C++ kernels: the bits of the reference where they promise them, rounding elsewhere."""
 
 from __future__ import annotations
 
@@ -7,24 +7,30 @@ import platform
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from qvggt_kernels import (
     GROUP_SIZES,
+    Backend,
+    HeadNorm,
+    IntegerWeight,
+    PackedWeight,
     PackingError,
+    Rotation,
     attention,
-    capability,
-    cpu,
-    cpu_attention,
+    backends,
+    cpu_features,
     dequantize,
-    integer,
     native,
     pack,
-    quantized_attention,
-    requantize,
-    rotary,
 )
+from qvggt_kernels.cpu import attention as cpu_attention
+from qvggt_kernels.reference import attention as reference_attention
+from qvggt_kernels.reference import linear as reference
+from qvggt_kernels.reference import rotary as reference_rotary
+from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
 from qvggt_core.parameters import Parameters
@@ -34,20 +40,9 @@ BFLOAT16 = torch.bfloat16
 ULP = 2**-7
 """Distance of two neighbouring bfloat16, relative to the smaller at most."""
 
-needs_kernels = pytest.mark.skipif(native.library() is None, reason=native.status())
+BUILT = Path(native.__file__).parent
 
-
-def normal(*shape, dtype=torch.float32, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def words_of(rows, columns, group, zeros=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=generator)
-    shape = (rows, columns // group)
-    scales = (torch.rand(shape, generator=generator) * 0.01 + 0.001).bfloat16()
-    points = torch.randint(0, 16, shape, generator=generator).to(torch.uint8) if zeros else None
-    return pack(q, group), scales, points
+needs_kernels = pytest.mark.skipif(native.load() is None, reason=native.status())
 
 
 @pytest.fixture
@@ -77,46 +72,42 @@ def test_they_are_built_wherever_they_can_be():
         and (shutil.which("g++") or shutil.which("c++")) is not None
         and os.environ.get("QVGGT_NATIVE") != "0"
     )
-    assert (native.library() is not None) == can, native.status()
+    assert (native.load() is not None) == can, native.status()
 
 
-def test_the_environment_leaves_them_out():
-    program = "from qvggt_kernels import native; print(native.library(), native.status())"
+def test_the_environment_disables_them():
+    program = "from qvggt_kernels import native; print(native.load(), native.status())"
     environment = {**os.environ, "QVGGT_NATIVE": "0"}
-    told = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
-    assert told.stdout.split() == ["None", "left", "out", "by", "QVGGT_NATIVE=0"]
+    assert done.stdout.split() == ["None", "disabled", "by", "QVGGT_NATIVE=0"]
 
 
-@pytest.mark.parametrize(
-    ("support", "word"), [("_is_avx512_bf16_supported", "lacks"), ("_is_vnni_supported", "lacks")]
-)
-def test_other_processors_do_without(monkeypatch, support, word):
+@pytest.mark.parametrize("support", ["_is_avx512_bf16_supported", "_is_vnni_supported"])
+def test_other_processors_do_without(monkeypatch, support):
     monkeypatch.delenv("QVGGT_NATIVE", raising=False)
     monkeypatch.setattr(torch.cpu, support, lambda: False)
-    library, status = native._load.__wrapped__()
+    library, status = native.open_library(BUILT)
     assert library is None
-    assert word in status
+    assert "lacks" in status
 
 
 def test_a_library_that_cannot_be_used_says_why(monkeypatch, tmp_path):
     file = tmp_path / "_library.so"
     file.write_bytes(b"no library")
     monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".so"])
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
     for support in ("_is_avx512_bf16_supported", "_is_vnni_supported"):
         monkeypatch.setattr(torch.cpu, support, lambda: True)
     monkeypatch.delenv("QVGGT_NATIVE", raising=False)
-    assert native._load.__wrapped__()[1].startswith("not usable, install qvggt again: ")
+    assert native.open_library(tmp_path)[1].startswith("not usable, install qvggt again: ")
     file.unlink()
-    assert native._load.__wrapped__()[1].startswith("not built: no working C++ compiler")
+    assert native.open_library(tmp_path)[1].startswith("not built: no working C++ compiler")
 
 
 @needs_kernels
-def test_a_library_of_other_sources_is_not_called(monkeypatch):
-    monkeypatch.setattr(native, "_INTERFACE", native._INTERFACE + 1)
-    library, status = native._load.__wrapped__()
+def test_a_library_of_other_sources_is_not_called():
+    library, status = native.open_library(BUILT, interface=10**6)
     assert library is None
     assert status.startswith("not usable, install qvggt again: it was built for interface")
 
@@ -125,28 +116,26 @@ def test_a_library_of_other_sources_is_not_called(monkeypatch):
     ("supported", "disabled", "expected"),
     [(True, "1", "not built"), (True, "0", None), (False, "1", None)],
 )
-def test_what_is_missing_is_said_where_it_could_be_had(
+def test_missing_kernels_are_reported_where_the_processor_could_run_them(
     without_native_kernels, monkeypatch, caplog, supported, disabled, expected
 ):
     monkeypatch.setattr(native, "status", lambda: "not built")
-    monkeypatch.setattr(native, "_supported", lambda: supported)
+    monkeypatch.setattr(native, "is_supported", lambda: supported)
     monkeypatch.setenv("QVGGT_NATIVE", disabled)
     assert native.shortfall() == expected
     load_network(Parameters(device="cpu"))
-    said = "slower than it could be: C++ kernels not built" in caplog.text
-    assert said == (expected is not None)
+    reported = "slower than it could be: C++ kernels not built" in caplog.text
+    assert reported == (expected is not None)
 
 
 @needs_kernels
-def test_a_matrix_unit_is_left_to_those_who_use_it(monkeypatch):
-    monkeypatch.setattr(capability, "has_amx", lambda: True)
-    taken = []
-    monkeypatch.setattr(native, "int4_linear", lambda *arguments: taken.append(arguments))
-    words = words_of(16, 64, 64)
-    cpu.int4_linear(normal(9, 64, dtype=BFLOAT16), *words[:2], None)
-    assert not taken
-    cpu.int4_linear(normal(9, 64), *words[:2], None)
-    assert len(taken) == 1, "a few rows of float32 wait for weights on any processor"
+def test_dense_bfloat16_products_are_left_to_a_matrix_unit(monkeypatch):
+    monkeypatch.setattr(cpu_features, "has_amx", lambda: True)
+    weight = packed_weight(16, 64, 64)
+    tokens = normal(9, 64)
+    assert backends.choose("int4_linear", tokens.bfloat16(), weight) == Backend.CPU
+    # A few rows of float32 wait for weights on any processor.
+    assert backends.choose("int4_linear", tokens, weight) == Backend.NATIVE
 
 
 # --- 4-bit weights --------------------------------------------------------------------------
@@ -157,11 +146,11 @@ def test_a_matrix_unit_is_left_to_those_who_use_it(monkeypatch):
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 def test_a_token_that_is_one_somewhere_reads_the_weights_of_the_reference(group, zeros, dtype):
-    words, scales, points = words_of(75, 2 * group if group > 32 else 64, group, zeros)
-    weight = dequantize(words, scales, dtype, points)
+    packed = packed_weight(75, 2 * group if group > 32 else 64, group, zeros=zeros)
+    weight = dequantize(packed, dtype)
     # float32 takes no more than 64 tokens at a time.
     for ones in torch.eye(weight.shape[1], dtype=dtype).split(50):
-        found = native.int4_linear(ones, words, scales, None, points)
+        found = native.int4_linear(ones, packed)
         assert torch.equal(found, ones @ weight.t())
 
 
@@ -172,10 +161,10 @@ def test_every_scale_that_bfloat16_has_is_rounded_as_the_reference_rounds():
     # Results smaller than any normal number are flushed on the way out, weights are not.
     scales = scales[torch.isfinite(scales[:, 0] * 8) & (scales[:, 0] >= 2.0**-126)]
     q = torch.arange(64, dtype=torch.int8).remainder(16).sub(8).expand(len(scales), -1)
-    words = pack(q.contiguous(), 64)
+    weight = PackedWeight(pack(q.contiguous(), 64), scales)
     ones = torch.eye(64, dtype=BFLOAT16)[:16]
-    expected = dequantize(words, scales, BFLOAT16).t()[:16]
-    assert torch.equal(native.int4_linear(ones, words, scales, None, None), expected)
+    expected = dequantize(weight, BFLOAT16).t()[:16]
+    assert torch.equal(native.int4_linear(ones, weight), expected)
 
 
 @needs_kernels
@@ -184,14 +173,12 @@ def test_every_scale_that_bfloat16_has_is_rounded_as_the_reference_rounds():
 @pytest.mark.parametrize("rows", [1, 64, 130])
 @pytest.mark.parametrize("biased", [True, False])
 def test_bfloat16_linears_round_once(threads, group, count, rows, biased):
-    words, scales, points = words_of(rows, 384, group, zeros=biased)
     x = normal(count, 384, dtype=BFLOAT16, seed=1)
     bias = normal(rows, dtype=BFLOAT16, seed=2) if biased else None
-    weight = dequantize(words, scales, BFLOAT16, points)
+    packed = packed_weight(rows, 384, group, zeros=biased, bias=bias)
+    weight = dequantize(packed, BFLOAT16)
     exact = F.linear(x.double(), weight.double(), None if bias is None else bias.double())
-    first, *others = outputs(
-        x, words, scales, bias, points, run=native.int4_linear, threads=threads
-    )
+    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
     # Half a step of bfloat16, and what float32 sums lose where large terms cancel.
     slack = 1e-5 * (x.double().abs() @ weight.double().abs().t())
     assert ((first.double() - exact).abs() <= ULP / 2 * exact.abs() + slack).all()
@@ -203,13 +190,11 @@ def test_bfloat16_linears_round_once(threads, group, count, rows, biased):
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
 @pytest.mark.parametrize("rows", [1, 33, 300])
 def test_a_few_float32_tokens_keep_float32(threads, group, count, rows):
-    words, scales, points = words_of(rows, 384, group, zeros=True)
     x, bias = normal(count, 384, seed=1), normal(rows, seed=2)
-    weight = dequantize(words, scales, torch.float64, points)
+    packed = packed_weight(rows, 384, group, zeros=True, bias=bias)
+    weight = dequantize(packed, torch.float64)
     exact = F.linear(x.double(), weight, bias.double())
-    first, *others = outputs(
-        x, words, scales, bias, points, run=native.int4_linear, threads=threads
-    )
+    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
     terms = F.linear(x.double().abs(), weight.abs(), bias.double().abs())
     assert ((first.double() - exact).abs() <= 1e-6 * terms).all()
     assert all(torch.equal(first, other) for other in others)
@@ -217,11 +202,11 @@ def test_a_few_float32_tokens_keep_float32(threads, group, count, rows):
 
 @needs_kernels
 def test_more_float32_tokens_go_to_a_dense_product():
-    words, _, _ = words_of(16, 64, 64)
-    assert native.takes_int4_linear(normal(64, 64), words)
-    assert not native.takes_int4_linear(normal(65, 64), words)
-    assert not native.takes_int4_linear(normal(0, 64), words)
-    assert not native.takes_int4_linear(normal(4, 64).half(), words)
+    weight = packed_weight(16, 64, 64)
+    assert native.supports_int4_linear(normal(64, 64), weight)
+    assert not native.supports_int4_linear(normal(65, 64), weight)
+    assert not native.supports_int4_linear(normal(0, 64), weight)
+    assert not native.supports_int4_linear(normal(4, 64).half(), weight)
 
 
 # --- 8-bit products -------------------------------------------------------------------------
@@ -232,17 +217,16 @@ def test_more_float32_tokens_go_to_a_dense_product():
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (7, 64), (200, 130)])
-def test_products_in_integers_are_the_yardstick_to_the_bit(
+def test_products_in_integers_have_the_bits_of_the_reference(
     threads, group, zeros, dtype, count, rows
 ):
-    words, scales, points = words_of(rows, 384, group, zeros)
-    scales[0] = 0
-    x, bias = normal(count, 384, dtype=dtype, seed=1), normal(rows, dtype=dtype) if zeros else None
+    bias = normal(rows, dtype=dtype) if zeros else None
+    weight = packed_weight(rows, 384, group, zeros=zeros, bias=bias)
+    weight.scales[0] = 0
+    x = normal(count, 384, dtype=dtype, seed=1)
     x[0] = 0
-    q8, row_scale = requantize(words, scales, points)
-    expected = integer.integer_linear(x, q8.t(), row_scale, bias, 8)
-    run = native.int4_linear_int8
-    for found in outputs(x, words, scales, bias, points, run=run, threads=threads):
+    expected = reference.int4_linear_int8(x, weight)
+    for found in outputs(x, weight, run=native.int4_linear_int8, threads=threads):
         assert torch.equal(found, expected)
 
 
@@ -251,13 +235,11 @@ def test_products_in_integers_are_the_yardstick_to_the_bit(
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 64, 1), (9, 4096, 100), (200, 192, 64)])
 def test_8_bit_weights_too(threads, dtype, bits, count, columns, rows):
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randint(-128, 128, (columns, rows), dtype=torch.int8, generator=generator)
-    x, scales, bias = normal(count, columns, dtype=dtype), torch.rand(rows), normal(rows)
+    weight = integer_weight(rows, columns, 8, bias=normal(rows), activation_bits=bits, clip=0.7)
+    x = normal(count, columns, dtype=dtype)
     x[0, 0] = 1e4
-    expected = integer.integer_linear(x, weight, scales, bias, bits, 0.7)
-    arguments = (x, weight, scales, bias, integer.levels(bits), 0.7)
-    for found in outputs(*arguments, run=native.integer_linear, threads=threads):
+    expected = reference.integer_linear(x, weight)
+    for found in outputs(x, weight, run=native.integer_linear, threads=threads):
         assert torch.equal(found, expected)
 
 
@@ -265,7 +247,7 @@ def test_8_bit_weights_too(threads, dtype, bits, count, columns, rows):
 def test_sums_of_the_longest_and_largest_rows_stay_exact():
     weight = torch.full((4096, 3), -128, dtype=torch.int8)
     x = torch.full((2, 4096), 1.0)
-    y = native.integer_linear(x, weight, torch.ones(3), None, 127, 1.0)
+    y = native.integer_linear(x, IntegerWeight(weight, torch.ones(3)))
     assert torch.equal(y, torch.full((2, 3), -128.0 * 4096 * 127) * (torch.tensor(1.0) / 127))
 
 
@@ -309,8 +291,8 @@ def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
     k, v = (normal(2, keys, 3, 64, dtype=BFLOAT16, seed=seed).transpose(1, 2) for seed in (1, 2))
     k = k + 5.0
     q[0, 0, 0] = 0
-    first, *others = outputs(q, k, v, True, run=native.attention, threads=threads)
-    plain = quantized_attention._eager(q, k, v)
+    first, *others = outputs(q, k, v, run=native.int8_attention, threads=threads)
+    plain = reference_attention.int8_attention(q, k, v)
     assert (first.float() - plain.float()).norm() <= 4e-3 * plain.float().norm()
     expected = softmax_attention(q, k, v)
     assert (first.double() - expected).norm() <= 1.5e-2 * expected.norm()
@@ -325,36 +307,26 @@ def test_equal_keys_average_the_values():
 
 
 @needs_kernels
-def test_attention_reads_any_strides_and_leaves_others_to_others(monkeypatch):
-    monkeypatch.setattr(capability, "prefers_native_attention", lambda: True)
+def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeypatch):
+    monkeypatch.setattr(cpu_attention, "prefers_native", lambda: True)
     qkv = normal(2, 40, 3, 2, 64, dtype=BFLOAT16)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     dense = [part.contiguous() for part in (q, k, v)]
     assert torch.equal(attention(q, k, v), native.attention(*dense))
-    turned = q.transpose(2, 3).contiguous().transpose(2, 3)
-    assert not native.takes_attention(turned, k, v)
-    assert not native.takes_attention(q[..., :32], k[..., :32], v[..., :32])
-    assert not native.takes_attention(q.float(), k.float(), v.float())
-    assert torch.allclose(attention(turned, k, v).float(), attention(q, k, v).float(), atol=2e-2)
-
-
-@needs_kernels
-def test_the_fastest_attention_is_found_once():
-    capability.prefers_native_attention.cache_clear()
-    assert capability.prefers_native_attention() in (True, False)
-    capability.prefers_native_attention()
-    assert capability.prefers_native_attention.cache_info().misses == 1
+    transposed = q.transpose(2, 3).contiguous().transpose(2, 3)
+    assert not native.supports_attention(transposed, k, v)
+    assert not native.supports_attention(q[..., :32], k[..., :32], v[..., :32])
+    assert not native.supports_attention(q.float(), k.float(), v.float())
+    assert torch.allclose(
+        attention(transposed, k, v).float(), attention(q, k, v).float(), atol=2e-2
+    )
 
 
 @pytest.mark.parametrize("tiles", [True, False])
 def test_short_sequences_are_not_tiled(without_native_kernels, monkeypatch, tiles):
-    monkeypatch.setattr(capability, "tiles_attention", lambda: True)
-    monkeypatch.setattr(capability, "prefers_native_attention", lambda: False)
-    taken = []
-    monkeypatch.setattr(cpu_attention, "tiled", lambda *parts: taken.append(parts) or parts[0])
-    length = cpu_attention._MIN_LENGTH - (0 if tiles else 1)
-    attention(*[normal(1, 1, length, 64, dtype=BFLOAT16)] * 3)
-    assert len(taken) == tiles
+    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda dtype: True)
+    parts = [normal(1, 1, cpu_attention.MIN_LENGTH - (not tiles), 64, dtype=BFLOAT16)] * 3
+    assert (backends.choose("attention", *parts) == Backend.CPU) == tiles
 
 
 # --- queries and keys -----------------------------------------------------------------------
@@ -369,9 +341,9 @@ def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, r
     angles = normal(37, 1, 32).repeat_interleave(2, dim=-1)
     angles = angles.unflatten(-1, (2, 16, 2)).transpose(-1, -2).flatten(-3).contiguous()
     cos, sin = (angles.cos(), angles.sin()) if rope else (None, None)
-    arguments = (*(gains if norm else [None] * 4), 1e-5, cos, sin)
+    arguments = HeadNorm(*gains, 1e-5) if norm else HeadNorm(), Rotation(cos, sin)
     expected = qkv.clone()
-    rotary._eager(expected, *arguments)
+    reference_rotary.qk_norm_rope_(expected, *arguments)
     for count in (1, 3):
         threads(count)
         found = qkv.clone()
@@ -399,47 +371,37 @@ def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, r
 )
 @pytest.mark.parametrize("kernel", ["int4_linear", "int4_linear_int8"])
 def test_sizes_are_checked_before_memory_is_read(change, message, kernel):
-    words, scales, _ = words_of(8, 64, 64)
-    arguments = {
-        "x": normal(3, 64),
-        "qweight": words,
-        "scales": scales,
-        "bias": normal(8),
-        "zeros": None,
-    }
+    weight = packed_weight(8, 64, 64, bias=normal(8))
+    arguments = {"x": normal(3, 64), **weight._asdict()}
     change(arguments)
     with pytest.raises(PackingError, match=message):
-        getattr(native, kernel)(**arguments)
+        getattr(native, kernel)(arguments.pop("x"), PackedWeight(**arguments))
 
 
 @needs_kernels
 def test_sizes_of_the_other_kernels_are_checked_too():
     with pytest.raises(PackingError, match="do not fit together"):
-        native.integer_linear(
-            normal(3, 64), torch.zeros(32, 8, dtype=torch.int8), torch.ones(8), None, 127, 1.0
-        )
+        native.integer_linear(normal(3, 64), integer_weight(8, 32, 8))
     q = normal(1, 2, 5, 64, dtype=BFLOAT16)
     with pytest.raises(ValueError, match="differ in more than the length of queries"):
         native.attention(q, q, q[:, :1])
     qkv = normal(1, 1, 5, 3, 2, 64, dtype=BFLOAT16)
-    with pytest.raises(ValueError, match="angles for 5 tokens"):
-        native.qk_norm_rope_(qkv, *[None] * 4, 0.0, torch.ones(4, 1, 64), torch.ones(4, 1, 64))
-    with pytest.raises(ValueError, match="angles for 5 tokens"):
-        native.qk_norm_rope_(qkv, *[None] * 4, 0.0, torch.ones(5, 1, 64), None)
-    gain = torch.ones(64, dtype=BFLOAT16)
-    with pytest.raises(ValueError, match="gains and biases"):
-        native.qk_norm_rope_(qkv, gain, gain, gain, gain[:32], 1e-5, None, None)
-    with pytest.raises(ValueError, match="gains and biases"):
-        native.qk_norm_rope_(qkv, gain, gain.float(), gain, gain, 1e-5, None, None)
+    angles, gain = torch.ones(5, 1, 64), torch.ones(64, dtype=BFLOAT16)
+    for cos, sin in ((angles[:4], angles[:4]), (angles, None)):
+        with pytest.raises(ValueError, match="angles for 5 tokens"):
+            native.qk_norm_rope_(qkv, HeadNorm(), Rotation(cos, sin))
+    for wrong in ((gain, gain, gain, gain[:32]), (gain, gain.float(), gain, gain)):
+        with pytest.raises(ValueError, match="gains and biases"):
+            native.qk_norm_rope_(qkv, HeadNorm(*wrong, 1e-5), Rotation())
 
 
 @needs_kernels
-def test_memory_that_is_wanting_is_said(monkeypatch):
+def test_running_out_of_memory_is_reported(monkeypatch):
     class Starved:
         @staticmethod
         def qvggt_attention(*_):
             return 1
 
-    monkeypatch.setattr(native, "library", Starved)
+    monkeypatch.setattr(native, "load", Starved)
     with pytest.raises(MemoryError, match="scratch of attention: use a smaller window"):
         native.attention(*[normal(1, 1, 2, 64, dtype=BFLOAT16)] * 3)

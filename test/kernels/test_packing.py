@@ -12,18 +12,23 @@ from qvggt_kernels import GROUP_SIZES, PackingError, group_size_of, pack, unpack
 ALL_NUMBERS = list(range(-8, 8))
 
 
+def sizes(test):
+    """Run a test with weights of random sizes."""
+    drawn = given(
+        rows=st.integers(1, 9),
+        groups=st.integers(1, 4),
+        group_size=st.sampled_from(GROUP_SIZES),
+        seed=st.integers(0, 2**31),
+    )
+    return settings(max_examples=60, deadline=None)(drawn(test))
+
+
 def numbers(rows: int, columns: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=generator)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.integers(1, 9),
-    groups=st.integers(1, 4),
-    group_size=st.sampled_from(GROUP_SIZES),
-    seed=st.integers(0, 2**31),
-)
+@sizes
 def test_unpacking_gives_back_what_was_packed(rows, groups, group_size, seed):
     q = numbers(rows, groups * group_size, seed)
     packed = pack(q, group_size)
@@ -32,13 +37,7 @@ def test_unpacking_gives_back_what_was_packed(rows, groups, group_size, seed):
     assert torch.equal(unpack(packed, group_size), q)
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    rows=st.integers(1, 5),
-    groups=st.integers(1, 3),
-    group_size=st.sampled_from(GROUP_SIZES),
-    seed=st.integers(0, 2**31),
-)
+@sizes
 def test_any_words_are_valid_and_packing_gives_them_back(rows, groups, group_size, seed):
     generator = torch.Generator().manual_seed(seed)
     words = torch.randint(

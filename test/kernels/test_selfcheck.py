@@ -1,10 +1,10 @@
-"""A kernel's first call is held against plain PyTorch; what fails is replaced, not raised."""
+"""A kernel's first call is compared with plain PyTorch; what fails is replaced, not raised."""
 
 import logging
 
 import pytest
 import torch
-from qvggt_kernels.trial import Trial
+from qvggt_kernels.selfcheck import SelfCheck
 
 
 def plain(x, branch):
@@ -41,17 +41,17 @@ def tensors():
 
 
 def test_a_kernel_that_agrees_is_used_from_its_second_call():
-    trial = Trial("sum", good, plain)
+    check = SelfCheck("sum", good, plain)
     x, branch = tensors()
-    assert torch.equal(trial(x, branch), torch.full((4, 3), 8.0))
+    assert torch.equal(check(x, branch), torch.full((4, 3), 8.0))
     assert torch.equal(x, torch.full((4, 3), 4.0))
-    assert not trial.failures
+    assert not check.failures
     x, branch = tensors()
-    assert torch.equal(trial(x, branch), torch.full((4, 3), 8.0) * (1 + 1e-3))
+    assert torch.equal(check(x, branch), torch.full((4, 3), 8.0) * (1 + 1e-3))
 
 
 @pytest.mark.parametrize(
-    ("kernel", "said"),
+    ("kernel", "message"),
     [
         (wrong, "deviate by 16 where they are 8"),
         (writes_wrong, "deviate by 6 where they are 4"),
@@ -59,38 +59,38 @@ def test_a_kernel_that_agrees_is_used_from_its_second_call():
         (broken, "ValueError: no such instruction"),
     ],
 )
-def test_a_kernel_that_does_not_agree_is_named_once_and_replaced(kernel, said, caplog):
-    trial = Trial("sum", kernel, plain)
+def test_a_kernel_that_disagrees_is_reported_once_and_replaced(kernel, message, caplog):
+    check = SelfCheck("sum", kernel, plain)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             x, branch = tensors()
-            assert torch.equal(trial(x, branch), torch.full((4, 3), 8.0))
+            assert torch.equal(check(x, branch), torch.full((4, 3), 8.0))
             assert torch.equal(x, torch.full((4, 3), 4.0))
             assert torch.equal(branch, torch.full((4, 3), 3.0))
     (record,) = caplog.records
-    assert said in record.getMessage()
+    assert message in record.getMessage()
     assert "much more" not in record.getMessage()
 
 
-def test_other_shapes_are_tried_anew():
+def test_other_shapes_are_checked_again():
     def good_for_four_rows(x, branch):
         return good(x, branch) if len(x) == 4 else wrong(x, branch)
 
-    trial = Trial("sum", good_for_four_rows, plain)
-    trial(*tensors())
-    assert not trial.failures
-    assert torch.equal(trial(torch.ones(5), torch.ones(5)), torch.full((5,), 4.0))
-    assert "deviate" in trial.failures[torch.device("cpu")]
-    assert torch.equal(trial(*tensors()), torch.full((4, 3), 8.0))
+    check = SelfCheck("sum", good_for_four_rows, plain)
+    check(*tensors())
+    assert not check.failures
+    assert torch.equal(check(torch.ones(5), torch.ones(5)), torch.full((5,), 4.0))
+    assert "deviate" in check.failures[torch.device("cpu")]
+    assert torch.equal(check(*tensors()), torch.full((4, 3), 8.0))
 
 
-def test_memory_that_runs_out_is_no_reason_to_give_a_kernel_up():
+def test_running_out_of_memory_does_not_disable_a_kernel():
     def hungry(x, branch):
         raise torch.OutOfMemoryError("too much")
 
-    trial = Trial("sum", hungry, plain)
+    check = SelfCheck("sum", hungry, plain)
     x, branch = tensors()
     with pytest.raises(torch.OutOfMemoryError):
-        trial(x, branch)
-    assert not trial.failures
+        check(x, branch)
+    assert not check.failures
     assert torch.equal(x, torch.ones(4, 3))

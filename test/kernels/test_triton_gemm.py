@@ -9,19 +9,23 @@ import pytest
 import torch
 from qvggt_kernels import (
     GROUP_SIZES,
-    cuda,
+    IntegerWeight,
     dequantize,
     fp8,
-    integer_linear,
-    pack,
+    gemm_configs,
+    int4_linear,
+    int4_linear_int8,
     pack_integer,
     quantize_rows_fp8,
     quantize_tokens,
     requantize,
-    table,
+    tuning,
 )
-from qvggt_kernels.table import Blocks, Choice
+from qvggt_kernels.gemm_configs import Blocks, Config
+from qvggt_kernels.reference import linear as reference
+from qvggt_kernels.weight import Epilogue
 from support.interpreter import DEVICE, INTERPRETED, on_device, run_interpreted
+from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
 pytest.importorskip("triton")
@@ -37,26 +41,16 @@ def test_all_under_the_interpreter():
     run_interpreted(__file__)
 
 
-def words(rows, columns, group_size, zeros=False, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    q = torch.randint(-8, 8, (rows, columns), dtype=torch.int8, generator=generator)
-    shape = (rows, columns // group_size)
-    scales = (torch.rand(shape, generator=generator) * 0.01 + 0.001).bfloat16()
-    points = torch.randint(0, 16, shape, generator=generator).to(torch.uint8) if zeros else None
-    return (
-        pack(q, group_size).to(DEVICE),
-        scales.to(DEVICE),
-        None if points is None else points.to(DEVICE),
-    )
+def on_gpu(weight):
+    return type(weight)(*(t.to(DEVICE) if isinstance(t, torch.Tensor) else t for t in weight))
+
+
+def on_cpu(weight):
+    return type(weight)(*(t.cpu() if isinstance(t, torch.Tensor) else t for t in weight))
 
 
 def random(*shape, dtype=torch.float32, seed=1):
-    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-    return values.to(DEVICE, dtype)
-
-
-def on_cpu(*tensors):
-    return [None if tensor is None else tensor.cpu() for tensor in tensors]
+    return normal(*shape, dtype=dtype, seed=seed).to(DEVICE)
 
 
 def agree(y, expected, tolerance):
@@ -65,7 +59,7 @@ def agree(y, expected, tolerance):
     assert error <= tolerance * expected.double().cpu().norm(), error
 
 
-ACTIVATIONS = {"none": lambda y: y, "gelu": F.gelu, "silu": F.silu}
+ACTIVATIONS = {"none": lambda y: y, "gelu": F.gelu}
 
 
 @on_device
@@ -76,13 +70,14 @@ ACTIVATIONS = {"none": lambda y: y, "gelu": F.gelu, "silu": F.silu}
 def test_dequantization_has_the_bits_of_the_reference(rows, groups, dtype, group_size, zeros):
     from qvggt_kernels.triton import unpack
 
-    packed, scales, points = words(rows, groups * group_size, group_size, zeros)
+    packed = on_gpu(packed_weight(rows, groups * group_size, group_size, zeros=zeros))
     if INTERPRETED and dtype == torch.bfloat16:
         # The interpreter truncates where it should round: products that need no rounding.
-        scales = (2.0 ** torch.randint(-12, 3, scales.shape)).bfloat16()
-    weight = unpack.dequantize(packed, scales, dtype, points)
+        scales = (2.0 ** torch.randint(-12, 3, packed.scales.shape)).bfloat16()
+        packed = packed._replace(scales=scales)
+    weight = unpack.dequantize(packed, dtype)
     assert weight.dtype == dtype
-    assert torch.equal(weight.cpu(), dequantize(*on_cpu(packed, scales), dtype, *on_cpu(points)))
+    assert torch.equal(weight.cpu(), dequantize(on_cpu(packed), dtype))
 
 
 @on_device
@@ -92,18 +87,18 @@ def test_dequantization_has_the_bits_of_the_reference(rows, groups, dtype, group
 def test_requantization_has_the_bits_of_the_reference(rows, groups, group_size, zeros):
     from qvggt_kernels.triton import unpack
 
-    packed, scales, points = words(rows, groups * group_size, group_size, zeros)
-    scales[0] = 0
-    q8, row_scale = unpack.requantize(packed, scales, points)
-    expected, expected_scale = requantize(*on_cpu(packed, scales, points))
-    assert torch.equal(q8.cpu(), expected)
-    assert torch.equal(row_scale.cpu(), expected_scale)
+    packed = on_gpu(packed_weight(rows, groups * group_size, group_size, zeros=zeros))
+    packed.scales[0] = 0
+    q8, row_scale = unpack.requantize(packed)
+    expected = requantize(on_cpu(packed))
+    assert torch.equal(q8.cpu(), expected.qweight.t())
+    assert torch.equal(row_scale.cpu(), expected.scales)
 
 
 @on_device
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("rows", "columns"), [(2, 1), (34, 50), (130, 70)])
-def test_integers_are_turned_into_rows(rows, columns, bits):
+def test_integers_are_transposed_into_rows(rows, columns, bits):
     from qvggt_kernels.triton import unpack
 
     limit = {8: 127, 4: 7}[bits]
@@ -146,10 +141,10 @@ def test_tokens_are_quantized_as_the_reference_does(rows, columns, clip, highest
 def test_int4_product(m, n, k, group_size, zeros, bias, dtype, split_k):
     from qvggt_kernels.triton import gemm
 
-    packed, scales, points = words(n, k, group_size, zeros)
     x, b = random(m, k, dtype=dtype), random(n, dtype=dtype, seed=2) if bias else None
-    y = gemm.int4_gemm(x, packed, scales, b, points, SMALL._replace(split_k=split_k))
-    weight = dequantize(packed, scales, dtype, points).double()
+    packed = on_gpu(packed_weight(n, k, group_size, zeros=zeros, bias=b))
+    y = gemm.int4_gemm(x, packed, SMALL._replace(split_k=split_k))
+    weight = dequantize(packed, dtype).double()
     assert y.dtype == dtype
     agree(y, F.linear(x.double(), weight, b.double() if bias else None), TOLERANCE[dtype])
 
@@ -161,14 +156,13 @@ def test_int4_product(m, n, k, group_size, zeros, bias, dtype, split_k):
 def test_int4_product_ends_in_an_activation_and_in_the_same_bits(dtype, split_k, activation):
     from qvggt_kernels.triton import gemm
 
-    packed, scales, _ = words(32, 256, 128)
-    arguments = (random(7, 256, dtype=dtype), packed, scales, random(32, dtype=dtype), None)
+    x, bias = random(7, 256, dtype=dtype), random(32, dtype=dtype)
+    packed = on_gpu(packed_weight(32, 256, 128, bias=bias))
     blocks = SMALL._replace(split_k=split_k)
-    y = gemm.int4_gemm(*arguments, blocks, activation)
-    x, bias = arguments[0].double(), arguments[3].double()
-    product = F.linear(x, dequantize(packed, scales, dtype).double(), bias)
+    y = gemm.int4_gemm(x, packed, blocks, activation)
+    product = F.linear(x.double(), dequantize(packed, dtype).double(), bias.double())
     agree(y, ACTIVATIONS[activation](product), TOLERANCE[dtype])
-    assert torch.equal(y, gemm.int4_gemm(*arguments, blocks, activation))
+    assert torch.equal(y, gemm.int4_gemm(x, packed, blocks, activation))
 
 
 @on_device
@@ -190,16 +184,14 @@ def test_int8_product(m, n, k, bias, residual, dtype, activation):
     b = random(n, dtype=dtype, seed=2) if bias else None
     gamma = random(n, dtype=dtype, seed=3) if residual else None
     before = random(m, n, dtype=dtype, seed=4) if residual else None
+    tokens = gemm.Tokens(q.to(DEVICE), steps.to(DEVICE), dtype)
     y = gemm.int8_gemm(
-        *(tensor.to(DEVICE) for tensor in (q, steps, weight, scales)),
-        b,
-        dtype,
+        tokens,
+        IntegerWeight(weight.to(DEVICE).t(), scales.to(DEVICE), b),
         Blocks(16, 32, 64, 1, 4, 2),
-        activation,
-        gamma,
-        None if before is None else before.clone(),
+        Epilogue(activation == "gelu", gamma, None if before is None else before.clone()),
     )
-    b, gamma, before = (None if t is None else t.double() for t in on_cpu(b, gamma, before))
+    b, gamma, before = (None if t is None else t.double().cpu() for t in (b, gamma, before))
     expected = (q.double() @ weight.double().t()) * steps.double()[:, None] * scales.double()
     expected = ACTIVATIONS[activation](expected if b is None else expected + b)
     if residual:
@@ -210,18 +202,18 @@ def test_int8_product(m, n, k, bias, residual, dtype, activation):
 
 @on_device
 @pytest.mark.parametrize("zeros", [False, True])
-@pytest.mark.parametrize("choice", [Choice("fused", SMALL), Choice("dequantize", None)])
-@pytest.mark.parametrize("shape", [(128,), (2, 3, 128), (1, 65, 128), (0, 128)])
-def test_the_path_of_a_cuda_device(monkeypatch, shape, choice, zeros):
-    monkeypatch.setattr(cuda, "_choice", lambda *_: choice)
-    packed, scales, points = words(24, 128, 64, zeros)
+@pytest.mark.parametrize("config", [Config("fused", SMALL), Config("dequantize", None)])
+@pytest.mark.parametrize("shape", [(128,), (2, 3, 128), (1, 65, 128)])
+def test_int4_linears_of_any_shape(monkeypatch, shape, config, zeros):
+    monkeypatch.setattr(gemm_configs, "for_product", lambda *_: config)
+    from qvggt_kernels.triton import linear
+
     dtype = DTYPES[-1]
     x, bias = random(*shape, dtype=dtype), random(24, dtype=dtype, seed=2)
-    weight = dequantize(packed, scales, dtype, points)
-    expected = F.linear(x.double(), weight.double(), bias.double())
-    y = cuda.int4_linear(x, packed, scales, bias, points, False)
-    agree(y, expected, TOLERANCE[dtype])
-    y = cuda.int4_linear(x, packed, scales, bias, points, True)
+    packed = on_gpu(packed_weight(24, 128, 64, zeros=zeros, bias=bias))
+    expected = F.linear(x.double(), dequantize(packed, dtype).double(), bias.double())
+    agree(linear.int4_linear(x, packed), expected, TOLERANCE[dtype])
+    y = linear.int4_linear(x, packed, Epilogue(gelu=True))
     agree(y, F.gelu(expected), TOLERANCE[dtype])
 
 
@@ -245,9 +237,9 @@ def test_tokens_in_8_bit_floats(m, dtype):
 def test_rows_in_8_bit_floats(group, zeros):
     from qvggt_kernels.triton import unpack
 
-    packed, scales, points = words(7, 2 * group, group, zeros)
-    q, steps = unpack.requantize(packed, scales, points, fp8.DTYPE)
-    expected, step = quantize_rows_fp8(dequantize(packed, scales, torch.float32, points))
+    packed = on_gpu(packed_weight(7, 2 * group, group, zeros=zeros))
+    q, steps = unpack.requantize(packed, fp8.DTYPE)
+    expected, step = quantize_rows_fp8(dequantize(packed, torch.float32))
     assert torch.equal(steps, step[:, 0])
     agree_fp8(q, expected)
 
@@ -269,23 +261,22 @@ def agree_fp8(q, expected):
 
 
 @on_device
-@pytest.mark.parametrize("shape", [(64,), (2, 3, 64), (0, 64)])
-@pytest.mark.parametrize("rows", [32, 24])
+@pytest.mark.parametrize("shape", [(64,), (2, 3, 64)])
 @pytest.mark.parametrize("gelu", [False, True])
-def test_the_path_of_8_bit_floats(monkeypatch, shape, rows, gelu):
+def test_linears_in_8_bit_floats(monkeypatch, shape, gelu):
     """On the CPU `torch._scaled_mm` itself is PyTorch's, called as on a GPU."""
-    monkeypatch.setattr(cuda, "_has_fp8", lambda device: True)
+    from qvggt_kernels.triton import linear
+
     if INTERPRETED:
         # The interpreter has no arithmetic for bfloat16, the only dtype of these products.
         from qvggt_kernels.triton import gemm, unpack
 
         monkeypatch.setattr(gemm, "quantize_tokens", tokens_by_pytorch)
         monkeypatch.setattr(unpack, "requantize", rows_by_pytorch)
-    packed, scales, points = words(rows, 64, 32, zeros=True)
-    x, bias = random(*shape, dtype=torch.bfloat16), random(rows, dtype=torch.bfloat16, seed=2)
-    y = cuda.int4_linear_fp8(x, packed, scales, bias, points, gelu)
-    expected = fp8.int4_linear_fp8(x, packed, scales, bias, points).double()
-    agree(y, F.gelu(expected) if gelu else expected, 1e-2)
+    x, bias = random(*shape, dtype=torch.bfloat16), random(32, dtype=torch.bfloat16, seed=2)
+    packed = on_gpu(packed_weight(32, 64, 32, zeros=True, bias=bias))
+    y = linear.int4_linear_fp8(x, packed, Epilogue(gelu))
+    agree(y, reference.int4_linear_fp8(x, packed, Epilogue(gelu)), 1e-2)
 
 
 def tokens_by_pytorch(x, highest, dtype):
@@ -294,87 +285,71 @@ def tokens_by_pytorch(x, highest, dtype):
     return q, steps[:, 0].contiguous()
 
 
-def rows_by_pytorch(packed, scales, zeros, dtype):
-    return tokens_by_pytorch(dequantize(packed, scales, torch.float32, zeros), fp8.HIGHEST, dtype)
+def rows_by_pytorch(packed, dtype):
+    return tokens_by_pytorch(dequantize(packed, torch.float32), fp8.HIGHEST, dtype)
+
+
+def agrees_with_every_epilogue(linear, x, weight, expected):
+    """Compare a linear, its GELU and its addition to tokens with the product."""
+    agree(linear(x, weight), expected, 1e-6)
+    agree(linear(x, weight, Epilogue(gelu=True)), F.gelu(expected), 1e-6)
+    before, gamma = random(*expected.shape, seed=5), random(expected.shape[-1], seed=6)
+    total = before.clone()
+    linear(x, weight, Epilogue(False, gamma, total))
+    agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
 
 
 @on_device
-@pytest.mark.parametrize("shape", [(64,), (2, 3, 64), (0, 64)])
-@pytest.mark.parametrize("choice", [Choice("triton", Blocks(16, 32, 64, 1, 4, 2)), None])
-def test_the_integer_paths_of_a_cuda_device(monkeypatch, shape, choice):
-    monkeypatch.setattr(cuda, "_choice", lambda *_: choice)
+@pytest.mark.parametrize("shape", [(64,), (2, 3, 64)])
+def test_integer_linears_of_any_shape(monkeypatch, shape):
+    from qvggt_kernels.triton import linear
+
+    config = Config("triton", Blocks(16, 32, 64, 1, 4, 2))
+    monkeypatch.setattr(gemm_configs, "for_product", lambda *_: config)
+
     x, bias = random(*shape), random(24, seed=2)
-    packed, scales, points = words(24, 64, 32, zeros=True)
-    q8, row_scale = requantize(*on_cpu(packed, scales, points))
-    expected = integer_linear(x.cpu(), q8.t().contiguous(), row_scale, bias.cpu(), 8)
-    weight = (packed, scales, bias, points)
-    agree(cuda.int4_linear_int8(x, *weight, False), expected, 1e-6)
-    agree(cuda.int4_linear_int8(x, *weight, True), F.gelu(expected), 1e-6)
-    before, gamma = random(*shape[:-1], 24, seed=5), random(24, seed=6)
-    total = before.clone()
-    cuda.int4_linear_int8_add_(total, x, gamma, *weight)
-    agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
+    packed = on_gpu(packed_weight(24, 64, zeros=True, bias=bias))
+    expected = reference.int4_linear_int8(x.cpu(), on_cpu(packed))
+    agrees_with_every_epilogue(linear.int4_linear_int8, x, packed, expected)
     for weight_bits in (8, 4):
-        q = torch.randint(-7, 8, (24, 64), dtype=torch.int8)
-        stored = pack_integer(q, weight_bits)
         for activation_bits in (8, 4):
-            arguments = (activation_bits, torch.tensor(0.8))
-            expected = integer_linear(x.cpu(), stored, row_scale, bias.cpu(), *arguments)
-            y = cuda.integer_linear(
-                x,
-                stored.to(DEVICE),
-                row_scale.to(DEVICE),
-                bias,
-                activation_bits,
-                arguments[1].to(DEVICE),
-                False,
+            weight = integer_weight(
+                24,
+                64,
+                weight_bits,
+                bias=bias,
+                activation_bits=activation_bits,
+                clip=torch.tensor(0.8),
             )
-            agree(y, expected, 1e-6)
-            total = before.clone()
-            cuda.integer_linear_add_(
-                total,
-                x,
-                gamma,
-                stored.to(DEVICE),
-                row_scale.to(DEVICE),
-                bias,
-                activation_bits,
-                arguments[1].to(DEVICE),
-            )
-            agree(total, before.cpu() + gamma.cpu() * expected, 1e-6)
+            expected = reference.integer_linear(x.cpu(), on_cpu(weight))
+            agrees_with_every_epilogue(linear.integer_linear, x, on_gpu(weight), expected)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")
 @pytest.mark.parametrize("m", [1, 2, 33, 1041])
 @pytest.mark.parametrize("operator", ["int4", "int8"])
 def test_every_candidate_agrees_on_the_gpu(operator, m):
-    from qvggt_kernels import tune
+    from qvggt_kernels.triton import linear
 
-    architecture = table.architecture_of(torch.cuda.get_device_capability())
-    packed, scales, _ = words(1024, 2048, 128)
+    architecture = gemm_configs.architecture_of(torch.cuda.get_device_capability())
     x, bias = random(m, 2048, dtype=torch.bfloat16), random(1024, dtype=torch.bfloat16)
-    weight = dequantize(packed, scales, torch.bfloat16)
-    expected = F.linear(x.double(), weight.double(), bias.double())
-    q8, row_scale = requantize(packed, scales)
-    for choice in tune.candidates(operator, table.bucket_of(m), architecture):
+    packed = on_gpu(packed_weight(1024, 2048, 128, bias=bias))
+    expected = F.linear(x.double(), dequantize(packed, torch.bfloat16).double(), bias.double())
+    integers = requantize(packed)
+    for config in tuning.candidates(operator, gemm_configs.bucket_of(m), architecture):
         if operator == "int4":
-            y = cuda.int4_product(x, packed, scales, bias, None, choice)
-            agree(y, expected, 1e-2)
+            agree(linear.int4_product(x, packed, config), expected, 1e-2)
         else:
-            y = cuda.int8_product(x, q8, row_scale, bias, 8, None, choice)
-            agree(y, expected, 3e-2)
+            agree(linear.int8_product(x, integers, config), expected, 3e-2)
 
 
 @pytest.mark.skipif(DEVICE == "cpu", reason="no CUDA device")
 def test_a_graph_replays_what_was_captured():
-    from qvggt_kernels import int4_linear, int4_linear_int8
-
-    packed, scales, _ = words(256, 256, 128)
+    packed = on_gpu(packed_weight(256, 256, 128))
     x = random(2082, 256, dtype=torch.bfloat16)
 
     def network():
-        y = int4_linear(x, packed, scales)
-        return int4_linear_int8(y, packed, scales)
+        return int4_linear_int8(int4_linear(x, packed), packed)
 
     stream = torch.cuda.Stream()
     with torch.no_grad(), torch.cuda.stream(stream):
@@ -389,11 +364,9 @@ def test_a_graph_replays_what_was_captured():
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
 def test_a_product_runs_where_its_input_is():
-    from qvggt_kernels import int4_linear
-
     other = torch.device("cuda", 1 - torch.cuda.current_device())
-    packed, scales, _ = words(64, 128, 128)
+    packed = packed_weight(64, 128, 128)
     x = random(3, 128, dtype=torch.bfloat16)
-    y = int4_linear(x.to(other), packed.to(other), scales.to(other))
+    y = int4_linear(x.to(other), type(packed)(*(t if t is None else t.to(other) for t in packed)))
     assert y.device == other
-    assert torch.equal(y.to(DEVICE), int4_linear(x, packed, scales))
+    assert torch.equal(y.to(DEVICE), int4_linear(x, on_gpu(packed)))

@@ -1,5 +1,6 @@
 """Both installs find the package: pip's and colcon's."""
 
+import ast
 import configparser
 import os
 import re
@@ -12,12 +13,21 @@ from pathlib import Path
 
 import pytest
 from catkin_pkg.package import parse_package
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from qvggt_kernels import native
 
+from qvggt_core.optional import OPTIONAL_PACKAGES
+
 ROOT = Path(__file__).parents[2]
+ROS_PACKAGES = {
+    element.text
+    for element in ElementTree.parse(ROOT / "package.xml").iter("exec_depend")
+    if element.text and not element.text.startswith("python3-")
+}
 
 COMPILED = (".cpp", ".h", ".so")
-"""Sources are compiled, not installed, and what they become bears the interpreter's name."""
+"""Sources are compiled, not installed, and the library is named after the interpreter."""
 
 
 def test_package_xml_is_valid_and_named_like_everything_else() -> None:
@@ -119,17 +129,62 @@ def test_the_command_is_installed() -> None:
     assert callable(command.load())
 
 
-def test_pinned_requirements_satisfy_the_declared_ones() -> None:
-    pinned = {
-        line.split("==")[0].lower()
-        for line in (ROOT / "requirements.txt").read_text().splitlines()
-        if "==" in line
+def listed(file: str) -> dict[str, SpecifierSet]:
+    """Names and versions of a requirements file, without the files that it includes."""
+    lines = (ROOT / file).read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line.partition("#")[0]) for line in lines if line[:1].isalpha()]
+    return {requirement.name.lower(): requirement.specifier for requirement in found}
+
+
+def test_there_is_one_list_of_requirements_and_it_is_installed() -> None:
+    assert 'install_requires=requirements("requirements.in")' in (ROOT / "setup.py").read_text()
+    assert listed("requirements-ros.txt") == {
+        **{name: wanted for name, wanted in listed("requirements.in").items() if name != "torch"},
+        "setuptools": SpecifierSet("<80"),
     }
-    setup = (ROOT / "setup.py").read_text()
-    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
-    assert declared
-    names = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
-    assert names == pinned
+
+
+def test_rosdep_keys_are_those_of_the_list() -> None:
+    listed_keys = re.findall(r"# rosdep: (\S+)$", (ROOT / "requirements.in").read_text(), re.M)
+    tree = ElementTree.parse(ROOT / "package.xml")
+    declared = {element.text or "" for element in tree.iter("exec_depend")}
+    assert {key for key in declared if key.startswith("python3-")} == set(listed_keys)
+
+
+def test_imports_of_what_is_no_option_are_in_the_list() -> None:
+    """A package that code imports at its top, and that only comes with another, may go with it."""
+    modules = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow"}
+    ours = {"qvggt_ros", "qvggt_core", "qvggt_kernels", *sys.stdlib_module_names}
+    needed = {
+        name
+        for package in ("qvggt_ros", "qvggt_core", "kernels/qvggt_kernels")
+        for path in (ROOT / package).rglob("*.py")
+        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for name in imported_packages(statement)
+    }
+    unlisted = {
+        name
+        for name in needed - ours - set(OPTIONAL_PACKAGES) - ROS_PACKAGES - {"gemlite", "torchao"}
+        if modules.get(name, name).lower() not in listed("requirements.in")
+    }
+    assert not unlisted
+
+
+def imported_packages(statement: ast.AST) -> list[str]:
+    if isinstance(statement, ast.Import):
+        return [alias.name.split(".")[0] for alias in statement.names]
+    if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+        return [statement.module.split(".")[0]]
+    return []
+
+
+def test_pins_are_releases_that_the_list_allows() -> None:
+    pinned, needed = listed("requirements.txt"), listed("requirements.in")
+    assert pinned.keys() == needed.keys()
+    for name, specifier in pinned.items():
+        (pin,) = specifier
+        assert pin.operator == "=="
+        assert pin.version in needed[name], name
 
 
 def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:

@@ -1,4 +1,4 @@
-"""What the README promises is so: its parameter table, its files and its commands."""
+"""The documents are true: their parameter table, files and commands, and the README's length."""
 
 import json
 import re
@@ -17,9 +17,18 @@ PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
 
 
 def test_the_parameter_table_is_the_schemas() -> None:
-    table = re.search(r"<!-- parameters -->\n(.*?)\n<!-- /parameters -->", README, re.DOTALL)
+    page = (ROOT / "docs/parameters.md").read_text(encoding="utf-8")
+    table = re.search(r"<!-- parameters -->\n(.*?)\n<!-- /parameters -->", page, re.DOTALL)
     assert table
     assert table[1] == parameter_table(Parameters).strip()
+
+
+def test_the_readme_is_short_and_opens_with_what_was_and_was_not_run() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= 130
+    opening = "\n".join(lines[:30])
+    assert "No published VGGT-1B" in opening
+    assert "no GPU" in opening
 
 
 def test_linked_files_exist() -> None:

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qvggt_core.doctor.ros_environment import SUPPORTED
 from qvggt_core.parameters import Parameters
 from qvggt_ros.io.messages import TYPES
-from qvggt_ros.session import OUTPUTS
+from qvggt_ros.publishing import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"
@@ -147,31 +148,40 @@ def test_everything_installed_is_there() -> None:
 
 
 def test_requirements_beside_ros_keep_what_ros_needs() -> None:
-    lines = (ROOT / "requirements-ros.txt").read_text().splitlines()
-    named = {re.split(r"[<>=]", line)[0].lower(): line for line in lines if line[:1].isalpha()}
-    setup = (ROOT / "setup.py").read_text()
-    declared = re.search(r"install_requires=\[(.*?)\]", setup, re.DOTALL)
-    assert declared
-    needed = {name.lower() for name in re.findall(r'"([A-Za-z0-9_\-]+)', declared[1])}
-    assert needed <= set(named)
-    assert "<2" in named["numpy"]
-    assert "<80" in named["setuptools"]
+    for distribution, numpy in {
+        "humble": "numpy<2",
+        "jazzy": "numpy<2",
+        "lyrical": "numpy>=2",
+        "rolling": "numpy>=2",
+    }.items():
+        lines = (ROOT / f"constraints/{distribution}.txt").read_text().splitlines()
+        assert numpy in lines
+        assert ("opencv-python-headless<4.12" in lines) == (numpy == "numpy<2")
 
 
-@pytest.mark.parametrize("distro", ["humble", "jazzy"])
-def test_containers_copy_files_that_there_are(distro: str) -> None:
-    text = (ROOT / f"docker/Dockerfile.{distro}").read_text()
-    assert f"FROM ros:{distro}" in text
-    assert f"/opt/ros/{distro}/setup.bash" in text
-    for source in re.findall(r"^COPY (\S+) ", text, re.MULTILINE):
-        assert (ROOT / source).exists(), source
-    packages = set(re.findall(rf"ros-{distro}-([a-z0-9-]+)", text))
+def test_the_container_is_one_file_for_all_distributions() -> None:
+    text = (ROOT / "docker/Dockerfile").read_text()
+    assert re.search(r"^ARG ROS_DISTRO=\w+$", text, re.MULTILINE)
+    assert "FROM ros:${ROS_DISTRO}" in text
+    for sources in re.findall(r"^COPY (.+) \S+$", text, re.MULTILINE):
+        for source in sources.split():
+            assert (ROOT / source).exists(), source
+    packages = set(re.findall(r"ros-\$\{ROS_DISTRO\}-([a-z0-9-]+)", text))
     assert {"cv-bridge", "message-filters", "tf2-ros-py", "rosbag2-storage-mcap"} <= packages
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ros.yml").read_text())
+    distributions = workflow["jobs"]["ros"]["strategy"]["matrix"]["distro"]
+    assert set(distributions) == set(SUPPORTED)
+    assert all((ROOT / f"constraints/{name}.txt").is_file() for name in distributions)
+    steps = " ".join(step.get("run", "") for step in workflow["jobs"]["ros"]["steps"])
+    for middleware in ("rmw_fastrtps_cpp", "rmw_cyclonedds_cpp", "rmw_zenoh_cpp"):
+        assert middleware in steps
+        assert middleware.replace("_", "-") in packages
 
 
 def test_workflows_call_targets_that_there_are() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    text = (ROOT / ".github/workflows/ros.yml").read_text()
-    assert yaml.safe_load(text)
-    for target in re.findall(r"make -C \S+ ([a-z-]+)", text):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+    for path in sorted((ROOT / ".github/workflows").glob("*.yml")):
+        text = path.read_text()
+        assert yaml.safe_load(text)
+        for target in re.findall(r"\bmake (?:-C \S+ )?([a-z-]+)", text):
+            assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

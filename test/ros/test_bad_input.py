@@ -24,10 +24,10 @@ from support.recordings import (
     stamp_of,
     write_recording,
 )
+from support.replays import replay
 
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
-from qvggt_ros.drivers.replay import replay
 from qvggt_ros.io.recording import open_recording
 
 FRAMES = 12

@@ -27,7 +27,7 @@ from qvggt_ros.drivers.batch import (
     run_on_ray,
     with_one_thread,
 )
-from qvggt_ros.evaluation import EvaluationOptions
+from qvggt_ros.drivers.options import ReplayOptions
 
 BAGS = 20
 CORRUPT = 7
@@ -60,8 +60,7 @@ def jobs_for(bags, output, **options):
             bag,
             output / bag.name,
             PARAMETERS,
-            EvaluationOptions(),
-            options={"report": False, **options},
+            ReplayOptions(report=False, **options),
         )
         for bag in bags
     ]

@@ -344,7 +344,7 @@ def test_what_only_the_ros_node_can_do_is_refused_before_the_network_loads(value
 def test_without_cyclone_dds_the_command_names_the_extra():
     code = (
         "import sys; sys.modules['cyclonedds'] = None\n"
-        "from qvggt_ros import cli; cli.main(['live'])"
+        "from qvggt_ros.cli import app; app.main(['live'])"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT
@@ -361,11 +361,11 @@ def test_without_cyclone_dds_the_command_names_the_extra():
 def command(*arguments: object) -> Iterator[subprocess.Popen[str]]:
     """Run the `qvggt` command, its network the slow one of the room."""
     process = subprocess.Popen(
-        [sys.executable, ROOT / "test/support/slow_room.py", *map(str, arguments)],
+        [sys.executable, "-m", "support.slow_room", *map(str, arguments)],
+        cwd=ROOT / "test",
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        cwd=ROOT,
     )
     try:
         yield process

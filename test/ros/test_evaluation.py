@@ -27,17 +27,17 @@ from support.recordings import (
     world_from_camera,
     write_recording,
 )
+from support.replays import evaluate, replay
 
-from qvggt_core.errors import EvaluationError, ParameterError, RecordingError
+from qvggt_core.errors import EvaluationError, MissingPackageError, ParameterError, RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory_files import write_tum
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.parameters import Parameters
+from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.schema import Metrics, documentation
 from qvggt_ros.cli import app as cli
 from qvggt_ros.cli import console
-from qvggt_ros.drivers.replay import replay
-from qvggt_ros.evaluation import EvaluationOptions, evaluate
 from qvggt_ros.io.messages import rosbags_typestore
 
 ROOT = Path(__file__).parents[2]
@@ -473,7 +473,7 @@ def test_the_live_view_names_what_it_lacks(monkeypatch):
     with pytest.raises(ParameterError, match="a port of 0"):
         LiveView(0)
     monkeypatch.setitem(sys.modules, "viser", None)
-    with pytest.raises(ParameterError, match=r"qvggt_ros\[viz\]"):
+    with pytest.raises(MissingPackageError, match=r"qvggt_ros\[viz\]"):
         LiveView()
 
 

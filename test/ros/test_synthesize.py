@@ -16,7 +16,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import ParameterError, RecordingError
 from qvggt_core.geometry.poses import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
-from qvggt_core.synthetic.world import make_world
+from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_ros.drivers import synthesize as synthetic_bag
 from qvggt_ros.drivers.synthesize import write_bag
 
@@ -166,7 +166,7 @@ def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:
     path = tmp_path / "bag"
     # The process ends without any clean-up, as by SIGKILL, when the second image is due.
     program = (
-        "import os, sys; from pathlib import Path; from qvggt_ros import synthetic_bag as s; "
+        "import os, sys; from pathlib import Path; from qvggt_ros.drivers import synthesize as s; "
         "picture = s.Lens.picture; count = iter(range(2)); "
         "s.Lens.picture = lambda *a: picture(*a) if next(count, None) == 0 else os._exit(9); "
         f"s.write_bag(Path(sys.argv[1]), **{SMALL!r})"

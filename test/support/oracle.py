@@ -23,7 +23,7 @@ class Oracle:
         image_width: int = 64,
         perturb: Callable[[np.ndarray], np.ndarray] = lambda camera_from_world: camera_from_world,
     ) -> None:
-        """Learn the scenes by heart; `perturb` changes the (S, 4, 4) cameras that it answers."""
+        """Memorise the scenes; `perturb` changes the (S, 4, 4) cameras that are predicted."""
         self.image_width = image_width
         self._perturb = perturb
         preprocessor = Preprocessor(image_width, self.patch_size)

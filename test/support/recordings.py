@@ -185,7 +185,7 @@ def read_recording(path: Path) -> dict[str, list[tuple[int, bytes, Any]]]:
 
 
 class RecognisingNetwork(RoomNetwork):
-    """The room's network for many recordings: it tells a frame by its picture, not by its turn."""
+    """The room's network for many recordings: a frame is known by its image, not by its turn."""
 
     def __init__(self, frames: int = 40) -> None:
         super().__init__()

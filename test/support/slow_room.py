@@ -1,6 +1,6 @@
 """The `qvggt` command around the network that knows the room, made slow: a live server to test.
 
-Run as a process of its own: `python test/support/slow_room.py live --domain-id 7`.
+Run as a process of its own, in `test/`: `python -m support.slow_room live --domain-id 7`.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from support.recordings import RoomNetwork
-
 from qvggt_core.stream import load_network as network
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_ros.cli import app as cli
+from support.recordings import RoomNetwork
 
 INFERENCE_S = 0.25
 

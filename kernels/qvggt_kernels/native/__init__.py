@@ -1,10 +1,10 @@
 """Kernels in C++ for x86 processors with AVX-512, BF16 and VNNI, behind a plain C interface.
 
-They are built when the package is installed where a C++ compiler is at hand, load without PyTorch's
-headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other modules of
-this package compute without them: callers ask `library` and the `takes_...` of a kernel first.
+They are built when the package is installed where a C++ compiler is available, load without
+PyTorch's headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other
+modules of this package compute without them: `backends` calls the `supports_...` of a kernel first.
 
-`QVGGT_NATIVE=0` in the environment leaves them out.
+`QVGGT_NATIVE=0` in the environment disables them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..packing import PLANES, PackingError, group_size_of
+from ..integer import levels, unpack_integer
+from ..packing import PackingError, group_size_of
+from ..reference.rotary import HeadNorm, Rotation
+from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
 
 _INTERFACE = 1
 """Number of the functions and arguments below; see `interface.cpp`."""
@@ -38,46 +41,60 @@ _ROWS = 64
 _STRIDES = c_int64 * 9
 
 
-def library() -> ctypes.CDLL | None:
-    """Return the kernels, or None where `status` says why there are none."""
-    return _load()[0]
+def load() -> ctypes.CDLL | None:
+    """Return the kernels, or None with the reason in `status`."""
+    return _loaded()[0]
 
 
 def status() -> str:
-    """Say in a few words whether the kernels are there, and if not, why."""
-    return _load()[1]
+    """Return "in use", or in a few words why there are no kernels."""
+    return _loaded()[1]
 
 
 def shortfall() -> str | None:
-    """Say why the kernels are missing where this processor could run them; None if all is well."""
-    if library() is not None or not _supported() or os.environ.get("QVGGT_NATIVE") == "0":
+    """Return why the kernels are missing where this processor could run them; None if they are not.
+
+    Kernels that the environment disables are not missing.
+    """
+    if load() is not None or not is_supported() or os.environ.get("QVGGT_NATIVE") == "0":
         return None
     return status()
 
 
-def _supported() -> bool:
+def is_supported() -> bool:
+    """Return whether this processor has the instructions."""
     return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
 
 
 @functools.cache
-def _load() -> tuple[ctypes.CDLL | None, str]:
+def _loaded() -> tuple[ctypes.CDLL | None, str]:
+    return open_library(Path(__file__).parent)
+
+
+def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.CDLL | None, str]:
+    """Return the kernels of a directory, or None, and the `status`.
+
+    Args:
+        directory: of the built library.
+        interface: that it has to be built for.
+    """
     if os.environ.get("QVGGT_NATIVE", "1") == "0":
-        return None, "left out by QVGGT_NATIVE=0"
-    # First of all: loading runs no code of the kernels, but nothing shall depend on that.
-    if not _supported():
+        return None, "disabled by QVGGT_NATIVE=0"
+    # First of all: loading runs no code of the kernels, but nothing may depend on that.
+    if not is_supported():
         return None, "not for this processor, which lacks AVX-512 with BF16 and VNNI"
-    files = [Path(__file__).with_name(f"_library{suffix}") for suffix in EXTENSION_SUFFIXES]
+    files = [directory / f"_library{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None, "not built: no working C++ compiler when qvggt was installed"
     try:
         # After PyTorch, whose OpenMP is then found under the same name: one pool of threads.
-        return _declare(ctypes.CDLL(str(file))), "in use"
+        return _declare(ctypes.CDLL(str(file)), interface), "in use"
     except (OSError, AttributeError) as error:
         return None, f"not usable, install qvggt again: {error}"
 
 
-def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
+def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
     signatures: dict[str, tuple[Any, Sequence[Any]]] = {
         "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
         "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
@@ -90,9 +107,9 @@ def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
         ),
         "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     }
-    # A library that was built from other sources would take arguments for what they are not.
-    if (found := kernels.qvggt_interface()) != _INTERFACE:
-        raise OSError(f"it was built for interface {found}, not {_INTERFACE}")
+    # A library that was built from other sources would misread its arguments.
+    if (found := kernels.qvggt_interface()) != interface:
+        raise OSError(f"it was built for interface {found}, not {interface}")
     for name, (result, arguments) in signatures.items():
         function = getattr(kernels, f"qvggt_{name}")
         function.restype = result
@@ -100,29 +117,40 @@ def _declare(kernels: ctypes.CDLL) -> ctypes.CDLL:
     return kernels
 
 
-def takes_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Say whether `attention` computes this."""
+def supports_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
+    """Return whether `attention` computes this."""
     return (
         q.dtype == k.dtype == v.dtype == torch.bfloat16
         and q.shape[3] == _HEAD_DIM
         and k.shape[2] > 0
         and all(part.stride(3) == 1 for part in (q, k, v))
-        and library() is not None
+        and load() is not None
     )
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / 8) v with an online softmax in float32.
 
     Args:
         q: (B, H, L, 64) bfloat16, any strides but the last, which is 1.
         k: (B, H, T, 64) likewise.
         v: (B, H, T, 64) likewise.
-        in_integers: multiply queries and keys as `int8_attention` does.
 
     Returns:
         (B, H, L, 64) bfloat16, laid out as (B, L, H, 64).
+
+    Raises:
+        ValueError: the arguments do not fit together.
     """
+    return _attention(q, k, v, in_integers=False)
+
+
+def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return `attention` with queries and keys in 8-bit integers."""
+    return _attention(q, k, v, in_integers=True)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
     batch, heads, length, dim = q.shape
     if k.shape != v.shape or k.shape[:2] != q.shape[:2] or k.shape[3] != dim:
         raise ValueError(
@@ -136,17 +164,16 @@ def attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> Ten
     return out.transpose(1, 2)
 
 
-def takes_int4_linear(x: Tensor, qweight: Tensor) -> bool:
-    """Say whether `int4_linear` computes this, and sooner than by unpacking the whole weight."""
+def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
+    """Return whether `int4_linear` computes this, faster than by unpacking the whole weight."""
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.float32:
-        return 0 < rows <= _ROWS and library() is not None
-    return x.dtype == torch.bfloat16 and rows > 0 and _divides(qweight) and library() is not None
+        return 0 < rows <= _ROWS and load() is not None
+    fits = x.dtype == torch.bfloat16 and weight.columns % _COLUMNS == 0
+    return fits and rows > 0 and load() is not None
 
 
-def int4_linear(
-    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
-) -> Tensor:
+def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K), bfloat16 or a few rows of float32.
 
     bfloat16 weights are rounded as the reference rounds them; float32 ones are exact. Sums are
@@ -155,109 +182,90 @@ def int4_linear(
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, qweight, scales, zeros = _fitting(x, qweight, scales, zeros)
-    rows, groups, lanes = qweight.shape
-    shift = _shift(bias, rows, x.dtype)
-    out = torch.empty(len(tokens), rows, dtype=x.dtype, device="cpu")
+    tokens, qweight, scales, zeros = _fitting(x, weight)
+    bias = _bias(weight.bias, weight.outputs, x.dtype)
+    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
     name = "int4_linear" if x.dtype == torch.bfloat16 else "int4_linear_rows"
-    _run(name, tokens, qweight, scales, zeros, shift, out, len(tokens), rows, groups, lanes)
-    return out.view(*x.shape[:-1], rows)
+    _run(name, tokens, qweight, scales, zeros, bias, out, len(tokens), *qweight.shape)
+    return epilogue.apply(out)
 
 
-def takes_integer_linear(x: Tensor, columns: int) -> bool:
-    """Say whether the integer linears compute this."""
+def supports_integer_linear(x: Tensor, columns: int) -> bool:
+    """Return whether the integer linears compute this."""
     return (
         x.dtype in (torch.float32, torch.bfloat16)
         and x.numel() > 0
         and columns % _COLUMNS == 0
-        and library() is not None
+        and load() is not None
     )
 
 
-def int4_linear_int8(
-    x: Tensor, qweight: Tensor, scales: Tensor, bias: Tensor | None, zeros: Tensor | None
-) -> Tensor:
-    """Return what `dispatch.int4_linear_int8` does, bit for bit.
+def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
+    """Return what `reference.linear.int4_linear_int8` does, bit for bit.
 
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, qweight, scales, zeros = _fitting(x, qweight, scales, zeros)
-    rows, groups, lanes = qweight.shape
+    tokens, qweight, scales, zeros = _fitting(x, weight)
     q, steps = _quantize(tokens, 127, 1.0)
-    out = torch.empty(*x.shape[:-1], rows, dtype=x.dtype, device="cpu")
-    shift = _shift(bias, rows, torch.float32)
-    wide = x.dtype == torch.float32
-    sizes = (len(q), rows, groups, lanes)
-    _run("int4_linear_int8", q, steps, qweight, scales, zeros, shift, out, wide, *sizes)
-    return out
+    bias = _bias(weight.bias, weight.outputs, torch.float32)
+    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
+    sizes = (x.dtype == torch.float32, len(q), *qweight.shape)
+    _run("int4_linear_int8", q, steps, qweight, scales, zeros, bias, out, *sizes)
+    return epilogue.apply(out)
 
 
-def integer_linear(
-    x: Tensor,
-    weight: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    levels: int,
-    clip: float,
-) -> Tensor:
-    """Return what `integer.integer_linear` does for an 8-bit weight (K, N), bit for bit.
+def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
+    """Return what `reference.linear.integer_linear` does, bit for bit.
 
     Raises:
         PackingError: the arguments do not fit together.
     """
-    columns, rows = weight.shape
-    if x.shape[-1] != columns or weight.dtype != torch.int8 or scales.shape != (rows,):
+    qweight = unpack_integer(weight.qweight)
+    columns, outputs = qweight.shape
+    if x.shape[-1] != columns or qweight.dtype != torch.int8 or weight.scales.shape != (outputs,):
         raise PackingError(
-            f"tokens {tuple(x.shape)}, weight {tuple(weight.shape)} {weight.dtype} and scales "
-            f"{tuple(scales.shape)} do not fit together: (..., K), (K, N) int8 and (N,) do"
+            f"tokens {tuple(x.shape)}, weight {tuple(qweight.shape)} {qweight.dtype} and scales "
+            f"{tuple(weight.scales.shape)} do not fit together: (..., K), (K, N) int8 and (N,) do"
         )
-    weight, scales = weight.contiguous(), scales.float().contiguous()
-    q, steps = _quantize(x.reshape(-1, columns).contiguous(), levels, clip)
-    out = torch.empty(*x.shape[:-1], rows, dtype=x.dtype, device="cpu")
-    shift = _shift(bias, rows, torch.float32)
-    wide = x.dtype == torch.float32
-    _run("integer_linear", q, steps, weight, scales, shift, out, wide, len(q), rows, columns)
-    return out
+    qweight, scales = qweight.contiguous(), weight.scales.float().contiguous()
+    tokens = x.reshape(-1, columns).contiguous()
+    q, steps = _quantize(tokens, levels(weight.activation_bits), float(weight.clip))
+    bias = _bias(weight.bias, outputs, torch.float32)
+    out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device="cpu")
+    sizes = (x.dtype == torch.float32, len(q), outputs, columns)
+    _run("integer_linear", q, steps, qweight, scales, bias, out, *sizes)
+    return epilogue.apply(out)
 
 
-def takes_qk_norm_rope(qkv: Tensor, weight: Tensor | None) -> bool:
-    """Say whether `qk_norm_rope_` computes this."""
+def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
+    """Return whether `qk_norm_rope_` computes this."""
     return (
         qkv.dtype == torch.bfloat16
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
-        and (weight is None or weight.dtype == torch.bfloat16)
-        and library() is not None
+        and (norm.query_weight is None or norm.query_weight.dtype == torch.bfloat16)
+        and load() is not None
     )
 
 
-def qk_norm_rope_(
-    qkv: Tensor,
-    qw: Tensor | None,
-    qb: Tensor | None,
-    kw: Tensor | None,
-    kb: Tensor | None,
-    eps: float,
-    cos: Tensor | None,
-    sin: Tensor | None,
-) -> None:
-    """Do what `rotary.qk_norm_rope_` does; the norm may differ in a last bit."""
+def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
+    """Compute what `reference.rotary.qk_norm_rope_` does; the norm may differ in a last bit.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
     tokens, _, heads, dim = qkv.shape[2:]
     if not qkv.is_contiguous():
         raise ValueError(f"queries and keys {tuple(qkv.shape)} must be contiguous")
-    _check_parts("gains and biases", (qw, qb, kw, kb), dim, torch.bfloat16)
-    _check_parts(f"angles for {tokens} tokens", (cos, sin), tokens * dim, torch.float32)
+    _check_parts("gains and biases", norm[:4], dim, torch.bfloat16)
+    _check_parts(f"angles for {tokens} tokens", rotation, tokens * dim, torch.float32)
     frames = qkv.shape[0] * qkv.shape[1]
-    _run("qk_norm_rope", qkv, qw, qb, kw, kb, eps, cos, sin, frames, tokens, heads)
+    _run("qk_norm_rope", qkv, *norm, *rotation, frames, tokens, heads)
 
 
 def _check_parts(what: str, parts: Sequence[Tensor | None], size: int, dtype: torch.dtype) -> None:
-    """Refuse parts that are not all there or all None, or not contiguous and of a size and dtype.
-
-    Raises:
-        ValueError: says which they are and what is wanted.
-    """
+    """Raise ValueError unless all are None, or all contiguous and of a size and dtype."""
     given = [part for part in parts if part is not None]
     if given and (
         len(given) < len(parts)
@@ -267,19 +275,13 @@ def _check_parts(what: str, parts: Sequence[Tensor | None], size: int, dtype: to
         raise ValueError(f"{what} are {found}: all must be contiguous, {size} numbers of {dtype}")
 
 
-def _divides(qweight: Tensor) -> bool:
-    return qweight.shape[1] * qweight.shape[2] * PLANES % _COLUMNS == 0
-
-
-def _fitting(
-    x: Tensor, qweight: Tensor, scales: Tensor, zeros: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+def _fitting(x: Tensor, weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return tokens (M, K) and the parts of a weight, contiguous, after checking that they fit.
 
     The kernels trust the sizes that they are given.
     """
-    group_size_of(qweight, scales)
-    columns = qweight.shape[1] * qweight.shape[2] * PLANES
+    group_size_of(weight.qweight, weight.scales)
+    columns, scales, zeros = weight.columns, weight.scales, weight.zeros
     if x.shape[-1] != columns:
         raise PackingError(f"tokens {tuple(x.shape)} do not have the weight's {columns} columns")
     if zeros is not None:
@@ -290,10 +292,10 @@ def _fitting(
             )
         zeros = zeros.contiguous()
     tokens = x.reshape(-1, columns).contiguous()
-    return tokens, qweight.contiguous(), scales.contiguous(), zeros
+    return tokens, weight.qweight.contiguous(), scales.contiguous(), zeros
 
 
-def _shift(bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor | None:
+def _bias(bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor | None:
     if bias is None:
         return None
     if bias.shape != (outputs,):
@@ -314,9 +316,9 @@ def _run(name: str, *arguments: Tensor | float | None) -> None:
     """Call a kernel on PyTorch's threads; it releases the interpreter.
 
     Raises:
-        MemoryError: there is none left for a thread's scratch.
+        MemoryError: none is left for a thread's scratch.
     """
-    function = getattr(library(), f"qvggt_{name}")
+    function = getattr(load(), f"qvggt_{name}")
     given = (part.data_ptr() if isinstance(part, Tensor) else part for part in arguments)
     if function(*given, torch.get_num_threads()):
         raise MemoryError(f"no memory for the scratch of {name}: use a smaller window or image")

@@ -9,8 +9,7 @@
 #include <limits>
 #include <type_traits>
 
-#include "threads.h"
-#include "vectors.h"
+#include "tiles.h"
 
 namespace qvggt {
 namespace {
@@ -22,7 +21,6 @@ constexpr int kWords = kDim / 2;   // words of a query or key, or of a value
 constexpr int kWords8 = kDim / 4;  // words of a query or key in 8 bits
 constexpr int kBlock = 512;        // keys of which a row's scores are held at once
 constexpr int kTasksPerThread = 6;
-constexpr int kMinQueries = 16 * kTileRows;
 
 struct Matrix {
     const bf16* data;
@@ -134,19 +132,21 @@ struct Scratch {
     uint8_t queries[kTileRows][kDim];
 };
 
-// What a thread holds of a head.
+// What a thread holds of a head, and its memory for six queries.
 struct Head {
     Buffer<uint32_t> keys, values;
     Buffer<float> steps;
     Buffer<int32_t> base;
+    Buffer<Scratch> scratch;
 
     Head(size_t padded, bool in_integers)
         : keys(allocate<uint32_t>(padded * (in_integers ? kWords8 : kWords))),
           values(allocate<uint32_t>(padded / 2 * kDim)),
           steps(allocate<float>(in_integers ? padded : 0)),
-          base(allocate<int32_t>(in_integers ? padded : 0)) {}
+          base(allocate<int32_t>(in_integers ? padded : 0)),
+          scratch(allocate<Scratch>(1)) {}
 
-    explicit operator bool() const { return keys && values && steps && base; }
+    explicit operator bool() const { return keys && values && steps && base && scratch; }
 
     template <bool kIntegers>
     void fill(const Matrix& k, const Matrix& v, int64_t b, int64_t h, int count) {
@@ -193,7 +193,8 @@ struct Head {
 // Attention of R queries over all keys of a head.
 template <int R, bool kIntegers>
 void attend(const bf16* q, int64_t stride, const Head& head, int count, bf16* out,
-            int64_t out_stride, Scratch& scratch) {
+            int64_t out_stride) {
+    Scratch& scratch = head.scratch[0];
     float highest[R], total[R], scale[R];
     const void* queries = q;
     size_t bytes = size_t(stride) * sizeof(bf16);
@@ -205,7 +206,7 @@ void attend(const bf16* q, int64_t stride, const Head& head, int count, bf16* ou
             const float step = quantize(q + r * stride, none, numbers);
             // Zeros score zero whatever they are multiplied by, and keys past the end do not.
             scale[r] *= step == 0 ? 1 : step;
-            // 128 more, which is the highest bit turned.
+            // 128 more, which is the highest bit inverted.
             _mm512_storeu_si512(scratch.queries[r],
                                 _mm512_xor_si512(numbers, _mm512_set1_epi8(-128)));
         }
@@ -260,35 +261,19 @@ template <bool kIntegers>
 int run(const Matrix& query, const Matrix& key, const Matrix& value, bf16* out, int64_t batch,
         int64_t heads, int64_t queries, int64_t keys, int threads) {
     const int64_t pairs = batch * heads;
-    threads = useful(threads, pairs * queries * keys * 4 * kDim);
-    const int64_t wanted =
-        std::max<int64_t>(1, kTasksPerThread * threads / std::max<int64_t>(1, pairs));
-    const int64_t rows = std::max<int64_t>(
-        kMinQueries, ((queries + wanted - 1) / wanted + kTileRows - 1) / kTileRows * kTileRows);
-    const int64_t runs = (queries + rows - 1) / rows;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        Head head(size_t(keys + kPanel - 1) / kPanel * kPanel, kIntegers);
-        const auto scratch = allocate<Scratch>(1);
-        int64_t held = -1;
-        failed = !head || !scratch;
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t task = 0; task < pairs * runs; ++task) {
-            if (failed) continue;
-            const int64_t pair = task / runs, b = pair / heads, h = pair % heads;
-            if (pair != held) head.fill<kIntegers>(key, value, b, h, int(keys));
-            held = pair;
-            const int64_t end = std::min(queries, (task % runs + 1) * rows);
-            for (int64_t l = task % runs * rows; l < end; l += kTileRows)
-                with_rows(int(std::min<int64_t>(kTileRows, end - l)), [&](auto count) {
-                    attend<count.value, kIntegers>(query.at(b, h, l), query.row, head, int(keys),
-                                                   out + ((b * queries + l) * heads + h) * kDim,
-                                                   heads * kDim, scratch[0]);
-                });
-        }
-    }
-    return failed;
+    const size_t padded = size_t(keys + kPanel - 1) / kPanel * kPanel;
+    const Blocks blocks{pairs, queries, pairs * queries * keys * 4 * kDim};
+    return for_tiles(
+        blocks, kTasksPerThread, threads, [&] { return Head(padded, kIntegers); },
+        [&](Head& head, int64_t pair) {
+            head.fill<kIntegers>(key, value, pair / heads, pair % heads, int(keys));
+        },
+        [&](const Head& head, int64_t pair, int64_t l, auto count) {
+            const int64_t b = pair / heads, h = pair % heads;
+            bf16* to = out + ((b * queries + l) * heads + h) * kDim;
+            attend<count.value, kIntegers>(query.at(b, h, l), query.row, head, int(keys), to,
+                                           heads * kDim);
+        });
 }
 
 }  // namespace

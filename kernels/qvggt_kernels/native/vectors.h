@@ -162,29 +162,13 @@ QVGGT_INLINE inline void multiply(const char* rows, size_t stride, const uint32_
     }
 }
 
-// Calls f with the number of rows of a tile, 1 to 6, as a compile-time constant.
-template <class F>
-inline void with_rows(int rows, F&& f) {
-    switch (rows) {
-        case 1:
-            f(std::integral_constant<int, 1>());
-            break;
-        case 2:
-            f(std::integral_constant<int, 2>());
-            break;
-        case 3:
-            f(std::integral_constant<int, 3>());
-            break;
-        case 4:
-            f(std::integral_constant<int, 4>());
-            break;
-        case 5:
-            f(std::integral_constant<int, 5>());
-            break;
-        default:
-            f(std::integral_constant<int, kTileRows>());
-            break;
+// Calls f with a number of rows, 1 to Max, as a compile-time constant.
+template <int Max, class F>
+QVGGT_INLINE inline void with_rows(int64_t rows, F&& f) {
+    if constexpr (Max > 1) {
+        if (rows < Max) return with_rows<Max - 1>(rows, f);
     }
+    f(std::integral_constant<int, Max>());
 }
 
 }  // namespace qvggt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -11,11 +11,8 @@ from torch import Tensor
 
 from .unpack import round_half_even
 
-if TYPE_CHECKING:
-    from .offline import Specimen
-
 _LOG2_E = 1.4426950408889634
-_QUANTIZED_ROWS = 64
+QUANTIZED_ROWS = 64
 _NARROWEST = 32
 """Columns that an 8-bit tensor-core instruction multiplies at once; narrower heads are padded."""
 
@@ -169,17 +166,17 @@ def absorb(scores, q_steps, v, highest, total, accumulator, COMPUTE: tl.constexp
     return higher, total, accumulator
 
 
-_COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
+COMPUTE_TYPES = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
 def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None) -> Tensor:
     """Return attention with 8-bit queries and keys; as `qvggt_kernels.int8_attention`.
 
     Args:
-        q: see there.
-        k: see there.
-        v: see there.
-        blocks: None for what is shipped.
+        q: (B, H, L, D).
+        k: (B, H, T, D).
+        v: (B, H, T, D).
+        blocks: None for the shipped ones.
 
     Raises:
         ValueError: shapes or dtypes do not fit together, or heads are wider than 128.
@@ -192,7 +189,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
             f"queries are {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)}, not "
             "(B, H, L, D), (B, H, T, D) and (B, H, T, D) with D up to 128 and T > 0"
         )
-    if not q.dtype == k.dtype == v.dtype or q.dtype not in _COMPUTE:
+    if not q.dtype == k.dtype == v.dtype or q.dtype not in COMPUTE_TYPES:
         raise ValueError(
             f"queries, keys and values are {q.dtype}, {k.dtype} and {v.dtype}, not all of "
             "float32, float16 or bfloat16"
@@ -221,7 +218,7 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, blocks: Blocks | None = None
             BLOCK_Q=blocks.queries,
             BLOCK_K=blocks.keys,
             BLOCK=width,
-            COMPUTE=_COMPUTE[v.dtype],
+            COMPUTE=COMPUTE_TYPES[v.dtype],
             num_warps=blocks.warps,
             num_stages=blocks.stages,
             enable_fp_fusion=False,
@@ -234,55 +231,6 @@ def blocks_for(dtype: torch.dtype) -> Blocks:
     return Blocks(64, 32, 4, 2) if dtype == torch.float32 else Blocks(128, 64, 8, 3)
 
 
-def specimens() -> list[Specimen]:
-    """Return the kernels with the arguments that they are shipped with, for `offline`."""
-    from .offline import Specimen
-
-    found = []
-    for name, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
-        blocks = blocks_for(dtype)
-        for width in (32, 64, 128):
-            arguments: dict[str, Any] = {
-                **dict.fromkeys(("q_ptr", "k_ptr"), "*i8"),
-                **dict.fromkeys(("q_steps_ptr", "k_steps_ptr"), "*fp32"),
-                **dict.fromkeys(("v_ptr", "out_ptr"), f"*{name}"),
-                **dict.fromkeys(("queries", "keys"), "i32"),
-                **dict.fromkeys(("v_stride_batch", "v_stride_head", "v_stride_row"), "i32:16"),
-                **dict.fromkeys(("DIM", "BLOCK"), width),
-                "heads": "i32:16",
-                "BLOCK_Q": blocks.queries,
-                "BLOCK_K": blocks.keys,
-                "COMPUTE": _COMPUTE[dtype],
-            }
-            found.append(
-                Specimen(
-                    f"int8_attention_{width}_{name}",
-                    int8_attention_kernel,
-                    arguments,
-                    blocks.warps,
-                    blocks.stages,
-                    tensor_core=True,
-                )
-            )
-        for what, mean in (("queries", None), ("keys", "*fp32")):
-            arguments = {
-                **dict.fromkeys(("stride_batch", "stride_head", "stride_row"), "i32:16"),
-                **dict.fromkeys(("DIM", "BLOCK"), 64),
-                "x_ptr": f"*{name}",
-                "mean_ptr": mean,
-                "q_ptr": "*i8",
-                "steps_ptr": "*fp32",
-                "length": "i32",
-                "heads": "i32:16",
-                "factor": "fp32",
-                "BLOCK_ROWS": _QUANTIZED_ROWS,
-            }
-            found.append(
-                Specimen(f"quantize_{what}_64_{name}", quantize_heads_kernel, arguments, 4)
-            )
-    return found
-
-
 def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tuple[Tensor, Tensor]:
     """Return int8 tokens (B, H, L, width) of x (B, H, L, D), and their steps times `factor`."""
     batch, heads, length, dim = x.shape
@@ -290,7 +238,7 @@ def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tupl
         x = x.contiguous()
     q = torch.empty(batch, heads, length, width, dtype=torch.int8, device=x.device)
     steps = torch.empty(batch, heads, length, dtype=torch.float32, device=x.device)
-    quantize_heads_kernel[(triton.cdiv(length, _QUANTIZED_ROWS) * batch * heads,)](
+    quantize_heads_kernel[(triton.cdiv(length, QUANTIZED_ROWS) * batch * heads,)](
         x,
         mean,
         q,
@@ -300,7 +248,7 @@ def _quantize(x: Tensor, mean: Tensor | None, width: int, factor: float) -> tupl
         *x.stride()[:3],
         factor,
         DIM=dim,
-        BLOCK_ROWS=_QUANTIZED_ROWS,
+        BLOCK_ROWS=QUANTIZED_ROWS,
         BLOCK=width,
         num_warps=4,
         enable_fp_fusion=False,

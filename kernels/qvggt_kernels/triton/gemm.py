@@ -1,26 +1,20 @@
 """Matrix products with packed weights on a GPU: 16-bit by 4-bit, and 8-bit by 8-bit.
 
-y = activation(x W^T + bias), and where asked residual + gamma * y, the last two for 8 bits.
+y = activation(x W^T + bias), and for 8 bits optionally total + gamma * y.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import fp8
-from ..packing import PLANES
+from ..gemm_configs import Blocks
+from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
 from .unpack import load_scale_and_zero, plane_weights, round_half_even
-
-if TYPE_CHECKING:
-    from ..table import Blocks
-    from .offline import Specimen
-
-ACTIVATIONS = ("none", "gelu", "silu")
 
 
 @triton.jit
@@ -35,11 +29,9 @@ def tile_of(program, tiles_m, tiles_n, SWIZZLE: tl.constexpr):
 
 @triton.jit
 def activate(y, ACTIVATION: tl.constexpr):
-    """Apply the error-function GELU, SiLU or nothing, in float32."""
+    """Apply the error-function GELU or nothing, in float32."""
     if ACTIVATION == "gelu":
         y = 0.5 * y * (1.0 + tl.erf(y * 0.7071067811865476))
-    elif ACTIVATION == "silu":
-        y = y / (1.0 + tl.exp(-y))
     return y
 
 
@@ -230,36 +222,24 @@ def int8_gemm_kernel(
 
 
 _COMPUTE = {torch.float32: tl.float32, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
-_SUM_BLOCK = 512
+SUM_BLOCK = 512
 _TOKEN_BLOCK = 4096
 
 
-def int4_gemm(
-    x: Tensor,
-    qweight: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    zeros: Tensor | None,
-    blocks: Blocks,
-    activation: str = "none",
-) -> Tensor:
+def int4_gemm(x: Tensor, weight: PackedWeight, blocks: Blocks, activation: str = "none") -> Tensor:
     """Return activation(x W^T + bias) without unpacking the weight to memory.
 
     Args:
         x: (M, K) contiguous, M > 0; products are made in its dtype, sums in float32.
-        qweight: (N, K/g, g/4) int16, contiguous.
-        scales: (N, K/g) bfloat16, contiguous.
-        bias: (N,) floating, or None.
-        zeros: (N, K/g) uint8, contiguous, or None.
+        weight: contiguous.
         blocks: k a multiple of 64.
-        activation: one of `ACTIVATIONS`.
+        activation: "gelu" or "none".
 
     Returns:
         (M, N) of x's dtype. Equal inputs give equal bits.
     """
     m, k = x.shape
-    n, _, lanes = qweight.shape
-    group = lanes * PLANES
+    n = weight.outputs
     out = torch.empty(m, n, dtype=x.dtype, device=x.device)
     parts = out
     if blocks.split_k > 1:
@@ -267,18 +247,18 @@ def int4_gemm(
     grid = (triton.cdiv(m, blocks.m) * triton.cdiv(n, blocks.n), blocks.split_k)
     int4_gemm_kernel[grid](
         x,
-        qweight,
-        scales,
-        zeros,
-        bias,
+        weight.qweight,
+        weight.scales,
+        weight.zeros,
+        weight.bias,
         parts,
         m,
         n,
         k,
-        GROUP=group,
+        GROUP=weight.group_size,
         BLOCK_M=blocks.m,
         BLOCK_N=blocks.n,
-        BLOCK_W=blocks.k // PLANES,
+        BLOCK_W=blocks.k // 4,
         SPLIT_K=blocks.split_k,
         EVEN=k % (blocks.k * blocks.split_k) == 0,
         COMPUTE=_COMPUTE[x.dtype],
@@ -288,14 +268,14 @@ def int4_gemm(
         enable_fp_fusion=False,
     )
     if blocks.split_k > 1:
-        sum_kernel[(triton.cdiv(m * n, _SUM_BLOCK),)](
+        sum_kernel[(triton.cdiv(m * n, SUM_BLOCK),)](
             parts,
-            bias,
+            weight.bias,
             out,
             m * n,
             n,
             SPLIT_K=blocks.split_k,
-            BLOCK=_SUM_BLOCK,
+            BLOCK=SUM_BLOCK,
             ACTIVATION=activation,
             num_warps=4,
             enable_fp_fusion=False,
@@ -338,47 +318,48 @@ def quantize_tokens(
     return q, steps
 
 
-def int8_gemm(
-    q: Tensor,
-    steps: Tensor,
-    weight: Tensor,
-    scales: Tensor,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    blocks: Blocks,
-    activation: str = "none",
-    gamma: Tensor | None = None,
-    residual: Tensor | None = None,
-) -> Tensor:
-    """Return residual + gamma * activation(q W^T steps scales + bias).
+class Tokens(NamedTuple):
+    """Quantized tokens.
 
-    Args:
+    Attributes:
         q: (M, K) int8, contiguous, M > 0.
         steps: (M,) float32.
-        weight: (N, K) int8, contiguous.
-        scales: (N,) float32.
-        bias: (N,) floating, or None.
-        dtype: of the result.
+        dtype: that they had, and that a product with them gets.
+    """
+
+    q: Tensor
+    steps: Tensor
+    dtype: torch.dtype
+
+
+def int8_gemm(
+    tokens: Tokens, weight: IntegerWeight, blocks: Blocks, epilogue: Epilogue = NO_EPILOGUE
+) -> Tensor:
+    """Return total + gamma * activation(q W^T steps scales + bias).
+
+    Args:
+        tokens: of x.
+        weight: of 8 bits; `qweight` is the transpose of a contiguous (N, K).
         blocks: split_k is 1.
-        activation: one of `ACTIVATIONS`.
-        gamma: (N,) floating, or None for 1.
-        residual: (M, N) of `dtype`, contiguous, overwritten by the result; or None for 0.
+        epilogue: with a `total` (M, N) of the tokens' dtype, contiguous, overwritten by the result.
 
     Returns:
-        (M, N) of `dtype`: `residual`, or newly allocated.
+        (M, N) of the tokens' dtype: `epilogue.total`, or newly allocated.
     """
-    m, k = q.shape
-    n = weight.shape[0]
+    m, k = tokens.q.shape
+    n = weight.outputs
+    out = epilogue.total
+    if out is None:
+        out = torch.empty(m, n, dtype=tokens.dtype, device=tokens.q.device)
     # Every program reads the numbers that it overwrites, and no others.
-    out = torch.empty(m, n, dtype=dtype, device=q.device) if residual is None else residual
     int8_gemm_kernel[(triton.cdiv(m, blocks.m) * triton.cdiv(n, blocks.n),)](
-        q,
-        steps,
-        weight,
-        scales,
-        bias,
-        gamma,
-        residual,
+        tokens.q,
+        tokens.steps,
+        weight.qweight.t(),
+        weight.scales,
+        weight.bias,
+        epilogue.gamma,
+        epilogue.total,
         out,
         m,
         n,
@@ -387,171 +368,9 @@ def int8_gemm(
         BLOCK_N=blocks.n,
         BLOCK_K=blocks.k,
         EVEN=k % blocks.k == 0,
-        ACTIVATION=activation,
+        ACTIVATION="gelu" if epilogue.gelu else "none",
         num_warps=blocks.warps,
         num_stages=blocks.stages,
         enable_fp_fusion=False,
     )
     return out
-
-
-def specimens() -> list[Specimen]:
-    """Return every configuration that a shipped table names or that tuning may choose."""
-    from .. import table, tune
-    from .offline import ARCHITECTURES, WITH_FP8, Specimen
-
-    shipping: dict[tuple[str, Blocks], set[int]] = {}
-    for architecture in table.shipped_architectures():
-        choices = [(entry.operator, entry.choice) for entry in table.shipped(architecture)]
-        choices += [
-            (operator, choice)
-            for operator in table.OPERATORS
-            for bucket in table.BUCKETS
-            for choice in tune.candidates(operator, bucket, architecture)
-        ]
-        for operator, choice in choices:
-            if choice.blocks is not None:
-                # The number of parts is a factor in addresses and changes nothing else.
-                blocks = choice.blocks._replace(split_k=4 if choice.blocks.split_k > 1 else 1)
-                shipping.setdefault((operator, blocks), set()).add(architecture)
-    found = []
-    for (operator, blocks), architectures in sorted(shipping.items()):
-        everywhere = tuple(sorted(architectures))
-        # Variants where a generation of tensor cores begins, and on the smallest shared memory.
-        varied = tuple(sorted(architectures & {80, 89, 90}))
-        if operator == "int8":
-            found.append(_int8_specimen(blocks, everywhere))
-            found.append(_int8_specimen(blocks, varied, "gelu"))
-            found.append(_int8_specimen(blocks, varied, residual=True))
-            continue
-        found.append(_int4_specimen(blocks, everywhere))
-        if blocks.m <= 64:
-            found.append(_int4_specimen(blocks, varied, zeros=True))
-        if blocks.n == 64:
-            found.append(_int4_specimen(blocks, varied, group=32, even=False))
-        if blocks.split_k == 1:
-            found.append(_int4_specimen(blocks, varied, "gelu"))
-    for name, pointer, highest, where in (
-        ("quantize tokens", "*i8", 127, ARCHITECTURES),
-        ("quantize tokens to fp8", "*fp8e4nv", fp8.HIGHEST, WITH_FP8),
-    ):
-        found.append(
-            Specimen(
-                name,
-                quantize_tokens_kernel,
-                {
-                    "x_ptr": "*bf16",
-                    "clip_ptr": "*fp32",
-                    "q_ptr": pointer,
-                    "steps_ptr": "*fp32",
-                    "K": "i32:16",
-                    "HIGHEST": highest,
-                    "BLOCK": 1024,
-                },
-                warps=4,
-                architectures=where,
-            )
-        )
-    found.append(
-        Specimen(
-            "sum of 4 parts, gelu",
-            sum_kernel,
-            {
-                "parts_ptr": "*fp32",
-                "bias_ptr": "*bf16",
-                "out_ptr": "*bf16",
-                "size": "i32:16",
-                "N": "i32:16",
-                "SPLIT_K": 4,
-                "BLOCK": _SUM_BLOCK,
-                "ACTIVATION": "gelu",
-            },
-            warps=4,
-        )
-    )
-    return found
-
-
-def _int4_specimen(
-    blocks: Blocks,
-    architectures: tuple[int, ...],
-    activation: str = "none",
-    zeros: bool = False,
-    group: int = 128,
-    even: bool = True,
-) -> Specimen:
-    from .offline import Specimen
-
-    split = blocks.split_k > 1
-    name = f"int4 {_describe(blocks)}" + (" split" if split else "")
-    name += f" {activation}" if activation != "none" else ""
-    name += " zeros" if zeros else ""
-    name += f" group {group} tail" if not even else ""
-    return Specimen(
-        name,
-        int4_gemm_kernel,
-        {
-            "x_ptr": "*bf16",
-            "words_ptr": "*i16",
-            "scales_ptr": "*bf16",
-            "zeros_ptr": "*u8" if zeros else None,
-            "bias_ptr": "*bf16",
-            "out_ptr": "*fp32" if split else "*bf16",
-            "M": "i32",
-            "N": "i32:16",
-            "K": "i32:16",
-            "GROUP": group,
-            "BLOCK_M": blocks.m,
-            "BLOCK_N": blocks.n,
-            "BLOCK_W": blocks.k // PLANES,
-            "SPLIT_K": blocks.split_k,
-            "EVEN": even,
-            "COMPUTE": tl.bfloat16,
-            "ACTIVATION": activation,
-        },
-        blocks.warps,
-        blocks.stages,
-        architectures,
-        tensor_core=True,
-    )
-
-
-def _int8_specimen(
-    blocks: Blocks,
-    architectures: tuple[int, ...],
-    activation: str = "none",
-    residual: bool = False,
-) -> Specimen:
-    from .offline import Specimen
-
-    name = f"int8 {_describe(blocks)}" + (f" {activation}" if activation != "none" else "")
-    return Specimen(
-        name + (" residual" if residual else ""),
-        int8_gemm_kernel,
-        {
-            "x_ptr": "*i8",
-            "steps_ptr": "*fp32",
-            "weight_ptr": "*i8",
-            "scales_ptr": "*fp32",
-            "bias_ptr": "*bf16",
-            "gamma_ptr": "*bf16" if residual else None,
-            "residual_ptr": "*bf16" if residual else None,
-            "out_ptr": "*bf16",
-            "M": "i32",
-            "N": "i32:16",
-            "K": "i32:16",
-            "BLOCK_M": blocks.m,
-            "BLOCK_N": blocks.n,
-            "BLOCK_K": blocks.k,
-            "EVEN": True,
-            "ACTIVATION": activation,
-        },
-        blocks.warps,
-        blocks.stages,
-        architectures,
-        tensor_core=True,
-    )
-
-
-def _describe(blocks: Blocks) -> str:
-    return f"{blocks.m}x{blocks.n}x{blocks.k} warps {blocks.warps} stages {blocks.stages}"

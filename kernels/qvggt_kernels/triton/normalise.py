@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from .offline import Specimen
 
 _TILE = 1024
 """Numbers that four warps work on: a 16-byte load of 16-bit numbers per thread."""
@@ -72,7 +67,7 @@ def layer_norm_add_(
     out = torch.empty_like(x)
     rows = x.numel() // width
     if rows:
-        block, block_rows, warps = _tile(width)
+        block, block_rows, warps = tile(width)
         layer_norm_add_kernel[(triton.cdiv(rows, block_rows),)](
             x,
             branch.contiguous(),
@@ -91,28 +86,7 @@ def layer_norm_add_(
     return out
 
 
-def _tile(width: int) -> tuple[int, int, int]:
+def tile(width: int) -> tuple[int, int, int]:
     """Return columns and rows of a tile, and its warps."""
     block = triton.next_power_of_2(width)
     return block, max(1, _TILE // block), min(16, max(4, block // 256))
-
-
-def specimens() -> list[Specimen]:
-    """Return the kernel with the arguments that it is shipped with, for `offline`."""
-    from .offline import Specimen
-
-    arguments: dict[str, Any]
-    found = []
-    for width in (128, 384, 1024, 2048):
-        block, block_rows, warps = _tile(width)
-        names = ("x_ptr", "branch_ptr", "gamma_ptr", "weight_ptr", "bias_ptr", "out_ptr")
-        arguments = {
-            **dict.fromkeys(names, "*bf16"),
-            "rows": "i32",
-            "eps": "fp32",
-            "WIDTH": width,
-            "BLOCK_ROWS": block_rows,
-            "BLOCK": block,
-        }
-        found.append(Specimen(f"layer_norm_add_{width}", layer_norm_add_kernel, arguments, warps))
-    return found

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import triton
 import triton.language as tl
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .offline import Specimen
+from ..reference.rotary import HeadNorm, Rotation
 
 _TILE = 1024
 """Numbers of a quarter of the heads that four warps work on: 16 bytes per thread."""
@@ -55,7 +52,7 @@ def qk_norm_rope_kernel(
     BLOCK_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """Normalise and turn heads of qkv (tokens, 3, HEADS, DIM); a row is one head of one token.
+    """Normalise and rotate heads of qkv (tokens, 3, HEADS, DIM); a row is one head of one token.
 
     A head is held as its four quarters, each BLOCK_ROWS x BLOCK, because the rotation pairs
     the first with the second and the third with the fourth; nothing is shuffled.
@@ -104,17 +101,8 @@ def qk_norm_rope_kernel(
         tl.store(target + 3 * QUARTER, d.to(dtype), mask=inside)
 
 
-def qk_norm_rope_(
-    qkv: Tensor,
-    qw: Tensor | None,
-    qb: Tensor | None,
-    kw: Tensor | None,
-    kb: Tensor | None,
-    eps: float,
-    cos: Tensor | None,
-    sin: Tensor | None,
-) -> None:
-    """Overwrite queries and keys with normalised and turned ones; as `qvggt_kernels`' function.
+def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
+    """Overwrite queries and keys with normalised and rotated ones; as `qvggt_kernels`' function.
 
     Raises:
         ValueError: `qkv` is not contiguous or has odd quarters, or tables are of another size.
@@ -125,28 +113,24 @@ def qk_norm_rope_(
             f"qkv is {tuple(qkv.shape)} with strides {qkv.stride()}: it has to be contiguous, "
             "with heads of a multiple of 4"
         )
-    for table in (cos, sin):
+    for table in rotation:
         if table is not None and (table.numel() != tokens * dim or not table.is_contiguous()):
             raise ValueError(f"a rotary table is {tuple(table.shape)}, not ({tokens}, 1, {dim})")
     rows = qkv.numel() // (3 * dim)
     if not rows:
         return
-    block, block_rows = _tile(dim)
+    block, block_rows = tile(dim)
     qk_norm_rope_kernel[(triton.cdiv(rows, block_rows),)](
         qkv,
-        qw,
-        qb,
-        kw,
-        kb,
-        cos,
-        sin,
+        *norm[:4],
+        *rotation,
         rows,
         tokens,
-        eps,
+        norm.eps,
         HEADS=heads,
         DIM=dim,
-        NORM=qw is not None,
-        ROTATE=cos is not None,
+        NORM=norm.query_weight is not None,
+        ROTATE=rotation.cos is not None,
         BLOCK_ROWS=block_rows,
         BLOCK=block,
         num_warps=4,
@@ -154,26 +138,7 @@ def qk_norm_rope_(
     )
 
 
-def _tile(dim: int) -> tuple[int, int]:
+def tile(dim: int) -> tuple[int, int]:
     """Return columns and rows of a quarter's tile."""
     block = triton.next_power_of_2(dim // 4)
     return block, max(1, _TILE // block)
-
-
-def specimens() -> list[Specimen]:
-    """Return the kernel with the arguments that it is shipped with, for `offline`."""
-    from .offline import Specimen
-
-    arguments: dict[str, Any]
-    found = []
-    for heads, dim, norm in ((16, 64, True), (2, 64, True), (16, 64, False), (8, 128, True)):
-        block, block_rows = _tile(dim)
-        arguments = dict.fromkeys(
-            ("qw_ptr", "qb_ptr", "kw_ptr", "kb_ptr"), "*bf16" if norm else None
-        )
-        arguments |= {"qkv_ptr": "*bf16", "cos_ptr": "*fp32", "sin_ptr": "*fp32", "eps": "fp32"}
-        arguments |= {"rows": "i32", "tokens_per_frame": "i32", "HEADS": heads, "DIM": dim}
-        arguments |= {"NORM": norm, "ROTATE": True, "BLOCK_ROWS": block_rows, "BLOCK": block}
-        name = f"{'norm_' if norm else ''}rope_{heads}x{dim}"
-        found.append(Specimen(name, qk_norm_rope_kernel, arguments, 4))
-    return found

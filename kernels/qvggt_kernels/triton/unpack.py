@@ -6,25 +6,21 @@ no bfloat16 arithmetic: its tests multiply in float16 and float32.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from .. import fp8
-from ..packing import GROUP_SIZES, PLANES, ZERO
-
-if TYPE_CHECKING:
-    from .offline import Specimen
+from ..packing import PLANES, ZERO
+from ..weight import PackedWeight
 
 ZERO_NUMBER: tl.constexpr = tl.constexpr(ZERO)
 
-_HIGHEST = {torch.int8: 127.0, fp8.DTYPE: fp8.HIGHEST}
+HIGHEST = {torch.int8: 127.0, fp8.DTYPE: fp8.HIGHEST}
 """What the largest magnitude of a row becomes."""
 
-_TILE = 4096
+TILE = 4096
 """Words that a program unpacks: 16 per thread."""
 
 
@@ -161,32 +157,27 @@ def columns_kernel(
         tl.store(target, packed, mask=inside)
 
 
-def dequantize(
-    qweight: Tensor, scales: Tensor, dtype: torch.dtype, zeros: Tensor | None = None
-) -> Tensor:
+def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """Unpack a weight; same bits as the reference.
 
     The result is newly allocated: PyTorch's caching allocator keeps one such block per device
-    and stream, and hands it to the next layer as soon as this one lets go of it. It also
-    knows about graphs that are being captured.
+    and stream, and gives it to the next layer as soon as this one releases it. It also handles
+    graphs that are being captured.
 
     Args:
-        qweight: (N, K/g, g/4) int16, contiguous.
-        scales: (N, K/g) bfloat16, contiguous.
+        weight: contiguous.
         dtype: float32, float16 or bfloat16.
-        zeros: (N, K/g) uint8, contiguous, or None.
 
     Returns:
         (N, K) of `dtype`.
     """
+    qweight = weight.qweight
     rows, groups, lanes = qweight.shape
     out = torch.empty(rows, groups * lanes * PLANES, dtype=dtype, device=qweight.device)
     size = qweight.numel()
-    block = min(_TILE, triton.next_power_of_2(max(size, 1)))
+    block = min(TILE, triton.next_power_of_2(max(size, 1)))
     dequantize_kernel[(triton.cdiv(size, block),)](
-        qweight,
-        scales,
-        zeros,
+        *_pointers(weight),
         out,
         size,
         GROUP=lanes * PLANES,
@@ -197,28 +188,22 @@ def dequantize(
     return out
 
 
-def requantize(
-    qweight: Tensor,
-    scales: Tensor,
-    zeros: Tensor | None = None,
-    dtype: torch.dtype = torch.int8,
-) -> tuple[Tensor, Tensor]:
-    """Unpack a weight into rows of int8 or float8_e4m3fn with one scale each.
+def requantize(weight: PackedWeight, dtype: torch.dtype = torch.int8) -> tuple[Tensor, Tensor]:
+    """Unpack a contiguous weight into rows (N, K) of int8 or float8_e4m3fn with one scale each.
 
     As `qvggt_kernels.requantize` and `qvggt_kernels.quantize_rows_fp8` do.
     """
+    qweight = weight.qweight
     rows, groups, lanes = qweight.shape
     out = torch.empty(rows, groups * lanes * PLANES, dtype=dtype, device=qweight.device)
     row_scales = torch.empty(rows, dtype=torch.float32, device=qweight.device)
     requantize_kernel[(triton.cdiv(rows, 4),)](
-        qweight,
-        scales,
-        zeros,
+        *_pointers(weight),
         out,
         row_scales,
         rows,
         groups * lanes,
-        HIGHEST=_HIGHEST[dtype],
+        HIGHEST=HIGHEST[dtype],
         GROUP=lanes * PLANES,
         BLOCK_ROWS=4,
         BLOCK=256,
@@ -226,6 +211,10 @@ def requantize(
         enable_fp_fusion=False,
     )
     return out, row_scales
+
+
+def _pointers(weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor | None]:
+    return weight.qweight, weight.scales, weight.zeros
 
 
 def columns_to_rows(qweight: Tensor) -> Tensor:
@@ -239,71 +228,3 @@ def columns_to_rows(qweight: Tensor) -> Tensor:
         qweight, out, inputs, outputs, HALVES=halves, BLOCK_K=64, BLOCK_N=64, num_warps=4
     )
     return out
-
-
-def specimens() -> list[Specimen]:
-    """Return the kernels as they are launched for weights of 128 columns a scale, and of 32."""
-    from .offline import ARCHITECTURES, WITH_FP8, Specimen
-
-    pointers = {"words_ptr": "*i16", "scales_ptr": "*bf16"}
-    found = []
-    for zeros in (None, "*u8"):
-        suffix = " zeros" if zeros else ""
-        for group in (min(GROUP_SIZES), max(GROUP_SIZES)):
-            found.append(
-                Specimen(
-                    f"dequantize to bf16, group {group}{suffix}",
-                    dequantize_kernel,
-                    {
-                        **pointers,
-                        "zeros_ptr": zeros,
-                        "out_ptr": "*bf16",
-                        "size": "i32:16",
-                        "GROUP": group,
-                        "BLOCK": _TILE,
-                    },
-                    warps=8,
-                )
-            )
-            for name, pointer, highest, architectures in (
-                ("requantize", "*i8", _HIGHEST[torch.int8], ARCHITECTURES),
-                ("requantize to fp8", "*fp8e4nv", fp8.HIGHEST, WITH_FP8),
-            ):
-                found.append(
-                    Specimen(
-                        f"{name}, group {group}{suffix}",
-                        requantize_kernel,
-                        {
-                            **pointers,
-                            "zeros_ptr": zeros,
-                            "out_ptr": pointer,
-                            "row_scales_ptr": "*fp32",
-                            "rows": "i32:16",
-                            "words_per_row": "i32:16",
-                            "HIGHEST": highest,
-                            "GROUP": group,
-                            "BLOCK_ROWS": 4,
-                            "BLOCK": 256,
-                        },
-                        warps=4,
-                        architectures=architectures,
-                    )
-                )
-    for halves in (False, True):
-        found.append(
-            Specimen(
-                "columns to rows, " + ("4 bits" if halves else "8 bits"),
-                columns_kernel,
-                {
-                    "packed_ptr": "*u8" if halves else "*i8",
-                    "out_ptr": "*i8",
-                    "inputs": "i32:16",
-                    "outputs": "i32:16",
-                    "HALVES": halves,
-                    "BLOCK_K": 64,
-                    "BLOCK_N": 64,
-                },
-                warps=4,
-            )
-        )
-    return found

@@ -1,12 +1,12 @@
-"""Recipes: how the numbers of a plan's integers are chosen, each a description in its own file.
+"""Recipes: how the integers of a plan are computed, each a description in its own file.
 
-A recipe says which of the shared steps are taken, in the order in which they are taken, block
-by block of the network (`qvggt_core.quantize.calibrate`):
+A recipe selects among the shared steps, which are always taken in this order, block by block of
+the network (`qvggt_core.quantize.calibrate`):
 
     rotate -> scale -> clip -> round
 
-Which weights are integers, of how many bits, is the plan's business; writing is the
-pipeline's. To add a recipe, describe it in a file of its own and name it in `RECIPES`.
+Which weights are integers, of how many bits, is decided by the plan. To add a recipe, describe it
+in a file of its own and name it in `RECIPES`.
 """
 
 from __future__ import annotations

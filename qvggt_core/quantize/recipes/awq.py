@@ -1,7 +1,7 @@
 """AWQ (Lin et al., MLSys 2024): columns that meet large inputs get finer steps.
 
-All tokens count, the alpha of each linear is the one of least reconstruction error on a grid
-of 20, ranges are searched; fc2, which no layer before can carry the factors for, has them
+Statistics are of all tokens, the alpha of each linear is the one of least reconstruction error
+on a grid of 20, ranges are searched; fc2, whose factors no layer before can carry, has them
 explicitly, as AWQ's scaled activations do.
 """
 

@@ -1,16 +1,18 @@
-"""What a recipe can ask for: the shared steps of quantization as data."""
+"""The description of a recipe: the shared steps of quantization as data."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-Linear = Literal["qkv", "proj", "fc1", "fc2"]
-"""The four linears of a transformer block."""
+from qvggt_core.errors import QuantizationError
+from qvggt_core.quantize.block_linears import Linear
 
-TokenView = Literal["counted", "limited", "filtered"]
-"""What statistics see of camera and register tokens: all of them; each brought down to the mean
-length of the image tokens where it is longer; none of them (QVGGT, section 3.3)."""
+TokenView = Literal["all", "clamped", "excluded"]
+"""Camera and register tokens in the statistics of a linear's input: as they are; each scaled down
+to the mean length of the image tokens where it is longer; left out (QVGGT, section 3.3)."""
+
+_TOKEN_VIEWS = get_args(TokenView)
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,8 @@ class Scaling:
         candidates: alphas of the search, evenly in [0, 1].
         balance: a of smoothing.
         task_candidates: 0 chooses by the linear's own reconstruction; n evaluates the n best
-            of those by what the network's heads say (QVGGT, section 3.4).
-        targets: what heads are compared with: "teacher", the full-precision network's outputs,
+            of those by the loss of the network's heads (QVGGT, section 3.4).
+        targets: of the heads: "teacher", the full-precision network's outputs,
             or "truth" where the calibration set has it, the teacher's elsewhere.
     """
 
@@ -62,16 +64,16 @@ class Recipe:
     """A way to quantize.
 
     Attributes:
-        name: what the command line and a checkpoint's metadata call it.
-        precision: bits of weights and activations where the user asks for none, e.g. "w4a16".
+        name: on the command line and in a checkpoint's metadata.
+        precision: bits of weights and activations unless the user chooses others, e.g. "w4a16".
         rotation: whether inputs are rotated by a Hadamard transform.
         scaling: factors on inputs, or None.
         clip_search: whether each group's range is searched for the least output error.
         learned_clipping: training of ranges, or None.
         rounding: "nearest" or "gptq".
-        token_views: what statistics see of the special tokens of each frame. With several, the
-            heads judge factors and ranges from each; the last is the yardstick of
-            reconstruction, and holds alone where no head is asked.
+        token_views: the special tokens of each frame in the statistics. With several, factors
+            and ranges from each are compared by the heads' loss; the last is the baseline of
+            reconstruction, and the only one where no loss of the heads is computed.
         compensation: principal directions K of the camera compensation token, 0 for none.
         compensation_judged: whether the token stays only if the heads lose less with it on the
             images that candidates are judged on; needs task candidates.
@@ -84,9 +86,17 @@ class Recipe:
     clip_search: bool = False
     learned_clipping: LearnedClipping | None = None
     rounding: Literal["nearest", "gptq"] = "nearest"
-    token_views: tuple[TokenView, ...] = ("counted",)
+    token_views: tuple[TokenView, ...] = ("all",)
     compensation: int = 0
     compensation_judged: bool = False
+
+    def __post_init__(self) -> None:
+        unknown = [view for view in self.token_views if view not in _TOKEN_VIEWS]
+        if unknown or not self.token_views:
+            raise QuantizationError(
+                f"token views {list(self.token_views)} of the recipe {self.name}: give one or more "
+                f"of {', '.join(_TOKEN_VIEWS)}"
+            )
 
     @property
     def calibrated(self) -> bool:

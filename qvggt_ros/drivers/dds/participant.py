@@ -18,6 +18,7 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from qvggt_core.errors import ParameterError, TransportError
+from qvggt_core.optional import missing_package
 from qvggt_ros.io.messages import rosbags_typestore
 
 try:
@@ -39,10 +40,7 @@ try:
 
     from qvggt_ros.drivers.dds.types import WireType, wire_type
 except ImportError as error:
-    raise TransportError(
-        f"Cyclone DDS cannot be imported ({error}): install the extra dds, "
-        "`pip install 'qvggt_ros[dds]'`"
-    ) from error
+    raise missing_package(error, "cyclonedds") or error from error
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from qvggt_core.errors import ParameterError, RecordingError, TransportError
 from qvggt_ros.drivers.dds.participant import Participant, Publisher
 from qvggt_ros.io.conversions import NANOSECONDS, move_stamps
-from qvggt_ros.io.recording import OWN_NAMESPACE, Recording, open_recording
+from qvggt_ros.io.recording import Recording, open_recording, playable_topics
 
 _LISTENERS_S = 1.0
 _SLICE_S = 0.05
@@ -74,9 +74,8 @@ def play(
 
 def _publishers(recording: Recording, participant: Participant) -> dict[str, Publisher]:
     publishers = {}
-    for topic, msgtype in recording.types.items():
-        if topic.startswith(OWN_NAMESPACE):
-            continue
+    for topic in playable_topics(recording):
+        msgtype = recording.types[topic]
         try:
             publishers[topic] = participant.publisher(
                 topic,

@@ -29,11 +29,17 @@ from qvggt_core.datasets.files import read_truth
 from qvggt_core.errors import DatasetError, ExcludedSceneError, ParameterError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse
-from qvggt_core.synthetic.dataset_layouts import LAYOUTS, write_layout
+from qvggt_core.synthetic.dataset_layouts import (
+    LAYOUTS,
+    CameraChoices,
+    FlightChoices,
+    write_layout,
+)
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.lens import Lens
-from qvggt_core.synthetic.render import Scene, pinhole
-from qvggt_core.synthetic.world import make_world
+from qvggt_core.synthetic.named_worlds import make_world
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 
 WIDTH, HEIGHT, FRAMES, STEP = 48, 32, 4, 0.1
 LOADERS = {
@@ -48,7 +54,12 @@ LOADERS = {
 
 def write(root: Path, layout: str, **options):
     choices = {"world": "studio", "frames": FRAMES, "width": WIDTH, "height": HEIGHT, "step": STEP}
-    return write_layout(root, layout, **{"scenes": 2, **choices, **options})
+    options = {**choices, **options}
+    overwrite = options.pop("overwrite", False)
+    camera = {k: options.pop(k) for k in list(options) if k in CameraChoices.__annotations__}
+    return write_layout(
+        root, layout, FlightChoices(**options), CameraChoices(**camera), overwrite=overwrite
+    )
 
 
 @pytest.fixture(scope="module")
@@ -323,7 +334,7 @@ def test_a_distorted_euroc_image_undistorts_to_the_plain_one(tmp_path):
         Euroc(written.path).load(written.scenes[0]).frames[0]
         for written in (
             write(tmp_path / "plain", "euroc", **choices),
-            write(tmp_path / "bent", "euroc", **choices, distortion=True),
+            write(tmp_path / "bent", "euroc", **choices, distorted=True),
         )
     )
     camera = bent.camera
@@ -344,7 +355,7 @@ def test_the_real_data_sets_camera_needs_no_file_of_ours(tmp_path, monkeypatch, 
         )
 
     monkeypatch.setattr(Lens, "picture", picture)
-    written = write(tmp_path / layout, layout, scenes=1, frames=2, dataset_camera=True)
+    written = write(tmp_path / layout, layout, scenes=1, frames=2, of_dataset=True)
     assert not list(written.path.rglob("calibration.txt"))
     frame = LOADERS[layout](written.path).load(written.scenes[0]).frames[0]
     focal = {"7scenes": 525.0, "nrgbd": 554.2562584220408, "tum": 535.4, "euroc": 458.654}
@@ -453,7 +464,7 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
 
 
 @pytest.mark.parametrize(
-    ("layout", "file", "content", "said"),
+    ("layout", "file", "content", "message"),
     [
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "1 0 0", "3 numbers, not the 16"),
         ("7scenes", "studio/seq-01/frame-000000.pose.txt", "2 " * 16, "no rotation matrix"),
@@ -472,10 +483,10 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
         ("euroc", "studio_1/mav0/cam0/data.csv", "x,y.png\n", "no time in nanoseconds"),
     ],
 )
-def test_a_file_that_cannot_be_understood_is_named(copy, layout, file, content, said):
+def test_a_file_that_cannot_be_understood_is_named(copy, layout, file, content, message):
     root = copy(layout)
     (root / file).write_text(content)
-    with pytest.raises(DatasetError, match=said) as caught:
+    with pytest.raises(DatasetError, match=message) as caught:
         LOADERS[layout](root).load("/".join(file.split("/")[: 2 if layout == "7scenes" else 1]))
     assert str(root / file) in str(caught.value)
 
@@ -540,18 +551,18 @@ def test_what_exists_is_only_replaced_when_asked_and_ours(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("choices", "said"),
+    ("choices", "message"),
     [
         ({"layout": "kitti"}, "there is no layout 'kitti'; known: co3d"),
-        ({"distortion": True}, "has no distortion"),
-        ({"layout": "co3d", "dataset_camera": True}, "has no one camera"),
+        ({"distorted": True}, "has no distortion"),
+        ({"layout": "co3d", "of_dataset": True}, "has no one camera"),
         ({"width": 8}, "sides must be 16 to 4096"),
         ({"scenes": 0}, "at least one scene"),
         ({"frames": 0}, "frames 0"),
         ({"step": 0.0}, "step 0"),
     ],
 )
-def test_choices_that_make_no_sense_are_refused(tmp_path, choices, said):
-    with pytest.raises(ParameterError, match=said):
+def test_choices_that_make_no_sense_are_refused(tmp_path, choices, message):
+    with pytest.raises(ParameterError, match=message):
         write(tmp_path / "set", **{"layout": "tum", **choices})
     assert not (tmp_path / "set").exists()

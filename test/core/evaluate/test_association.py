@@ -23,7 +23,7 @@ def track_at(seconds, positions=None):
 
 
 def wave(seconds):
-    """A path whose speed and direction change, so that it tells its time."""
+    """A path whose speed and direction change, so that position determines time."""
     t = np.asarray(seconds)
     return np.stack([np.sin(t) + 0.3 * t, np.cos(1.7 * t), 0.2 * np.sin(2.3 * t)], axis=1)
 
@@ -73,14 +73,14 @@ def test_clocks_that_are_far_apart_are_searched_from_first_to_first():
     assert estimate_offset(estimate, truth) == pytest.approx(5000.25, abs=2e-3)
 
 
-def test_even_and_straight_motion_does_not_tell_the_offset():
+def test_even_and_straight_motion_does_not_determine_the_offset():
     seconds = np.arange(0, 20, 0.1)
     line = np.outer(seconds, [1.0, 0.5, 0.0])
-    with pytest.raises(EvaluationError, match="does not tell the clock offset"):
+    with pytest.raises(EvaluationError, match="does not determine the clock offset"):
         estimate_offset(track_at(seconds, line), track_at(seconds, line))
 
 
-def test_standing_still_does_not_tell_it_either():
+def test_standing_still_does_not_determine_it_either():
     seconds = np.arange(0, 20, 0.1)
     with pytest.raises(EvaluationError, match="overlap and move"):
         estimate_offset(track_at(seconds), track_at(seconds, wave(seconds)))

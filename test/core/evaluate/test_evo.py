@@ -30,7 +30,7 @@ RELATIONS = {"translation": "trans_part", "rotation": "angle_deg"}
 START_NS = 1_700_000_000_000_000_000
 
 
-def walk(count, seed):
+def wandering(count, seed):
     """A smooth path with turns in all three axes, at 10 Hz."""
     rng = np.random.default_rng(seed)
     pose, poses = np.eye(4), []
@@ -51,7 +51,7 @@ def tracks(tmp_path_factory):
     rng = np.random.default_rng(5)
     truth, estimate = Track(), Track()
     gauge = transform(Rotation.from_rotvec([0.3, -1.2, 0.8]).as_matrix(), np.array([3.0, -2, 9]))
-    for index, pose in enumerate(walk(80, 2)):
+    for index, pose in enumerate(wandering(80, 2)):
         stamp = START_NS + index * 100_000_000
         truth.add(stamp, pose)
         noise = transform(

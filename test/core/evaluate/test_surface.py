@@ -132,7 +132,7 @@ def test_icp_leaves_what_is_too_far_away():
 
 
 @pytest.mark.parametrize(
-    ("estimate", "truth", "said"),
+    ("estimate", "truth", "message"),
     [
         (np.empty((0, 3)), plane(), "the estimated cloud has 0 points where at least 3"),
         (plane(), plane()[:2], "the true cloud has 2 points where at least 3"),
@@ -141,8 +141,8 @@ def test_icp_leaves_what_is_too_far_away():
         (plane().reshape(40, 40, 3), plane(), r"shape \(40, 40, 3\): they must be \(N, 3\)"),
     ],
 )
-def test_clouds_without_a_surface_say_what_is_wrong(estimate, truth, said):
-    with pytest.raises(EvaluationError, match=said):
+def test_the_error_of_clouds_without_a_surface_names_the_fault(estimate, truth, message):
+    with pytest.raises(EvaluationError, match=message):
         surface_errors(estimate, truth)
 
 

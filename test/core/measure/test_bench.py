@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from qvggt_kernels import dequantize, pack
+from qvggt_kernels import PackedWeight, dequantize, pack
 from support.small_network import TINY
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.measure import layers, timing
-from qvggt_core.measure.bench import CASES
+from qvggt_core.measure.bench_request import CASES
 from qvggt_core.measure.candidates import (
     BFLOAT16,
     FLOAT32,
@@ -24,10 +24,10 @@ from qvggt_core.measure.candidates import (
     build,
 )
 from qvggt_core.measure.layers import block_and_tokens, separate_calls
-from qvggt_core.measure.random_weights import write_random_checkpoint
 from qvggt_core.measure.roofline import Shape
 from qvggt_core.measure.tables import as_markdown, find, read_results
 from qvggt_core.model import read_checkpoint
+from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
 from qvggt_ros.cli.app import main
 
 CPU = torch.device("cpu")
@@ -65,12 +65,12 @@ def machine(monkeypatch):
     return machine
 
 
-def test_ratios_survive_a_machine_that_slows_down(machine):
+def test_speedups_survive_a_machine_that_slows_down(machine):
     runs = {"one": machine.takes("one", 1.0), "three": machine.takes("three", 3.0)}
     times = timing.measure(runs, 10, "cpu")
     assert len(times["one"]) == len(times["three"]) == 10
     assert times["one"][-1] > 1.15 * times["one"][0]
-    assert timing.ratio(times["three"], times["one"]) == pytest.approx(3, rel=0.011)
+    assert timing.speedup(times["three"], times["one"]) == pytest.approx(3, rel=0.011)
 
 
 def test_rounds_go_forwards_and_backwards(machine):
@@ -79,7 +79,7 @@ def test_rounds_go_forwards_and_backwards(machine):
     assert "".join(machine.calls) == "abccbaabc"
 
 
-def test_short_calls_are_repeated_until_the_clock_can_tell(machine):
+def test_short_calls_are_repeated_until_the_clock_resolves_them(machine):
     times = timing.measure({"short": machine.takes("short", 1e-4)}, 2, "cpu")
     assert len(machine.calls) >= 2 * 45
     assert len(times["short"]) == 2
@@ -90,21 +90,21 @@ def test_a_spent_budget_leaves_one_round(machine):
     assert len(times["one"]) == 1
 
 
-def test_ratios_of_different_rounds_are_refused():
+def test_speedups_of_different_rounds_are_refused():
     with pytest.raises(ValueError, match="zip"):
-        timing.ratio([1.0, 2.0], [1.0])
+        timing.speedup([1.0, 2.0], [1.0])
 
 
 def test_contenders_compute_the_same(checkpoint):
     heads = ("camera", "depth")
     images = torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        said = {c.name: c.forward(images, heads) for c in build(OURS, checkpoint, heads, CPU)}
-    assert tuple(said) == OURS
-    exact = said[FLOAT32]
+        outputs = {c.name: c.forward(images, heads) for c in build(OURS, checkpoint, heads, CPU)}
+    assert tuple(outputs) == OURS
+    exact = outputs[FLOAT32]
     for name, tolerance in ((BFLOAT16, 0.1), (INT4, 0.1), (INT4_INTEGERS, 0.1), (INT4_FP8, 0.2)):
         for output in ("depth", "pose"):
-            error = (said[name][output] - exact[output]).norm() / exact[output].norm()
+            error = (outputs[name][output] - exact[output]).norm() / exact[output].norm()
             assert error < tolerance, (name, output)
 
 
@@ -134,7 +134,7 @@ def test_linears_of_other_libraries_take_part_or_are_named(monkeypatch):
     scales, bias, x = torch.rand(8, 2).bfloat16(), torch.randn(8), torch.randn(3, 64)
     runs, widths, missing = {}, {}, {}
     layers._add_others(runs, widths, (q, scales, bias), x, range(2), missing)
-    expected = dequantize(pack(q, 32), scales, torch.float32)
+    expected = dequantize(PackedWeight(pack(q, 32), scales), torch.float32)
     assert torch.allclose(runs["good"](), x @ expected.t() + bias, atol=1e-4)
     assert set(runs) == set(widths) == {"good"}
     assert missing == {"absent": "ModuleNotFoundError: No module named 'absent'"}
@@ -179,21 +179,21 @@ def main_ends_well(arguments):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--cases", "speed"], "not among memory"),
-        (["--contender", "nobody"], "not among original float32"),
+        (["--contender", "unknown"], "not among original float32"),
         (["--sizes", "30x42"], "multiples of 14"),
         (["--sizes", "large"], "HEIGHTxWIDTH"),
         (["--frames", "0"], "0 frames"),
         (["--clock", "cuda", "--device", "cpu"], "clock cuda on cpu"),
     ],
 )
-def test_what_cannot_be_measured_is_refused(checkpoint, tmp_path, capsys, options, said):
+def test_what_cannot_be_measured_is_refused(checkpoint, tmp_path, capsys, options, message):
     with pytest.raises(SystemExit) as end:
         main(["bench", str(checkpoint), "-o", str(tmp_path), *options])
     assert end.value.code == 2
-    assert said in " ".join(capsys.readouterr().err.split())
+    assert message in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_original_needs_its_clone(checkpoint, tmp_path):
@@ -213,13 +213,13 @@ def test_foreign_results_are_refused(tmp_path):
         read_results(path)
 
 
-def test_the_readmes_table_of_speed_is_that_of_the_raw_results():
+def test_the_table_of_speed_is_that_of_the_raw_results():
     root = Path(__file__).parents[3]
-    spec = importlib.util.spec_from_file_location("readme", root / "benchmarks/readme.py")
+    spec = importlib.util.spec_from_file_location("speed_table", root / "benchmarks/speed_table.py")
     assert spec
     assert spec.loader
     writer = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(writer)
-    text = (root / "README.md").read_text(encoding="utf-8")
+    text = (root / "docs/performance.md").read_text(encoding="utf-8")
     assert writer.BEGIN in text
     assert writer.replaced(text, read_results(writer.RESULTS)) == text

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support import small_network
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -30,6 +31,17 @@ SMALL = ModelConfig(
     dpt_features=64,
     dpt_out_channels=(32, 64, 128, 128),
     taps=(0, 1, 2, 3),
+)
+
+
+STACK = replace(
+    small_network.STACK,
+    embed_dim=128,
+    num_heads=2,
+    position_grid=10,
+    dpt_features=64,
+    dpt_out_channels=(32, 64, 128, 128),
+    ray_head=False,
 )
 
 
@@ -64,17 +76,18 @@ class Alive(TorchDispatchMode):
 def peak_of_a_window(model, frames, height, width, dense_frames=None) -> int:
     """Return the bytes that a window of random tokens has alive at its worst moment."""
     dtype = model.aggregator.camera_token.dtype
-    patches = (height // 14) * (width // 14)
+    patches = (height // 14) * (width // 14) + model.config.encoded_extra_tokens
     with torch.no_grad():
         tokens = torch.rand(1, frames, patches, model.config.embed_dim).to(dtype)
         model.forward_tokens(tokens, height, width)  # fills the tables
         with Alive(model) as alive:
-            said = model.forward_tokens(tokens, height, width, newest=dense_frames)
-            del said
+            predicted = model.forward_tokens(tokens, height, width, newest=dense_frames)
+            del predicted
     # The stream keeps what the window was stacked of.
     return alive.peak + 2 * tokens.numel() * tokens.element_size()
 
 
+@pytest.mark.parametrize("config", [SMALL, STACK], ids=["VGGT", "stack"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("frames", "size", "dense", "settings"),
@@ -86,11 +99,11 @@ def peak_of_a_window(model, frames, height, width, dense_frames=None) -> int:
         (2, 280, None, ComputeSettings(dense_pixels=1)),
     ],
 )
-def test_the_estimate_is_what_was_alive(dtype, frames, size, dense, settings) -> None:
+def test_the_estimate_is_what_was_alive(config, dtype, frames, size, dense, settings) -> None:
     torch.manual_seed(0)
-    model = VGGT(SMALL).initialise().to_compute(dtype).configure(settings)
+    model = VGGT(config).initialise().to_compute(dtype).configure(settings)
     estimate = estimate_memory(
-        SMALL, weight_memory(model), frames, size, size, dtype, settings, dense
+        config, weight_memory(model), frames, size, size, dtype, settings, dense
     )
     measured = peak_of_a_window(model, frames, size, size, dense)
     assert estimate.kept + estimate.working == pytest.approx(measured, rel=0.15)
@@ -153,10 +166,10 @@ def test_a_tight_budget_takes_slices_first_and_then_views() -> None:
 def test_an_impossible_budget_says_what_is_needed() -> None:
     with pytest.raises(ParameterError) as refusal:
         plan(60)
-    said = str(refusal.value)
-    assert "weights take 50 MB" in said
-    assert "5 views of 280x280" in said
-    needed = int(said.split("at least ")[1].split(" MB")[0])
+    message = str(refusal.value)
+    assert "weights take 50 MB" in message
+    assert "5 views of 280x280" in message
+    needed = int(message.split("at least ")[1].split(" MB")[0])
     assert plan(needed).window_size == 5
     with pytest.raises(ParameterError):
         plan(needed - 1)

@@ -18,13 +18,14 @@ from qvggt_core.geometry.poses import transform
 from qvggt_core.parameters import Parameters
 from qvggt_core.protocols import (
     PROTOCOLS,
+    SceneResults,
     SurfaceReconstruction,
     make_benchmark,
     run_scenes,
 )
 from qvggt_core.protocols.window import predict_window, sampled_depth
 from qvggt_core.stream import Frame, Preprocessor
-from qvggt_core.synthetic.dataset_layouts import write_layout
+from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
 
 FRAMES = 12
 PARAMETERS = Parameters(keyframe_min_motion=0.0)
@@ -34,9 +35,10 @@ PARAMETERS = Parameters(keyframe_min_motion=0.0)
 def sets(tmp_path_factory):
     """Small data sets with depth, and one to stream."""
     root = tmp_path_factory.mktemp("sets")
-    choices = {"world": "studio", "frames": FRAMES, "width": 64, "height": 48, "step": 0.15}
+    flights = FlightChoices(world="studio", frames=FRAMES, step=0.15)
+    camera = CameraChoices(width=64, height=48)
     return {
-        layout: write_layout(root / layout, layout, scenes=2, **choices)
+        layout: write_layout(root / layout, layout, flights, camera)
         for layout in ("co3d", "7scenes", "nrgbd", "tum", "euroc", "re10k")
     }
 
@@ -198,7 +200,7 @@ def test_noisy_cameras_against_another_way_to_compute_the_same(tmp_path_factory)
         counts, _ = np.histogram(worst, bins=np.arange(threshold + 1))
         area = np.mean(np.cumsum(counts) / 45)
         assert result[f"auc_{threshold}"] == pytest.approx(100 * area)
-    assert 20 < result["auc_30"] < 90, "a case that tells right from wrong"
+    assert 20 < result["auc_30"] < 90, "a case in which right and wrong differ"
 
 
 def test_the_world_frame_and_the_unit_do_not_matter(tmp_path_factory):
@@ -384,15 +386,15 @@ def test_sampled_depth_takes_the_pixel_that_a_view_shows(sets):
 
 
 @pytest.mark.parametrize(
-    ("poses", "said"),
+    ("poses", "message"),
     [
         (line_of_cameras(4), "scene line has 4 frames with a pose, 10 are drawn"),
         ([np.eye(4)] * 12, "none of the 45 pairs has a baseline"),
     ],
 )
-def test_scenes_without_pairs(tmp_path_factory, poses, said):
+def test_scenes_without_pairs(tmp_path_factory, poses, message):
     scene = camera_scene(tmp_path_factory, poses)
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(EvaluationError, match=message):
         make_benchmark("co3d").judge(scene, Oracle([scene]), PARAMETERS)
 
 
@@ -522,8 +524,7 @@ def run(directory, names, benchmark=None, identity=None, **options):
         names,
         None,
         PARAMETERS,
-        directory,
-        identity or {"model": "m"},
+        SceneResults(directory, identity or {"model": "m"}),
         **options,
     )
 
@@ -544,7 +545,7 @@ def _into(seen):
     return lambda done, total: seen.append((done, total))
 
 
-def test_a_broken_scene_costs_only_itself_and_is_tried_again(tmp_path):
+def test_a_broken_scene_leaves_the_others_and_is_judged_again(tmp_path):
     result = run(tmp_path, ("a", "bad", "gone", "b"))
     assert list(result.results) == ["a", "b"]
     assert result.failures == {

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import Int4Linear, cpu, dequantize
+from qvggt_kernels import Int4Linear, dequantize
+from qvggt_kernels.cpu import linear as cpu
+from support.small_network import TINY
 
 from qvggt_core.errors import CheckpointError, QuantizationError
-from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.model import VGGT, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize.awq_import import import_awq_linear, import_released, unpack_awq
 
-SMALL = ModelConfig(
-    img_size=518,
-    embed_dim=128,
-    depth=4,
-    num_heads=2,
-    encoder=None,
-    camera_trunk_depth=1,
-    camera_num_heads=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
+SMALL = replace(
+    TINY, img_size=518, embed_dim=128, camera_num_heads=2, camera_iterations=4, point_head=True
 )
 
 
@@ -72,7 +67,7 @@ def test_a_weight_carries_over_but_for_its_scales_last_bits(symmetric):
     u, steps, scaled, weight = released_weight(8, 256, symmetric=symmetric)
     layer = import_awq_linear(packed_as_awq(u), steps, scaled)
     assert (layer.zeros is None) == symmetric
-    ours = dequantize(layer.qweight, layer.scales, torch.float64, layer.zeros)
+    ours = dequantize(layer.packed(), torch.float64)
     assert (ours - weight).abs().max() <= weight.abs().max() / 256
     x = torch.randn(5, 256)
     assert torch.allclose(layer(x), x @ ours.float().t(), rtol=1e-4, atol=1e-4)
@@ -82,8 +77,8 @@ def test_a_weight_carries_over_but_for_its_scales_last_bits(symmetric):
 def test_zero_points_give_the_same_bits_on_the_fast_path(dtype):
     u, steps, scaled, _ = released_weight(8, 256)
     layer = import_awq_linear(packed_as_awq(u), steps, scaled)
-    fast = cpu.dequantize(layer.qweight, layer.scales, dtype, layer.zeros)
-    assert torch.equal(fast, dequantize(layer.qweight, layer.scales, dtype, layer.zeros))
+    fast = cpu.dequantize(layer.packed(), dtype)
+    assert torch.equal(fast, dequantize(layer.packed(), dtype))
 
 
 def test_other_formats_are_refused_with_what_was_found():

@@ -30,18 +30,15 @@ from qvggt_core.quantize import (
     CalibrationOptions,
     CalibrationSet,
     Precision,
+    QuantizationSettings,
     Truth,
     quantize_checkpoint,
     windows_of_frames,
 )
-from qvggt_core.quantize.activation_statistics import (
-    LINEARS,
-    InputStatistics,
-    input_statistics,
-    linear_of,
-)
-from qvggt_core.quantize.blockwise import BlockInput, Walk, run_block
-from qvggt_core.quantize.calibrate import _BlockWork
+from qvggt_core.quantize.activation_statistics import InputStatistics, input_statistics
+from qvggt_core.quantize.block_calibration import BlockCalibration
+from qvggt_core.quantize.block_linears import LINEARS, linear_of, replace_linear
+from qvggt_core.quantize.blockwise import BlockInput, BlockwiseRunner, run_block
 from qvggt_core.quantize.clipping import TrainedLinear, searched_clip, train_block
 from qvggt_core.quantize.compensation import compensation_token
 from qvggt_core.quantize.objective import task_loss, teacher_targets, unprojected
@@ -88,28 +85,28 @@ def model_of(source: Path) -> VGGT:
     return load_model(source, dtype=torch.float32)
 
 
-# --- the walk -----------------------------------------------------------------------------
+# --- block by block -----------------------------------------------------------------------------
 
 
-def test_from_every_block_the_rest_of_the_network_says_what_the_whole_says(source, data):
+def test_from_every_block_the_rest_of_the_network_gives_the_outputs_of_the_whole(source, data):
     model = model_of(source)
     with torch.no_grad():
         whole = model(data.images.float() / 255)
-    walk = Walk(model, data.images, batch=3, judged=6)
-    assert [site.part for site in walk.sites].count("encoder") == 1
-    while not walk.done:
-        said = walk.predict(1)
-        assert torch.allclose(said.pose_encodings[-1], whole.pose_encodings[-1][3:], atol=1e-5)
-        assert torch.allclose(said.depth, whole.depth[3:], rtol=1e-4)
-        walk.advance()
+    runner = BlockwiseRunner(model, data.images, batch=3, judged=6)
+    assert [site.part for site in runner.sites].count("encoder") == 1
+    while not runner.done:
+        rest = runner.predict(1)
+        assert torch.allclose(rest.pose_encodings[-1], whole.pose_encodings[-1][3:], atol=1e-5)
+        assert torch.allclose(rest.depth, whole.depth[3:], rtol=1e-4)
+        runner.advance()
 
 
-def test_windows_that_no_head_is_asked_for_keep_no_taps(source, data):
-    walk = Walk(model_of(source), data.images, batch=2, judged=2)
-    while walk.site.part != "camera":
-        walk.advance()
-    assert [len(passage.patches) for passage in walk._passages] == [4, 0, 0]
-    assert walk.camera_tokens().shape == (12, 128)
+def test_windows_that_are_not_judged_keep_no_taps(source, data):
+    runner = BlockwiseRunner(model_of(source), data.images, batch=2, judged=2)
+    while runner.site.part != "camera":
+        runner.advance()
+    assert [len(state.patches) for state in runner._states] == [4, 0, 0]
+    assert runner.camera_tokens().shape == (12, 128)
 
 
 # --- statistics ---------------------------------------------------------------------------
@@ -131,16 +128,16 @@ def seen_by_hooks(block, given):
     return seen
 
 
-@pytest.mark.parametrize("view", ["counted", "filtered"])
+@pytest.mark.parametrize("view", ["all", "excluded"])
 def test_statistics_are_those_of_the_tokens_that_count(source, data, view, monkeypatch):
     # Slices of an MLP that cut through frames must not lose track of which token is which.
     monkeypatch.setattr(Mlp, "settings", ComputeSettings(mlp_rows=7))
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    inputs = walk.inputs()
-    found = input_statistics(walk.site.block, inputs, 5, view)
-    skipped = 5 if view == "filtered" else 0
-    for name, x in seen_by_hooks(walk.site.block, inputs[0]).items():
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    inputs = runner.inputs()
+    found = input_statistics(runner.site.block, inputs, 5, view)
+    skipped = 5 if view == "excluded" else 0
+    for name, x in seen_by_hooks(runner.site.block, inputs[0]).items():
         rows = x[:, :, skipped:].reshape(-1, x.shape[-1]).double()
         assert len(rows) == 6 * 2 * (11 - skipped)
         assert_statistics_of(found[name], rows)
@@ -153,14 +150,14 @@ def assert_statistics_of(found, rows):
     assert torch.allclose(found.second_moment.double(), moment, rtol=1e-3, atol=1e-5)
 
 
-def test_limited_special_tokens_are_no_longer_than_image_tokens_are(source, data):
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    (given,) = walk.inputs()
+def test_clamped_special_tokens_are_no_longer_than_image_tokens_are(source, data):
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    (given,) = runner.inputs()
     given.x[:, :, 0] *= 0.01  # one short special token, one long one, as the block sees them
     given.x[:, :, 1] *= 100.0
-    found = input_statistics(walk.site.block, [given], 5, "limited")
-    for name, x in seen_by_hooks(walk.site.block, given).items():
+    found = input_statistics(runner.site.block, [given], 5, "clamped")
+    for name, x in seen_by_hooks(runner.site.block, given).items():
         rows = x.double().clone()
         usual = rows[:, :, 5:].norm(dim=-1).mean()
         for token in range(5):
@@ -171,9 +168,9 @@ def test_limited_special_tokens_are_no_longer_than_image_tokens_are(source, data
 
 def test_a_moment_of_many_tokens_takes_them_evenly(source, data, monkeypatch):
     monkeypatch.setattr("qvggt_core.quantize.activation_statistics.MAX_TOKENS", 50)
-    walk = Walk(model_of(source), data.images, batch=2)
-    walk.advance()
-    found = input_statistics(walk.site.block, walk.inputs())
+    runner = BlockwiseRunner(model_of(source), data.images, batch=2)
+    runner.advance()
+    found = input_statistics(runner.site.block, runner.inputs())
     # 132 tokens, every third one: fewer than any linear has columns, so they are kept.
     assert {len(statistics.samples) for statistics in found.values()} == {44}
     whole = found["fc1"].samples
@@ -181,11 +178,11 @@ def test_a_moment_of_many_tokens_takes_them_evenly(source, data, monkeypatch):
 
 
 def test_rotated_statistics_are_those_of_rotated_inputs(source, data):
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    inputs = walk.inputs()
-    found = input_statistics(walk.site.block, inputs, rotations={"fc2": 256})
-    rows = seen_by_hooks(walk.site.block, inputs[0])["fc2"].reshape(-1, 256)
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    inputs = runner.inputs()
+    found = input_statistics(runner.site.block, inputs, rotations={"fc2": 256})
+    rows = seen_by_hooks(runner.site.block, inputs[0])["fc2"].reshape(-1, 256)
     rotated = hadamard_transform(rows, 256)
     assert torch.allclose(found["fc2"].max_magnitude, rotated.abs().amax(0), atol=1e-5)
 
@@ -195,9 +192,9 @@ def test_rotated_statistics_are_those_of_rotated_inputs(source, data):
 
 @pytest.mark.parametrize("linear", ["qkv", "proj", "fc1"])
 def test_folded_factors_leave_a_block_as_it_was(source, data, linear):
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    block, given = walk.site.block, walk.inputs()[0]
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    block, given = runner.site.block, runner.inputs()[0]
     with torch.no_grad():
         before = run_block(block, given)
         weight = linear_of(block, linear).weight.clone()
@@ -210,9 +207,9 @@ def test_folded_factors_leave_a_block_as_it_was(source, data, linear):
 
 
 def test_rotated_values_leave_a_block_as_it_was(source, data):
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    block, given = walk.site.block, walk.inputs()[0]
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    block, given = runner.site.block, runner.inputs()[0]
     weight = block.attn.proj.weight.clone()
     with torch.no_grad():
         before = run_block(block, given)
@@ -222,8 +219,8 @@ def test_rotated_values_leave_a_block_as_it_was(source, data):
 
 
 def test_a_snapshot_brings_a_block_back(source, data):
-    walk = Walk(model_of(source), data.images, batch=6)
-    block = walk.site.block
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    block = runner.site.block
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
     snapshot = Snapshot(block)
     fold_inverse(block, "qkv", torch.full((64,), 2.0))
@@ -307,7 +304,7 @@ def test_gptq_loses_less_of_the_output_than_rounding_to_nearest(group_size):
     assert errors[0] < 0.7 * errors[1]
 
 
-def test_gptq_bears_inputs_that_were_never_seen():
+def test_gptq_tolerates_inputs_that_were_never_seen():
     moment = torch.eye(32)
     moment[5, 5] = 0
     weight = torch.randn(4, 32)
@@ -369,9 +366,9 @@ def test_a_trained_linear_rounds_as_the_packed_layer_does():
 
 
 def test_training_brings_a_block_closer_and_leaves_it_in_full_precision(source, data):
-    walk = Walk(model_of(source), data.images, batch=3)
-    walk.advance()
-    block, inputs = walk.site.block, walk.inputs()
+    runner = BlockwiseRunner(model_of(source), data.images, batch=3)
+    runner.advance()
+    block, inputs = runner.site.block, runner.inputs()
     before = {name: tensor.clone() for name, tensor in block.state_dict().items()}
     precisions = {name: Precision(4, linear_of(block, name).in_features, 4) for name in LINEARS}
     ones = {name: torch.ones(linear_of(block, name).in_features) for name in LINEARS}
@@ -387,9 +384,8 @@ def test_training_brings_a_block_closer_and_leaves_it_in_full_precision(source, 
         )
         exact = torch.cat([run_block(block, given) for given in inputs])
         snapshot = Snapshot(block)
-        for name, stand_in in trained.items():
-            parent, _, leaf = LINEARS[name].rpartition(".")
-            setattr(block.get_submodule(parent), leaf, stand_in)
+        for name, substitute in trained.items():
+            replace_linear(block, LINEARS[name], substitute)
         with torch.no_grad():
             errors.append(float((torch.cat([run_block(block, g) for g in inputs]) - exact).norm()))
         snapshot.restore()
@@ -402,12 +398,12 @@ def test_training_brings_a_block_closer_and_leaves_it_in_full_precision(source, 
 
 def test_points_of_depth_and_cameras_are_geometrys(source, data):
     with torch.no_grad():
-        said = model_of(source)(data.images[:1].float() / 255)
-    encodings = said.pose_encodings[-1]
-    points = unprojected(said.depth, encodings)
+        prediction = model_of(source)(data.images[:1].float() / 255)
+    encodings = prediction.pose_encodings[-1]
+    points = unprojected(prediction.depth, encodings)
     pose, intrinsics = decode_pose(encodings.double(), 28, 42)
     for frame in range(2):
-        in_camera = unproject(said.depth[0, frame].numpy(), intrinsics[0, frame].numpy())
+        in_camera = unproject(prediction.depth[0, frame].numpy(), intrinsics[0, frame].numpy())
         rotation, translation = pose[0, frame, :, :3].numpy(), pose[0, frame, :, 3].numpy()
         expected = (in_camera - translation) @ rotation
         assert np.allclose(points[0, frame].numpy(), expected, rtol=1e-3, atol=1e-4)
@@ -416,9 +412,9 @@ def test_points_of_depth_and_cameras_are_geometrys(source, data):
 def test_the_teacher_itself_loses_nothing_and_others_do(source, data):
     model = model_of(source)
     with torch.no_grad():
-        said = model(data.images.float() / 255)
-        targets = teacher_targets(said)
-        assert task_loss(said, targets) == pytest.approx(0.0, abs=1e-6)
+        prediction = model(data.images.float() / 255)
+        targets = teacher_targets(prediction)
+        assert task_loss(prediction, targets) == pytest.approx(0.0, abs=1e-6)
         model.aggregator.frame_blocks[0].mlp.fc1.weight.mul_(1.5)
         assert task_loss(model(data.images.float() / 255), targets) > 1e-4
 
@@ -477,8 +473,10 @@ def test_frames_are_cut_into_windows_in_order():
 def test_images_that_are_no_whole_patches_are_refused(source, tmp_path):
     noise = torch.randint(0, 256, (1, 2, 3, 30, 42), dtype=torch.uint8)
     wrong = CalibrationSet(noise)
-    with pytest.raises(QuantizationError, match="42x30 are no whole number of patches of 14"):
-        quantize_checkpoint(source, tmp_path / "q.safetensors", recipe="gptq", data=wrong)
+    with pytest.raises(QuantizationError, match="42x30 are not a whole number of patches of 14"):
+        quantize_checkpoint(
+            source, tmp_path / "q.safetensors", QuantizationSettings(recipe="gptq"), data=wrong
+        )
 
 
 def test_the_noisiest_windows_go_and_clusters_share():
@@ -508,8 +506,8 @@ def test_diverse_sampling_leaves_a_window_of_noise_out(source, data):
 def output_change(source, target, data):
     with torch.inference_mode():
         images = data.images.float() / 255
-        exact, said = model_of(source)(images), load_model(target, dtype=torch.float32)(images)
-    return float((said.depth - exact.depth).norm() / exact.depth.norm())
+        exact, found = model_of(source)(images), load_model(target, dtype=torch.float32)(images)
+    return float((found.depth - exact.depth).norm() / exact.depth.norm())
 
 
 FEW = CalibrationOptions(batch=3, judged_images=4)
@@ -529,7 +527,9 @@ def test_every_recipe_gives_a_file_that_runs_alone_and_says_what_it_is(
 ):
     target = tmp_path / "q.safetensors"
     recipe = QUICK.get(name, RECIPES[name])
-    report = quantize_checkpoint(source, target, recipe=recipe, data=data, options=FEW)
+    report = quantize_checkpoint(
+        source, target, QuantizationSettings(recipe=recipe), data=data, options=FEW
+    )
     assert output_change(source, target, data) < 0.2
     metadata = read_checkpoint(target).metadata
     assert metadata["recipe"] == name
@@ -545,7 +545,10 @@ def test_calibration_pays_where_columns_are_uneven(source, data, tmp_path):
     changes = {}
     for name in ("rtn", "awq", "gptq"):
         report = quantize_checkpoint(
-            source, tmp_path / "q.safetensors", recipe=name, precision="w3a16", data=data
+            source,
+            tmp_path / "q.safetensors",
+            QuantizationSettings(recipe=name, precision="w3a16"),
+            data=data,
         )
         changes[name] = output_change(source, report.target, data)
     assert changes["awq"] < changes["rtn"]
@@ -563,38 +566,40 @@ def test_ground_truth_can_be_the_target(source, data, tmp_path):
     quantize_checkpoint(
         source,
         tmp_path / "q.safetensors",
-        recipe=recipe,
+        QuantizationSettings(recipe=recipe),
         data=replace(data, truth=truth),
         options=FEW,
     )
-    said = json.loads(read_checkpoint(tmp_path / "q.safetensors").metadata["calibration"])
-    assert said["ground_truth"] is True
+    calibration = json.loads(read_checkpoint(tmp_path / "q.safetensors").metadata["calibration"])
+    assert calibration["ground_truth"] is True
 
 
-@pytest.mark.parametrize(("liked", "filtered"), [("filtered", 36), ("limited", 0)])
-def test_the_heads_choose_what_statistics_see_of_special_tokens(
-    source, data, tmp_path, monkeypatch, liked, filtered
+@pytest.mark.parametrize(("better", "excluded"), [("excluded", 36), ("clamped", 0)])
+def test_the_loss_of_the_heads_decides_about_special_tokens_in_the_statistics(
+    source, data, tmp_path, monkeypatch, better, excluded
 ):
     monkeypatch.setattr(
-        _BlockWork, "_judged", lambda _, name, candidate: float(candidate.view != liked)
+        BlockCalibration, "_judged", lambda _, name, candidate: float(candidate.view != better)
     )
     target = tmp_path / "q.safetensors"
-    report = quantize_checkpoint(source, target, recipe=QUICK["qvggt"], data=data, options=FEW)
-    # Four linears in each block but the camera trunk's, which sees no special tokens.
+    report = quantize_checkpoint(
+        source, target, QuantizationSettings(recipe=QUICK["qvggt"]), data=data, options=FEW
+    )
+    # Four linears in each block but the camera trunk's, which gets no special tokens.
     assert report.notes == (
-        f"special tokens filtered in the statistics of {filtered} of 36 linears, as the heads "
-        "judged",
+        f"special tokens excluded from the statistics of {excluded} of 36 linears, by the heads' "
+        "loss",
     )
 
 
-def test_without_heads_to_ask_the_last_view_holds(source, data, tmp_path):
+def test_without_a_loss_of_the_heads_the_last_view_holds(source, data, tmp_path):
     scaling = replace(QUICK["qvggt"].scaling, task_candidates=0)
     plain = replace(QUICK["qvggt"], scaling=scaling, compensation=0)
     files = []
-    for number, views in enumerate((("filtered", "limited"), ("limited",))):
+    for number, views in enumerate((("excluded", "clamped"), ("clamped",))):
         files.append(tmp_path / f"{number}.safetensors")
         recipe = replace(plain, token_views=views)
-        quantize_checkpoint(source, files[-1], recipe=recipe, data=data)
+        quantize_checkpoint(source, files[-1], QuantizationSettings(recipe=recipe), data=data)
     one, other = (read_checkpoint(file) for file in files)
     assert all(torch.equal(one.tensor(name), other.tensor(name)) for name in one.names())
 
@@ -602,7 +607,9 @@ def test_without_heads_to_ask_the_last_view_holds(source, data, tmp_path):
 def test_the_compensation_token_stays_only_if_the_heads_lose_less_with_it(source, data, tmp_path):
     recipe = replace(QUICK["qvggt"], compensation_judged=True)
     target = tmp_path / "q.safetensors"
-    report = quantize_checkpoint(source, target, recipe=recipe, data=data, options=FEW)
+    report = quantize_checkpoint(
+        source, target, QuantizationSettings(recipe=recipe), data=data, options=FEW
+    )
     note = next(note for note in report.notes if "compensation" in note)
     without, joined = (float(part.split()[0]) for part in note.split("loss is ")[1].split(", "))
     assert ("kept" in note) == (joined < without)
@@ -611,18 +618,19 @@ def test_the_compensation_token_stays_only_if_the_heads_lose_less_with_it(source
 
 def test_an_interrupted_run_goes_on_and_ends_in_the_same_file(source, data, tmp_path):
     whole, target = tmp_path / "whole.safetensors", tmp_path / "q.safetensors"
-    quantize_checkpoint(source, whole, recipe=QUICK["quantvggt"], data=data)
+    quantize_checkpoint(source, whole, QuantizationSettings(recipe=QUICK["quantvggt"]), data=data)
     workspace = tmp_path / "work"
 
     def stop(index, total, name):
         if name == "aggregator.global_blocks.1":
             raise KeyboardInterrupt
 
-    settings = {"recipe": QUICK["quantvggt"], "data": data, "workspace": workspace}
+    settings = QuantizationSettings(recipe=QUICK["quantvggt"])
+    others = {"data": data, "workspace": workspace}
     with pytest.raises(KeyboardInterrupt):
-        quantize_checkpoint(source, target, progress=stop, **settings)
+        quantize_checkpoint(source, target, settings, progress=stop, **others)
     assert not target.exists()
-    report = quantize_checkpoint(source, target, **settings)
+    report = quantize_checkpoint(source, target, settings, **others)
     assert report.resumed_blocks == 4
     one, other = read_checkpoint(target), read_checkpoint(whole)
     assert one.metadata == other.metadata
@@ -638,19 +646,17 @@ def test_blocks_of_another_run_are_not_taken_over(source, data, tmp_path):
         if index == 3:
             raise KeyboardInterrupt
 
-    settings = {"recipe": "gptq", "workspace": workspace}
+    target, settings = tmp_path / "q.safetensors", QuantizationSettings(recipe="gptq")
     with pytest.raises(KeyboardInterrupt):
-        quantize_checkpoint(
-            source, tmp_path / "q.safetensors", data=data, progress=stop, **settings
-        )
+        quantize_checkpoint(source, target, settings, data=data, workspace=workspace, progress=stop)
     other = data.part([0, 1, 2])
-    report = quantize_checkpoint(source, tmp_path / "q.safetensors", data=other, **settings)
+    report = quantize_checkpoint(source, target, settings, data=other, workspace=workspace)
     assert report.resumed_blocks == 0
 
 
 def test_integer_layers_of_a_recipe_rotate_at_run_time_but_for_proj(source, data, tmp_path):
     target = tmp_path / "q.safetensors"
-    quantize_checkpoint(source, target, recipe=QUICK["quantvggt"], data=data)
+    quantize_checkpoint(source, target, QuantizationSettings(recipe=QUICK["quantvggt"]), data=data)
     block = load_model(target).aggregator.global_blocks[1]
     layers = {name: linear_of(block, name) for name in LINEARS}
     assert all(isinstance(layer, IntegerLinear) for layer in layers.values())
@@ -661,10 +667,10 @@ def test_integer_layers_of_a_recipe_rotate_at_run_time_but_for_proj(source, data
 
 
 def test_a_block_input_is_left_alone(source, data):
-    walk = Walk(model_of(source), data.images, batch=6)
-    walk.advance()
-    given = walk.inputs()[0]
+    runner = BlockwiseRunner(model_of(source), data.images, batch=6)
+    runner.advance()
+    given = runner.inputs()[0]
     before = given.x.clone()
     with torch.no_grad():
-        run_block(walk.site.block, BlockInput(given.x, given.rope, given.across_frames))
+        run_block(runner.site.block, BlockInput(given.x, given.rope, given.across_frames))
     assert torch.equal(given.x, before)

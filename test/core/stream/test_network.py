@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
+from support.small_network import STACK, open_state
 from support.torch_network import images, network
 
 from qvggt_core.errors import CheckpointError
-from qvggt_core.model import decode_pose
+from qvggt_core.model import VGGT, decode_pose
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor, TorchNetwork
 
@@ -33,9 +34,16 @@ def test_a_window_is_what_the_model_says_in_host_arrays():
     )
 
 
+def stack_network(dtype):
+    model = VGGT(STACK)
+    model.load_state_dict(open_state(STACK))
+    return TorchNetwork(model.to_compute(dtype).eval()), model
+
+
+@pytest.mark.parametrize("made", [network, stack_network])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_stream_is_bit_equal_with_and_without_the_cache(dtype):
-    torch_network, _ = network(dtype)
+def test_a_stream_is_bit_equal_with_and_without_the_cache(made, dtype):
+    torch_network, _ = made(dtype)
 
     class Forgetful:
         image_width, patch_size = torch_network.image_width, torch_network.patch_size

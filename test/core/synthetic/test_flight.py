@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import rotation_angle
 from qvggt_core.synthetic.flight import FLIGHT_KINDS, exposure_poses, fly
-from qvggt_core.synthetic.world import make_world
+from qvggt_core.synthetic.named_worlds import make_world
 
 STUDIO = make_world("studio", 0)
 ROOM = make_world("room", 0)

@@ -7,7 +7,9 @@ import pytest
 from scipy.optimize import brentq
 
 from qvggt_core.geometry.poses import transform, unproject
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.named_worlds import make_world
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.synthetic.world import (
     Box,
@@ -18,7 +20,6 @@ from qvggt_core.synthetic.world import (
     Sphere,
     Texture,
     World,
-    make_world,
 )
 
 PLAIN = Texture("noise", (0.5, 0.4, 0.3), (0.9, 0.8, 0.7), 1.0)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from qvggt_core.errors import ParameterError, TrainingError
+from qvggt_core.synthetic.named_worlds import WORLDS, make_world
 from qvggt_core.synthetic.world import (
-    WORLDS,
     Box,
     Cylinder,
     HeightField,
@@ -16,7 +16,6 @@ from qvggt_core.synthetic.world import (
     Sphere,
     Texture,
     World,
-    make_world,
 )
 from qvggt_core.training.clips import PoolConfig, render_clip
 from qvggt_core.training.seeds import (

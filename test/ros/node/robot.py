@@ -44,15 +44,17 @@ class Robot:
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)
         self.executor.add_node(self.peer)
-        self.heard: dict[str, list[Any]] = defaultdict(list)
+        self.received: dict[str, list[Any]] = defaultdict(list)
         self._publishers: dict[str, Any] = {}
 
     def listen(self, topic: str, name: str, qos: Any = None) -> None:
         self.peer.create_subscription(
-            ros_class(name), topic, self.heard[topic].append, qos or QoSProfile(depth=50)
+            ros_class(name), topic, self.received[topic].append, qos or QoSProfile(depth=50)
         )
 
-    def say(self, topic: str, message: Any, name: str, qos: Any = qos_profile_sensor_data) -> None:
+    def publish(
+        self, topic: str, message: Any, name: str, qos: Any = qos_profile_sensor_data
+    ) -> None:
         if topic not in self._publishers:
             self._publishers[topic] = self.peer.create_publisher(ros_class(name), topic, qos)
             self.spin_until(lambda: self._publishers[topic].get_subscription_count() > 0)
@@ -61,7 +63,7 @@ class Robot:
         self._publishers[topic].publish(message)
 
     def show(self, index: int, topic: str = "image", **changes: Any) -> None:
-        self.say(topic, image_message(index, **changes), "Image")
+        self.publish(topic, image_message(index, **changes), "Image")
 
     def film(self, indices: Any, **changes: Any) -> None:
         """Show images at the pace at which the node takes them: none is dropped."""

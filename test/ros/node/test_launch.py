@@ -15,9 +15,15 @@ ament_index_python = pytest.importorskip("ament_index_python")
 
 import psutil
 import rclpy
-from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from ament_index_python.packages import (
+    PackageNotFoundError,
+    get_package_prefix,
+    get_package_share_directory,
+)
 from rclpy.qos import QoSProfile
 from robot import ros_class
+from rosbags.highlevel import AnyReader
+from rosbags.rosbag2 import Writer
 
 from qvggt_ros.drivers.synthesize import write_bag
 
@@ -46,11 +52,13 @@ def flight(tmp_path_factory) -> Path:
 class Launch:
     """`ros2 launch` in a process group of its own, as a terminal starts it."""
 
-    def __init__(self, log: Path, *arguments: str) -> None:
+    def __init__(
+        self, log: Path, *arguments: str, file_name: str = "reconstruct.launch.py"
+    ) -> None:
         self.log = log
         with log.open("w") as file:
             self.process = subprocess.Popen(
-                ["ros2", "launch", "qvggt_ros", "reconstruct.launch.py", *arguments],
+                ["ros2", "launch", "qvggt_ros", file_name, *arguments],
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -67,6 +75,17 @@ class Launch:
     def children(self) -> list[psutil.Process]:
         return psutil.Process(self.process.pid).children(recursive=True)
 
+    def survivors(self) -> list[str]:
+        """Commands of the launch's session that live on without it."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if os.getsid(process.pid) == self.process.pid and process.pid != self.process.pid:
+                    found.append(" ".join(process.cmdline()))
+            except (OSError, psutil.Error):
+                continue
+        return found
+
     def interrupt(self) -> float:
         """Press Ctrl-C; return the seconds until what was started is gone."""
         children, before = self.children(), time.monotonic()
@@ -82,8 +101,8 @@ class Launch:
 def launch(tmp_path):
     started: list[Launch] = []
 
-    def start(*arguments: str) -> Launch:
-        started.append(Launch(tmp_path / f"launch_{len(started)}.log", *arguments))
+    def start(*arguments: str, **options: str) -> Launch:
+        started.append(Launch(tmp_path / f"launch_{len(started)}.log", *arguments, **options))
         return started[-1]
 
     yield start
@@ -102,16 +121,16 @@ def ears():
 
 
 def listen(node, topic: str, name: str, count: int = 1, timeout_s: float = 60.0) -> list:
-    heard: list = []
+    received: list = []
     subscription = node.create_subscription(
-        ros_class(name), topic, heard.append, QoSProfile(depth=50)
+        ros_class(name), topic, received.append, QoSProfile(depth=50)
     )
     end = time.monotonic() + timeout_s
-    while len(heard) < count:
-        assert time.monotonic() < end, f"{len(heard)} of {count} messages came on {topic}"
+    while len(received) < count:
+        assert time.monotonic() < end, f"{len(received)} of {count} messages came on {topic}"
         rclpy.spin_once(node, timeout_sec=0.1)
     node.destroy_subscription(subscription)
-    return heard
+    return received
 
 
 def lifecycle(node: str, transition: str) -> None:
@@ -132,10 +151,10 @@ def test_a_recording_gives_points_and_ctrl_c_ends_it(flight, launch, ears):
     listen(ears, "/qvggt/pose", "PoseStamped", 4)
     assert any("reconstruct" in " ".join(child.cmdline()) for child in it.children())
     seconds = it.interrupt()
-    said = it.log.read_text()
-    assert "Traceback" not in said, said
+    output = it.log.read_text()
+    assert "Traceback" not in output, output
     # Of the node: a player that gets Ctrl-C from the terminal and from the launch may die of it.
-    assert "[reconstruct-1]: process has finished cleanly" in said, said
+    assert "[reconstruct-1]: process has finished cleanly" in output, output
     assert seconds < 2.0
 
 
@@ -147,12 +166,12 @@ def test_while_it_loads_ctrl_c_ends_it_too(launch):
     assert "Traceback" not in it.log.read_text(), it.log.read_text()
 
 
-def test_a_missing_checkpoint_is_said_and_ends_the_node(launch, tmp_path):
+def test_a_missing_checkpoint_is_named_and_ends_the_node(launch, tmp_path):
     it = launch(f"checkpoint:={tmp_path}/none.safetensors")
     assert it.process.wait(60.0) in (0, 1)
-    said = it.log.read_text()
-    assert f"{tmp_path}/none.safetensors" in said
-    assert "Traceback" not in said, said
+    output = it.log.read_text()
+    assert f"{tmp_path}/none.safetensors" in output
+    assert "Traceback" not in output, output
 
 
 def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
@@ -173,7 +192,71 @@ def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
     it.interrupt()
 
 
-def test_a_recording_without_images_is_refused_by_name(launch, tmp_path):
-    it = launch(f"bag:={tmp_path}/nothing")
+def rviz_is_installed() -> bool:
+    try:
+        return bool(get_package_prefix("rviz2"))
+    except PackageNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("file_name", "argument", "message"),
+    [
+        ("reconstruct.launch.py", "bag:=/nothing/here", "bag:=/nothing/here: there is no such"),
+        ("reconstruct.launch.py", "params_file:=/nothing.yaml", "params_file:=/nothing.yaml"),
+        ("reconstruct.launch.py", "log_level:=loud", "loud"),
+        pytest.param(
+            *("reconstruct.launch.py", "rviz:=true", "rviz2 is not installed"),
+            marks=pytest.mark.skipif(rviz_is_installed(), reason="rviz2 is installed"),
+        ),
+        ("replay_evaluate.launch.py", "bag:=/nothing/here", "bag:=/nothing/here: there is no such"),
+    ],
+)
+def test_a_launch_that_fails_leaves_no_process(launch, file_name, argument, message):
+    it = launch(argument, file_name=file_name)
     assert it.process.wait(60.0) != 0
-    assert f"there is no recording at {tmp_path}/nothing" in it.log.read_text()
+    assert message in it.log.read_text()
+    assert not it.survivors()
+
+
+def test_a_parameter_file_holds_against_arguments_that_were_not_given(launch, tmp_path):
+    file = tmp_path / "parameters.yaml"
+    file.write_text("/**:\n  ros__parameters:\n    autostart: false\n    use_sim_time: true\n")
+    it = launch(f"params_file:={file}", "namespace:=held")
+    get = ["ros2", "lifecycle", "get", "/held/reconstruct"]
+    end = time.monotonic() + 60
+    while "unconfigured" not in subprocess.run(get, capture_output=True, text=True).stdout:
+        assert time.monotonic() < end, it.log.read_text()
+    sim_time = subprocess.run(
+        ["ros2", "param", "get", "/held/reconstruct", "use_sim_time"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "True" in sim_time.stdout
+    it.interrupt()
+
+
+def test_what_a_former_run_published_is_not_played(flight, launch, tmp_path):
+    old = tmp_path / "old"
+    with AnyReader([flight]) as reader, Writer(old, version=9) as writer:
+        connections = {
+            each.topic: writer.add_connection(each.topic, each.msgtype, typestore=reader.typestore)
+            for each in reader.connections
+        }
+        pose = writer.add_connection(
+            "/qvggt/pose", "geometry_msgs/msg/PoseStamped", typestore=reader.typestore
+        )
+        for connection, stamp, data in reader.messages():
+            writer.write(connections[connection.topic], stamp, data)
+            if connection.msgtype == pose.msgtype:
+                writer.write(pose, stamp, data)
+    it = launch(f"bag:={old}", "bag_loop:=true")
+    it.wait_for("waiting for images")
+    info = ["ros2", "topic", "info", "/qvggt/pose"]
+    end = time.monotonic() + 60
+    while "Publisher count: 1" not in (
+        output := subprocess.run(info, capture_output=True, text=True).stdout
+    ):
+        assert time.monotonic() < end, output
+    it.interrupt()

@@ -70,21 +70,21 @@ def test_each_image_gets_its_geometry_with_its_own_stamp():
         assert it.node.start()
         for topic, name in outputs.items():
             it.listen(topic, name)
-        it.say("camera_info", camera_info_message(0), "CameraInfo")
+        it.publish("camera_info", camera_info_message(0), "CameraInfo")
         it.film(range(8))
-        it.spin_until(lambda: all(len(it.heard[topic]) >= 8 for topic in outputs))
+        it.spin_until(lambda: all(len(it.received[topic]) >= 8 for topic in outputs))
         for topic in outputs:
-            assert [stamp_ns(message) for message in it.heard[topic]] == [
+            assert [stamp_ns(message) for message in it.received[topic]] == [
                 stamp_of(index) for index in range(8)
             ], topic
-        cloud, depth = it.heard["points"][-1], it.heard["depth/image"][-1]
+        cloud, depth = it.received["points"][-1], it.received["depth/image"][-1]
         assert cloud.header.frame_id == depth.header.frame_id == "camera_optical_frame"
-        assert it.heard["pose"][0].header.frame_id == "qvggt_unscaled"
+        assert it.received["pose"][0].header.frame_id == "qvggt_unscaled"
         points = read_points(cloud, field_names=("x", "y", "z"))
         assert len(points) == cloud.width > 1000
         assert np.isfinite(points["z"]).all()
         assert (points["z"] > 0).all()
-        info = it.heard["depth/camera_info"][-1]
+        info = it.received["depth/camera_info"][-1]
         assert (info.width, info.height) == (depth.width, depth.height)
         assert len(depth.data) == 4 * depth.width * depth.height
 
@@ -95,7 +95,7 @@ def test_the_path_is_there_for_who_comes_late():
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         it.listen("path", "Path", latched)
         it.film(range(8))
-        it.spin_until(lambda: it.heard["path"])
+        it.spin_until(lambda: it.received["path"])
         late: list = []
         it.peer.create_subscription(ros_class("Path"), "path", late.append, latched)
         it.spin_until(lambda: late)
@@ -111,13 +111,15 @@ def test_nonsense_costs_itself_and_diagnostics_say_so():
         it.film([3], height=9000)
         it.film([3], encoding="nonsense")
         it.film([3], width=0)
-        it.say("camera_info", camera_info_message(3, k=np.full(9, np.nan)), "CameraInfo")
+        it.publish("camera_info", camera_info_message(3, k=np.full(9, np.nan)), "CameraInfo")
         it.film(range(3, 8))
-        it.spin_until(lambda: len(it.heard["pose"]) >= 8)
-        said = lambda: it.heard["/diagnostics"][-1].status[0]  # noqa: E731
-        it.spin_until(lambda: it.heard["/diagnostics"] and "could not be used" in said().message)
-        assert said().level == b"\x01"
-        values = {entry.key: entry.value for entry in said().values}
+        it.spin_until(lambda: len(it.received["pose"]) >= 8)
+        status = lambda: it.received["/diagnostics"][-1].status[0]  # noqa: E731
+        it.spin_until(
+            lambda: it.received["/diagnostics"] and "could not be used" in status().message
+        )
+        assert status().level == b"\x01"
+        values = {entry.key: entry.value for entry in status().values}
         assert int(values["received"]) == 11
         assert values["scale_source"] == "unknown"
 
@@ -145,13 +147,13 @@ def test_parameters_are_refused_with_a_reason_and_taken_while_it_runs():
             assert not result.successful, name
             assert reason in result.reason, result.reason
         it.film(range(4))
-        it.spin_until(lambda: len(it.heard["points"]) == 4)
+        it.spin_until(lambda: len(it.received["points"]) == 4)
         assert set_parameter("points_frame", "world").successful
         assert set_parameter("metres_per_unit", 2.0).successful
         assert set_parameter("point_stride", 2).successful
         it.film(range(4, 8))
-        it.spin_until(lambda: len(it.heard["points"]) == 8)
-        before, after = it.heard["points"][0], it.heard["points"][-1]
+        it.spin_until(lambda: len(it.received["points"]) == 8)
+        before, after = it.received["points"][0], it.received["points"][-1]
         assert after.header.frame_id == "map"
         assert after.width < before.width
 
@@ -195,7 +197,7 @@ def test_a_missing_or_foreign_checkpoint_is_a_clean_failure(tmp_path, capfd, con
         threads = threading.active_count()
         assert not it.node.start()
         assert str(path) in capfd.readouterr().err
-        assert threading.active_count() == threads
+        it.spin_until(lambda: threading.active_count() == threads)
         assert it.node.trigger_configure() != SUCCESS  # still alive, still unconfigured
 
 
@@ -204,11 +206,11 @@ def test_simulated_time_that_begins_again_begins_a_new_map():
         assert it.node.start()
         it.listen("path", "Path")
         it.film(range(20, 28))
-        it.spin_until(lambda: sum(len(p.poses) == 8 for p in it.heard["path"]) == 1)
+        it.spin_until(lambda: sum(len(p.poses) == 8 for p in it.received["path"]) == 1)
         it.film(range(8))  # the recording is played in a loop
-        it.spin_until(lambda: sum(len(p.poses) == 8 for p in it.heard["path"]) == 2)
-        assert {path.header.frame_id for path in it.heard["path"]} == {"qvggt_unscaled"}
-        first = it.heard["path"][-1].poses[0]
+        it.spin_until(lambda: sum(len(p.poses) == 8 for p in it.received["path"]) == 2)
+        assert {path.header.frame_id for path in it.received["path"]} == {"qvggt_unscaled"}
+        first = it.received["path"][-1].poses[0]
         assert stamp_ns(first) == stamp_of(0)
 
 
@@ -224,7 +226,7 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
         ):
             it.listen(topic, name)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        it.say(
+        it.publish(
             "/tf_static",
             transform_message("base_link", "camera_optical_frame", base_from_camera, 0),
             "TFMessage",
@@ -232,26 +234,28 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
         )
         for index in range(24):
             odom_from_base = world_from_camera(index) @ np.linalg.inv(base_from_camera)
-            it.say(
+            it.publish(
                 "/tf",
                 transform_message("odom", "base_link", odom_from_base, index),
                 "TFMessage",
                 QoSProfile(depth=100),
             )
-            it.say("odom", odometry_message(odom_from_base, index), "Odometry")
+            it.publish("odom", odometry_message(odom_from_base, index), "Odometry")
             it.film([index])
-        it.spin_until(lambda: any(m.header.frame_id == "map" for m in it.heard["pose"]))
+        it.spin_until(lambda: any(m.header.frame_id == "map" for m in it.received["pose"]))
         it.spin_until(
-            lambda: any(t.child_frame_id == "odom" for m in it.heard["/tf"] for t in m.transforms)
+            lambda: any(
+                t.child_frame_id == "odom" for m in it.received["/tf"] for t in m.transforms
+            )
         )
         (owned,) = {
             (t.header.frame_id, t.child_frame_id)
-            for m in it.heard["/tf"]
+            for m in it.received["/tf"]
             for t in m.transforms
             if t.child_frame_id != "base_link"
         }
         assert owned == ("map", "odom")
-        assert it.heard["odometry"][-1].child_frame_id == "base_link"
+        assert it.received["odometry"][-1].child_frame_id == "base_link"
 
 
 def transform_message(parent, child, parent_from_child, index):
@@ -303,9 +307,11 @@ def test_a_rig_of_two_cameras():
             it.show(index, topic="left/image", header=late)
             it.spin_until(lambda taken=taken: it.images_taken > taken)
             it.idle()
-        it.spin_until(lambda: len(it.heard["points"]) >= 4 and len(it.heard["left/points"]) >= 4)
-        assert {m.header.frame_id for m in it.heard["points"]} == {"front_optical"}
-        assert {m.header.frame_id for m in it.heard["left/points"]} == {"left_optical"}
+        it.spin_until(
+            lambda: len(it.received["points"]) >= 4 and len(it.received["left/points"]) >= 4
+        )
+        assert {m.header.frame_id for m in it.received["points"]} == {"front_optical"}
+        assert {m.header.frame_id for m in it.received["left/points"]} == {"left_optical"}
 
 
 def test_services(tmp_path):
@@ -316,7 +322,7 @@ def test_services(tmp_path):
         assert not nothing.success
         assert "no map yet" in nothing.message
         it.film(range(4))
-        it.spin_until(lambda: len(it.heard["pose"]) == 4)
+        it.spin_until(lambda: len(it.received["pose"]) == 4)
         saved = it.ask(Trigger, "save_map", Trigger.Request())
         assert saved.success
         (file,) = tmp_path.glob("*.ply")
@@ -332,6 +338,6 @@ def test_what_is_missing_is_said():
         it.peer.create_publisher(type(it.node._messages.CompressedImage()), "image", 1)
         it.spin_until(
             lambda: any(
-                "see image_transport" in m.status[0].message for m in it.heard["/diagnostics"]
+                "see image_transport" in m.status[0].message for m in it.received["/diagnostics"]
             )
         )

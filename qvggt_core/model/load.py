@@ -1,0 +1,180 @@
+"""Loads a network for inference, with the parts that are wanted."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from qvggt_kernels import PackingError, fastest_dtype
+from torch import Tensor, nn
+
+from qvggt_core.errors import CheckpointError
+from qvggt_core.model.checkpoint import Checkpoint, read_checkpoint
+from qvggt_core.model.config import ModelConfig
+from qvggt_core.model.packed_format import (
+    INPUT_SCALE_SUFFIX,
+    SCALES_SUFFIX,
+    WORDS_SUFFIX,
+    ZEROS_SUFFIX,
+    empty_packed_linear,
+    linear_descriptions,
+)
+from qvggt_core.model.published_names import UNUSED_PREFIXES
+from qvggt_core.model.vggt import VGGT
+
+_COMPENSATION = "camera_head.cict_token"
+_SHOWN = 3
+"""Differences named in an error, per kind: the first ones show which network a file is of."""
+_OPTIONAL_PREFIXES = (*UNUSED_PREFIXES, "depth_head.", "point_head.", "camera_encoder.")
+
+logger = logging.getLogger(__name__)
+
+
+def load_model(
+    path: Path,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+    heads: Collection[str] = ("camera", "depth"),
+) -> VGGT:
+    """Load a network for inference.
+
+    Args:
+        path: a full-precision or 4-bit checkpoint; entries that no part of the network has (track
+            head, Gaussian head) are skipped.
+        device: where the network runs.
+        dtype: compute dtype; None takes the one that is fastest on the device.
+        heads: which of "camera", "depth", "points", "rays" and "conditioning" are wanted; others
+            are not loaded.
+
+    Raises:
+        CheckpointError: the file is of no known network, or does not fit; names the first
+            differences.
+    """
+    device = torch.device(device)
+    dtype = dtype or fastest_dtype(device)
+    checkpoint = read_checkpoint(path)
+    for assumption in checkpoint.assumptions:
+        logger.warning("%s: assumed that %s; state it in a config.json beside it", path, assumption)
+    with torch.device("meta"):
+        model = VGGT(with_heads(checkpoint.config, heads))
+        _replace_packed_linears(model, checkpoint)
+        model.to_compute(dtype)
+    expected = model.state_dict()
+    check_entries(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
+    model.load_state_dict(_tensors(checkpoint, expected, device), assign=True)
+    # Once more for what the meta device does not carry over: buffers.
+    return model.to_compute(dtype).to(device).eval().requires_grad_(False)
+
+
+def with_heads(config: ModelConfig, heads: Collection[str]) -> ModelConfig:
+    """Return the sizes of a network without the optional parts that are not wanted."""
+    return replace(
+        config,
+        depth_head=config.depth_head and "depth" in heads,
+        point_head=config.point_head and "points" in heads,
+        ray_head=config.ray_head and "rays" in heads,
+        camera_encoder=config.camera_encoder and "conditioning" in heads,
+    )
+
+
+def _tensors(
+    checkpoint: Checkpoint, expected: Mapping[str, Tensor], device: torch.device
+) -> dict[str, Tensor]:
+    """Return the network's tensors as it wants them, backed by the file where nothing changes."""
+    # What has to be converted is read through a mapping of its own, which goes when this
+    # returns: else the file's pages would stay resident beside their converted copies.
+    passing = read_checkpoint(checkpoint.path)
+    state = {}
+    for name, entry in expected.items():
+        layout = torch.channels_last if _is_channels_last(entry) else torch.contiguous_format
+        if device.type == "cpu" and layout == torch.contiguous_format:
+            tensor = checkpoint.tensor(name)
+            if tensor.dtype == entry.dtype:
+                state[name] = tensor
+                continue
+        source = passing.tensor(name)
+        state[name] = source.to(device, entry.dtype, memory_format=layout)
+        if device.type == "cpu" and state[name].data_ptr() == source.data_ptr():
+            state[name] = source.clone()
+    return state
+
+
+def _is_channels_last(entry: Tensor) -> bool:
+    return entry.dim() == 4 and entry.is_contiguous(memory_format=torch.channels_last)
+
+
+def _replace_packed_linears(model: nn.Module, checkpoint: Checkpoint) -> None:
+    """Replace the linears that the file holds in integers, leaving them empty."""
+    try:
+        descriptions = linear_descriptions(checkpoint.metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: {error}") from error
+    for name in checkpoint.names():
+        if not name.endswith(WORDS_SUFFIX):
+            continue
+        path = name.removesuffix(WORDS_SUFFIX)
+        parent_path, _, leaf = path.rpartition(".")
+        try:
+            parent = model.get_submodule(parent_path)
+            linear = getattr(parent, leaf)
+        except AttributeError:
+            continue  # a head that is not wanted; `check_entries` names what is truly foreign
+        if not isinstance(linear, nn.Linear):
+            raise CheckpointError(f"{checkpoint.path}: {path} is quantized but is no linear layer")
+        if path + SCALES_SUFFIX not in checkpoint:
+            raise CheckpointError(
+                f"{checkpoint.path}: {path} has {WORDS_SUFFIX} but no {SCALES_SUFFIX}"
+            )
+        try:
+            shapes = {
+                suffix.removeprefix("."): checkpoint.shape(path + suffix)
+                for suffix in (SCALES_SUFFIX, INPUT_SCALE_SUFFIX, ZEROS_SUFFIX)
+                if path + suffix in checkpoint
+            }
+            packed = empty_packed_linear(linear, shapes, descriptions.get(path, {}))
+        except (PackingError, TypeError) as error:
+            raise CheckpointError(f"{checkpoint.path}: {path}: {error}") from error
+        setattr(parent, leaf, packed)
+    if _COMPENSATION in checkpoint:
+        (width,) = checkpoint.shape(_COMPENSATION) or (0,)
+        model.get_submodule("camera_head").register_buffer("cict_token", torch.zeros(width))
+
+
+def check_entries(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
+    """Check that a file has the entries of a network, and no foreign ones.
+
+    Args:
+        checkpoint: the file.
+        expected: shapes of the network's entries, by our names.
+
+    Raises:
+        CheckpointError: names the first differences of each kind.
+    """
+    missing = sorted(name for name in expected if name not in checkpoint)
+    unexpected = [
+        name
+        for name in checkpoint.names()
+        if name not in expected and not name.startswith(_OPTIONAL_PREFIXES)
+    ]
+    wrong = [
+        f"{name} is {checkpoint.shape(name)}, not {shape}"
+        for name, shape in sorted(expected.items())
+        if name in checkpoint and checkpoint.shape(name) != shape
+    ]
+    if missing or unexpected or wrong:
+        parts = [
+            f"{len(found)} {kind}, first: {', '.join(found[:_SHOWN])}"
+            for kind, found in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of another shape", wrong),
+            )
+            if found
+        ]
+        raise CheckpointError(
+            f"{checkpoint.path} does not hold the network that its sizes promise: "
+            f"{'; '.join(parts)}"
+        )

@@ -1,0 +1,107 @@
+"""Finished blocks of a calibration on disk, from which an interrupted run continues."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+
+from qvggt_kernels import PackedLinear
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from qvggt_core.model import describe_linears
+from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
+from qvggt_core.quantize.block_calibration import LinearReport
+from qvggt_core.quantize.block_linears import packed_linears, replace_linear
+from qvggt_core.quantize.blockwise import BlockSite
+from qvggt_core.util.files import atomic_path
+
+logger = logging.getLogger(__name__)
+
+_RUN = "run.json"
+
+
+def fingerprint(facts: Iterable[str]) -> str:
+    """Return a hash of everything that a run's results depend on."""
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()
+
+
+class CalibrationStore:
+    """A directory of finished blocks of one run; those of another run in it are deleted."""
+
+    def __init__(self, directory: Path | None, run_fingerprint: str) -> None:
+        """Open a directory; None keeps nothing."""
+        self._directory = directory
+        if directory is None:
+            return
+        run = directory / _RUN
+        try:
+            same = json.loads(run.read_text(encoding="utf-8"))["fingerprint"] == run_fingerprint
+        except (OSError, ValueError, KeyError, TypeError):
+            same = False
+        if not same:
+            self.remove()
+            directory.mkdir(parents=True)
+            run.write_text(json.dumps({"fingerprint": run_fingerprint}), encoding="utf-8")
+
+    def read(self, site: BlockSite) -> list[LinearReport] | None:
+        """Replace a block's entries by its finished ones; None if there are none."""
+        path = self._path(site)
+        if path is None or not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                metadata = file.metadata() or {}
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            logger.warning("%s cannot be read (%s): the block is calibrated again", path, error)
+            return None
+        descriptions = json.loads(metadata.get(LINEARS_KEY, "{}"))
+        device = next(site.block.parameters()).device
+        for name in [n for n in state if n.endswith(".qweight")]:
+            leaf_path = name.removesuffix(".qweight")
+            linear = site.block.get_submodule(leaf_path)
+            assert isinstance(linear, nn.Linear)
+            packed = _empty_packed(linear, leaf_path, state, descriptions.get(leaf_path, {}))
+            replace_linear(site.block, leaf_path, packed)
+        site.block.load_state_dict({n: t.to(device) for n, t in state.items()}, assign=True)
+        site.block.requires_grad_(False)
+        return [LinearReport(**report) for report in json.loads(metadata["reports"])]
+
+    def write(self, site: BlockSite, reports: list[LinearReport]) -> None:
+        """Write a finished block, whole or not at all."""
+        path = self._path(site)
+        if path is None:
+            return
+        metadata = {
+            **describe_linears(packed_linears(site.block)),
+            "reports": json.dumps([asdict(report) for report in reports]),
+        }
+        state = {name: tensor.contiguous() for name, tensor in site.block.state_dict().items()}
+        with atomic_path(path) as temporary:
+            save_file(state, temporary, metadata)
+
+    def remove(self) -> None:
+        """Delete the directory."""
+        if self._directory is not None and self._directory.exists():
+            shutil.rmtree(self._directory)
+
+    def _path(self, site: BlockSite) -> Path | None:
+        return None if self._directory is None else self._directory / f"{site.path}.safetensors"
+
+
+def _empty_packed(
+    linear: nn.Linear, path: str, state: dict[str, Tensor], description: dict
+) -> PackedLinear:
+    shapes = {
+        name.rpartition(".")[2]: tensor.shape
+        for name, tensor in state.items()
+        if name.startswith(path + ".")
+    }
+    return empty_packed_linear(linear, shapes, description)

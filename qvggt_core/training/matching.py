@@ -1,0 +1,201 @@
+"""Correspondence as a training signal: where a patch of one frame is seen in another.
+
+Queries and keys of global blocks are trained directly to find each other, as descriptors are
+(InfoNCE; van den Oord et al. 2018), with the true place as a soft target between the four nearest
+patches (as in LoFTR's coarse matching; Sun et al. 2021).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from qvggt_core.model import VGGT
+from qvggt_core.model.aggregator import Aggregator
+from qvggt_core.model.blocks import Block
+from qvggt_core.model.camera_head import CameraHead
+from qvggt_core.model.encoder import Encoder
+from qvggt_core.training.losses import pixel_rays
+from qvggt_core.training.windows import Windows
+
+_DEPTH_TOLERANCE = 0.05
+"""Relative difference from which a point counts as hidden."""
+
+
+@dataclass(frozen=True)
+class Correspondences:
+    """Where patch centres of N frames are seen in as many other frames.
+
+    Attributes:
+        window: (N,) number of the window.
+        first: (N,) frame of the window that the patches are of.
+        second: (N,) frame of the window that they are seen in.
+        place: (N, P, 2) row and column on the grid of patches of the second frame; whole numbers
+            are centres of patches.
+        visible: (N, P) whether the point is inside the second image and not hidden.
+    """
+
+    window: Tensor
+    first: Tensor
+    second: Tensor
+    place: Tensor
+    visible: Tensor
+
+    def to(self, device: torch.device) -> Correspondences:
+        """Return the same on a device."""
+        return Correspondences(**{name: part.to(device) for name, part in vars(self).items()})
+
+
+def correspondences(windows: Windows, patch: int, pairs: Tensor) -> Correspondences:
+    """Project patch centres from frame to frame.
+
+    Args:
+        windows: ground truth.
+        patch: side of a patch, pixels.
+        pairs: (N, 3) window, first and second frame.
+    """
+    window, first, second = pairs.unbind(dim=1)
+    height, width = windows.depth.shape[-2:]
+    start = patch // 2
+    rays = pixel_rays(windows.intrinsics[window, first], height, width)
+    depth = windows.depth[window, first][:, start::patch, start::patch]
+    points = (rays[:, start::patch, start::patch] * depth[..., None]).flatten(1, 2)
+    poses = windows.world_from_camera
+    second_from_first = (torch.linalg.inv(poses[window, second]) @ poses[window, first]).float()
+    points = points @ second_from_first[:, :3, :3].mT + second_from_first[:, None, :3, 3]
+    k = windows.intrinsics[window, second].float()
+    z = points[..., 2].clamp(min=1e-3)
+    column = points[..., 0] / z * k[:, None, 0, 0] + k[:, None, 0, 2]
+    row = points[..., 1] / z * k[:, None, 1, 1] + k[:, None, 1, 2]
+    inside = (column > -0.5) & (column < width - 0.5) & (row > -0.5) & (row < height - 0.5)
+    visible = inside & points.isfinite().all(dim=-1) & (points[..., 2] > 1e-3)
+    nearest = (
+        row.nan_to_num().round().clamp(0, height - 1) * width
+        + column.nan_to_num().round().clamp(0, width - 1)
+    ).long()
+    seen = windows.depth[window, second].flatten(1).gather(1, nearest)
+    visible &= (seen - z).abs() < _DEPTH_TOLERANCE * seen
+    place = (torch.stack([row, column], dim=-1) + 0.5) / patch - 0.5
+    return Correspondences(window, first, second, place, visible)
+
+
+def draw_pairs(batch: int, frames: int, count: int, generator: torch.Generator) -> Tensor:
+    """Draw at most `count` ordered pairs of frames (N, 3): window, first and second frame."""
+    grid = torch.cartesian_prod(torch.arange(batch), torch.arange(frames), torch.arange(frames))
+    grid = grid[grid[:, 1] != grid[:, 2]]
+    return grid[torch.randperm(len(grid), generator=generator)[:count]]
+
+
+def attention_logits(
+    network: VGGT, block: int, tokens: Tensor, rows: int, columns: int, found: Correspondences
+) -> Tensor:
+    """Return the logits (N, H, P, P) between patches of pairs of frames in a global block.
+
+    Args:
+        network: whose block it is.
+        block: number of the global block.
+        tokens: (B, S, P, C) patch tokens that enter it.
+        rows: of patches.
+        columns: of patches.
+        found: the pairs of frames.
+    """
+    layer = _global_block(network, block)
+    special = network.config.num_special_tokens
+    cos, sin = network.aggregator.rope(rows, columns, tokens.device)
+    query, key, _ = layer.attn.project(layer.norm1(tokens), (cos[special:], sin[special:]))
+    query = query[found.window, found.first].transpose(1, 2)
+    key = key[found.window, found.second].transpose(1, 2)
+    return query @ key.mT * query.shape[-1] ** -0.5
+
+
+def matching_loss(logits: Tensor, found: Correspondences, rows: int, columns: int) -> Tensor:
+    """Return the cross-entropy of the true places, mean over heads and visible patches.
+
+    Args:
+        logits: (N, H, P, P), rows of the first frame's patches.
+        found: the true places.
+        rows: of patches.
+        columns: of patches.
+    """
+    log_shares = logits.float().log_softmax(dim=-1).mean(dim=1)
+    total = torch.zeros_like(found.place[..., 0])
+    place = torch.stack(
+        [
+            found.place[..., 0].nan_to_num().clamp(0, rows - 1),
+            found.place[..., 1].nan_to_num().clamp(0, columns - 1),
+        ],
+        dim=-1,
+    )
+    low = place.floor()
+    part = place - low
+    for down in (0, 1):
+        for right in (0, 1):
+            row = (low[..., 0] + down).clamp(max=rows - 1)
+            column = (low[..., 1] + right).clamp(max=columns - 1)
+            weight = (part[..., 0] if down else 1 - part[..., 0]) * (
+                part[..., 1] if right else 1 - part[..., 1]
+            )
+            index = (row * columns + column).long()
+            total = total - weight * log_shares.gather(2, index[..., None])[..., 0]
+    return torch.where(found.visible, total, 0.0).sum() / found.visible.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
+    """Start global blocks so that like attends to like, and encoders with places, in place.
+
+    Queries equal keys, and the channels that the rotary embedding turns fastest count less, since
+    they set patches apart that have moved. The encoder's position embedding starts as sines and
+    cosines of row and column, so that what is attended to brings along where it is.
+    """
+    config = network.config
+    dim, heads = config.embed_dim, config.num_heads
+    for index in blocks:
+        attention = _global_block(network, index).attn
+        assert attention.q_norm is not None
+        assert attention.k_norm is not None
+        weight = attention.qkv.weight
+        nn.init.orthogonal_(weight[:dim])
+        weight[dim : 2 * dim] = weight[:dim]
+        gain = _rotary_gain(dim // heads).to(weight)
+        attention.q_norm.weight.copy_(gain)
+        attention.k_norm.weight.copy_(gain)
+    aggregator, head = network.aggregator, network.camera_head
+    assert isinstance(aggregator, Aggregator)
+    assert isinstance(head, CameraHead)
+    # Camera tokens near zero would be blown up by the head's normalisation, with their gradients.
+    for token in (aggregator.camera_token, aggregator.register_token):
+        nn.init.normal_(token, std=0.3)
+    # Quaternions near zero have no direction, and gradients that drown all others.
+    head.pose_branch.fc2.bias[6:] = torch.tensor([0.4, 0.35, 0.35])
+    encoder = aggregator.patch_embed
+    if isinstance(encoder, Encoder):
+        side = config.img_size // config.patch_size
+        encoder.pos_embed[:, 1:] = _sine_positions(side, dim).to(encoder.pos_embed)
+
+
+def _global_block(network: VGGT, index: int) -> Block:
+    assert isinstance(network.aggregator, Aggregator)
+    block = network.aggregator.global_blocks[index]
+    assert isinstance(block, Block)
+    return block
+
+
+def _rotary_gain(width: int) -> Tensor:
+    """Return the gain of each channel of a head (width,), by how fast RoPE turns it."""
+    quarter = width // 4
+    frequency = 100.0 ** -(torch.arange(quarter) / quarter)
+    return torch.where(frequency > 0.35, 0.3, 1.3).repeat(4)
+
+
+def _sine_positions(side: int, dim: int) -> Tensor:
+    """Return (side * side, dim) sines and cosines of row and column, a fifth strong."""
+    count = dim // 4
+    cycles = torch.logspace(-2, 2, count, base=2.0)
+    phase = 2 * torch.pi * cycles * ((torch.arange(side) + 0.5) / side)[:, None]
+    waves = torch.cat([phase.sin(), phase.cos()], dim=1)
+    rows = waves[:, None].expand(side, side, -1)
+    columns = waves[None].expand(side, side, -1)
+    return 0.2 * torch.cat([rows, columns], dim=-1).reshape(side * side, -1)

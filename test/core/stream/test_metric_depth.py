@@ -1,0 +1,140 @@
+"""A metric network for single images as a source of the map's scale."""
+
+import numpy as np
+import pytest
+import torch
+from support import known_room as room
+from support.small_network import SINGLE_VIEW_STACK, STACK, open_state
+
+from qvggt_core.errors import CheckpointError
+from qvggt_core.model import VGGT
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream import Reconstructor
+from qvggt_core.stream.frame import FrameGeometry, View
+from qvggt_core.stream.metric_depth import MetricDepth, MetricDepthNetwork, map_unit
+from qvggt_core.stream.metric_scale import MetricScale
+
+INTRINSICS = np.array([[150.0, 0.0, 21.0], [0.0, 150.0, 14.0], [0.0, 0.0, 1.0]])
+
+
+def metric_network() -> tuple[MetricDepthNetwork, VGGT]:
+    model = VGGT(SINGLE_VIEW_STACK)
+    model.load_state_dict(open_state(SINGLE_VIEW_STACK))
+    return MetricDepthNetwork(model), model.eval()
+
+
+def test_metres_are_focal_length_over_300_times_the_output_and_the_sky_has_none() -> None:
+    network, model = metric_network()
+    image = np.random.default_rng(0).integers(0, 256, (28, 42, 3)).astype(np.uint8)
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None, None].float() / 255.0
+    with torch.inference_mode():
+        raw = model(pixels)
+    found = network.depth(image, INTRINSICS)
+    sky = raw.sky[0, 0].numpy() >= 0.3
+    np.testing.assert_array_equal(found.sky, sky)
+    np.testing.assert_array_equal(np.isnan(found.metres), sky)
+    np.testing.assert_allclose(found.metres[~sky], 0.5 * raw.depth[0, 0].numpy()[~sky], rtol=1e-6)
+
+
+def test_images_that_are_no_whole_patches_are_resized_with_their_focal_length() -> None:
+    network, _ = metric_network()
+    image = np.full((56, 84, 3), 120, np.uint8)
+    odd = np.full((60, 90, 3), 120, np.uint8)
+    larger = INTRINSICS.copy()
+    larger[:2] *= 90 / 84
+    found, wanted = network.depth(odd, larger), network.depth(image, INTRINSICS)
+    assert found.metres.shape == (60, 90)
+    assert np.nanmedian(found.metres) == pytest.approx(np.nanmedian(wanted.metres), rel=0.02)
+
+
+def test_a_network_for_several_views_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="da3metric-large"):
+        MetricDepthNetwork(VGGT(STACK))
+
+
+def geometry(depth: np.ndarray) -> FrameGeometry:
+    view = View(0, np.zeros((*depth.shape, 3), np.uint8), INTRINSICS)
+    return FrameGeometry(view, np.eye(4), INTRINSICS, depth, np.ones_like(depth))
+
+
+def test_the_unit_is_a_median_and_outliers_widen_the_spread_alone() -> None:
+    rng = np.random.default_rng(1)
+    depth = rng.uniform(1, 5, (28, 42)).astype(np.float32)
+    metres = 2.5 * depth
+    metres[rng.random(depth.shape) < 0.3] *= 10
+    unit = map_unit(MetricDepth(metres, np.zeros(depth.shape, bool)), geometry(depth))
+    assert unit.metres == pytest.approx(2.5, rel=1e-4)
+    assert not unit.is_trusted
+    metres = 2.5 * depth
+    metres[rng.random(depth.shape) < 0.2] *= 10
+    unit = map_unit(MetricDepth(metres, np.zeros(depth.shape, bool)), geometry(depth))
+    assert unit.is_trusted
+
+
+def test_a_view_that_is_nearly_all_sky_gives_no_unit() -> None:
+    depth = np.ones((28, 42), np.float32)
+    metres = np.full((28, 42), np.nan, np.float32)
+    metres[0] = 1.0
+    assert map_unit(MetricDepth(metres, np.isnan(metres)), geometry(depth)) is None
+
+
+class RoomDepth:
+    """Metric depth of the known room, a tenth too long; the upper quarter counts as sky."""
+
+    def __init__(self, poses: np.ndarray) -> None:
+        self._poses = poses
+        self.seen: list[int] = []
+
+    def depth(self, image: np.ndarray, intrinsics: np.ndarray) -> MetricDepth:
+        index = int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
+        self.seen.append(index)
+        metres = 1.1 * room.depth_of(self._poses[index]).astype(np.float32)
+        sky = np.zeros(metres.shape, bool)
+        sky[: len(sky) // 4] = True
+        return MetricDepth(np.where(sky, np.float32(np.nan), metres), sky)
+
+
+def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() -> None:
+    poses = room.straight(24)
+    network, depths = room.KnowingNetwork(poses), RoomDepth(poses)
+    parameters = Parameters(
+        image_width=room.WIDTH, scale_period_s=1.0, min_confidence_percentile=0.0
+    )
+    reconstructor = Reconstructor(network, parameters, depths)
+    results = [r for frame in room.frames(poses) for r in reconstructor.add(frame)]
+    results += reconstructor.flush()
+    assert {r.scale.source for r in results if r.frames} == {"metric depth"}
+    assert results[0].scale.metres_per_unit == pytest.approx(1.1 * network.units[0], rel=1e-3)
+    frames = [frame for result in results for frame in result.frames]
+    last = frames[-1]
+    valid = np.isfinite(last.depth)
+    wanted = 1.1 * room.depth_of(poses[-1])
+    np.testing.assert_allclose(last.depth[valid], wanted[valid], rtol=1e-3)
+    # Ten frames a second: one image a second is held against the map.
+    gaps = np.diff(depths.seen)
+    assert len(depths.seen) >= 2
+    assert gaps.min() >= 10
+    first_seen = next(f for f in frames if f.view.image[0, 0, 1] == depths.seen[0])
+    assert np.isnan(first_seen.depth[: room.HEIGHT // 4]).all()
+
+
+def test_distances_of_odometry_take_precedence() -> None:
+    scale = MetricScale(min_distance=1.0)
+    assert "by metric depth" in scale.observe_unit(0, 2.0, "metric depth")
+    for index in range(40):
+        scale.add_odometry(index, np.array([0.1 * index, 0.0, 0.0]))
+        scale.observe(index, np.array([0.1 * index / 3.0, 0.0, 0.0]))
+    assert scale.scale.source == "odometry"
+    assert scale.observe_unit(50, 2.0, "metric depth") is None
+    assert scale.scale.metres_per_unit == pytest.approx(3.0)
+
+
+def test_the_units_of_single_windows_are_held_and_their_median_is_followed() -> None:
+    scale = MetricScale()
+    scale.observe_unit(0, 2.0, "odometry")
+    assert scale.observe_unit(1, 2.1, "odometry") is None
+    assert scale.scale.metres_per_unit == 2.0
+    # One window that is far off changes nothing, many do.
+    events = [scale.observe_unit(stamp, 3.0, "odometry") for stamp in range(2, 8)]
+    assert events[0] is None
+    assert any(event and "changed" in event for event in events)

@@ -1,0 +1,261 @@
+"""The CPU's fast paths beside the reference: integers to the bit, attention to rounding."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from qvggt_kernels import (
+    Int4Linear,
+    IntegerLinear,
+    PackedWeight,
+    attention,
+    cpu_features,
+    dequantize,
+    fastest_dtype,
+    fastest_linears,
+    pack,
+    requantize,
+)
+from qvggt_kernels.cpu import attention as cpu_attention
+from qvggt_kernels.cpu import integer as cpu_integer
+from qvggt_kernels.cpu import linear as cpu_linear
+from qvggt_kernels.reference import linear as reference
+from support.concurrency import results_of_threads
+from support.weights import integer_weight, normal, packed_weight
+from torch.nn import functional as F
+
+from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
+
+pytestmark = pytest.mark.usefixtures("cpu_code")
+
+
+def tokens(*shape, dtype=torch.float32, seed=3):
+    return normal(*shape, dtype=dtype, seed=seed)
+
+
+@pytest.fixture
+def small_slices(monkeypatch):
+    """Slices of a few rows, so that small cases have several and a ragged last one."""
+    monkeypatch.setattr(cpu_features, "slice_size", lambda: 700)
+    monkeypatch.setattr(cpu_integer, "_PRODUCT_ROWS", 10)
+
+
+# --- requantized weights --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize(("rows", "columns", "group"), [(1, 32, 32), (41, 192, 64), (64, 256, 128)])
+def test_a_requantized_weight_is_the_exact_one_in_127_steps(rows, columns, group, zeros):
+    packed = packed_weight(rows, columns, group, zeros=zeros)
+    weight = dequantize(packed, torch.float64)
+    q8, row_scale, *_ = requantize(packed)
+    q8 = q8.t()
+    assert torch.allclose(row_scale.double() * 127, weight.abs().amax(1), rtol=1e-6)
+    assert int(q8.abs().max()) == 127
+    error = (q8.double() * row_scale.double()[:, None] - weight).abs()
+    assert (error <= 0.5001 * row_scale.double()[:, None]).all()
+
+
+def test_halves_are_rounded_to_even():
+    """A row whose largest weight is 127 in units of its scale, and one that lies half between."""
+    q = torch.zeros(1, 64, dtype=torch.int8)
+    q[0, 0], q[0, 32:36] = -8, torch.tensor([1, 3, -1, -3], dtype=torch.int8)
+    scales = torch.tensor([[127 / 8, 0.5]]).bfloat16()
+    q8, row_scale, *_ = requantize(PackedWeight(pack(q, 32), scales))
+    assert row_scale.tolist() == [1.0]
+    assert q8[[0, 32, 33, 34, 35], 0].tolist() == [-127, 0, 2, 0, -2]
+
+
+def test_a_row_of_zeros_stays_zero():
+    weight = packed_weight(3, 64)
+    weight.scales[1] = 0
+    q8, row_scale, *_ = requantize(weight)
+    assert row_scale[1] == 1
+    assert (q8[:, 1] == 0).all()
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_the_cpu_requantizes_to_the_same_bits(small_slices, rows, zeros):
+    weight = packed_weight(rows, 192, 64, zeros=zeros, seed=rows)
+    weight.scales[0] = 0
+    expected, found = requantize(weight), cpu_integer.requantize(weight)
+    assert torch.equal(found.qweight, expected.qweight)
+    assert torch.equal(found.scales, expected.scales)
+
+
+# --- linears --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("count", [0, 1, 10, 33])
+@pytest.mark.parametrize("zeros", [False, True])
+def test_int4_in_integers_has_the_bits_of_the_reference(small_slices, dtype, count, zeros):
+    bias = tokens(23, dtype=dtype) if zeros else None
+    weight = packed_weight(23, 192, 64, zeros=zeros, bias=bias)
+    x = tokens(count, 192, dtype=dtype)
+    x[:1] = 0
+    expected = reference.int4_linear_int8(x, weight)
+    assert torch.equal(cpu_integer.int4_linear_int8(x, weight), expected)
+
+
+@pytest.mark.parametrize("weight_bits", [8, 4])
+@pytest.mark.parametrize("activation_bits", [8, 4])
+@pytest.mark.parametrize("library", [True, False])
+def test_integer_linears_have_the_bits_of_the_reference(
+    small_slices, monkeypatch, weight_bits, activation_bits, library
+):
+    monkeypatch.setattr(cpu_features, "multiplies_integers", lambda: library)
+    tokens_as = {"activation_bits": activation_bits, "clip": torch.tensor(0.8)}
+    weight = integer_weight(24, 1100, weight_bits, bias=tokens(24), **tokens_as)
+    x = tokens(2, 13, 1100)
+    expected = reference.integer_linear(x, weight)
+    assert torch.equal(cpu_integer.integer_linear(x, weight), expected)
+
+
+def test_results_do_not_live_in_a_scratch():
+    first = cpu_integer.int4_linear_int8(tokens(5, 64), packed_weight(24, 64))
+    kept = first.clone()
+    cpu_integer.int4_linear_int8(tokens(5, 64, seed=4), packed_weight(24, 64, seed=1))
+    assert torch.equal(first, kept)
+
+
+def test_threads_do_not_share_a_scratch():
+    weights = [packed_weight(128, 128, seed=seed) for seed in range(4)]
+    x = tokens(16, 128)
+    expected = [cpu_integer.int4_linear_int8(x, weight) for weight in weights]
+    found = results_of_threads(lambda i: cpu_integer.int4_linear_int8(x, weights[i]), count=4)
+    for index, result in found:
+        assert torch.equal(result, expected[index])
+
+
+def test_a_layer_of_integer_arithmetic_multiplies_integers_where_no_gradient_is_recorded():
+    q = torch.randint(-8, 8, (24, 64), dtype=torch.int8)
+    layer = Int4Linear.from_quantized(q, packed_weight(24, 64).scales)
+    x = tokens(7, 64)
+    exact = layer(x)
+    layer.arithmetic = "int8"
+    assert torch.equal(layer(x), exact), "gradients are on: they need the differentiable path"
+    with torch.no_grad():
+        rounded = layer(x)
+        assert torch.equal(rounded, cpu_integer.int4_linear_int8(x, layer.packed()))
+    assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
+
+
+def test_integer_layers_take_bfloat16_as_it_comes():
+    q = torch.randint(-128, 128, (24, 64), dtype=torch.int8)
+    layer = IntegerLinear.from_quantized(q, torch.rand(24), weight_bits=8, activation_bits=8)
+    x = tokens(7, 64, dtype=torch.bfloat16)
+    assert torch.equal(layer(x), layer(x.float()).bfloat16())
+
+
+def test_the_arithmetic_of_a_network_leaves_floats_to_its_camera_head():
+    with torch.device("meta"):
+        network = VGGT(ModelConfig.vggt_1b())
+    for part in (network.aggregator.frame_blocks[0].mlp, network.camera_head.trunk[0].mlp):
+        part.fc1 = Int4Linear(
+            part.fc1.in_features, part.fc1.out_features, group_size=128, device="meta"
+        )
+    network.configure(ComputeSettings(linears="int8"))
+    assert network.aggregator.frame_blocks[0].mlp.fc1.arithmetic == "int8"
+    assert network.camera_head.trunk[0].mlp.fc1.arithmetic == "float"
+    network.configure(ComputeSettings())
+    assert network.aggregator.frame_blocks[0].mlp.fc1.arithmetic == "float"
+
+
+# --- attention ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 5e-3)])
+@pytest.mark.parametrize(("length", "sequence"), [(1, 7), (130, 130), (200, 333)])
+@pytest.mark.parametrize("onednn", [True, False])
+def test_tiled_attention_is_the_formula(monkeypatch, dtype, tolerance, length, sequence, onednn):
+    monkeypatch.setattr(cpu_features, "prefers_onednn", lambda: onednn)
+    q = tokens(2, length, 3, 16, dtype=dtype).transpose(1, 2)
+    k, v = (tokens(2, sequence, 3, 16, dtype=dtype, seed=seed).transpose(1, 2) for seed in (4, 5))
+    scores = q.double() @ k.double().transpose(2, 3) / 4.0
+    expected = scores.softmax(-1) @ v.double()
+    out = cpu_attention.attention(q, k, v, tile_scores=1)
+    assert out.dtype == dtype
+    assert (out.double() - expected).norm() <= tolerance * expected.norm()
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_attention_is_pytorchs_to_rounding_and_one_operator(monkeypatch, tiles):
+    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda dtype: tiles)
+    q, k, v = (tokens(1, 150, 2, 16, seed=seed).transpose(1, 2) for seed in range(3))
+    assert torch.allclose(attention(q, k, v), F.scaled_dot_product_attention(q, k, v), atol=1e-6)
+    torch.library.opcheck(torch.ops.qvggt.attention.default, (q, k, v))
+    with torch.no_grad():
+        compiled = torch.compile(attention, fullgraph=True, backend="aot_eager")
+        assert torch.equal(compiled(q, k, v), attention(q, k, v))
+
+
+def test_gradients_pass_through_attention():
+    q, k, v = (tokens(1, 2, 150, 16, seed=seed).requires_grad_() for seed in range(3))
+    attention(q, k, v).sum().backward()
+    twins = [part.detach().double().requires_grad_() for part in (q, k, v)]
+    ((twins[0] @ twins[1].transpose(2, 3) / 4.0).softmax(-1) @ twins[2]).sum().backward()
+    for part, twin in zip((q, k, v), twins, strict=True):
+        assert torch.allclose(part.grad.double(), twin.grad, atol=1e-5)
+
+
+# --- the choice -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("onednn", [True, False])
+def test_both_libraries_multiply_float32(monkeypatch, onednn):
+    monkeypatch.setattr(cpu_features, "prefers_onednn", lambda: onednn)
+    x, weight, bias = tokens(2, 5, 64), tokens(24, 64), tokens(24)
+    exact = F.linear(x.double(), weight.double(), bias.double())
+    assert (cpu_linear.linear(x, weight, bias).double() - exact).norm() < 1e-6 * exact.norm()
+
+
+@pytest.mark.parametrize(
+    ("vnni", "amx", "expected"),
+    [(False, False, "float"), (True, False, "int8"), (True, True, "float")],
+)
+def test_integers_are_for_cpus_that_have_instructions_for_nothing_better(
+    monkeypatch, vnni, amx, expected
+):
+    monkeypatch.setattr(cpu_features, "has_vnni", lambda: vnni)
+    monkeypatch.setattr(cpu_features, "has_amx", lambda: amx)
+    assert fastest_linears("cpu") == expected
+    assert fastest_linears("cuda:0") == "float"
+
+
+def test_this_cpus_instruction_sets_can_be_read():
+    assert cpu_features.has_vnni() in (True, False)
+    assert (fastest_linears("cpu") == "int8") <= cpu_features.has_vnni()
+
+
+def test_probes_run_in_any_context_and_once():
+    for probe, *arguments in (
+        (cpu_features.prefers_onednn,),
+        (cpu_features.bfloat16_speedup,),
+        (cpu_attention.prefers_tiles, torch.float32),
+        (cpu_attention.prefers_native,),
+    ):
+        probe.cache_clear()
+        with torch.device("meta"), torch.enable_grad():
+            first = probe(*arguments)
+        assert probe(*arguments) == first
+        assert probe.cache_info().misses == 1
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(0.2, torch.float32), (1.29, torch.float32), (1.3, torch.bfloat16)]
+)
+def test_bfloat16_has_to_be_clearly_faster_on_a_cpu(monkeypatch, gain, expected):
+    monkeypatch.setattr(cpu_features, "bfloat16_speedup", lambda: gain)
+    assert fastest_dtype("cpu") == expected
+    assert fastest_dtype(torch.device("cpu")) == expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [((7, 5), torch.float16), ((8, 0), torch.bfloat16), ((9, 0), torch.bfloat16)],
+)
+def test_gpus_without_bfloat16_units_get_float16(monkeypatch, version, expected):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: version)
+    assert fastest_dtype("cuda:0") == expected

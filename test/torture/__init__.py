@@ -1,0 +1,1 @@
+"""Fuzzing, faults and load, longer than the default suite: `make torture`."""

@@ -1,0 +1,91 @@
+"""Runs every part of the torture in a process of its own, and prints one table.
+
+    make torture                                 # at most 20 minutes on two cores
+    cd test && python -m torture --minutes 60    # a longer run
+
+Each module of this folder is a part. Run as a program, with `--seconds N`, it prints one JSON
+object on its last line: `cases`; `explained` (a result or an error of ours); `tracebacks` (any
+other exception); `lost` (data lost, or wrong without a word); `slowest_s`, the longest single
+case. A part that dies or hangs counts as killed. The exit status is 0 if nothing was lost and
+nothing died.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from qvggt_core.measure.machine import describe_machine
+
+HERE = Path(__file__).parent
+MEMORY_LIMIT = 8 << 30
+"""Bytes of address space for a part: what needs more has no bound."""
+COLUMNS = ("cases", "explained", "tracebacks", "killed", "lost", "peak_mb", "slowest_s")
+
+
+def run(part: str, seconds: float) -> dict[str, Any]:
+    """Run a part; return its figures."""
+    before = time.monotonic()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", f"torture.{part}", "--seconds", f"{seconds:.0f}"],
+            cwd=HERE.parent,
+            capture_output=True,
+            text=True,
+            timeout=3 * seconds + 120,
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT,) * 2),
+        )
+        output, failure = done.stdout, "" if done.returncode == 0 else done.stderr[-2000:]
+    except subprocess.TimeoutExpired as hung:
+        output, failure = "", f"still running after {hung.timeout:.0f} s"
+    figures: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
+    lines = output.strip().splitlines()
+    try:
+        figures.update(json.loads(lines[-1]))
+    except (IndexError, ValueError):
+        failure = failure or f"no figures in its output: {output[-500:]!r}"
+    figures["killed"] = figures["killed"] or int(bool(failure))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    figures["peak_mb"] = round(figures["peak_mb"] or peak)
+    return {**figures, "failure": failure, "seconds": round(time.monotonic() - before)}
+
+
+def table(results: dict[str, dict[str, Any]]) -> str:
+    """Return the figures in Markdown."""
+    rows = [f"| part | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
+    for part, figures in results.items():
+        rows.append(f"| {part} | {' | '.join(f'{figures[name]:,}' for name in COLUMNS)} |")
+    return "\n".join(rows)
+
+
+def main() -> None:
+    """Run all parts, or those that are named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("parts", nargs="*", help="parts to run; all if none is named")
+    parser.add_argument("--minutes", type=float, default=18.0, help="for all parts together")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    arguments = parser.parse_args()
+    known = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
+    parts = arguments.parts or known
+    results = {}
+    for part in parts:
+        results[part] = run(part, 60 * arguments.minutes / len(parts))
+        if results[part]["failure"]:
+            print(f"{part}: {results[part]['failure']}", file=sys.stderr)
+    print(table(results))
+    if arguments.output is not None:
+        content = {"machine": describe_machine(), "load": os.getloadavg()[0], "parts": results}
+        arguments.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    bad = [part for part, each in results.items() if each["killed"] or each["lost"]]
+    sys.exit(f"not survived: {', '.join(bad)}" if bad else 0)
+
+
+if __name__ == "__main__":
+    main()
