@@ -146,7 +146,7 @@ class Verifier:
         ratio = float(np.median(np.log(known / predicted)))
         if not self._has_unit:
             # The map has no unit yet: that of the network's first window.
-            self._odometry.map.rescale(float(np.exp(-ratio)))
+            self._odometry.map.rescale(float(np.exp(ratio)))
             self._has_unit, ratio = True, 0.0
         if verdict is Verdict.CONTRADICTED:
             return float(np.exp(-ratio))

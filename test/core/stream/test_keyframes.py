@@ -59,9 +59,7 @@ def test_parallax_makes_a_keyframe_without_any_turn():
 def test_slow_motion_adds_up_since_the_last_keyframe():
     gate = gate_at(picture())
     kept = [
-        step
-        for step in range(1, 21)
-        if gate.decide(view(picture(turned(0.5 * step)))).is_keyframe
+        step for step in range(1, 21) if gate.decide(view(picture(turned(0.5 * step)))).is_keyframe
     ]
     # 10 degrees are 0.126 widths; a keyframe every 0.03 to 0.04 of them.
     assert 3 <= len(kept) <= 4
