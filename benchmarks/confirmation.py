@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from machine import describe
 from numpy.typing import NDArray
+from qvggt_ros.io.reference_messages import decode_depth, is_depth
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.evaluate.trajectory import align_sim3
@@ -29,7 +30,6 @@ from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructo
 from qvggt_core.stream.load_network import load_network
 from qvggt_ros.io import conversions
 from qvggt_ros.io.recording import choose_topics, open_recording
-from qvggt_ros.io.reference_messages import decode_depth, is_depth
 
 _TOLERANCE_NS = 40_000_000
 

@@ -37,6 +37,16 @@ class DeferredReconstructor:
         """Number of frames that left the window without geometry."""
         return self._inner.gated
 
+    @property
+    def withheld(self) -> int:
+        """As of the reconstructor."""
+        return self._inner.withheld
+
+    @property
+    def not_finite(self) -> int:
+        """As of the reconstructor."""
+        return self._inner.not_finite
+
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known, in metres if that is known."""
         return self._released(self._inner.add(frame, *others))

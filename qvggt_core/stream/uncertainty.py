@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import inverse
+from qvggt_core.geometry.poses import cross_matrix, inverse
 
 STEP_FACTOR = 2.0
 """By how much errors of a keyframe's step are larger than its adjustment takes them to be: points
@@ -89,7 +89,7 @@ def adjoint(b_from_a: NDArray[np.float64]) -> NDArray[np.float64]:
     rotation, shift = b_from_a[:3, :3], b_from_a[:3, 3]
     result = np.zeros((6, 6))
     result[:3, :3] = result[3:, 3:] = rotation
-    result[3:, :3] = _cross(shift) @ rotation
+    result[3:, :3] = cross_matrix(shift) @ rotation
     return result
 
 
@@ -139,8 +139,3 @@ def lost(seconds: float, depth: float) -> NDArray[np.float64]:
     """
     turn, shift = _LOST_TURN * seconds, _LOST_SPEED * depth * seconds
     return np.diag(np.repeat([turn**2, shift**2], 3))
-
-
-def _cross(vector: NDArray[np.float64]) -> NDArray[np.float64]:
-    x, y, z = vector
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
