@@ -7,7 +7,14 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.drift import Span
@@ -211,8 +218,14 @@ class Metrics(_Part):
 
     def to_json(self) -> str:
         """Return the text of metrics.json."""
-        without = {"confirmation"} if self.confirmation is None else None
-        return self.model_dump_json(indent=2, exclude=without) + "\n"
+        return self.model_dump_json(indent=2) + "\n"
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        content = serialize(self)
+        if content.get("confirmation", 0) is None:
+            del content["confirmation"]
+        return content
 
     @classmethod
     def read(cls, path: Path) -> Metrics:

@@ -213,10 +213,10 @@ class _System:
         blocks[:, diagonal, diagonal] *= 1.0 + damping
         blocks[:, diagonal, diagonal] += 1e-9
         factor = _inverse_factors(blocks)
-        white = np.zeros((points, 3, count, 6))
+        spread = np.zeros((points, 3, count, 6))
         coupled = self.coupling @ factor[self.point]
-        white[self.point, :, self.slot] = coupled.transpose(0, 2, 1)
-        white = white.reshape(points * 3, count * 6)
+        spread[self.point, :, self.slot] = coupled.transpose(0, 2, 1)
+        white = spread.reshape(points * 3, count * 6)
         gradient = (self.point_gradient[:, None] @ factor)[:, 0]
         matrix = self.between - white.T @ white
         for i in range(count):

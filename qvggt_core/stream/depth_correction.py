@@ -152,7 +152,7 @@ class _Field:
         count = self._size[0] * self._size[1]
         grid = np.bincount(flat, values, count).reshape(self._size)
         blurred = cv2.GaussianBlur(grid, (0, 0), _CELLS, borderType=cv2.BORDER_CONSTANT)
-        return blurred / _PEAK
+        return np.asarray(blurred, np.float64) / _PEAK
 
 
 def _peak() -> float:

@@ -182,9 +182,8 @@ def _descend(sighting: Sighting, pose: NDArray[np.float64]) -> Resection:
         here.jacobian() * (np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma)[:, None, None]
     )
     jacobian = jacobian.reshape(-1, 6)
-    covariance = variance_shown(residual**2) * np.linalg.inv(
-        jacobian.T @ jacobian + 1e-9 * np.eye(6)
-    )
+    information = np.asarray(jacobian.T @ jacobian, np.float64) + 1e-9 * np.eye(6)
+    covariance = np.asarray(variance_shown(residual**2) * np.linalg.inv(information), np.float64)
     return Resection(pose, residual, here.cost / max(len(residual), 1), covariance)
 
 

@@ -195,7 +195,7 @@ def _matches(
     first: NDArray[np.uint8], second: NDArray[np.uint8]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return pixels (N, 2) in two images of the same places, by mutually nearest descriptors."""
-    sift = cv2.SIFT_create(_KEYPOINTS, contrastThreshold=0.02)
+    sift = cv2.SIFT.create(_KEYPOINTS, contrastThreshold=0.02)
     points, descriptors = [], []
     for image in (first, second):
         keypoints, found = sift.detectAndCompute(image, None)
