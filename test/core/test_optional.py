@@ -106,14 +106,14 @@ def test_a_result_is_evaluated_without_pytorch(result):
 def test_the_doctor_works_without_pytorch_and_names_it(recording):
     done = without(ALL, "doctor", "--bag", recording)
     assert done.returncode == 3, done.stderr
-    assert "pip install 'torch>=2.5'" in done.stdout
+    assert "pip install 'torch>=2.5,<2.14'" in done.stdout
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
     ("absent", "arguments", "install"),
     [
-        ("torch", ["replay", "BAG", "-o", "OUT"], "pip install 'torch>=2.5'"),
+        ("torch", ["replay", "BAG", "-o", "OUT"], "pip install 'torch>=2.5,<2.14'"),
         ("viser", ["view", "RESULT"], "pip install 'qvggt_ros[viz]'"),
         ("cyclonedds", ["live"], "pip install 'qvggt_ros[dds]'"),
         ("cyclonedds", ["play", "BAG"], "pip install 'qvggt_ros[dds]'"),
