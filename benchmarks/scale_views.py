@@ -28,7 +28,7 @@ from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.network import TorchNetwork
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
-from qvggt_ros.drivers.synthesize import write_bag
+from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
 SEEDS = (1, 3, 5, 7, 9, 11, 13, 15)
 WINDOWS = ((8, 4), (8, 2), (8, 1))
@@ -45,7 +45,7 @@ def errors_of_flights(
         bag = recordings / f"sample-{seed}"
         if not bag.exists():
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
-            write_bag(bag, **flight, frames=80, width=256, height=192)
+            write_bag(bag, BagOptions(**flight, frames=80, width=256, height=192))
         with tempfile.TemporaryDirectory() as directory:
             loaded = LoadedNetwork(network, parameters, {})
             options = ReplayOptions(report=False)

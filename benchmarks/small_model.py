@@ -32,7 +32,7 @@ from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import evaluation_windows
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
-from qvggt_ros.drivers.synthesize import write_bag
+from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
 CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 OTHER_WORLDS = ("room", "corridor", "arena")
@@ -116,7 +116,7 @@ def _sample_flights(network: VGGT, recordings: Path) -> dict[int, float]:
         bag = recordings / f"sample-{seed}"
         if not bag.exists():
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
-            write_bag(bag, **flight, frames=80, width=256, height=192)
+            write_bag(bag, BagOptions(**flight, frames=80, width=256, height=192))
         with tempfile.TemporaryDirectory() as directory:
             loaded = LoadedNetwork(TorchNetwork(network), Parameters(), {})
             options = ReplayOptions(report=False)
