@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -339,7 +339,7 @@ class _Segment:
 
 
 def _numbers(errors: Any) -> schema.Numbers:
-    return schema.Numbers(**statistics(errors).to_dict())
+    return schema.Numbers(**asdict(statistics(errors)))
 
 
 class _DepthComparison:

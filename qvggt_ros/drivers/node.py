@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -199,7 +200,17 @@ class ReconstructNode(LifecycleNode):
         self.get_logger().info(f"the network is ready: {facts}")
 
     def _activate(self) -> None:
-        live = self._running()
+        try:
+            self._subscribe_all(self._running())
+            if self._parameters_given.bond_id:
+                bond = import_optional("bondpy.bondpy")
+                self._bond = bond.Bond(_BOND_TOPIC, self._parameters_given.bond_id, self)
+                self._bond.start()
+        except BaseException:
+            self._deactivate()
+            raise
+
+    def _subscribe_all(self, live: LiveReconstruction) -> None:
         parameters = live.parameters
         self._inputs = [self._subscribe("odom", "Odometry", live.on_odometry)]
         for camera in parameters.cameras:
@@ -222,10 +233,6 @@ class ReconstructNode(LifecycleNode):
             self.resolve_topic_name(self._image_topic(name)) for name in parameters.cameras
         )
         self.get_logger().info(f"waiting for images on {topics}")
-        if parameters.bond_id:
-            bond = import_optional("bondpy.bondpy")
-            self._bond = bond.Bond(_BOND_TOPIC, parameters.bond_id, self)
-            self._bond.start()
 
     def _deactivate(self) -> None:
         if self._bond is not None:
@@ -274,7 +281,7 @@ class ReconstructNode(LifecycleNode):
             getattr(self._messages, type_name),
             topic,
             take,
-            qos,
+            copy(qos),  # overrides change the profile itself
             event_callbacks=self._qos_events(topic),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
@@ -301,7 +308,7 @@ class ReconstructNode(LifecycleNode):
                 self,
                 message_class,
                 self._image_topic(camera),
-                qos_profile=_IMAGE_QOS,
+                qos_profile=copy(_IMAGE_QOS),
                 event_callbacks=self._qos_events(self._image_topic(camera)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )

@@ -19,7 +19,8 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, quaternion, tra
 from qvggt_core.synthetic.flight import exposure_poses, fly
 from qvggt_core.synthetic.lens import Lens
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore

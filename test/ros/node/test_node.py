@@ -197,7 +197,7 @@ def test_a_missing_or_foreign_checkpoint_is_a_clean_failure(tmp_path, capfd, con
         threads = threading.active_count()
         assert not it.node.start()
         assert str(path) in capfd.readouterr().err
-        assert threading.active_count() == threads
+        it.spin_until(lambda: threading.active_count() == threads)
         assert it.node.trigger_configure() != SUCCESS  # still alive, still unconfigured
 
 
