@@ -53,8 +53,8 @@ def associate(
         offset_s: seconds to add to the truth's stamps.
 
     Raises:
-        EvaluationError: one of them is empty, or nothing is near enough; the message says how the
-            times lie.
+        EvaluationError: one of them is empty, or nothing is near enough; the message gives the
+            range of both times.
     """
     if not 0.0 <= tolerance_s < 1e6 or not np.isfinite(offset_s):
         raise EvaluationError(

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import quaternion, transform
+from qvggt_core.util.files import read_bounded_text
 
 _COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
 _MAX_BYTES = 1 << 30
@@ -96,10 +97,8 @@ def _tum_numbers(track: Track) -> list[list[str]]:
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return number and text of the lines that hold something."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise EvaluationError(f"{path} is larger than {_MAX_BYTES} bytes: no trajectory is")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(path, _MAX_BYTES, "utf-8-sig")
+    except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read the trajectory {path}: {error}") from error
     lines = [
         (number, line.strip())

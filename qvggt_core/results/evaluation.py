@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -242,7 +242,7 @@ class _Segment:
         if width < _STRAIGHT and "se3" in self.errors_by:
             self.problems.append(
                 f"segment {self.number}: the true path is straight (its width is {width:.1%} of "
-                "its length), so positions do not tell the turn about it: rotations after the se3 "
+                "its length), so positions do not fix the turn about it: rotations after the se3 "
                 "and sim3 alignments are arbitrary about that axis"
             )
 
@@ -339,7 +339,7 @@ class _Segment:
 
 
 def _numbers(errors: Any) -> schema.Numbers:
-    return schema.Numbers(**statistics(errors).to_dict())
+    return schema.Numbers(**asdict(statistics(errors)))
 
 
 class _DepthComparison:

@@ -147,7 +147,7 @@ def _judge(
 ) -> ModelRun:
     """Load a network and let it do all scenes, or those that are not done yet."""
     from qvggt_core.model import read_checkpoint
-    from qvggt_core.protocols.runner import read_identity, run_scenes
+    from qvggt_core.protocols.runner import SceneResults, read_identity, run_scenes
     from qvggt_core.stream.load_network import load_network
     from qvggt_ros.cli.benchmark_results import ModelRun
 
@@ -162,6 +162,9 @@ def _judge(
             "sha256": read_checkpoint(Path(loaded.parameters.checkpoint)).sha256(),
             "parameters": loaded.parameters.model_dump(exclude={"checkpoint"}),
         }
+    settings = {"settings": task.settings, "model": facts["sha256"]}
+    settings["parameters"] = facts["parameters"]
+    store = SceneResults(judged.directory, {**judged.identity, **settings})
     with console.progress(f"{judged.identity['protocol']}, {judged.name}", "scenes") as progress:
         run = run_scenes(
             task,
@@ -169,13 +172,7 @@ def _judge(
             names,
             loaded.network,
             loaded.parameters,
-            judged.directory,
-            {
-                **judged.identity,
-                "settings": task.settings,
-                "model": facts["sha256"],
-                "parameters": facts["parameters"],
-            },
+            store,
             progress=progress,
             stop=stop,
         )

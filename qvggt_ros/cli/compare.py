@@ -48,7 +48,7 @@ def compare(
 
     An interrupted comparison goes on where it stopped.
     """
-    from qvggt_core.measure.machine import describe_machine
+    from qvggt_core.measure.provenance import provenance
     from qvggt_core.model import read_checkpoint
     from qvggt_core.quantize.calibrate import CalibrationOptions
     from qvggt_core.quantize.calibration_sources import calibration_windows, evaluation_set
@@ -76,12 +76,12 @@ def compare(
             opened, studies, protocol, output / "rows", footprint=footprint, progress=steps
         )
     facts = {
+        **provenance(checkpoint),
         "network": checkpoint.name,
         "network_sha256": opened.sha256(),
         "network_metadata": {
             key: value for key, value in opened.metadata.items() if key.startswith("training_")
         },
         "protocol": protocol.describe(),
-        "machine": describe_machine(),
     }
     console.wrote(*write_tables(results, facts, output))
