@@ -4,10 +4,10 @@
     cd test && python -m torture --minutes 60    # a longer run
 
 Each module of this folder is a part. Run as a program, with `--seconds N`, it prints one JSON
-object on its last line: `cases`; `explained` (a result or an error of ours); `tracebacks` (any other
-exception); `lost` (data lost, or wrong without a word); `slowest_s`, the longest single case.
-A part that dies or hangs counts as killed. The exit status is 0 if nothing was lost and nothing
-died.
+object on its last line: `cases`; `explained` (a result or an error of ours); `tracebacks` (any
+other exception); `lost` (data lost, or wrong without a word); `slowest_s`, the longest single
+case. A part that dies or hangs counts as killed. The exit status is 0 if nothing was lost and
+nothing died.
 """
 
 from __future__ import annotations
