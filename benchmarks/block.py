@@ -1,6 +1,6 @@
 """Times the steps of one block of VGGT-1B at two frames of 392x518, and two convolutions of a head.
 
-`qvggt bench --cases blocks` times the whole block, this its steps. Each step runs in several
+`qvggt bench --cases blocks` times the whole block, this script its steps. Each step runs in several
 arithmetics, side by side; speed-ups are over bfloat16.
 
     python benchmarks/block.py [--threads 2] [--clock wall] [--rounds 9]
@@ -10,14 +10,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import os
 import statistics
 from pathlib import Path
 from typing import Any
 
 import torch
-from machine import describe
 from qvggt_kernels import (
     HeadNorm,
     Int4Linear,
@@ -32,13 +30,16 @@ from qvggt_kernels import (
 from qvggt_kernels.cpu import attention as cpu_attention
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qvggt_core.measure.layers import block_and_tokens, pack_linears
+from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.measure.roofline import Shape
 from qvggt_core.measure.timing import CLOCKS, Run, measure, speedup
 from qvggt_core.model import ModelConfig
+from qvggt_core.model.blocks import Block
 
 SHAPE = Shape(frames=2, height=392, width=518)
 CPU = torch.device("cpu")
@@ -54,7 +55,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     machine: dict[str, Any] = {
-        **describe(),
+        **describe_machine(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", "default"),
         "clock": arguments.clock,
         "load_average": os.getloadavg()[0],
@@ -79,21 +80,27 @@ def main() -> None:
     }
     console = Console()
     console.print(as_table(steps, machine))
-    arguments.out.mkdir(parents=True, exist_ok=True)
     path = arguments.out / f"block_steps_{arguments.threads}_threads_{arguments.clock}.json"
     content = {"machine": machine, "rounds": arguments.rounds, "steps": steps}
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write_results(path, content)
     console.print(f"wrote {path}")
 
 
 def block_steps() -> dict[str, dict[str, Run]]:
     """Return what a block spends its time on, each step in several arithmetics."""
-    block, tokens, (cos, sin) = block_and_tokens(ModelConfig.vggt_1b(), SHAPE, CPU)
-    rows, dim = tokens[0].numel() // tokens.shape[-1], tokens.shape[-1]
-    heads, frames = block.attn.num_heads, SHAPE.frames
-    qkv = torch.randn(1, frames, rows // frames, 3, heads, dim // heads)
-    hidden = torch.randn(rows, 4 * dim)
-    steps: dict[str, dict[str, Run]] = {}
+    block, tokens, rope = block_and_tokens(ModelConfig.vggt_1b(), SHAPE, CPU)
+    return {
+        **linear_steps(block, tokens),
+        **attention_steps(block, tokens),
+        **fused_steps(block, tokens, rope),
+        **convolution_steps(),
+    }
+
+
+def linear_steps(block: Block, tokens: Tensor) -> dict[str, dict[str, Run]]:
+    """Return the block's four linears."""
+    rows = tokens[0].numel() // tokens.shape[-1]
+    steps = {}
     for name, layer in (
         ("qkv", block.attn.qkv),
         ("proj", block.attn.proj),
@@ -113,8 +120,21 @@ def block_steps() -> dict[str, dict[str, Run]]:
             "int4": _call(packed, x16),
             "int4 int8": _call(integers, x16),
         }
-    for name, sequences in (("frame attention", frames), ("global attention", 1)):
-        parts = qkv.view(sequences, -1, 3, heads, dim // heads).unbind(2)
+    return steps
+
+
+def _random_qkv(block: Block, tokens: Tensor) -> Tensor:
+    rows, dim = tokens[0].numel() // tokens.shape[-1], tokens.shape[-1]
+    heads, frames = block.attn.num_heads, SHAPE.frames
+    return torch.randn(1, frames, rows // frames, 3, heads, dim // heads)
+
+
+def attention_steps(block: Block, tokens: Tensor) -> dict[str, dict[str, Run]]:
+    """Return attention within frames and across them."""
+    qkv = _random_qkv(block, tokens)
+    steps = {}
+    for name, sequences in (("frame attention", SHAPE.frames), ("global attention", 1)):
+        parts = qkv.view(sequences, -1, *qkv.shape[3:]).unbind(2)
         full = [part.transpose(1, 2) for part in parts]
         half = [part.bfloat16() for part in full]
         steps[name] = {
@@ -124,16 +144,29 @@ def block_steps() -> dict[str, dict[str, Run]]:
             "fp32": _call(attention, *full),
             "fp32, as PyTorch has it": _call(F.scaled_dot_product_attention, *full),
         }
-    fused: dict[str, list[Run]] = {"norm": [], "rotation": [], "gelu": []}
-    for dtype in (torch.bfloat16, torch.float32):
+    return steps
+
+
+def fused_steps(
+    block: Block, tokens: Tensor, rope: tuple[Tensor, Tensor]
+) -> dict[str, dict[str, Run]]:
+    """Return norm, rotation and GELU."""
+    dim, qkv = tokens.shape[-1], _random_qkv(block, tokens)
+    hidden = torch.randn(tokens[0].numel() // dim, 4 * dim)
+    steps: dict[str, dict[str, Run]] = {"norm": {}, "rotation": {}, "gelu": {}}
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         x, gains = tokens.to(dtype), torch.ones(dim, dtype=dtype)
-        norm = HeadNorm(*[torch.ones(dim // heads, dtype=dtype)] * 4, 1e-6)
+        norm = HeadNorm(*[torch.ones(qkv.shape[-1], dtype=dtype)] * 4, 1e-6)
         own_qkv, own_hidden = qkv.to(dtype), hidden.to(dtype)
-        fused["norm"].append(_call(layer_norm_add_, x, x.clone(), gains * 0, gains, gains, 1e-6))
-        fused["rotation"].append(_call(qk_norm_rope_, own_qkv, norm, Rotation(cos, sin)))
-        fused["gelu"].append(_call(F.gelu, own_hidden))
-    for name, (run16, run32) in fused.items():
-        steps[name] = {"bf16": run16, "fp32": run32}
+        steps["norm"][name] = _call(layer_norm_add_, x, x.clone(), gains * 0, gains, gains, 1e-6)
+        steps["rotation"][name] = _call(qk_norm_rope_, own_qkv, norm, Rotation(*rope))
+        steps["gelu"][name] = _call(F.gelu, own_hidden)
+    return steps
+
+
+def convolution_steps() -> dict[str, dict[str, Run]]:
+    """Return the two convolutions of a dense head that cost most."""
+    steps = {}
     for inputs, outputs, scale in ((256, 256, 4), (128, 32, 14)):
         size = (scale * SHAPE.height // 14, scale * SHAPE.width // 14)
         convolution = nn.Conv2d(inputs, outputs, 3, padding=1)

@@ -19,11 +19,13 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from machine import describe
 from rich.console import Console
 
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.measure.rss import status_mib
 from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize import (
     RECIPES,
@@ -35,8 +37,6 @@ from qvggt_core.quantize import (
 from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_sources import synthetic_world
 from qvggt_core.quantize.sampling import choose_windows
-
-GIB = 1 << 30
 
 
 def make_checkpoint(path: Path) -> None:
@@ -53,28 +53,22 @@ def make_checkpoint(path: Path) -> None:
 
 
 class MemoryWatch(threading.Thread):
-    """Samples this process's memory until it is stopped."""
+    """Samples this process's memory, in MiB, until it is stopped."""
 
     def __init__(self) -> None:
         super().__init__(daemon=True)
-        self.peak_anonymous = 0
+        self.peak_anonymous = 0.0
         self._stopped = threading.Event()
 
     def run(self) -> None:
         """Sample twice a second."""
         while not self._stopped.wait(0.5):
-            self.peak_anonymous = max(self.peak_anonymous, memory("RssAnon"))
+            self.peak_anonymous = max(self.peak_anonymous, status_mib("RssAnon"))
 
     def stop(self) -> None:
         """End sampling."""
         self._stopped.set()
         self.join()
-
-
-def memory(entry: str) -> int:
-    """Return an entry of this process's memory status, in bytes."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.split(f"{entry}:")[1].split()[0])
 
 
 class Spent:
@@ -129,9 +123,18 @@ def main() -> None:
         make_checkpoint(source)
     height = max(14, round(0.75 * args.width / 14) * 14)
     clips = -(-args.images // args.frames)
-    data = choose_windows(
-        synthetic_world("studio", args.frames, clips, height, args.width), args.images, "random", 0
-    )
+    world = synthetic_world("studio", args.frames, clips, height, args.width)
+    data = choose_windows(world, args.images, "random", 0)
+    result = measured(args, source, data, console)
+    result["judgement_seconds"] = judgement_seconds(source, data)
+    write_results(args.output, result)
+    console.print(f"wrote {args.output}")
+
+
+def measured(
+    args: argparse.Namespace, source: Path, data: CalibrationSet, console: Console
+) -> dict[str, Any]:
+    """Return time, memory and errors of a calibration."""
     recipe = RECIPES[args.recipe]
     if args.task_candidates is not None and recipe.scaling is not None:
         scaling = replace(recipe.scaling, task_candidates=args.task_candidates)
@@ -156,11 +159,10 @@ def main() -> None:
     )
     wall, processor = time.perf_counter() - started, spent.note()
     (args.folder / "spent.json").unlink()
-    peak_rss = memory("VmHWM")
+    peak_rss = status_mib("VmHWM")
     watch.stop()
     errors = [layer.output_error for layer in report.layers if layer.output_error is not None]
-    result = {
-        "machine": describe(),
+    return {
         "recipe": recipe.to_dict(),
         "calibration": data.describe(),
         "source_bytes": source.stat().st_size,
@@ -170,13 +172,9 @@ def main() -> None:
         "wall_seconds": wall,
         "processor_seconds": processor,
         "resumed_blocks": report.resumed_blocks,
-        "judgement_seconds": judgement_seconds(source, data),
-        "peak_rss_gib": peak_rss / GIB,
-        "peak_anonymous_gib": watch.peak_anonymous / GIB,
+        "peak_rss_gib": peak_rss / 1024,
+        "peak_anonymous_gib": watch.peak_anonymous / 1024,
     }
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    console.print(f"wrote {args.output}")
 
 
 if __name__ == "__main__":

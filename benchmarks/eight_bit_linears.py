@@ -1,8 +1,8 @@
 """What 4-bit linears lose in 8-bit products: the small network on held-out flights.
 
-Every window is answered with the linears of encoder and aggregator in the compute dtype, in 8-bit
+Every window is predicted with the linears of encoder and aggregator in the compute dtype, in 8-bit
 integers and in 8-bit floats (weight rows requantized, tokens quantized when they arrive). Beside
-the scores stands how far depth and cameras move from the float32 answer of the same weights.
+the scores stands how far depth and cameras move from the float32 prediction of the same weights.
 
     python benchmarks/eight_bit_linears.py --pools out/pools
 """
@@ -10,21 +10,18 @@ the scores stands how far depth and cameras move from the float32 answer of the 
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 import torch
-from machine import describe
+from held_out import evaluation_pool, rendered
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import VGGT, ComputeSettings, load_model, shipped_checkpoint
-from qvggt_core.training.clips import build_pool, open_pool
-from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows
 from qvggt_core.training.windows import evaluation_windows
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 COLUMNS = ("auc_30", "auc_15", "auc_5", "rotation", "translation", "abs_rel", "delta")
 BATCH = 8
 
@@ -48,9 +45,7 @@ def main() -> None:
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16))
         for linears in ("float", "int8", "fp8")
     }
-    directory = args.pools / "studio"
-    build_pool(TrainConfig.read(CONFIG).evaluation_pool, directory)
-    pool = open_pool(directory)
+    pool = rendered(evaluation_pool(), args.pools / "studio")
 
     rows = []
     table = Table(title="4-bit linears in the compute dtype and in 8 bits, held-out flights")
@@ -59,12 +54,12 @@ def main() -> None:
     for frames in args.frames:
         windows = evaluation_windows(pool, frames)
         images = windows.images[:BATCH].float() / 255.0
-        expected = answer(networks["float32, float"], images)
+        expected = predicted(networks["float32, float"], images)
         for name, network in networks.items():
             metrics = evaluate_windows(network, windows).to_dict()
             depth, poses = (
                 float((a - b).norm() / b.norm())
-                for a, b in zip(answer(network, images), expected, strict=True)
+                for a, b in zip(predicted(network, images), expected, strict=True)
             )
             moved = {"depth_moves": depth, "cameras_move": poses}
             rows.append({"frames": frames, "arithmetic": name, **metrics, **moved})
@@ -73,14 +68,12 @@ def main() -> None:
             table.add_row(str(frames), name, *numbers)
     console = Console(width=180)
     console.print(table)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    results = {"machine": describe(), "checkpoint": checkpoint.name, "rows": rows}
-    args.output.write_text(json.dumps(results, indent=1) + "\n")
+    write_results(args.output, {"rows": rows}, checkpoint)
     console.print(f"wrote {args.output}")
 
 
 @torch.no_grad()
-def answer(network: VGGT, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def predicted(network: VGGT, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return depth and pose encodings of windows (B, S, 3, H, W), float32."""
     prediction = network(images, heads=("camera", "depth"))
     assert prediction.depth is not None

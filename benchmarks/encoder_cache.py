@@ -16,25 +16,21 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 
-from qvggt_core.measure.stream_timing import time_streams
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.measure.stream_timing import StreamTimes, time_streams
 from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, load_model
 from qvggt_core.parameters import Parameters
 
+_WIDTH = {"embed_dim": 384, "num_heads": 6}
+_HEADS = {"camera_num_heads": 6, "dpt_features": 96, "dpt_out_channels": (96, 192, 384, 384)}
 MIDDLE = ModelConfig(
-    img_size=224,
-    embed_dim=384,
-    num_heads=6,
-    encoder=EncoderConfig(embed_dim=384, depth=24, num_heads=6),
-    camera_num_heads=6,
-    dpt_features=96,
-    dpt_out_channels=(96, 192, 384, 384),
-    point_head=False,
+    img_size=224, encoder=EncoderConfig(depth=24, **_WIDTH), point_head=False, **_WIDTH, **_HEADS
 )
 """VGGT-1B with three eighths of its width."""
 
@@ -64,8 +60,15 @@ def main() -> None:
     times = time_streams(
         model, (args.height, args.width), args.window, args.stride, args.runs, clock="cpu"
     )
+    row = as_row(args, model, times)
+    show(row)
+    write_results(args.output, {"rows": [*other_rows(args.output, row), row]})
+
+
+def as_row(args: argparse.Namespace, model: VGGT, times: StreamTimes) -> dict[str, Any]:
+    """Return settings and figures as plain data."""
     gains = [slow / fast for slow, fast in zip(times.encoding, times.cached, strict=True)]
-    row = {
+    return {
         "network": "VGGT-1B" if args.checkpoint else "middle",
         "dtype": str(next(model.aggregator.parameters()).dtype).removeprefix("torch."),
         "height": args.height,
@@ -83,30 +86,31 @@ def main() -> None:
         "gains": gains,
         "bit_equal": times.bit_equal,
     }
+
+
+def show(row: dict[str, Any]) -> None:
+    """Print the table."""
     table = Table(title="encoder tokens kept with their frames")
     for heading in ("network", "image", "s per window", "without cache", "gain", "bit-equal"):
         table.add_column(heading, justify="right")
     table.add_row(
         f"{row['network']}, {row['dtype']}",
-        f"{args.height}x{args.width}",
+        f"{row['height']}x{row['width']}",
         f"{row['seconds']['cache']:.3f}",
         f"{row['seconds']['no cache']:.3f}",
         f"{row['gain']:.2f}",
         str(row["bit_equal"]),
     )
     Console().print(table)
-    rows = []
-    if args.output.exists():
-        same = ("network", "dtype", "height", "width", "window", "stride", "threads")
-        rows = [
-            old
-            for old in json.loads(args.output.read_text())["rows"]
-            if any(old[name] != row[name] for name in same)
-        ]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(
-        json.dumps({"machine": describe(), "rows": [*rows, row]}, indent=2) + "\n"
-    )
+
+
+def other_rows(path: Path, row: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the rows of a file that were measured with other settings."""
+    if not path.exists():
+        return []
+    settings = ("network", "dtype", "height", "width", "window", "stride", "threads")
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [old for old in rows if any(old[name] != row[name] for name in settings)]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ On a CPU: one thread, process CPU time, interleaved rounds, medians of per-round
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from machine import describe
 from qvggt_kernels import HeadNorm, Rotation, int8_attention, layer_norm_add_, qk_norm_rope_
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model.rope import RotaryTables, rotate
 
 GRID = (28, 37)
@@ -61,11 +60,10 @@ def main() -> None:
         milliseconds = [f"{row[key]:.3f}" for key in ("eager_ms", "fused_ms", "ratio")]
         table.add_row(row["step"], row["dtype"], *milliseconds, f"{low:.2f}-{high:.2f}")
     console.print(table)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    about = {"machine": describe(), "device": device.type, "frames": args.frames, "threads": 1}
+    about = {"device": device.type, "frames": args.frames, "threads": 1}
     if device.type == "cuda":
         about["gpu"] = torch.cuda.get_device_name(device)
-    output.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n")
+    write_results(output, about | {"rows": rows})
     console.print(f"wrote {output}")
 
 

@@ -10,28 +10,22 @@ rounding of bfloat16 is the baseline for such moves. Pools are rendered once and
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
+from held_out import evaluation_pool, other_worlds, rendered
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from qvggt_core.geometry.poses import inverse, rotation_angle
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import VGGT, ComputeSettings, decode_pose, load_model, shipped_checkpoint
-from qvggt_core.training.clips import build_pool, open_pool
-from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.validation import evaluate_windows
 from qvggt_core.training.windows import Windows, evaluation_windows
 
-CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
-OTHER_WORLDS = ("room", "corridor")
-OTHER_CLIPS = 16
 BATCH = 8
 METRICS = ("auc_30", "auc_5", "abs_rel")
 MOVES = ("depth_move", "rotation_move")
@@ -47,11 +41,7 @@ def main() -> None:
     args = parser.parse_args()
     console = Console()
 
-    family = TrainConfig.read(CONFIG).evaluation_pool
-    pools = {"studio": family} | {
-        world: replace(family, worlds=(world,), flights=("wander",), clips=OTHER_CLIPS)
-        for world in OTHER_WORLDS
-    }
+    pools = {"studio": evaluation_pool(), **other_worlds("room", "corridor")}
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16}
     networks = {
         name: load_model(shipped_checkpoint(), dtype=dtype) for name, dtype in dtypes.items()
@@ -61,9 +51,7 @@ def main() -> None:
     for heading in ("world", "frames", "dtype", "attention", *METRICS, *MOVES):
         table.add_column(heading.replace("_", " "), justify="right", overflow="fold")
     for world, description in pools.items():
-        directory = args.pools / world
-        build_pool(description, directory)
-        pool = open_pool(directory)
+        pool = rendered(description, args.pools / world)
         for frames in (4, 8) if world == "studio" else (4,):
             windows = evaluation_windows(pool, frames)
             networks["float32"].configure(ComputeSettings())
@@ -78,8 +66,7 @@ def main() -> None:
                     numbers = [f"{values[column]:.3g}" for column in (*METRICS, *MOVES)]
                     table.add_row(*map(str, about.values()), *numbers)
     console.print(table)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
+    write_results(args.output, {"rows": rows}, shipped_checkpoint())
     console.print(f"wrote {args.output}")
 
 

@@ -17,13 +17,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.measure.rss import MIB, peak_mib, resident_mib
 from qvggt_core.model import ModelConfig, load_model
 from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
@@ -104,41 +105,49 @@ def main() -> None:
         slope, _ = np.polyfit([r["frames"] for r in chosen], [r["peak_mib"] for r in chosen], 1)
         slopes["keep_all" if keep_all else "qvggt"] = float(slope)
 
-    config = ModelConfig.vggt_1b()
-    patches = (args.height // config.patch_size) * (args.width // config.patch_size)
-    four_layers = 4 * patches * 2 * config.embed_dim * 2 / MIB
-    tokens = patches + config.num_special_tokens
-    all_layers = config.depth * tokens * 2 * config.embed_dim * 4 / MIB
-    file_mib = args.checkpoint.stat().st_size / MIB
-
-    table = Table(title=f"VGGT-1B shape, INT4, bfloat16, {args.height}x{args.width}")
-    for heading in ("", "frames", "peak MiB", "seconds"):
-        table.add_column(heading, justify="left" if not heading else "right")
-    for run in runs:
-        label = "all 24 blocks kept, float32" if run["keep_all"] else "qvggt"
-        table.add_row(label, str(run["frames"]), f"{run['peak_mib']:.0f}", f"{run['seconds']:.1f}")
-    console.print(table)
-    console.print(
-        f"file {file_mib:.0f} MiB, loaded {runs[0]['loaded_mib']:.0f} MiB resident "
-        f"({runs[0]['loaded_mib'] / file_mib:.3f} of the file)\n"
-        f"growth per frame: qvggt {slopes['qvggt']:.1f} MiB "
-        f"({slopes['qvggt'] / four_layers:.2f} times the four kept layers, "
-        f"{four_layers:.1f} MiB), all blocks kept {slopes['keep_all']:.1f} MiB "
-        f"(of which {all_layers:.1f} MiB are the blocks)"
-    )
-    args.output.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "machine": describe(),
         "height": args.height,
         "width": args.width,
-        "file_mib": file_mib,
-        "four_layers_mib": four_layers,
-        "all_layers_mib": all_layers,
+        "file_mib": args.checkpoint.stat().st_size / MIB,
+        **activations_mib(args.height, args.width),
         "growth_mib_per_frame": slopes,
         "runs": runs,
     }
-    args.output.write_text(json.dumps(result, indent=2) + "\n")
+    show(result, console)
+    write_results(args.output, result)
     console.print(f"wrote {args.output}")
+
+
+def activations_mib(height: int, width: int) -> dict[str, float]:
+    """Return MiB of a frame's block outputs: of four in bfloat16, and of all in float32."""
+    config = ModelConfig.vggt_1b()
+    patches = (height // config.patch_size) * (width // config.patch_size)
+    tokens = patches + config.num_special_tokens
+    return {
+        "four_layers_mib": 4 * patches * 2 * config.embed_dim * 2 / MIB,
+        "all_layers_mib": config.depth * tokens * 2 * config.embed_dim * 4 / MIB,
+    }
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """Print a table of the windows, and the growth per frame."""
+    size = f"{result['height']}x{result['width']}"
+    table = Table(title=f"VGGT-1B shape, INT4, bfloat16, {size}")
+    for heading in ("", "frames", "peak MiB", "seconds"):
+        table.add_column(heading, justify="left" if not heading else "right")
+    for run in result["runs"]:
+        label = "all 24 blocks kept, float32" if run["keep_all"] else "qvggt"
+        table.add_row(label, str(run["frames"]), f"{run['peak_mib']:.0f}", f"{run['seconds']:.1f}")
+    console.print(table)
+    growth, four = result["growth_mib_per_frame"], result["four_layers_mib"]
+    file_mib, loaded = result["file_mib"], result["runs"][0]["loaded_mib"]
+    console.print(
+        f"file {file_mib:.0f} MiB, loaded {loaded:.0f} MiB resident "
+        f"({loaded / file_mib:.3f} of the file)\n"
+        f"growth per frame: qvggt {growth['qvggt']:.1f} MiB ({growth['qvggt'] / four:.2f} times "
+        f"the four kept layers, {four:.1f} MiB), all blocks kept {growth['keep_all']:.1f} MiB "
+        f"(of which {result['all_layers_mib']:.1f} MiB are the blocks)"
+    )
 
 
 if __name__ == "__main__":

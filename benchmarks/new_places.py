@@ -2,8 +2,9 @@ r"""How a network does in worlds, and in recordings, that it was not trained on.
 
 Each window is also answered by the trivial predictor: no rotation, the mean direction, one constant
 depth. Worlds of other kinds than those of training come first, then other seeds of the kinds of
-training, then the room that `small-continued.yaml` trains in. Of a recording with true poses and
-depth, windows have neighbours a fixed number of images apart. Pools are rendered once and kept.
+training, the room that `small-continued.yaml` trains in, worlds of meshes made for Gazebo, and
+recordings with true poses and depth, whose windows have neighbours a fixed number of images apart.
+Pools are rendered once and kept.
 
     python benchmarks/new_places.py --network trained=out/varied/model.safetensors \
         --network ships=qvggt_core/models/qvggt-small-int4.safetensors --recording kitchen/
@@ -12,43 +13,52 @@ depth, windows have neighbours a fixed number of images apart. Pools are rendere
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import load_model
 from qvggt_core.stream.frame import Frame, View
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.training.clips import PoolConfig, build_pool
+from qvggt_core.synthetic.mesh_scene import MeshScene
+from qvggt_core.synthetic.mesh_world import read_gazebo_world
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.views import random_views
+from qvggt_core.training.clips import Clip, Pool, PoolConfig, build_pool
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.seeds import evaluation_seed
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, evaluation_windows
-from qvggt_ros.io.conversions import camera_from_info, decode_image, stamp_ns
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.depth_truth import depth_topic
 from qvggt_ros.io.ground_truth import named_ground_truth, read_ground_truth
+from qvggt_ros.io.images import decode_depth, decode_image
 from qvggt_ros.io.recording import Recording, choose_topics, open_recording
-from qvggt_ros.io.reference_messages import decode_depth
 
 CONFIGS = Path(__file__).parents[1] / "qvggt_core/training/configs"
 COLUMNS = ("auc_30", "auc_5", "auc_3", "rotation", "translation", "abs_rel", "delta")
 TOLERANCE_NS = 20_000_000
+HEIGHT, WIDTH = 96, 128
 
 
 def main() -> None:
     """Evaluate, print a table and write the raw results."""
     args = _arguments()
-    networks = {}
+    networks, checkpoints = {}, []
     for named in args.network:
         name, _, path = named.partition("=")
+        checkpoints.append(Path(path))
         networks[name] = load_model(Path(path), dtype=torch.float32)
     windows = _synthetic(args.pools, args.frames, args.clips)
+    for path in args.gazebo:
+        windows |= _meshes(path, args.frames, args.windows)
     for path in args.recording:
         windows |= _recorded(path, args.gap, args.windows)
     rows = []
@@ -66,17 +76,17 @@ def main() -> None:
     console = Console(width=140)
     console.print(table)
     sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in networks.items()}
-    results = {"machine": describe(), "parameters": sizes, "rows": rows}
-    args.output.write_text(json.dumps(results, indent=2) + "\n")
+    write_results(args.output, {"parameters": sizes, "rows": rows}, *checkpoints)
     console.print(f"wrote {args.output}")
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", action="append", required=True, help="NAME=CHECKPOINT")
+    parser.add_argument("--gazebo", type=Path, action="append", default=[], help="a .world file")
     parser.add_argument("--recording", type=Path, action="append", default=[])
     parser.add_argument("--gap", type=int, default=10, help="images between a window's neighbours")
-    parser.add_argument("--windows", type=int, default=48, help="of a recording")
+    parser.add_argument("--windows", type=int, default=48, help="of a recording or mesh world")
     parser.add_argument("--frames", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--clips", type=int, default=64, help="of each pool")
     parser.add_argument("--pools", type=Path, default=Path("out/new_places"))
@@ -102,6 +112,28 @@ def _synthetic(pools: Path, frames: list[int], clips: int) -> dict[tuple[str, in
     return found
 
 
+def _meshes(path: Path, frames: list[int], count: int) -> dict[tuple[str, int], Windows]:
+    """Return windows in a world of meshes, whose models lie beside its file's directory."""
+    scene = MeshScene(path.stem, read_gazebo_world(path, path.parents[1] / "models"))
+    clips = []
+    for index in range(count):
+        seed = evaluation_seed(index)
+        fov = np.radians(np.random.default_rng(seed).uniform(55.0, 95.0))
+        matrix = pinhole(HEIGHT, WIDTH, fov)
+        poses = random_views(scene, 8, seed, np.tan(0.5 * fov))
+        seen = [scene.render(pose, matrix, HEIGHT, WIDTH, samples=2) for pose in poses]
+        images = np.stack([rendering.colour for rendering in seen])
+        depth = np.stack([rendering.depth for rendering in seen])
+        clips.append(Clip(images, depth.astype(np.float16), poses, matrix))
+    config = PoolConfig(clips=count, frames=8, height=HEIGHT, width=WIDTH, evaluation=True)
+    names = ("images", "depth", "world_from_camera", "intrinsics")
+    pool = Pool(config, *(np.stack([getattr(clip, name) for clip in clips]) for name in names))
+    return {
+        (path.stem, n): evaluation_windows(pool, n, gaps=(max(1, min(2, 7 // (n - 1))),))
+        for n in frames
+    }
+
+
 def _recorded(path: Path, gap: int, count: int) -> dict[tuple[str, int], Windows]:
     """Return windows of 2 and 4 images of a recording, their neighbours `gap` images apart."""
     with open_recording(path) as recording:
@@ -124,7 +156,7 @@ def _recorded(path: Path, gap: int, count: int) -> dict[tuple[str, int], Windows
 def _truth(
     recording: Recording,
 ) -> tuple[list[View], list[NDArray[np.float64]], list[NDArray[np.float32]]]:
-    """Return views of 128 pixels width with their true poses and depth."""
+    """Return views of WIDTH pixels with their true poses and depth."""
     topics = choose_topics(recording)
     assert topics.camera_info is not None
     info = recording.first(topics.camera_info)
@@ -137,7 +169,7 @@ def _truth(
         stamp_ns(message): decode_depth(message) for message in _messages(recording, true_depth)
     }
     depth_stamps, pose_stamps = np.array(sorted(depth_at)), np.array(track.stamps_ns)
-    preprocessor = Preprocessor(128, 8)
+    preprocessor = Preprocessor(WIDTH, 8)
     views, poses, depths = [], [], []
     for message in _messages(recording, topics.image):
         image, stamp = decode_image(message), stamp_ns(message)

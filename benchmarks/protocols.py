@@ -9,15 +9,15 @@ difference between them is the weights' alone.
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-from machine import describe
+from held_out import networks_parser
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import shipped_checkpoint
 from qvggt_core.protocols import PROTOCOLS, make_benchmark
 
@@ -30,9 +30,7 @@ SET = ("--world", "studio", "--seed", "1", "--width", "128", "--height", "96", "
 
 def main() -> None:
     """Render what is missing, run every protocol, write the raw results and one page of tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--full-precision", type=Path)
-    parser.add_argument("--int4", type=Path, default=None, help="default: the one that ships")
+    parser = networks_parser(__doc__)
     parser.add_argument("--sets", type=Path, default=Path("out/sets"))
     parser.add_argument("--runs", type=Path, default=Path("out/protocols"))
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/protocols.json"))
@@ -51,12 +49,12 @@ def main() -> None:
         qvggt("benchmark", protocol, "--data", data, "-o", run, *chosen, *settings)
         results[protocol] = json.loads((run / "results.json").read_text())
         results[protocol]["data"] = json.loads((data / "synthetic.json").read_text())
-        # That no real scene is there goes without saying.
+        # All scenes of the real data set are absent.
         del results[protocol]["absent"]
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(
-        json.dumps({"machine": describe(), "protocols": results}, indent=1) + "\n"
-    )
+    for result in results.values():
+        for model in result["models"]:
+            del model["groups"]  # sums over scenes, which are there
+    write_results(args.output, {"protocols": results}, *models, digits=5)
     write_page(results)
     print(f"wrote {args.output} and the tables in {PAGE}")
 

@@ -9,7 +9,6 @@ ROS (sourced) the classes are rclpy's, elsewhere rosbags'.
 from __future__ import annotations
 
 import argparse
-import json
 import struct
 import time
 from collections.abc import Callable
@@ -18,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import describe
 from rich.console import Console
 from rich.table import Table
 
 from qvggt_core.geometry.cloud import Cloud, frame_cloud
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.stream.frame import FrameGeometry, View
-from qvggt_ros.io import conversions
+from qvggt_ros.io import conversions, images
 from qvggt_ros.io.messages import Messages, available_messages
 
 HEIGHT, WIDTH = 480, 640
@@ -45,18 +44,16 @@ def geometry() -> FrameGeometry:
     )
 
 
+def image_fields(messages: Messages, encoding: str, pixel_bytes: int) -> dict[str, Any]:
+    """Return the fields of an Image but its octets."""
+    header = conversions.header(messages, STAMP, "camera")
+    size = {"height": HEIGHT, "width": WIDTH, "step": pixel_bytes * WIDTH}
+    return {"header": header, "encoding": encoding, "is_bigendian": 0, **size}
+
+
 def picture_message(messages: Messages, picture: np.ndarray) -> Any:
     """Return an rgb8 Image."""
-    return messages.with_octets(
-        messages.Image,
-        picture,
-        header=conversions.header(messages, STAMP, "camera"),
-        height=HEIGHT,
-        width=WIDTH,
-        encoding="rgb8",
-        is_bigendian=0,
-        step=3 * WIDTH,
-    )
+    return messages.with_octets(messages.Image, picture, **image_fields(messages, "rgb8", 3))
 
 
 def naive_picture(message: Any) -> np.ndarray:
@@ -67,15 +64,8 @@ def naive_picture(message: Any) -> np.ndarray:
 def naive_depth(messages: Messages, frame: FrameGeometry) -> Any:
     """Return the depth image, its octets given to the constructor as rclpy's users do."""
     octets = frame.depth.tobytes()
-    return messages.Image(
-        header=conversions.header(messages, STAMP, "camera"),
-        height=HEIGHT,
-        width=WIDTH,
-        encoding="32FC1",
-        is_bigendian=0,
-        step=4 * WIDTH,
-        data=list(octets) if messages.installed else np.array(list(octets), np.uint8),
-    )
+    data = list(octets) if messages.installed else np.array(list(octets), np.uint8)
+    return messages.Image(data=data, **image_fields(messages, "32FC1", 4))
 
 
 def packed_colors(cloud: Cloud) -> np.ndarray:
@@ -165,7 +155,7 @@ def main() -> None:
     picture = picture_message(messages, frame.view.image)
     ways: dict[str, tuple[Way, Way]] = {
         "Image rgb8 640x480 to picture": (
-            lambda: conversions.decode_image(picture),
+            lambda: images.decode_image(picture),
             lambda: naive_picture(picture),
         ),
         "depth to Image 32FC1 640x480": (
@@ -190,12 +180,12 @@ def main() -> None:
         table.add_row(name, *(f"{row[key]:.3g}" for key in ("ours_ms", "other_ms", "ratio")))
     Console().print(table)
     output = args.output or Path(__file__).parent / f"results/ros_layer_{family}.json"
-    facts = {"machine": describe(), "messages": family, "rounds": args.rounds}
+    facts = {"messages": family, "rounds": args.rounds}
     try:
         facts["rclpy"] = version("rclpy") if messages.installed else None
     except PackageNotFoundError:
         facts["rclpy"] = "unknown"
-    output.write_text(json.dumps({**facts, "rows": rows}, indent=2) + "\n")
+    write_results(output, {**facts, "rows": rows})
     print(f"wrote {output}")
 
 

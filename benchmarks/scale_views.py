@@ -10,46 +10,24 @@ full window, relative to depth for all of its views: medians of interleaved roun
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import torch
-from machine import describe
+from held_out import sample_flight_errors
 from rich.console import Console
 from rich.table import Table
 
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.network import TorchNetwork
-from qvggt_ros.drivers.replay import replay
-from qvggt_ros.drivers.synthesize import write_bag
 
-SEEDS = (1, 3, 5, 7, 9, 11, 13, 15)
 WINDOWS = ((8, 4), (8, 2), (8, 1))
 SCALE_VIEWS = (0, 1, 2, 3, 4, 6)
 ROUNDS = 15
-
-
-def errors_of_flights(
-    network: TorchNetwork, recordings: Path, parameters: Parameters
-) -> list[float]:
-    """Return the error of the trajectory per seed, in per cent of the path's length."""
-    errors = []
-    for seed in SEEDS:
-        bag = recordings / f"sample-{seed}"
-        if not bag.exists():
-            flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
-            write_bag(bag, **flight, frames=80, width=256, height=192)
-        with tempfile.TemporaryDirectory() as directory:
-            summary = replay(bag, Path(directory) / "out", network, parameters, report=False)
-        segments = summary.metrics["accuracy"]["segments"]
-        error = sum(s["alignments"]["sim3"]["translation"]["rmse"] for s in segments)
-        errors.append(100.0 * error / sum(s["truth_length"] for s in segments))
-    return errors
 
 
 def relative_time(network: TorchNetwork, size: int, newest: int) -> float:
@@ -85,13 +63,13 @@ def main() -> None:
             if views >= size - stride:
                 continue
             parameters = Parameters(window_size=size, window_stride=stride, scale_views=views)
-            errors = errors_of_flights(network, args.recordings, parameters)
+            errors = sample_flight_errors(network, args.recordings, parameters)
             row = {
                 "window_size": size,
                 "window_stride": stride,
                 "scale_views": views,
-                "ate_percent": dict(zip(SEEDS, errors, strict=True)),
-                "mean_ate_percent": statistics.mean(errors),
+                "ate_percent": errors,
+                "mean_ate_percent": statistics.mean(errors.values()),
                 "relative_time": relative_time(network, size, stride + views) if views else 1.0,
             }
             rows.append(row)
@@ -100,8 +78,7 @@ def main() -> None:
                 str(size), str(stride), str(views or "all"), error, f"{row['relative_time']:.2f}"
             )
     Console().print(table)
-    args.output.parent.mkdir(parents=True, exist_ok=True)
-    args.output.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=2) + "\n")
+    write_results(args.output, {"rows": rows}, shipped_checkpoint())
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class RecordingError(QvggtError):
     """A recording cannot be read, or holds nothing that can be reconstructed."""
 
 
+class OutputError(QvggtError):
+    """An output cannot be written where it was asked for, or something else is there."""
+
+
 class TransportError(QvggtError):
     """Live messages cannot be sent or received."""
 

@@ -53,8 +53,12 @@ _PACKAGES = (
         "sudo apt install ros-$ROS_DISTRO-bondpy",
     ),
     OptionalPackage(
-        "open3d", "open3d-cpu", "the tests' comparison of surfaces", "pip install open3d-cpu"
+        "open3d",
+        "open3d-cpu",
+        "worlds of meshes, and the tests' comparison of surfaces",
+        "pip install open3d-cpu",
     ),
+    OptionalPackage("trimesh", "trimesh", "worlds of meshes", "pip install trimesh pycollada"),
 )
 
 OPTIONAL_PACKAGES = {package.module: package for package in _PACKAGES}

@@ -13,12 +13,15 @@ from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.evaluate.track import Track
-from qvggt_core.geometry.cloud import Cloud, VoxelMap, frame_cloud
+from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.optional import import_optional
-from qvggt_core.parameters import Parameters
 from qvggt_core.report.pictures import limits
-from qvggt_core.report.result import ResultView
+from qvggt_core.report.scene import Framing, thinned
+from qvggt_core.results.builder import ResultBuilder
+from qvggt_core.results.result import Result
+from qvggt_core.results.samples import Samples
 from qvggt_core.stream.frame import Reconstruction
+from qvggt_core.util.thinning import spread_indices
 
 _MAX_POINTS = 300_000
 _MAX_CAMERAS = 60
@@ -29,22 +32,19 @@ _DEPTH_COLORS = "turbo_r"
 class LiveView:
     """A viser server with the cloud, the path, cameras and the newest depth.
 
-    It listens on loopback unless told otherwise: whoever reaches the port sees the cloud.
+    It listens on loopback unless another host is given: whoever reaches the port sees the cloud.
 
     Attributes:
         address: of the page.
         server: the viser server.
     """
 
-    def __init__(
-        self, port: int = 8080, host: str = "127.0.0.1", parameters: Parameters | None = None
-    ) -> None:
+    def __init__(self, port: int = 8080, host: str = "127.0.0.1") -> None:
         """Start to listen.
 
         Args:
             port: of the page; another one near is taken if it is in use.
             host: address to listen on.
-            parameters: what goes into the cloud of a running reconstruction.
 
         Raises:
             MissingPackageError: viser is not installed.
@@ -58,10 +58,6 @@ class LiveView:
         except OSError as error:
             raise ParameterError(f"cannot listen on {host}:{port}: {error}") from error
         self.address = f"http://{host}:{self.server.get_port()}"
-        self._parameters = parameters or Parameters()
-        self._track = Track()
-        self._segment: int | None = None
-        self._map = VoxelMap(self._parameters.map_voxel, _MAX_POINTS)
         self._scene_size = 1.0
         self._positioned = False
         self.server.scene.set_up_direction("+z")
@@ -95,27 +91,23 @@ class LiveView:
         """Stop to listen."""
         self.server.stop()
 
-    def add(self, reconstruction: Reconstruction) -> None:
-        """Show what became known; a new map segment takes the place of the last."""
+    def add(self, reconstruction: Reconstruction, built: ResultBuilder) -> None:
+        """Show what became known; a new map segment takes the place of the last.
+
+        Args:
+            reconstruction: the newest frames.
+            built: tracks and maps, these frames among them.
+        """
         if not reconstruction.frames:
             return
-        if reconstruction.segment != self._segment:
-            self._segment = reconstruction.segment
-            self._track = Track()
-            self._map = VoxelMap(self._parameters.map_voxel, _MAX_POINTS)
-        for geometry in reconstruction.frames:
-            self._track.add(geometry.view.stamp_ns, geometry.map_from_camera)
-            cloud = frame_cloud(geometry, self._parameters.max_depth_edge)
-            if len(cloud):
-                median = float(np.median(cloud.positions[:, 2]))
-                self._map.add(cloud.moved(geometry.map_from_camera), median)
-        newest = reconstruction.frames[-1]
+        segment, newest = reconstruction.segment, reconstruction.frames[-1]
+        track = built.tracks[segment]
         unit = "m" if reconstruction.scale.metres_per_unit is not None else "units"
-        self._show_cloud(self._map.cloud(), self._map.voxel)
-        self._show_path(self._track)
-        self._show_cameras(self._track, newest.intrinsics, newest.view.image)
+        self._show_cloud(built.cloud(segment), track, built.voxel(segment))
+        self._show_line("path", track.positions, _ORANGE)
+        self._show_cameras(track, newest.intrinsics, newest.view.image)
         self._show_pictures(newest.view.image, newest.depth)
-        self._tell(f"segment {reconstruction.segment}", unit, len(self._track))
+        self._show_status(f"segment {segment}", unit, len(track), track.length)
 
     def show_result(self, directory: Path) -> None:
         """Show a result that is done.
@@ -124,57 +116,57 @@ class LiveView:
             RecordingError: it is no result, or a file of it cannot be read.
             EvaluationError: its metrics or trajectory cannot be read.
         """
-        result = ResultView.read(directory)
-        cloud, samples = result.cloud, result.samples
+        result = Result.read(directory)
+        cloud, track = result.cloud, result.track
         spread = np.ptp(cloud.positions, axis=0).max(initial=0.0) if len(cloud) else 1.0
-        self._track = result.track
-        self._show_cloud(cloud, 0.004 * float(spread))
-        self._show_path(result.track)
+        self._show_cloud(cloud, track, 0.004 * float(spread))
+        self._show_line("path", track.positions, _ORANGE)
         if result.errors is not None:
-            self._line("truth", result.errors.truth, _GREY)
+            self._show_line("truth", result.errors.truth, _GREY)
+        samples = result.load_samples()
         if samples is None:
-            self._show_cameras(result.track, None, None)
+            self._show_cameras(track, None, None)
         else:
-            self._show_cameras(result.track, samples.intrinsics[0], None)
-            slider = self.server.gui.add_slider("frame", 0, max(len(samples) - 1, 1), 1, 0)
-
-            def choose(event: Any = None) -> None:
-                index = min(int(slider.value), len(samples) - 1)
-                self._show_pictures(samples.images[index], samples.depths[index])
-                at = int(
-                    np.argmin(np.abs(np.array(result.track.stamps_ns) - samples.stamps_ns[index]))
-                )
-                self._show_current(
-                    result.track.poses[at], samples.intrinsics[index], samples.images[index]
-                )
-
-            slider.on_update(choose)
-            choose()
-        metrics = result.metrics
-        self._tell(metrics.recording.name, metrics.result.unit, metrics.result.published)
+            self._show_cameras(track, samples.intrinsics[0], None)
+            self._add_slider(track, samples)
+        facts = result.metrics
+        self._show_status(
+            facts.recording.name, facts.result.unit, facts.result.published, track.length
+        )
         self._apply()
 
     # What is on the page
 
-    def _tell(self, name: str, unit: str, frames: int) -> None:
-        length = f"{self._track.length:.2f} {unit}"
-        self._status.content = f"**{_plain(name)}**\n\n{frames} frames, path of {length}"
+    def _add_slider(self, track: Track, samples: Samples) -> None:
+        """Let a slider choose the frame that is shown."""
+        slider = self.server.gui.add_slider("frame", 0, max(len(samples) - 1, 1), 1, 0)
+        stamps = np.array(track.stamps_ns)
 
-    def _show_cloud(self, cloud: Cloud, voxel: float) -> None:
+        def choose(event: Any = None) -> None:
+            index = min(int(slider.value), len(samples) - 1)
+            image = samples.images[index]
+            self._show_pictures(image, samples.depths[index])
+            nearest = int(np.argmin(np.abs(stamps - samples.stamps_ns[index])))
+            self._show_current(track.poses[nearest], samples.intrinsics[index], image)
+
+        slider.on_update(choose)
+        choose()
+
+    def _show_status(self, name: str, unit: str, frames: int, length: float) -> None:
+        path = f"{length:.2f} {unit}"
+        self._status.content = f"**{_plain(name)}**\n\n{frames} frames, path of {path}"
+
+    def _show_cloud(self, cloud: Cloud, track: Track, voxel: float) -> None:
         if len(cloud) == 0:
             return
-        step = -(-len(cloud) // _MAX_POINTS)
-        positions = cloud.positions[::step]
-        low, high = np.percentile(positions, [3, 97], axis=0)
-        self._scene_size = max(float(np.linalg.norm(high - low)), 1e-3)
+        framing = Framing.of(cloud, track)
+        self._scene_size = 2 * framing.radius
         self._point_size = max(voxel, 1e-4 * self._scene_size)
-        # Above the camera there is a ceiling at most, and it hides the rest.
-        top = self._track.positions[:, 2].max() + 0.15 * (high[2] - low[2])
-        shown = positions[:, 2] <= top
+        shown = framing.below_ceiling(thinned(cloud, _MAX_POINTS))
         self._handles["cloud"] = self.server.scene.add_point_cloud(
             "/cloud",
-            points=positions[shown],
-            colors=cloud.colors[::step][shown],
+            points=shown.positions,
+            colors=shown.colors,
             point_size=self._point_size * self._size.value,
             point_shape="circle",
             precision="float32",
@@ -182,17 +174,14 @@ class LiveView:
         )
         if not self._positioned:
             self._positioned = True
-            focus = (low + high) / 2
-            forward = self._track.matrices[:, :2, 2].mean(axis=0)
-            back = -forward / max(float(np.linalg.norm(forward)), 1e-6)
-            eye = focus + self._scene_size * np.array([0.75 * back[0], 0.75 * back[1], 0.6])
+            x, y = np.cos(framing.heading), np.sin(framing.heading)
+            eye = framing.focus + self._scene_size * np.array([-0.75 * x, -0.75 * y, 0.6])
             self.server.initial_camera.position = tuple(eye.tolist())
-            self.server.initial_camera.look_at = tuple(focus.tolist())
+            self.server.initial_camera.look_at = tuple(framing.focus.tolist())
 
-    def _show_path(self, track: Track) -> None:
-        self._line("path", track.positions, _ORANGE)
-
-    def _line(self, name: str, positions: NDArray[np.float64], color: tuple[int, int, int]) -> None:
+    def _show_line(
+        self, name: str, positions: NDArray[np.float64], color: tuple[int, int, int]
+    ) -> None:
         if len(positions) < 2:
             return
         segments = np.stack([positions[:-1], positions[1:]], axis=1).astype(np.float32)
@@ -212,9 +201,6 @@ class LiveView:
         image: NDArray[np.uint8] | None,
     ) -> None:
         matrix = np.diag([1.0, 1.0, 1.0]) if intrinsics is None else intrinsics
-        chosen = np.unique(
-            np.linspace(0, len(track) - 1, min(len(track), _MAX_CAMERAS)).astype(int)
-        )
         width, height = 2 * matrix[0, 2] + 1, 2 * matrix[1, 2] + 1
         x, y = width / 2 / matrix[0, 0], height / 2 / matrix[1, 1]
         size = 0.02 * self._scene_size
@@ -224,7 +210,7 @@ class LiveView:
         local = np.array(edges).reshape(-1, 3)
         lines = [
             (local @ track.poses[i][:3, :3].T + track.poses[i][:3, 3]).reshape(-1, 2, 3)
-            for i in chosen
+            for i in spread_indices(len(track), _MAX_CAMERAS)
         ]
         self._handles["cameras"] = self.server.scene.add_line_segments(
             "/cameras",

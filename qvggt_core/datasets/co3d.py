@@ -281,7 +281,7 @@ def read_viewpoint(entry: dict[str, Any]) -> Viewpoint:
         T=np.array(entry["T"], dtype=np.float64).reshape(3),
         focal_length=(float(focal_x), float(focal_y)),
         principal_point=(float(principal_x), float(principal_y)),
-        # Annotations of the first CO3D do not say it.
+        # Annotations of the first CO3D do not have it.
         intrinsics_format=entry.get("intrinsics_format", "ndc_norm_image_bounds"),
     )
 

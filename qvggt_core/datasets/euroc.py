@@ -23,7 +23,7 @@ from qvggt_core.datasets.files import (
     read_truth,
     require_files,
     rigid,
-    subdirectories,
+    sequence_names,
 )
 from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError, ImageError
@@ -50,15 +50,7 @@ class Euroc:
         """Return the sequences by their directory's name."""
         if (self._root / "mav0").is_dir():
             return Contents((self._root.resolve().name,))
-        names = tuple(
-            path.name
-            for path in subdirectories(self._root)
-            if (path / "mav0").is_dir() or path.name in SEQUENCES
-        )
-        if not names:
-            raise DatasetError(
-                f"{self._root} holds no EuRoC sequence: looked for {self._root}/<sequence>/mav0"
-            )
+        names = sequence_names(self._root, "EuRoC", "mav0", SEQUENCES.__contains__)
         return Contents(names, absent=tuple(name for name in SEQUENCES if name not in names))
 
     def load(self, name: str) -> PosedScene:
@@ -91,7 +83,7 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
     """Return the camera and body_from_camera (4, 4) of a `sensor.yaml`.
 
     Raises:
-        DatasetError: an entry is missing or cannot be used; says which.
+        DatasetError: an entry is missing or cannot be used; it is named.
     """
     try:
         content: Any = yaml.safe_load(read_text(path))

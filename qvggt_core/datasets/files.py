@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import gzip
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,34 @@ def subdirectories(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
 
 
+def sequence_names(
+    root: Path, dataset: str, marker: str, is_published: Callable[[str], bool]
+) -> tuple[str, ...]:
+    """Return the names of the sequences in a directory, or of the directory as one sequence.
+
+    Args:
+        root: directory that holds sequences, or is one.
+        dataset: its name, for the error.
+        marker: file or directory that a sequence holds.
+        is_published: whether a directory of a name is a sequence without the marker too.
+
+    Raises:
+        DatasetError: there is none.
+    """
+    if (root / marker).exists():
+        return (root.resolve().name,)
+    names = tuple(
+        path.name
+        for path in subdirectories(root)
+        if (path / marker).exists() or is_published(path.name)
+    )
+    if not names:
+        raise DatasetError(
+            f"{root} holds no {dataset} sequence: looked for {root}/<sequence>/{marker}"
+        )
+    return names
+
+
 def read_text(path: Path) -> str:
     """Return a text file.
 
@@ -118,7 +146,7 @@ def read_table(path: Path, columns: int, separator: str | None = None) -> list[l
         separator: between fields; None means any space.
 
     Raises:
-        DatasetError: the file cannot be read, or a line has too few fields; says which.
+        DatasetError: the file cannot be read, or a line has too few fields; it is named.
     """
     rows = []
     for number, line in enumerate(read_text(path).splitlines(), start=1):
@@ -138,7 +166,7 @@ def numbers(fields: Iterable[str], where: str) -> NDArray[np.float64]:
     """Return fields as numbers; NaN and infinity pass, text does not.
 
     Raises:
-        DatasetError: a field is no number; says `where`.
+        DatasetError: a field is no number; `where` is named.
     """
     try:
         return np.array([float(field) for field in fields])
@@ -162,7 +190,7 @@ def read_truth(path: Path) -> Track:
     """Return the poses of a trajectory file, in the order of time.
 
     Raises:
-        DatasetError: it is missing, empty, or a line is no pose; says which.
+        DatasetError: it is missing, empty, or a line is no pose; it is named.
     """
     require_files([path], "the data set")
     try:
@@ -195,7 +223,7 @@ def stamp_ns(text: str, where: str) -> int:
     """Return seconds, written as a decimal number, in nanoseconds, without rounding twice.
 
     Raises:
-        DatasetError: it is no number; says `where`.
+        DatasetError: it is no number; `where` is named.
     """
     try:
         return int((Decimal(text) * 10**9).to_integral_value())
@@ -255,7 +283,7 @@ def image_size(path: Path) -> tuple[int, int]:
 def read_calibration(root: Path, directory: Path) -> list[list[float]] | None:
     """Return the lines of numbers in `calibration.txt`, of a scene or of all; None without one.
 
-    The file is ours: it says which camera took images that lie in a data set's layout but were
+    The file is ours: it names the camera that took images that lie in a data set's layout but were
     not taken by the data set's camera. Each line is `fx fy cx cy [k1 k2 p1 p2 [k3]]`.
 
     Raises:
@@ -275,7 +303,7 @@ def calibrated(values: list[float], width: int, height: int, where: str) -> Came
     """Return the camera of `fx fy cx cy [k1 k2 p1 p2 [k3]]`.
 
     Raises:
-        DatasetError: the numbers are no camera's; says `where`.
+        DatasetError: the numbers are no camera's; `where` is named.
     """
     fx, fy, cx, cy = values[:4]
     coefficients = tuple(values[4:])

@@ -34,7 +34,7 @@ _NAMES = (
 )
 SCENES = tuple(_NAMES.split())
 FOCAL_LENGTH = 554.2562584220408
-"""Of the published scenes, 60 degrees across 640 pixels; `focal.txt` says the same."""
+"""Of the published scenes, 60 degrees across 640 pixels; `focal.txt` has the same."""
 
 SIZE = (640, 480)
 MILLIMETRES = 1000.0
@@ -107,7 +107,7 @@ class Nrgbd:
 
 
 def read_poses(path: Path) -> list[NDArray[np.float64] | None]:
-    """Return world_from_camera (4, 4) with optical axes, None where the file says nan.
+    """Return world_from_camera (4, 4) with optical axes, None where the file has nan.
 
     Raises:
         DatasetError: the file is not made of 4x4 matrices.

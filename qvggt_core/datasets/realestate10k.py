@@ -3,7 +3,7 @@
 Layout (google.github.io/realestate10k): `test/<clip>.txt`, also below `RealEstate10K/`. The first
 line is the video's address, each other line a frame: time in microseconds, fx fy cx cy as shares
 of the image's width and height, two zeros, and the 12 numbers of camera_from_world, row by row.
-Frames are not part of the data set; whoever cuts them keeps them as `<time>.png` or `<time>.jpg`
+Frames are not part of the data set; after extraction they are kept as `<time>.png` or `<time>.jpg`
 in `test/<clip>/` or `frames/test/<clip>/`.
 """
 

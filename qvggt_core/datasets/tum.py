@@ -24,8 +24,8 @@ from qvggt_core.datasets.files import (
     read_table,
     read_truth,
     require_files,
+    sequence_names,
     stamp_ns,
-    subdirectories,
 )
 from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError
@@ -52,19 +52,12 @@ class TumRgbd:
 
     def contents(self) -> Contents:
         """Return the sequences by their directory's name."""
-        if (self._root / "rgb.txt").exists():
-            return Contents((self._root.resolve().name,))
-        names = tuple(
-            path.name
-            for path in subdirectories(self._root)
-            if (path / "rgb.txt").exists() or path.name.startswith("rgbd_dataset_freiburg")
-        )
-        if not names:
-            raise DatasetError(
-                f"{self._root} holds no TUM RGB-D sequence: looked for "
-                f"{self._root}/<sequence>/rgb.txt"
+        published = "rgbd_dataset_freiburg"
+        return Contents(
+            sequence_names(
+                self._root, "TUM RGB-D", "rgb.txt", lambda name: name.startswith(published)
             )
-        return Contents(names)
+        )
 
     def load(self, name: str) -> PosedScene:
         """Return the colour images; those without pose or depth within 20 ms have None."""

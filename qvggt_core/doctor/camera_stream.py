@@ -100,7 +100,9 @@ def _calibration(stream: CameraStream) -> list[Finding]:
                 _CALIBRATE,
             )
         ]
-    findings = [ok(name, f"{stream.info_topic}, {stream.camera.distortion_model or 'no'} lens")]
+    findings = [
+        ok(name, f"{stream.info_topic}, distortion: {stream.camera.distortion_model or 'none'}")
+    ]
     if stream.info_size != (stream.width, stream.height):
         width, height = stream.info_size
         findings.append(

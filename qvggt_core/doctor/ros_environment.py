@@ -82,21 +82,15 @@ def python_finding(find: Callable[[str], object | None], python_path: str) -> Fi
 
 def _middleware(environment: Mapping[str, str]) -> list[Finding]:
     given = environment.get("RMW_IMPLEMENTATION", "")
-    name = given or _DEFAULT_RMW
-    prefixes = [Path(each) for each in environment["AMENT_PREFIX_PATH"].split(os.pathsep) if each]
-    index = Path("share/ament_index/resource_index/packages")
-    if not any((prefix / index / name).exists() for prefix in prefixes):
-        return [
-            problem(
-                "rmw",
-                f"RMW_IMPLEMENTATION is {given}, which is not installed"
-                if given
-                else f"{name}, ROS's default, is not installed",
-                f"`sudo apt install ros-$ROS_DISTRO-{name.replace('_', '-')}`, or `unset "
-                "RMW_IMPLEMENTATION`",
-            )
-        ]
-    findings = [ok("rmw", name if given else f"{name}, ROS's default")]
+    installed = _installed_middleware(environment["AMENT_PREFIX_PATH"])
+    name = given or (_DEFAULT_RMW if _DEFAULT_RMW in installed or not installed else min(installed))
+    if name not in installed:
+        there = ", ".join(sorted(installed)) or "none"
+        advice = f"`sudo apt install ros-$ROS_DISTRO-{name.replace('_', '-')}`"
+        if given and installed:
+            advice += ", or `unset RMW_IMPLEMENTATION`"
+        return [problem("rmw", f"{name} is not installed; installed: {there}", advice)]
+    findings = [ok("rmw", name if given else f"{name}, as RMW_IMPLEMENTATION is not set")]
     uri = environment.get("CYCLONEDDS_URI", "")
     if name == "rmw_cyclonedds_cpp" and uri.startswith("file:"):
         file = Path(urlparse(uri).path)
@@ -111,6 +105,18 @@ def _middleware(environment: Mapping[str, str]) -> list[Finding]:
     if name == "rmw_zenoh_cpp":
         findings.append(_zenoh_router())
     return findings
+
+
+def _installed_middleware(prefix_path: str) -> set[str]:
+    """Return the names under which middleware registers in ament's index."""
+    index = Path("share/ament_index/resource_index/rmw_typesupport")
+    return {
+        file.name
+        for prefix in prefix_path.split(os.pathsep)
+        if prefix and (Path(prefix) / index).is_dir()
+        for file in (Path(prefix) / index).iterdir()
+        if file.name != "rmw_implementation"  # the one that chooses among the others
+    }
 
 
 def _zenoh_router() -> Finding:

@@ -9,11 +9,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.track import Track
+from qvggt_core.evaluate.track import DEFAULT_TOLERANCE_S, Track
 from qvggt_core.evaluate.trajectory import align_sim3
-
-DEFAULT_TOLERANCE_S = 0.01
-"""Largest difference between stamps that belong together, in seconds, as evo has it."""
 
 _GRID = 400
 _MIN_OVERLAP = 0.5
@@ -56,8 +53,8 @@ def associate(
         offset_s: seconds to add to the truth's stamps.
 
     Raises:
-        EvaluationError: one of them is empty, or nothing is near enough; the message says how the
-            times lie.
+        EvaluationError: one of them is empty, or nothing is near enough; the message gives the
+            range of both times.
     """
     if not 0.0 <= tolerance_s < 1e6 or not np.isfinite(offset_s):
         raise EvaluationError(

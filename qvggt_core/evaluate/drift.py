@@ -22,8 +22,7 @@ class RelativeErrors:
     """Errors of relative motions, pair by pair.
 
     Attributes:
-        first: (P,) index of the pair's first pose.
-        second: (P,) index of its second.
+        first, second: (P,) indices of the pair's poses.
         translation: (P,) length of the wrong part of the motion, in the truth's unit.
         rotation: (P,) angle of the wrong part in degrees.
     """
@@ -32,29 +31,6 @@ class RelativeErrors:
     second: NDArray[np.int64]
     translation: NDArray[np.float64]
     rotation: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ScaleOverTime:
-    """The local scale of a trajectory, relative to its global one.
-
-    Attributes:
-        index: (W,) index of the pose in the middle of each window.
-        ratio: (W,) local scale by global scale; above 1, the map is locally too small.
-    """
-
-    index: NDArray[np.int64]
-    ratio: NDArray[np.float64]
-
-    @property
-    def spread(self) -> float:
-        """Largest by smallest ratio."""
-        return float(self.ratio.max() / self.ratio.min())
-
-    @property
-    def change(self) -> float:
-        """The last ratio by the first, minus 1."""
-        return float(self.ratio[-1] / self.ratio[0] - 1.0)
 
 
 def progress(
@@ -148,6 +124,29 @@ def relative_errors(
         translation=np.linalg.norm(wrong[:, :3, 3], axis=1),
         rotation=np.degrees(rotation_angle(wrong[:, :3, :3])),
     )
+
+
+@dataclass(frozen=True)
+class ScaleOverTime:
+    """The local scale of a trajectory, relative to its global one.
+
+    Attributes:
+        index: (W,) index of the pose in the middle of each window.
+        ratio: (W,) local scale by global scale; above 1, the map is locally too small.
+    """
+
+    index: NDArray[np.int64]
+    ratio: NDArray[np.float64]
+
+    @property
+    def spread(self) -> float:
+        """Largest by smallest ratio."""
+        return float(self.ratio.max() / self.ratio.min())
+
+    @property
+    def change(self) -> float:
+        """The last ratio by the first, minus 1."""
+        return float(self.ratio[-1] / self.ratio[0] - 1.0)
 
 
 def scale_over_time(

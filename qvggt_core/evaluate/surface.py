@@ -6,7 +6,7 @@ one that CUT3R's evaluation uses (Wang et al., CVPR 2025), after Spann3R's (Wang
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,10 +40,6 @@ class SurfaceErrors:
     completeness_median: float
     normal_consistency_mean: float
     normal_consistency_median: float
-
-    def to_dict(self) -> dict[str, float]:
-        """Return the numbers as plain data."""
-        return asdict(self)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+DEFAULT_TOLERANCE_S = 0.01
+"""Largest difference between stamps that belong together, in seconds, as evo has it."""
+
 
 @dataclass
 class Track:

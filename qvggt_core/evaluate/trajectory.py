@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.statistics import statistics
+from qvggt_core.evaluate.statistics import Statistics, statistics
 from qvggt_core.geometry.poses import inverse, rotation_angle, transform
 
 AlignmentKind = Literal["none", "origin", "scale", "se3", "sim3"]
@@ -29,22 +29,14 @@ _RANK_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class TrajectoryError:
+class TrajectoryError(Statistics):
     """Distances between aligned and true positions, in the truth's unit.
 
     Attributes:
-        rmse: root of the mean square.
-        mean: mean.
-        median: median.
-        maximum: largest.
         path_length: length of the true path.
         scale: factor of the alignment that was applied.
     """
 
-    rmse: float
-    mean: float
-    median: float
-    maximum: float
     path_length: float
     scale: float
 
@@ -189,24 +181,11 @@ def absolute_errors(
 def absolute_trajectory_error(
     estimate_poses: NDArray, truth_poses: NDArray, alignment: AlignmentKind = "sim3"
 ) -> TrajectoryError:
-    """Compare the positions of two trajectories, pose by pose.
-
-    Args:
-        estimate_poses: (N, 4, 4) world_from_camera.
-        truth_poses: (N, 4, 4) world_from_camera at the same stamps.
-        alignment: that is applied before.
-
-    Raises:
-        EvaluationError: see `align`.
-    """
+    """Return the statistics of the translations of `absolute_errors`, of equal arguments."""
     errors = absolute_errors(estimate_poses, truth_poses, alignment)
-    found = statistics(errors.translation)
     positions = np.asarray(truth_poses, dtype=np.float64)[:, :3, 3]
     return TrajectoryError(
-        rmse=found.rmse,
-        mean=found.mean,
-        median=found.median,
-        maximum=found.maximum,
+        **asdict(statistics(errors.translation)),
         path_length=float(np.linalg.norm(np.diff(positions, axis=0), axis=1).sum()),
         scale=errors.scale,
     )

@@ -12,6 +12,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import quaternion, transform
+from qvggt_core.util.files import read_bounded_text
 
 _COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
 _MAX_BYTES = 1 << 30
@@ -65,22 +66,39 @@ def read_trajectory(path: Path, times: Path | None = None) -> Track:
 
 def write_tum(path: Path, track: Track) -> None:
     """Write a trajectory in TUM's format: seconds x y z qx qy qz qw, stamps to the nanosecond."""
-    rotations = quaternion(track.matrices[:, :3, :3]) if len(track) else np.empty((0, 4))
     lines = []
-    for stamp, position, rotation in zip(track.stamps_ns, track.positions, rotations, strict=True):
+    for stamp, numbers in zip(track.stamps_ns, _tum_numbers(track), strict=True):
         seconds, nanoseconds = divmod(stamp, 1_000_000_000)
-        numbers = " ".join(f"{value:.9f}" for value in (*position, *rotation))
-        lines.append(f"{seconds}.{nanoseconds:09d} {numbers}\n")
+        lines.append(f"{seconds}.{nanoseconds:09d} {' '.join(numbers)}\n")
     path.write_text("".join(lines), encoding="ascii")
+
+
+def as_written(track: Track) -> Track:
+    """Return a trajectory as it reads back from the file that `write_tum` makes of it.
+
+    The file has nine decimals: what is computed before it is written and after it is read is the
+    same.
+    """
+    written = Track()
+    for stamp, numbers in zip(track.stamps_ns, _tum_numbers(track), strict=True):
+        values = np.array([float(number) for number in numbers])
+        written.add(stamp, transform(Rotation.from_quat(values[3:]).as_matrix(), values[:3]))
+    return written.in_order()
+
+
+def _tum_numbers(track: Track) -> list[list[str]]:
+    """Return x y z qx qy qz qw of each pose, as text."""
+    if len(track) == 0:
+        return []
+    values = np.hstack([track.positions, quaternion(track.matrices[:, :3, :3])])
+    return [[f"{value:.9f}" for value in row] for row in values]
 
 
 def _lines(path: Path) -> list[tuple[int, str]]:
     """Return number and text of the lines that hold something."""
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise EvaluationError(f"{path} is larger than {_MAX_BYTES} bytes: no trajectory is")
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(path, _MAX_BYTES, "utf-8-sig")
+    except (OSError, ValueError) as error:
         raise EvaluationError(f"cannot read the trajectory {path}: {error}") from error
     lines = [
         (number, line.strip())

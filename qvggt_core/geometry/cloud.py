@@ -130,6 +130,11 @@ class VoxelMap:
         if self._pending_size > max(500_000, len(self._rows)):
             self._merge()
 
+    def add_frame(self, cloud: Cloud, map_from_camera: NDArray[np.float64]) -> None:
+        """Add a cloud that is given in a camera's optical frame, at its (4, 4) pose in the map."""
+        if len(cloud):
+            self.add(cloud.moved(map_from_camera), float(np.median(cloud.positions[:, 2])))
+
     def cloud(self) -> Cloud:
         """Return the points of the map, in a fixed order."""
         self._merge()

@@ -10,7 +10,7 @@ import torch
 
 from qvggt_core.measure.bench_cases import MEASURES, Session
 from qvggt_core.measure.bench_request import CASES, Request
-from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import provenance
 from qvggt_core.measure.roofline import measure_peaks
 
 FORMAT = "qvggt-bench/1"
@@ -39,9 +39,11 @@ def run(request: Request, advance: Callable[[str], None] = lambda what: None) ->
         "original": "given" if request.original else "not given",
         "device": str(request.device),
     }
+    origin = provenance(request.checkpoint)
+    origin["machine"] |= _gpu(request.device)
     return {
         "format": FORMAT,
-        "machine": describe_machine() | _gpu(request.device),
+        **origin,
         "request": requested,
         "peaks": asdict(peaks),
         "rows": [asdict(row) for row in rows],

@@ -14,14 +14,14 @@ MIB = 1 << 20
 
 def resident_mib() -> float:
     """Return this process's resident set in MiB (Linux)."""
-    return _status("VmRSS")
+    return status_mib("VmRSS")
 
 
 def peak_mib(device: torch.device) -> float:
     """Return the most memory since `reset_peak` in MiB: allocated on CUDA, resident elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / MIB
-    return _status("VmHWM")
+    return status_mib("VmHWM")
 
 
 def held_mib(device: torch.device) -> float:
@@ -47,6 +47,7 @@ def reset_peak(device: torch.device) -> bool:
     return True
 
 
-def _status(field: str) -> float:
+def status_mib(field: str) -> float:
+    """Return an entry of this process's memory status in MiB, e.g. "VmRSS" (Linux)."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return int(status.split(f"{field}:")[1].split()[0]) / 1024

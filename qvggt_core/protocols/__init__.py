@@ -10,7 +10,7 @@ from qvggt_core.errors import ParameterError
 from qvggt_core.protocols.benchmark import Benchmark, Column
 from qvggt_core.protocols.camera_pose import CameraPose
 from qvggt_core.protocols.reconstruction import SurfaceReconstruction
-from qvggt_core.protocols.runner import Run, run_scenes
+from qvggt_core.protocols.runner import Run, SceneResults, run_scenes
 from qvggt_core.protocols.streamed_trajectory import StreamedTrajectory
 
 _Kind = type[CameraPose] | type[SurfaceReconstruction] | type[StreamedTrajectory]
@@ -30,6 +30,7 @@ __all__ = [
     "CameraPose",
     "Column",
     "Run",
+    "SceneResults",
     "StreamedTrajectory",
     "SurfaceReconstruction",
     "make_benchmark",

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from qvggt_core.datasets import Dataset, PosedScene
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Network
@@ -52,10 +54,20 @@ class Benchmark(Protocol):
         The entry "seconds" alone differs from run to run.
 
         Raises:
-            QvggtError: the scene cannot be judged; says why.
+            QvggtError: the scene cannot be judged, and why.
         """
         ...
 
     def summarise(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Return the columns' numbers over scenes, which are at least one."""
         ...
+
+
+def mean_over_scenes(
+    columns: Sequence[Column], results: Mapping[str, Mapping[str, Any]]
+) -> dict[str, float]:
+    """Return the mean of each column's number over scenes, which are at least one."""
+    return {
+        column.key: float(np.mean([result[column.key] for result in results.values()]))
+        for column in columns
+    }

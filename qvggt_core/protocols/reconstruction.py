@@ -7,7 +7,7 @@ The alignment, the keyframes and the thresholds are those of CUT3R's evaluation 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from qvggt_core.errors import EvaluationError, ParameterError
 from qvggt_core.evaluate.surface import NORMAL_NEIGHBOURS, icp, median_alignment, surface_errors
 from qvggt_core.geometry.poses import inverse, unproject
 from qvggt_core.parameters import Parameters
-from qvggt_core.protocols.benchmark import Column
+from qvggt_core.protocols.benchmark import Column, mean_over_scenes
 from qvggt_core.protocols.window import PredictedWindow, predict_window, sampled_depth
 from qvggt_core.stream import Network
 
@@ -149,15 +149,12 @@ class SurfaceReconstruction:
             "scale": coarse.scale,
             "icp_fitness": fine.fitness,
             "icp_rmse": fine.inlier_rmse,
-            **surface_errors(aligned, target, self.normal_neighbours).to_dict(),
+            **asdict(surface_errors(aligned, target, self.normal_neighbours)),
         }
 
     def summarise(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Return the mean over sequences of each number."""
-        return {
-            column.key: float(np.mean([result[column.key] for result in results.values()]))
-            for column in self.columns
-        }
+        return mean_over_scenes(self.columns, results)
 
     def _estimate(self, window: PredictedWindow) -> NDArray[np.float32]:
         prediction = window.prediction

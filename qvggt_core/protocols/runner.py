@@ -54,19 +54,47 @@ class Run:
         return {group: benchmark.summarise(results) for group, results in sorted(members.items())}
 
 
+class SceneResults:
+    """A directory of results, one JSON file per scene."""
+
+    def __init__(self, directory: Path, identity: Mapping[str, Any]) -> None:
+        """Open or make a directory.
+
+        Args:
+            directory: of the files.
+            identity: all that results depend on.
+
+        Raises:
+            EvaluationError: the directory holds results of another identity; names what differs.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        _check_identity(directory / _IDENTITY, identity)
+        self._directory = directory
+
+    def read(self, scene: str) -> dict[str, Any] | None:
+        """Return the result of a scene, None if it has none."""
+        return _read_object(self._file(scene))
+
+    def write(self, scene: str, result: Mapping[str, Any]) -> None:
+        """Write the result of a scene, whole or not at all."""
+        write_json(self._file(scene), result)
+
+    def _file(self, scene: str) -> Path:
+        return self._directory / f"{quote(scene, safe='')}.json"
+
+
 def run_scenes(
     benchmark: Benchmark,
     dataset: Dataset,
     names: tuple[str, ...],
     network: Network,
     parameters: Parameters,
-    directory: Path,
-    identity: Mapping[str, Any],
+    store: SceneResults,
     *,
     progress: Callable[[int, int], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Run:
-    """Judge those scenes that have no results in `directory` yet.
+    """Judge those scenes that have no results in the store yet.
 
     Args:
         benchmark: the protocol.
@@ -74,16 +102,10 @@ def run_scenes(
         names: scenes to judge.
         network: what is judged.
         parameters: of the stream, for protocols that stream.
-        directory: keeps one JSON file per scene.
-        identity: all that results depend on; a directory of another identity is refused.
+        store: of results.
         progress: called with the scenes done and the scenes in all.
         stop: called between scenes; true ends the run.
-
-    Raises:
-        EvaluationError: the directory holds results of another identity; says what differs.
     """
-    directory.mkdir(parents=True, exist_ok=True)
-    _check_identity(directory / _IDENTITY, identity)
     run = Run()
     for done, name in enumerate(names):
         if progress is not None:
@@ -91,14 +113,13 @@ def run_scenes(
         if stop():
             run.interrupted = True
             break
-        file = directory / f"{quote(name, safe='')}.json"
-        stored = _read_object(file)
+        stored = store.read(name)
         if stored is not None:
             run.results[name] = stored
             continue
         try:
             result = benchmark.judge(dataset.load(name), network, parameters)
-            write_json(file, result)
+            store.write(name, result)
         except ExcludedSceneError as reason:
             run.excluded[name] = str(reason)
         except QvggtError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from qvggt_core.datasets import Dataset, PosedScene
 from qvggt_core.errors import EvaluationError, ParameterError
 from qvggt_core.evaluate.trajectory import absolute_trajectory_error
 from qvggt_core.parameters import Parameters
-from qvggt_core.protocols.benchmark import Column
+from qvggt_core.protocols.benchmark import Column, mean_over_scenes
 from qvggt_core.stream import Frame, Network, Reconstructor
 
 
@@ -73,42 +73,23 @@ class StreamedTrajectory:
                 f"scene {scene.name}: {len(truth)} of {len(chosen)} images have a true pose, a "
                 "trajectory needs at least 2: do the stamps of images and truth overlap?"
             )
-        reconstructor = Reconstructor(network, parameters)
-        segments: dict[int, dict[int, NDArray[np.float64]]] = defaultdict(dict)
-        seconds = 0.0
-        events: list[str] = []
-        for index in [*chosen, None]:
-            frame = None if index is None else scene.frames[index]
-            image = None if frame is None else Frame(frame.stamp_ns, frame.image(), frame.camera)
-            start = time.perf_counter()
-            results = reconstructor.flush() if image is None else reconstructor.add(image)
-            seconds += time.perf_counter() - start
-            for result in results:
-                events += result.events
-                for geometry in result.frames:
-                    segments[result.segment][geometry.view.stamp_ns] = geometry.map_from_camera
-        judged = {
-            segment: [stamp for stamp in poses if stamp in truth]
-            for segment, poses in segments.items()
-        }
-        longest = max(judged, key=lambda segment: len(judged[segment]), default=None)
-        if longest is None or len(judged[longest]) < 2:
+        stream = _streamed(scene, chosen, Reconstructor(network, parameters))
+        stamps, estimate = stream.longest_segment(truth)
+        if len(stamps) < 2:
+            poses = sum(map(len, stream.segments.values()))
             raise EvaluationError(
-                f"scene {scene.name}: of {len(chosen)} images, {sum(map(len, segments.values()))} "
-                "got a pose and no segment has 2 with a true one"
+                f"scene {scene.name}: of {len(chosen)} images, {poses} got a pose and no segment "
+                "has 2 with a true one"
             )
-        stamps = judged[longest]
         error = absolute_trajectory_error(
-            np.stack([segments[longest][stamp] for stamp in stamps]),
-            np.stack([truth[stamp] for stamp in stamps]),
-            "sim3",
+            estimate, np.stack([truth[stamp] for stamp in stamps]), "sim3"
         )
         return {
             "images": len(chosen),
             "with_truth": len(truth),
             "judged": len(stamps),
             "coverage": len(stamps) / len(truth),
-            "segments": len(segments),
+            "segments": len(stream.segments),
             "path_length": error.path_length,
             "scale": error.scale,
             "ate_rmse": error.rmse,
@@ -116,13 +97,49 @@ class StreamedTrajectory:
             "ate_median": error.median,
             "ate_max": error.maximum,
             "ate_percent": 100.0 * error.rmse / max(error.path_length, 1e-9),
-            "events": events,
-            "seconds": seconds,
+            "events": stream.events,
+            "seconds": stream.seconds,
         }
 
     def summarise(self, results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         """Return the mean over sequences of each number."""
-        return {
-            column.key: float(np.mean([result[column.key] for result in results.values()]))
-            for column in self.columns
+        return mean_over_scenes(self.columns, results)
+
+
+@dataclass
+class _Stream:
+    """Output of a stream: poses (4, 4) by segment and stamp, events, and seconds of work."""
+
+    segments: dict[int, dict[int, NDArray[np.float64]]]
+    events: list[str]
+    seconds: float
+
+    def longest_segment(self, truth: Container[int]) -> tuple[list[int], NDArray[np.float64]]:
+        """Return stamps and poses (N, 4, 4) of the segment with most stamps among the true ones."""
+        with_truth = {
+            segment: [stamp for stamp in poses if stamp in truth]
+            for segment, poses in self.segments.items()
         }
+        longest = max(with_truth, key=lambda segment: len(with_truth[segment]), default=None)
+        if longest is None:
+            return [], np.empty((0, 4, 4))
+        stamps = with_truth[longest]
+        poses = [self.segments[longest][stamp] for stamp in stamps]
+        return stamps, np.array(poses).reshape(-1, 4, 4)
+
+
+def _streamed(scene: PosedScene, chosen: Sequence[int], reconstructor: Reconstructor) -> _Stream:
+    segments: dict[int, dict[int, NDArray[np.float64]]] = defaultdict(dict)
+    seconds = 0.0
+    events: list[str] = []
+    for index in [*chosen, None]:
+        frame = None if index is None else scene.frames[index]
+        image = None if frame is None else Frame(frame.stamp_ns, frame.image(), frame.camera)
+        start = time.perf_counter()
+        results = reconstructor.flush() if image is None else reconstructor.add(image)
+        seconds += time.perf_counter() - start
+        for result in results:
+            events += result.events
+            for geometry in result.frames:
+                segments[result.segment][geometry.view.stamp_ns] = geometry.map_from_camera
+    return _Stream(segments, events, seconds)

@@ -120,7 +120,7 @@ def import_released(
         source: `model-v2.pt`.
         target: `.safetensors` file to write.
         base: full-precision VGGT-1B, for a source that holds its quantized blocks alone.
-        licence: of the base weights; None says "unknown".
+        licence: of the base weights; None writes "unknown".
 
     Returns:
         The number of 4-bit linears.

@@ -5,11 +5,10 @@ Recordings are read above this package and handed over as frames, see `windows_o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,9 +19,13 @@ from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, render_clip
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.windows import Windows, evaluation_windows, gather
+from qvggt_core.util.image_files import (
+    IMAGE_SUFFIXES,
+    Video,
+    image_files,
+    read_image,
+)
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v")
 SYNTHETIC = "synthetic"
 _MAX_CANDIDATES = 1024
 """Images that are read of a source; more are taken evenly from all of it."""
@@ -33,7 +36,7 @@ _SMALL = Path(__file__).parents[1] / "training/configs/small.yaml"
 
 
 def image_folder(folder: Path, preprocessor: Preprocessor, frames: int) -> CalibrationSet:
-    """Return windows of the images in a folder, in the order of their names.
+    """Return windows of the images in a folder, in the natural order of their names.
 
     Args:
         folder: of images; other files are passed over.
@@ -44,7 +47,7 @@ def image_folder(folder: Path, preprocessor: Preprocessor, frames: int) -> Calib
         QuantizationError: no image, one, black ones, ones of several shapes, or one that
             cannot be read.
     """
-    files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = image_files(folder)
     if not files:
         raise QuantizationError(
             f"there are no images in {folder} (looked for {', '.join(IMAGE_SUFFIXES)})"
@@ -60,19 +63,17 @@ def video(path: Path, preprocessor: Preprocessor, frames: int) -> CalibrationSet
     Raises:
         QuantizationError: the video cannot be opened, or as `image_folder`.
     """
-    capture = cv2.VideoCapture(str(path))
     try:
-        total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)) if capture.isOpened() else 0
-        if total <= 0:
-            raise QuantizationError(f"{path} cannot be read as a video")
+        opened = Video(path)
+        total = len(opened)
         wanted = set(_evenly(total))
         views = [
-            _view(np.ascontiguousarray(image[:, :, ::-1]), preprocessor, f"{path} frame {index}")
-            for index, image in enumerate(_video_frames(capture))
+            _view(image, preprocessor, f"{path} frame {index}")
+            for index, (_, image) in enumerate(opened.frames())
             if index in wanted
         ]
-    finally:
-        capture.release()
+    except ImageError as error:
+        raise QuantizationError(str(error)) from error
     return windows_of_frames(views, frames, f"video {path.name} ({total} frames)")
 
 
@@ -190,10 +191,10 @@ def _evenly(total: int) -> list[int]:
 
 
 def _read_image(path: Path) -> NDArray[np.uint8]:
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise QuantizationError(f"{path} cannot be read as an image: remove it from the set")
-    return np.ascontiguousarray(image[:, :, ::-1])
+    try:
+        return read_image(path)
+    except ImageError as error:
+        raise QuantizationError(f"{error}; remove it from the set") from error
 
 
 def _view(image: NDArray[np.uint8], preprocessor: Preprocessor, name: str) -> NDArray[np.uint8]:
@@ -201,11 +202,3 @@ def _view(image: NDArray[np.uint8], preprocessor: Preprocessor, name: str) -> ND
         return preprocessor.view(Frame(0, image, None, "")).image
     except ImageError as error:
         raise QuantizationError(f"{name}: {error}") from None
-
-
-def _video_frames(capture: cv2.VideoCapture) -> Iterator[NDArray[np.uint8]]:
-    while True:
-        there, image = capture.read()
-        if not there:
-            return
-        yield np.asarray(image, dtype=np.uint8)

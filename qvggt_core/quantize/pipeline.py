@@ -137,10 +137,7 @@ def quantize_checkpoint(
         "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
         "group_size": str(settings.group_size),
         "calibration": data.to_metadata() if data else UNCALIBRATED,
-        "base_model": checkpoint.path.name,
-        "base_sha256": checkpoint.sha256(),
-        "licence": settings.licence or checkpoint.metadata.get("licence", "unknown"),
-        **{key: value for key, value in checkpoint.metadata.items() if key in _CARRIED_OVER},
+        **_base_metadata(checkpoint, settings.licence),
     }
     target = Path(target)
     config = with_heads(checkpoint.config, _wanted_parts(checkpoint, settings.heads))
@@ -224,3 +221,12 @@ def written_shapes(
         QuantizationError: a head is not in the checkpoint, or it is quantized already.
     """
     return {name: checkpoint.shape(name) for name in _written_names(checkpoint, heads)}
+
+
+def _base_metadata(checkpoint: Checkpoint, licence: str | None) -> dict[str, str]:
+    return {
+        "base_model": checkpoint.path.name,
+        "base_sha256": checkpoint.sha256(),
+        "licence": licence or checkpoint.metadata.get("licence", "unknown"),
+        **{key: value for key, value in checkpoint.metadata.items() if key in _CARRIED_OVER},
+    }

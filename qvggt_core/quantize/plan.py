@@ -163,7 +163,7 @@ class Plan(BaseModel):
         """Read a plan.
 
         Raises:
-            QuantizationError: no YAML, or a rule is refused; says which and why.
+            QuantizationError: no YAML, or a rule is refused, which is named.
         """
         try:
             return cls.model_validate(yaml.safe_load(text))
@@ -182,26 +182,26 @@ def _reasons(error: ValidationError) -> str:
     return "the plan is refused (rules count from 1): " + "; ".join(lines)
 
 
+def _rules(bits: Literal[4, 32], *matches: str) -> tuple[Rule, ...]:
+    return tuple(Rule(match=match, bits=bits) for match in matches)
+
+
 # What carries poses in and out of the camera head, and depth out of the dense heads, is a
 # thousandth of the network, and the network computes it in float32.
-_FINE = tuple(
-    Rule(match=match, bits=32)
-    for match in (
-        "camera_head.empty_pose_tokens",
-        "camera_head.embed_pose.*",
-        "camera_*.pose_branch.*",
-        "camera_head.fc_*",
-        "*_head.scratch.*output_conv2.2.*",
-    )
+_FINE = _rules(
+    32,
+    "camera_head.empty_pose_tokens",
+    "camera_head.embed_pose.*",
+    "camera_*.pose_branch.*",
+    "camera_head.fc_*",
+    "*_head.scratch.*output_conv2.2.*",
 )
-_BLOCKS = tuple(
-    Rule(match=match, bits=4)
-    for match in (
-        # Encoder, frame and global blocks of VGGT, and the one stack of Depth Anything 3.
-        "aggregator.*blocks.*.weight",
-        # Of VGGT's camera head, and of Depth Anything 3's camera encoder.
-        "camera_*.trunk.*.weight",
-    )
+_BLOCKS = _rules(
+    4,
+    # Encoder, frame and global blocks of VGGT, and the one stack of Depth Anything 3.
+    "aggregator.*blocks.*.weight",
+    # Of VGGT's camera head, and of Depth Anything 3's camera encoder.
+    "camera_*.trunk.*.weight",
 )
 # Fragile blocks that QVGGT found in VGGT-1B (section 3.2): only their attn.proj is in 4 bits.
 _PROTECTED = tuple(

@@ -46,33 +46,15 @@ class Outputs:
     """Predictions of N windows of S frames.
 
     Attributes:
-        camera_from_world: (N, S, 4, 4) float64.
-        depth: (N, S, H, W) float32.
+        camera_from_world: (N, S, 4, 4) float64, in the network's own world and unit.
+        depth: (N, S, H, W) float32 along the optical axis, in the network's unit, at every pixel
+            of the images.
         points: (N, S, h, w, 3) float32 of every n-th pixel, depth unprojected with the cameras.
     """
 
     camera_from_world: NDArray[np.float64]
     depth: NDArray[np.float32]
     points: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class WindowScores:
-    """Scores of N windows.
-
-    Attributes:
-        values: (N,) per name in `METRICS`: mean AUC of the window's pairs in percent, median
-            errors of its pairs in degrees, AbsRel of its depth after one scale, point errors in
-            metres after the best similarity transform between its points; and the drift from
-            the full-precision network's outputs: mean over pairs of the larger of both angles
-            in degrees, mean relative change of depth.
-    """
-
-    values: dict[str, NDArray[np.float64]]
-
-    def __len__(self) -> int:
-        """Return the number of windows."""
-        return len(self.values["auc_30"])
 
 
 @torch.no_grad()
@@ -99,6 +81,25 @@ def run_windows(network: VGGT, windows: Windows, batch: int = 8) -> Outputs:
         parts.append((pose, depth.cpu().numpy(), points.cpu().numpy()))
     camera_from_world, depths, clouds = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Outputs(camera_from_world, depths, clouds)
+
+
+@dataclass(frozen=True)
+class WindowScores:
+    """Scores of N windows.
+
+    Attributes:
+        values: (N,) per name in `METRICS`: mean AUC of the window's pairs in percent, median
+            errors of its pairs in degrees, AbsRel of its depth after one scale, point errors in
+            metres after the best similarity transform between its points; and the drift from
+            the full-precision network's outputs: mean over pairs of the larger of both angles
+            in degrees, mean relative change of depth.
+    """
+
+    values: dict[str, NDArray[np.float64]]
+
+    def __len__(self) -> int:
+        """Return the number of windows."""
+        return len(self.values["auc_30"])
 
 
 def score_outputs(outputs: Outputs, windows: Windows, full: Outputs) -> WindowScores:

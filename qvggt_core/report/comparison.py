@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from qvggt_core.errors import EvaluationError
+from qvggt_core.report.charts import path_chart
 from qvggt_core.report.page import render_page, series
-from qvggt_core.report.result import ResultView
+from qvggt_core.results import layout
+from qvggt_core.results.result import Result
+from qvggt_core.util.files import write_atomically
 
 _COLORS = ("c1", "c3", "c4", "c5", "c6", "c7", "c8", "c2")
 _MAX_LINES = 16
@@ -19,7 +22,7 @@ _MAX_LINES = 16
 
 def write_comparison(
     path: Path,
-    results: Sequence[Path],
+    results: Mapping[Path, Result],
     *,
     title: str = "Comparison",
     failures: Sequence[str] = (),
@@ -28,28 +31,30 @@ def write_comparison(
 
     Args:
         path: file to write.
-        results: directories of results.
+        results: the results by their directories.
         title: what to call it.
         failures: sentences about runs that have no result.
 
     Raises:
         EvaluationError: there is no result.
-        RecordingError: one is no result, or a file of it cannot be read.
     """
     if not results:
         raise EvaluationError("there is no result to compare")
-    views = [ResultView.read(directory) for directory in results]
-    names = _names(results)
+    views = list(results.values())
+    names = _names(list(results))
     charts: dict[str, Any] = {}
     plans = []
     for index, (name, view) in enumerate(zip(names, views, strict=True)):
-        charts[f"plan{index}"] = _plan(name, view)
+        charts[f"plan{index}"] = path_chart(f"The path of {name} seen from above", view) | {
+            "timed": False
+        }
         plans.append((name, f"plan{index}"))
     compared = [(n, v) for n, v in zip(names, views, strict=True) if v.errors is not None]
     if compared:
         charts |= _error_charts(compared[:_MAX_LINES])
     columns = _columns(views)
-    path.write_text(
+    write_atomically(
+        path,
         render_page(
             "compare.html",
             {"charts": charts},
@@ -59,24 +64,19 @@ def write_comparison(
             tiles=_tiles(views),
             notes=list(failures),
             heads=["run", *(head for head, *_ in columns)],
-            rows=_table(path, results, names, columns),
+            rows=_table(path, list(results), names, columns),
             plans=plans,
             error_caption=(
                 "After each run's alignment to its truth."
                 + (f" The first {_MAX_LINES} runs." if len(compared) > _MAX_LINES else "")
             ),
         ),
-        encoding="utf-8",
     )
 
 
-def table(results: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
-    """Return the heads and the rows of the table, as text.
-
-    Raises:
-        RecordingError: one is no result, or a file of it cannot be read.
-    """
-    columns = _columns([ResultView.read(directory) for directory in results])
+def table(results: Mapping[Path, Result]) -> tuple[list[str], list[list[str]]]:
+    """Return the heads and the rows of the table, as text."""
+    columns = _columns(list(results.values()))
     rows = [
         [
             name,
@@ -85,7 +85,7 @@ def table(results: Sequence[Path]) -> tuple[list[str], list[list[str]]]:
                 for _, values, form, _ in columns
             ),
         ]
-        for i, name in enumerate(_names(results))
+        for i, name in enumerate(_names(list(results)))
     ]
     return ["run", *(head for head, *_ in columns)], rows
 
@@ -97,7 +97,7 @@ def _names(results: Sequence[Path]) -> list[str]:
     return names
 
 
-def _columns(views: Sequence[ResultView]) -> list[tuple[str, list[float | None], str, int]]:
+def _columns(views: Sequence[Result]) -> list[tuple[str, list[float | None], str, int]]:
     """Return head, values, format, and whether less (-1) or more (1) is better, or neither (0)."""
     depth = [view.depth for view in views]
     quoted = [view.quoted for view in views]
@@ -118,12 +118,9 @@ def _columns(views: Sequence[ResultView]) -> list[tuple[str, list[float | None],
     return [column for column in columns if any(value is not None for value in column[1])]
 
 
-def _drift(view: ResultView) -> float | None:
-    accuracy = view.metrics.accuracy
-    for segment in accuracy.segments if accuracy else ():
-        if segment.segment == view.segment and segment.scale_drift is not None:
-            return segment.scale_drift.change
-    return None
+def _drift(view: Result) -> float | None:
+    drift = view.accuracy.scale_drift if view.accuracy is not None else None
+    return None if drift is None else drift.change
 
 
 def _table(
@@ -134,7 +131,7 @@ def _table(
 ) -> list[list[dict[str, Any]]]:
     rows = []
     for index, (directory, name) in enumerate(zip(results, names, strict=True)):
-        report = directory / "report.html"
+        report = directory / layout.REPORT_FILE
         link = os.path.relpath(report, path.parent) if report.exists() else ""
         row = [
             {
@@ -160,7 +157,7 @@ def _table(
     return rows
 
 
-def _tiles(views: Sequence[ResultView]) -> list[tuple[str, str]]:
+def _tiles(views: Sequence[Result]) -> list[tuple[str, str]]:
     frames = sum(view.metrics.result.published for view in views)
     tiles = [(f"{len(views)}", "runs"), (f"{frames:,}", "frames with geometry")]
     shares = [view.path_error for view in views if view.path_error is not None]
@@ -173,25 +170,7 @@ def _tiles(views: Sequence[ResultView]) -> list[tuple[str, str]]:
     return tiles
 
 
-def _plan(name: str, view: ResultView) -> dict[str, Any]:
-    unit = view.metrics.result.unit
-    positions = view.track.positions
-    lines = [
-        series("path", positions[:, 0], positions[:, 1], "c3", time=view.track.seconds, ends=True)
-    ]
-    if view.errors is not None:
-        truth = view.errors.truth
-        lines.insert(0, series("truth", truth[:, 0], truth[:, 1], "c2", dash=True))
-    return {
-        "kind": "plan",
-        "x": f"x ({unit})",
-        "y": f"y ({unit})",
-        "label": f"The path of {name} seen from above",
-        "series": lines,
-    }
-
-
-def _error_charts(compared: Sequence[tuple[str, ResultView]]) -> dict[str, Any]:
+def _error_charts(compared: Sequence[tuple[str, Result]]) -> dict[str, Any]:
     over_time, shares = [], []
     for index, (name, view) in enumerate(compared):
         errors = view.errors
@@ -202,7 +181,9 @@ def _error_charts(compared: Sequence[tuple[str, ResultView]]) -> dict[str, Any]:
             "dash": index >= len(_COLORS),
         }
         color = _COLORS[index % len(_COLORS)]
-        over_time.append(series(name, errors.seconds, errors.translation, color, **more))
+        over_time.append(
+            series(name, view.seconds(errors.stamps_ns), errors.translation, color, **more)
+        )
         ordered = np.sort(errors.translation)
         below = np.arange(1, len(ordered) + 1) / len(ordered)
         shares.append(series(name, ordered, below, color, **more))

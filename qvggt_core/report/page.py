@@ -15,6 +15,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image as PilImage
 
+from qvggt_core.util.thinning import spread_indices
+
 _RAMP_STEPS = 12
 _MAX_CHART_POINTS = 1500
 
@@ -99,15 +101,10 @@ def numbers(values: Any) -> list[float | None]:
     ]
 
 
-def thinned(count: int) -> NDArray[np.int64]:
-    """Return the indices of at most so many points as a chart can show, both ends among them."""
-    return np.unique(np.linspace(0, count - 1, min(count, _MAX_CHART_POINTS)).round().astype(int))
-
-
 def series(name: str, x: Any, y: Any, color: str, **more: Any) -> dict[str, Any]:
     """Return a line of a chart, thinned."""
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    keep = thinned(len(x)) if len(x) else np.empty(0, dtype=int)
+    keep = spread_indices(len(x), _MAX_CHART_POINTS)
     if "time" in more:
         more["time"] = numbers(np.asarray(more["time"])[keep])
     return {"name": name, "x": numbers(x[keep]), "y": numbers(y[keep]), "color": color, **more}

@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image as PilImage
-from scipy.spatial import cKDTree
 
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.cloud import Cloud
-from qvggt_core.results.reconstruction import Samples
+from qvggt_core.report.scene import Framing, spacing
+from qvggt_core.results.samples import Samples
 
 # Grey that reads on white and on black: pictures are transparent and follow the page's theme.
 _INK = "#7d8590"
@@ -63,10 +63,12 @@ def draw_pictures(
         if samples is not None:
             drawn["frames.png"] = _png_of_figure(_frames_figure(samples, track, unit))
         drawn["path.png"] = _png_of_figure(_path_figure(track, unit, truth))
-    behind, above = _viewpoints(cloud, track)
-    path = track.positions
-    drawn["cloud_behind.png"] = png_of_pixels(render(cloud, path, *behind))
-    drawn["cloud_above.png"] = png_of_pixels(render(_below(cloud, path), path, *above))
+    framing, path = Framing.of(cloud, track), track.positions
+    behind = _viewpoint(framing, 0.4, math.radians(30))
+    above = _viewpoint(framing, 0.0, math.radians(75))
+    drawn["cloud_behind.png"] = png_of_pixels(render(cloud, path, behind, framing.focus))
+    below = framing.below_ceiling(cloud)
+    drawn["cloud_above.png"] = png_of_pixels(render(below, path, above, framing.focus))
     return drawn
 
 
@@ -148,38 +150,16 @@ def _path_figure(track: Track, unit: str, truth: NDArray[np.float64] | None) -> 
     return figure
 
 
-def _viewpoints(
-    cloud: Cloud, track: Track
-) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Return (eye, focus): from behind and above the flight, and nearly straight from above."""
-    path = track.positions
-    low, high = np.percentile(cloud.positions if len(cloud) else path, [3, 97], axis=0)
-    low, high = np.minimum(low, path.min(axis=0)), np.maximum(high, path.max(axis=0))
-    focus = (low + high) / 2
-    radius = max(float(np.linalg.norm(high - low)) / 2, 1e-3)
-    distance = 0.9 * radius / math.tan(_FIELD_OF_VIEW / 2)
-    forward = track.matrices[:, :2, 2].mean(axis=0)
-    heading = math.atan2(forward[1], forward[0]) if np.linalg.norm(forward) > 1e-3 else 0.0
-    views = []
-    for azimuth, elevation in ((heading + 0.4, math.radians(30)), (heading, math.radians(75))):
-        back = np.array(
-            [
-                -math.cos(azimuth) * math.cos(elevation),
-                -math.sin(azimuth) * math.cos(elevation),
-                math.sin(elevation),
-            ]
-        )
-        views.append((focus + distance * back, focus))
-    return views
-
-
-def _below(cloud: Cloud, path: NDArray[np.float64]) -> Cloud:
-    """Return the points that are not above the camera, so that a ceiling hides nothing."""
-    if len(cloud) == 0:
-        return cloud
-    low, high = np.percentile(cloud.positions[:, 2], [3, 97])
-    keep = cloud.positions[:, 2] <= path[:, 2].max() + 0.15 * (high - low)
-    return Cloud(cloud.positions[keep], cloud.colors[keep], cloud.confidence[keep])
+def _viewpoint(framing: Framing, turn: float, elevation: float) -> NDArray[np.float64]:
+    """Return an eye behind the flight, turned about the focus and raised, in radians."""
+    azimuth = framing.heading + turn
+    distance = 0.9 * framing.radius / math.tan(_FIELD_OF_VIEW / 2)
+    back = [
+        -math.cos(azimuth) * math.cos(elevation),
+        -math.sin(azimuth) * math.cos(elevation),
+        math.sin(elevation),
+    ]
+    return framing.focus + distance * np.array(back)
 
 
 def render(
@@ -209,7 +189,7 @@ def render(
     rotation = _look_at(eye, focus)
     focal = 0.5 * height / math.tan(_FIELD_OF_VIEW / 2)
     pixels, depths, visible = _projected(positions, eye, rotation, focal, size)
-    reach = np.clip(0.7 * _spacing(positions) * focal / depths, 0.8, 7.0)
+    reach = np.clip(0.7 * spacing(positions) * focal / depths, 0.8, 7.0)
     image = np.zeros((height, width, 4), dtype=np.uint8)
     depth = np.full((height, width), np.inf)
     _splat(image, depth, pixels, depths, cloud.colors[::step][visible], reach)
@@ -243,15 +223,6 @@ def _look_at(eye: NDArray[np.float64], focus: NDArray[np.float64]) -> NDArray[np
     right = np.cross(forward, [0.0, 0.0, 1.0])
     right /= np.linalg.norm(right)
     return np.stack([right, np.cross(forward, right), forward])
-
-
-def _spacing(points: NDArray[np.float64]) -> float:
-    """Return the distance to the nearest neighbour that most points keep below."""
-    if len(points) < 2:
-        return 0.0
-    some = points[:: max(1, len(points) // 2000)]
-    distances, _ = cKDTree(points).query(some, k=2)
-    return float(np.percentile(distances[:, 1], 90))
 
 
 def _dense(path: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.drift import Span
 from qvggt_core.evaluate.trajectory import AlignmentKind
+from qvggt_core.util.files import read_bounded_text
 
 METRICS_VERSION = 2
 """Grows when a name goes or changes its meaning; new names may come without that."""
@@ -207,10 +208,8 @@ class Metrics(_Part):
             EvaluationError: it is not there, of another version, or not of this schema.
         """
         try:
-            if path.stat().st_size > _MAX_BYTES:
-                raise EvaluationError(f"{path} is larger than {_MAX_BYTES} bytes: no metrics are")
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
+            text = read_bounded_text(path, _MAX_BYTES)
+        except (OSError, ValueError) as error:
             raise EvaluationError(f"cannot read the metrics {path}: {error}") from error
         try:
             metrics = cls.model_validate_json(text)

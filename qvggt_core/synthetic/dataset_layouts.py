@@ -30,7 +30,8 @@ from qvggt_core.synthetic.dataset_writers import (
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.lens import Lens
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 
 _MARKER = "synthetic.json"
 _MAX_FRAMES = 1_000_000

@@ -10,35 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from qvggt_core.synthetic.ray_caster import FAR, RayCaster, brightness
 from qvggt_core.synthetic.texture_colour import PhotographTable, TextureColours
 from qvggt_core.synthetic.world import World
 
-# Rays are cast in blocks whose (rays, surfaces) tables stay in a core's cache.
-_BLOCK = 8192
-# Opposite ones first, so that two alone are balanced.
-_SAMPLE_OFFSETS = ((-0.25, -0.3), (0.25, 0.3), (0.3, -0.25), (-0.3, 0.25))
 _NEAR = 1e-4
-_FAR = 1e30
 # Height fields are marched up to here and then refined by bisection.
 _MARCH_REACH = 80.0
 _MARCH_STEPS = 320
 _BISECTIONS = 24
-
-
-@dataclass(frozen=True)
-class Rendering:
-    """What one camera sees.
-
-    Attributes:
-        colour: (H, W, 3) uint8, sRGB.
-        depth: (H, W) float32 metres along the optical axis at pixel centres; NaN in the sky.
-        normals: (H, W, 3) float32 unit vectors in the world frame towards the camera; NaN in
-            the sky.
-    """
-
-    colour: NDArray[np.uint8]
-    depth: NDArray[np.float32]
-    normals: NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -49,7 +29,7 @@ class _Hits:
     surface: Tensor
 
 
-class Scene:
+class Scene(RayCaster):
     """A world as tensors on one device, ready to be rendered.
 
     Surfaces are numbered rectangles first, then boxes, spheres, cylinders, height field.
@@ -61,7 +41,7 @@ class Scene:
         device: str | torch.device = "cpu",
         photographs: PhotographTable | None = None,
     ):
-        self.world = world
+        self.place = self.world = world
         self.device = torch.device(device)
         self._rectangle_frames = self._tensor(
             [(r.u_axis, r.v_axis, tuple(np.cross(r.u_axis, r.v_axis))) for r in world.rectangles],
@@ -84,79 +64,11 @@ class Scene:
         self._first = np.cumsum([0, *(len(group) for group in groups)]).tolist()
         textures = [surface.texture for group in groups for surface in group]
         self._textures = TextureColours(textures, self.device, photographs)
-        self._light = self._tensor(world.light.position, (3,))
-
-    def render(
-        self,
-        world_from_camera: NDArray,
-        intrinsics: NDArray,
-        height: int,
-        width: int,
-        samples: int = 4,
-        sample_poses: NDArray | None = None,
-    ) -> Rendering:
-        """Render one image.
-
-        Args:
-            world_from_camera: (4, 4) pose of the optical camera.
-            intrinsics: (3, 3) pinhole matrix in pixels; pixel centres at integer coordinates.
-            height: rows.
-            width: columns.
-            samples: rays per pixel beside the one through its centre, at most 4; the colour
-                is the mean of all.
-            sample_poses: (samples, 4, 4) poses of the camera at the instants of an exposure
-                at which those rays are cast, which blurs what moves; None casts all at once.
-        """
-        rotation = self._tensor(np.asarray(world_from_camera)[:3, :3], (3, 3))
-        origin = self._tensor(np.asarray(world_from_camera)[:3, 3], (3,))
-        centre_rays = self._rays(intrinsics, height, width, 0.0, 0.0)
-        spread = 1.0 / float(intrinsics[0, 0])
-        colour, distance, normals = self._shade(origin, centre_rays @ rotation.T, spread)
-        # Rays have z = 1 in the camera, so the distance along them is the z-depth.
-        depth = torch.where(distance < _FAR, distance, torch.nan)
-        for index, (dx, dy) in enumerate(_SAMPLE_OFFSETS[:samples]):
-            if sample_poses is not None:
-                rotation = self._tensor(sample_poses[index, :3, :3], (3, 3))
-                origin = self._tensor(sample_poses[index, :3, 3], (3,))
-            rays = self._rays(intrinsics, height, width, dx, dy)
-            colour = colour + self._shade(origin, rays @ rotation.T, spread)[0]
-        colour = colour / (1 + samples)
-        return Rendering(
-            colour=to_srgb(colour).reshape(height, width, 3).cpu().numpy(),
-            depth=depth.reshape(height, width).float().cpu().numpy(),
-            normals=normals.reshape(height, width, 3).float().cpu().numpy(),
-        )
 
     def distances(self, origin: NDArray, directions: NDArray) -> NDArray[np.float64]:
-        """Return how many lengths of its direction (N, 3) each ray from `origin` goes, (N,).
-
-        1e30 where it hits nothing.
-        """
+        """Return how many lengths of its direction (N, 3) each ray from `origin` goes, (N,)."""
         start, rays = self._tensor(origin, (3,)), self._tensor(directions, (-1, 3))
         return self._intersect(start, rays).distance.double().cpu().numpy()
-
-    def _tensor(self, values: object, shape: tuple[int, ...]) -> Tensor:
-        array = np.asarray(values, dtype=np.float32)
-        if array.size == 0:
-            shape = tuple(0 if n == -1 else n for n in shape)
-        return torch.from_numpy(np.ascontiguousarray(array.reshape(shape))).to(self.device)
-
-    def _rays(self, intrinsics: NDArray, height: int, width: int, dx: float, dy: float) -> Tensor:
-        x = (torch.arange(width, device=self.device) + dx - intrinsics[0, 2]) / intrinsics[0, 0]
-        y = (torch.arange(height, device=self.device) + dy - intrinsics[1, 2]) / intrinsics[1, 1]
-        y_grid, x_grid = torch.meshgrid(y.float(), x.float(), indexing="ij")
-        return torch.stack([x_grid, y_grid, torch.ones_like(x_grid)], dim=-1).reshape(-1, 3)
-
-    def _shade(
-        self, origin: Tensor, directions: Tensor, spread: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return linear colour (N, 3), distance (N,) and normals (N, 3) of rays.
-
-        A ray is `spread` metres wide for each metre that it goes.
-        """
-        blocks = [self._shade_block(origin, part, spread) for part in directions.split(_BLOCK)]
-        colours, distances, normals = zip(*blocks, strict=True)
-        return torch.cat(colours), torch.cat(distances), torch.cat(normals)
 
     def _shade_block(
         self, origin: Tensor, directions: Tensor, spread: float
@@ -166,17 +78,9 @@ class Scene:
         normals, uv, face = self._surface_coordinates(points, hits.surface)
         facing = (normals * directions).sum(-1, keepdim=True)
         normals = torch.where(facing > 0, -normals, normals)
-
-        to_light = self._light - points
-        range_squared = to_light.square().sum(-1)
-        cosine = (normals * to_light).sum(-1) * torch.rsqrt(range_squared + 1e-6)
-        light = self.world.light
-        falloff = 1.0 / (1.0 + range_squared / light.reach**2)
-        # Half Lambert keeps the structure of surfaces that face away from the light.
-        brightness = light.ambient + (1.0 - light.ambient) * (0.5 + 0.5 * cosine) * falloff * 1.5
         width = hits.distance * spread
         colour = self._textures.colour(hits.surface.clamp(min=0), uv, face, width)
-        colour = colour * brightness[:, None]
+        colour = colour * brightness(points, normals, self.world.light)[:, None]
         sky = hits.surface < 0
         colour = torch.where(sky[:, None], self._tensor(self.world.sky, (3,)), colour)
         normals = torch.where(sky[:, None], torch.nan, normals)
@@ -194,7 +98,7 @@ class Scene:
             dim=1,
         )
         distance, surface = distances.min(dim=1)
-        return _Hits(distance, torch.where(distance < _FAR, surface, -1))
+        return _Hits(distance, torch.where(distance < FAR, surface, -1))
 
     def _hit_rectangles(self, origin: Tensor, directions: Tensor) -> Tensor:
         frames = self._rectangle_frames
@@ -205,20 +109,20 @@ class Scene:
         v = local_origin[:, 1] + distance * v_slope
         halves = self._rectangle_halves
         inside = (u.abs() <= halves[:, 0]) & (v.abs() <= halves[:, 1]) & (distance > _NEAR)
-        return torch.where(inside, distance, _FAR)
+        return torch.where(inside, distance, FAR)
 
     def _hit_boxes(self, origin: Tensor, directions: Tensor) -> Tensor:
         frames = self._box_frames
         local_origin = torch.einsum("pij,pj->pi", frames, origin - self._box_centres)
-        entry = torch.full((len(directions), len(frames)), -_FAR, device=self.device)
-        leave = torch.full_like(entry, _FAR)
+        entry = torch.full((len(directions), len(frames)), -FAR, device=self.device)
+        leave = torch.full_like(entry, FAR)
         for axis in range(3):
             slope = 1.0 / (directions @ frames[:, axis].T)
             first = (-self._box_halves[:, axis] - local_origin[:, axis]) * slope
             second = (self._box_halves[:, axis] - local_origin[:, axis]) * slope
             entry = torch.maximum(entry, torch.minimum(first, second))
             leave = torch.minimum(leave, torch.maximum(first, second))
-        return torch.where((entry <= leave) & (entry > _NEAR), entry, _FAR)
+        return torch.where((entry <= leave) & (entry > _NEAR), entry, FAR)
 
     def _hit_spheres(self, origin: Tensor, directions: Tensor) -> Tensor:
         offset = origin - self._sphere_centres
@@ -227,7 +131,7 @@ class Scene:
         c = offset.square().sum(-1) - self._sphere_radii.square()
         root = half_b.square() - a * c
         distance = (-half_b - root.clamp(min=0).sqrt()) / a
-        return torch.where((root > 0) & (distance > _NEAR), distance, _FAR)
+        return torch.where((root > 0) & (distance > _NEAR), distance, FAR)
 
     def _hit_cylinders(self, origin: Tensor, directions: Tensor) -> Tensor:
         offset = origin - self._cylinder_centres
@@ -239,7 +143,7 @@ class Scene:
         side = (-half_b - root.clamp(min=0).sqrt()) / a
         z = offset[:, 2] + side * directions[:, 2:]
         on_side = (root > 0) & (z.abs() <= self._cylinder_halves) & (side > _NEAR)
-        best = torch.where(on_side, side, _FAR)
+        best = torch.where(on_side, side, FAR)
         for sign in (-1.0, 1.0):
             cap = (sign * self._cylinder_halves - offset[:, 2]) / directions[:, 2:]
             x = offset[:, 0] + cap * directions[:, :1]
@@ -261,22 +165,22 @@ class Scene:
             return point[:, 2] - self._ground_height(point[:, :2])
 
         below = torch.zeros(len(directions), device=self.device)
-        found = torch.full_like(below, _FAR)
+        found = torch.full_like(below, FAR)
         growth = (_MARCH_REACH / 0.1) ** (1.0 / (_MARCH_STEPS - 1))
         distance = 0.1
         for _ in range(_MARCH_STEPS):
-            under = (above(torch.full_like(below, distance)) <= 0) & (found >= _FAR)
+            under = (above(torch.full_like(below, distance)) <= 0) & (found >= FAR)
             found = torch.where(under, distance, found)
-            below = torch.where(found >= _FAR, distance, below)
+            below = torch.where(found >= FAR, distance, below)
             distance *= growth
-        hit = found < _FAR
+        hit = found < FAR
         low, high = below, torch.where(hit, found, 0.0)
         for _ in range(_BISECTIONS):
             middle = 0.5 * (low + high)
             under = above(middle) <= 0
             high = torch.where(under, middle, high)
             low = torch.where(under, low, middle)
-        return torch.where(hit, 0.5 * (low + high), _FAR)[:, None]
+        return torch.where(hit, 0.5 * (low + high), FAR)[:, None]
 
     def _surface_coordinates(
         self, points: Tensor, surface: Tensor
@@ -348,23 +252,6 @@ class Scene:
         normals = torch.cat([-slope, torch.ones_like(slope[:, :1])], dim=1)
         normals = normals / torch.linalg.vector_norm(normals, dim=1, keepdim=True)
         return normals, points[:, :2], torch.zeros_like(index, dtype=torch.int32)
-
-
-def pinhole(height: int, width: int, horizontal_fov: float) -> NDArray[np.float64]:
-    """Return the (3, 3) matrix of a camera with square pixels, centred at (width, height) / 2.
-
-    Args:
-        height: rows.
-        width: columns.
-        horizontal_fov: radians.
-    """
-    focal = 0.5 * width / math.tan(0.5 * horizontal_fov)
-    return np.array([[focal, 0.0, 0.5 * width], [0.0, focal, 0.5 * height], [0.0, 0.0, 1.0]])
-
-
-def to_srgb(linear: Tensor) -> Tensor:
-    """Return uint8 sRGB of linear colours in [0, 1] (a plain gamma of 2.2)."""
-    return (linear.clamp(0.0, 1.0).pow(1.0 / 2.2) * 255.0 + 0.5).to(torch.uint8)
 
 
 def _upright(yaw: float) -> NDArray[np.float64]:

@@ -8,8 +8,7 @@ from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import inverse, transform
-from qvggt_core.synthetic.render import Scene
-from qvggt_core.synthetic.world import World
+from qvggt_core.synthetic.ray_caster import Place, RayCaster
 
 _ATTEMPTS = 60
 _STEP_ATTEMPTS = 12
@@ -21,7 +20,7 @@ _GRID = np.stack(
 
 
 def random_views(
-    scene: Scene, frames: int, seed: int, tangent: float, *, min_overlap: float = 0.5
+    scene: RayCaster, frames: int, seed: int, tangent: float, *, min_overlap: float = 0.5
 ) -> NDArray[np.float64]:
     """Return world_from_camera (frames, 4, 4) of a hand-held or flown camera, optical axes.
 
@@ -43,14 +42,14 @@ def random_views(
         poses = _attempt(scene, frames, rng, tangent, min_overlap)
         if poses is not None:
             return np.stack(poses)
-    world = scene.world
+    world = scene.place
     raise ParameterError(f"no path of {frames} views was found in {world.name} {world.seed}")
 
 
 def _attempt(
-    scene: Scene, frames: int, rng: np.random.Generator, tangent: float, min_overlap: float
+    scene: RayCaster, frames: int, rng: np.random.Generator, tangent: float, min_overlap: float
 ) -> list[NDArray] | None:
-    world = scene.world
+    world = scene.place
     pose = _start(world, rng)
     points = _visible_points(scene, pose, tangent)
     depths = (inverse(pose)[:3, :3] @ (points - pose[:3, 3]).T)[2]
@@ -82,7 +81,7 @@ def _attempt(
     return poses
 
 
-def _start(world: World, rng: np.random.Generator) -> NDArray[np.float64]:
+def _start(world: Place, rng: np.random.Generator) -> NDArray[np.float64]:
     position = rng.uniform(world.flight_low, world.flight_high)
     if world.height_field is not None:
         ground = float(world.height_field.height(position[0], position[1]))
@@ -113,14 +112,14 @@ def _next(pose: NDArray, step: NDArray, turn: NDArray, fixed: NDArray | None) ->
     return transform(rotation @ Rotation.from_rotvec(turn).as_matrix(), position)
 
 
-def _is_free(world: World, before: NDArray, position: NDArray, clearance: float) -> bool:
+def _is_free(world: Place, before: NDArray, position: NDArray, clearance: float) -> bool:
     if not ((position >= world.flight_low) & (position <= world.flight_high)).all():
         return False
     between = before + np.linspace(0.25, 1.0, 4)[:, None] * (position - before)
     return bool((world.clearance(between) >= clearance).all())
 
 
-def _visible_points(scene: Scene, pose: NDArray, tangent: float) -> NDArray[np.float64]:
+def _visible_points(scene: RayCaster, pose: NDArray, tangent: float) -> NDArray[np.float64]:
     """Return the points (N, 3) in the world where the grid's rays end, or far away."""
     rays = np.concatenate([_GRID * tangent, np.ones((len(_GRID), 1))], axis=1)
     directions = rays @ pose[:3, :3].T

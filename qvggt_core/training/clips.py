@@ -24,7 +24,9 @@ from qvggt_core.synthetic.families import FAMILIES
 from qvggt_core.synthetic.flight import exposure_poses, fly
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_core.synthetic.photographs import build_atlas, open_atlas
-from qvggt_core.synthetic.render import PhotographTable, Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
+from qvggt_core.synthetic.texture_colour import PhotographTable
 from qvggt_core.synthetic.views import random_views
 from qvggt_core.training.seeds import evaluation_seed, training_seed
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and text of bounded size."""
 
 from __future__ import annotations
 
@@ -27,3 +27,15 @@ def write_atomically(path: Path, data: str | bytes) -> None:
     content = data.encode() if isinstance(data, str) else data
     with atomic_path(path) as temporary:
         temporary.write_bytes(content)
+
+
+def read_bounded_text(path: Path, most_bytes: int, encoding: str = "utf-8") -> str:
+    """Return the text of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more bytes than that, or is not text.
+    """
+    if path.stat().st_size > most_bytes:
+        raise ValueError(f"it is larger than {most_bytes} bytes")
+    return path.read_text(encoding=encoding)

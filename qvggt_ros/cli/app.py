@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich.logging import RichHandler
-from rich.markup import escape
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.optional import missing_package
@@ -33,6 +32,7 @@ from qvggt_ros.cli import (
     tune,
     view,
 )
+from qvggt_ros.cli.options import with_options
 
 app = typer.Typer(
     name="qvggt",
@@ -44,19 +44,15 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; an error that is explained ends with one line and status 2."""
+    """Run the command; an explained error, or one of the disk, ends with one line and status 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)
-    except (QvggtError, ImportError) as failure:
-        error = failure if isinstance(failure, QvggtError) else missing_package(failure)
-        if error is None:
+    except (QvggtError, OSError, ImportError) as failure:
+        error = missing_package(failure) if isinstance(failure, ImportError) else failure
+        if error is None or "--debug" in arguments or isinstance(error, BrokenPipeError):
             raise
-        if "--debug" in arguments:
-            raise
-        console.err.print(
-            f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False
-        )
+        console.note("[bold red]error:[/]", str(error))
         raise SystemExit(console.EXIT_ERROR) from None
 
 
@@ -72,6 +68,11 @@ def _options(
         handlers=[RichHandler(console=console.err, show_path=False)],
     )
 
+
+_LEFT_OUT = {
+    replay_many.replay_many: replay_many.NO_OPTIONS,
+    benchmark.benchmark: ("checkpoint",),
+}
 
 for _command in (
     replay.replay,
@@ -90,15 +91,15 @@ for _command in (
     checkpoint.info,
     checkpoint.download,
     checkpoint.networks,
+    doctor.doctor,
     synthetic.synth,
     synthetic.train,
     bench.bench,
     tune.tune,
     parameters.params,
-    doctor.doctor,
 ):
-    app.command()(_command)
-app.command("import")(quantize.import_released)
+    app.command()(with_options(_command, leave_out=_LEFT_OUT.get(_command, ())))
+app.command("import")(with_options(quantize.import_released))
 
 
 if __name__ == "__main__":

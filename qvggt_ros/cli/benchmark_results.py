@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
 from qvggt_core.datasets import Contents
 from qvggt_core.protocols import Benchmark, Run
 from qvggt_core.protocols.runner import FORMAT_VERSION, write_json
+from qvggt_core.util.files import write_atomically
+from qvggt_core.util.tables import markdown_table
 from qvggt_ros.cli import console
 
 _RESULTS = "results.json"
@@ -85,45 +84,44 @@ class BenchmarkResults:
                 ],
             },
         )
-        lines = [f"# {self.protocol}", "", *_markdown(self._summary_rows()), ""]
-        lines += ["## Per group", "", *_markdown(self._group_rows()), ""]
-        (output / _TABLE).write_text("\n".join(lines), encoding="utf-8")
+        lines = [f"# {self.protocol}", "", *markdown_table(*_head_and_body(self._summary_rows()))]
+        lines += ["", "## Per group", "", *markdown_table(*_head_and_body(self._group_rows())), ""]
+        write_atomically(output / _TABLE, "\n".join(lines))
         missing = [file for model in self.models for file in model.run.missing]
         missing += [file for problem in self.contents.problems for file in problem.missing]
         (output / _MISSING).unlink(missing_ok=True)
         if missing:
             text = "".join(f"{file}\n" for file in sorted(set(map(str, missing))))
-            (output / _MISSING).write_text(text, encoding="utf-8")
+            write_atomically(output / _MISSING, text)
 
     def show(self, output: Path) -> None:
         """Print the summary, what failed, and which files are in `output`."""
         # One column a network: there are few of them, and a terminal is narrow.
         head, *body = zip(*self._summary_rows(), strict=True)
-        table = Table(title=self.protocol, title_justify="left")
-        for index, heading in enumerate(head):
-            table.add_column(escape(heading), justify="right" if index else "left")
-        for row in body:
-            table.add_row(*map(escape, row))
-        console.out.print(table)
+        console.print_table(head, body, title=self.protocol)
         if self.contents.absent:
-            _say(
+            console.note(
                 "[yellow]note:[/]",
                 f"not the whole benchmark: {len(self.contents.absent)} of its parts are not there "
                 f"({_first(self.contents.absent)})",
             )
         for problem in self.contents.problems:
-            _say("[red]failed:[/]", str(problem))
+            console.note("[red]failed:[/]", str(problem))
         for model in self.models:
             for scene, reason in model.run.failures.items():
-                _say("[red]failed:[/]", f"{scene} ({model.name}): {reason}")
+                console.note("[red]failed:[/]", f"{scene} ({model.name}): {reason}")
             if model.run.interrupted:
-                _say("[yellow]note:[/]", f"{model.name} was interrupted: run it again to go on")
+                console.note(
+                    "[yellow]note:[/]", f"{model.name} was interrupted: run it again to go on"
+                )
             if model.run.excluded:
                 left_out = tuple(model.run.excluded)
-                _say("[yellow]note:[/]", f"{len(left_out)} scene(s) left out: {_first(left_out)}")
+                console.note(
+                    "[yellow]note:[/]", f"{len(left_out)} scene(s) left out: {_first(left_out)}"
+                )
         for file in (_TABLE, _RESULTS, _MISSING):
             if (output / file).exists():
-                console.out.print(f"wrote {output / file}", soft_wrap=True, highlight=False)
+                console.wrote(output / file)
 
     def _summary_rows(self) -> list[list[str]]:
         rows = [["network", *self._headings(), "scenes", "s / scene"]]
@@ -170,19 +168,10 @@ def remove(output: Path) -> None:
         (output / name).unlink(missing_ok=True)
 
 
-def _markdown(rows: list[list[str]]) -> list[str]:
-    head, *body = rows
-    return [
-        "| " + " | ".join(head) + " |",
-        "|" + "---|" * len(head),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in body),
-    ]
+def _head_and_body(rows: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    return rows[0], rows[1:]
 
 
 def _first(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
-
-
-def _say(kind: str, text: str) -> None:
-    console.err.print(f"{kind} {escape(text)}", soft_wrap=True, highlight=False)

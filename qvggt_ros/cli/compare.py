@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
+from qvggt_ros.cli.options import Device, OutputDirectory
 
 _ALL = ["recipes", "harder", "components", "calibration"]
 
 
+@dataclass(frozen=True)
+class StudyOptions:
+    """How much is compared."""
+
+    windows: int = option(256, "Held-out windows.")
+    frames: int = option(4, "Frames in a window.")
+    images: int = option(128, "Calibration images.")
+    seeds: int = option(3, "Calibration sets per recipe.")
+    judged_images: int = option(32, "Images on which a task-aware search compares candidates.")
+
+
 def compare(
     checkpoint: Annotated[Path, typer.Argument(help="Full-precision network with a depth head.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the tables.")],
+    output: OutputDirectory,
+    options: StudyOptions,
     study: Annotated[
         list[str] | None,
         typer.Option(
@@ -26,21 +41,14 @@ def compare(
         Path | None,
         typer.Option(help="Training configuration whose worlds are used; small.yaml if not given."),
     ] = None,
-    windows: Annotated[int, typer.Option(help="Held-out windows.")] = 256,
-    frames: Annotated[int, typer.Option(help="Frames in a window.")] = 4,
-    images: Annotated[int, typer.Option(help="Calibration images.")] = 128,
-    seeds: Annotated[int, typer.Option(help="Calibration sets per recipe.")] = 3,
-    judged_images: Annotated[
-        int, typer.Option(help="Images on which a task-aware search compares candidates.")
-    ] = 32,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    device: Device = "cpu",
     footprint: Annotated[bool, typer.Option(help="Measure memory and time.")] = True,
 ) -> None:
     """Compare recipes on held-out synthetic windows: Markdown, HTML with bars, raw JSON.
 
     An interrupted comparison goes on where it stopped.
     """
-    from qvggt_core.measure.machine import describe_machine
+    from qvggt_core.measure.provenance import provenance
     from qvggt_core.model import read_checkpoint
     from qvggt_core.quantize.calibrate import CalibrationOptions
     from qvggt_core.quantize.calibration_sources import calibration_windows, evaluation_set
@@ -52,13 +60,15 @@ def compare(
     opened = read_checkpoint(checkpoint)
     with console.progress("rendering", "clips") as progress:
         protocol = Protocol(
-            calibration=calibration_windows(config, output / "calibration_pool", frames, progress),
-            evaluation=evaluation_set(
-                config, output / "evaluation_pool", windows, frames, progress
+            calibration=calibration_windows(
+                config, output / "calibration_pool", options.frames, progress
             ),
-            seeds=tuple(range(seeds)),
-            images=images,
-            options=CalibrationOptions(device=device, judged_images=judged_images),
+            evaluation=evaluation_set(
+                config, output / "evaluation_pool", options.windows, options.frames, progress
+            ),
+            seeds=tuple(range(options.seeds)),
+            images=options.images,
+            options=CalibrationOptions(device=device, judged_images=options.judged_images),
             device=device,
         )
     with console.steps("comparing") as steps:
@@ -66,13 +76,12 @@ def compare(
             opened, studies, protocol, output / "rows", footprint=footprint, progress=steps
         )
     facts = {
+        **provenance(checkpoint),
         "network": checkpoint.name,
         "network_sha256": opened.sha256(),
         "network_metadata": {
             key: value for key, value in opened.metadata.items() if key.startswith("training_")
         },
         "protocol": protocol.describe(),
-        "machine": describe_machine(),
     }
-    for path in write_tables(results, facts, output):
-        console.out.print(f"wrote {path}", soft_wrap=True, highlight=False)
+    console.wrote(*write_tables(results, facts, output))

@@ -8,17 +8,20 @@ from typing import Annotated
 import typer
 
 from qvggt_ros.cli import console
+from qvggt_ros.cli.options import OutputFile
+from qvggt_ros.cli.replay_many import print_comparison
 
 
 def compare_runs(
     results: Annotated[list[Path], typer.Argument(help="Directories that `qvggt replay` made.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Page to write: .html.")],
-    title: Annotated[str, typer.Option(help="What the page is called.")] = "Comparison",
+    output: OutputFile,
+    title: Annotated[str, typer.Option(help="Title of the page.")] = "Comparison",
 ) -> None:
-    """Compare results: one self-contained page, and a table here."""
+    """Compare results: one self-contained page (.html), and a table here."""
     from qvggt_core.report import write_comparison
-    from qvggt_ros.cli.replay_many import print_results
+    from qvggt_core.results.result import Result
 
-    write_comparison(output, results, title=title)
-    print_results(results)
-    console.out.print(f"wrote {output}", soft_wrap=True, highlight=False)
+    read = {directory: Result.read(directory) for directory in results}
+    write_comparison(output, read, title=title)
+    print_comparison(read)
+    console.wrote(output)

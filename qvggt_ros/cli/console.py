@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 out = Console()
 err = Console(stderr=True)
@@ -18,9 +21,39 @@ EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
+def wrote(*paths: Path, more: str = "") -> None:
+    """Print a line per file or directory that was written."""
+    for path in paths:
+        out.print(f"wrote {path}{more}", soft_wrap=True, highlight=False, markup=False)
+
+
+def note(kind: str, text: str) -> None:
+    """Print a line about something to standard error, after a word in rich's markup."""
+    err.print(f"{kind} {escape(text)}", soft_wrap=True, highlight=False)
+
+
+def print_facts(title: str, rows: Iterable[tuple[str, str]]) -> None:
+    """Print names and values below a title."""
+    table = Table(show_header=False, title=escape(title), title_justify="left")
+    for name, value in rows:
+        table.add_row(escape(name), escape(value))
+    out.print(table)
+
+
+def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str = "") -> None:
+    """Print rows below their heads: the first column is a name, the others are numbers."""
+    table = Table(title=escape(title) if title else None, title_justify="left")
+    for index, heading in enumerate(head):
+        justify = "right" if index else "left"
+        table.add_column(escape(heading), justify=justify, no_wrap=index == 0)  # type: ignore[arg-type]
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield what tells whether Ctrl-C was pressed; pressed twice, it interrupts at once."""
+    """Yield a function that returns whether Ctrl-C was pressed; pressed twice, it interrupts at once."""
     pressed = False
 
     def press(signum: int, frame: Any) -> None:

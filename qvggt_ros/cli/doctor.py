@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from qvggt_ros.cli import console
-from qvggt_ros.cli.options import ImageTopic
+from qvggt_ros.cli.options import CameraInfoTopic, ImageTopic
 
 if TYPE_CHECKING:
     from qvggt_core.doctor import Finding
@@ -31,9 +31,7 @@ def doctor(
         bool, typer.Option("--ros", help="Check the running ROS graph and one camera of it.")
     ] = False,
     image_topic: ImageTopic = None,
-    camera_info_topic: Annotated[
-        str | None, typer.Option(help="Found beside the images if not given.")
-    ] = None,
+    camera_info_topic: CameraInfoTopic = None,
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Where results would be written.")
     ] = Path("."),

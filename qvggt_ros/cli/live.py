@@ -11,8 +11,7 @@ import typer
 from rich.markup import escape
 
 from qvggt_ros.cli import console
-from qvggt_ros.cli.options import Checkpoint, ParameterFile, Recording, Settings
-from qvggt_ros.cli.parameters import read_parameters
+from qvggt_ros.cli.options import NetworkOptions, RecordingPath
 
 DomainId = Annotated[
     int, typer.Option(envvar="ROS_DOMAIN_ID", help="DDS domain, as ROS_DOMAIN_ID.")
@@ -24,17 +23,15 @@ Interface = Annotated[
 
 
 def live(
+    network: NetworkOptions,
     image_topic: Annotated[
         str, typer.Option(help="Images; compressed ones if it ends in /compressed.")
     ] = "/camera/image_raw",
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Their CameraInfo; beside the images if not given.")
     ] = None,
-    odom_topic: Annotated[str, typer.Option(help="Odometry that tells the scale.")] = "/odom",
+    odom_topic: Annotated[str, typer.Option(help="Odometry that gives the scale.")] = "/odom",
     namespace: Annotated[str, typer.Option(help="What precedes the outputs.")] = "qvggt",
-    checkpoint: Checkpoint = None,
-    params: ParameterFile = None,
-    settings: Settings = None,
     domain_id: DomainId = 0,
     interface: Interface = "127.0.0.1",
     save_map: Annotated[
@@ -42,7 +39,7 @@ def live(
     ] = False,
 ) -> None:
     """Reconstruct live over DDS, with ROS 2's topics but without a ROS, until Ctrl-C."""
-    parameters = read_parameters(params, settings or [], checkpoint)
+    parameters = network.parameters()
     from qvggt_core.stream.load_network import load_network
     from qvggt_ros.drivers.dds.node import DdsNode, Inputs
 
@@ -73,18 +70,18 @@ def live(
         console.out.print(_line(node.diagnostics()), soft_wrap=True, highlight=False, markup=False)
         if save_map:
             path, points = node.save_map()
-            console.out.print(f"wrote {path}, {points:,} points", soft_wrap=True, highlight=False)
+            console.wrote(path, more=f", {points:,} points")
     finally:
         node.close()
-    # Nobody shall wait for a network in the middle of a window, which cannot be interrupted, nor
-    # for PyTorch to be taken apart, which takes seconds on a busy machine.
+    # A network in the middle of a window cannot be interrupted, and taking PyTorch apart takes
+    # seconds on a busy machine.
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(0)
 
 
 def play(
-    bag: Recording,
+    bag: RecordingPath,
     rate: Annotated[float, typer.Option(help="Speed; 1 is as recorded.")] = 1.0,
     keep_stamps: Annotated[
         bool, typer.Option(help="Leave the stamps as recorded, instead of moving them to now.")
@@ -114,7 +111,7 @@ def play(
     finally:
         participant.close()
     for warning in played.warnings:
-        console.err.print(f"[yellow]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
+        console.note("[yellow]warning:[/]", warning)
     console.out.print(
         f"played {played.messages} messages of {bag}", soft_wrap=True, highlight=False
     )

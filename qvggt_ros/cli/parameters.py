@@ -1,15 +1,11 @@
-"""`qvggt params`, and how commands read parameters."""
+"""`qvggt params`: the table of parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import typer
 import yaml
-
-from qvggt_core.errors import ParameterError
 
 if TYPE_CHECKING:
     from qvggt_core.parameters import Parameters
@@ -34,27 +30,3 @@ def parameter_table(parameters: type[Parameters]) -> str:
             f"| {parameter.description} |"
         )
     return "\n".join(rows)
-
-
-def read_parameters(
-    path: Path | None, settings: Sequence[str], checkpoint: Path | None
-) -> Parameters:
-    """Return the parameters of a file with single ones replaced.
-
-    Raises:
-        ParameterError: a name or a value is refused, or the file cannot be read.
-    """
-    from qvggt_core.parameters import Parameters
-
-    overrides: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise ParameterError(f"--set {setting} has no value: write NAME=VALUE")
-        try:
-            overrides[name.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ParameterError(f"--set {setting}: the value cannot be read: {error}") from error
-    if checkpoint is not None:
-        overrides["checkpoint"] = str(checkpoint)
-    return Parameters.build(overrides) if path is None else Parameters.read(path, overrides)

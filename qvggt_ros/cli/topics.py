@@ -10,15 +10,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from qvggt_ros.cli import console
-from qvggt_ros.cli.options import ImageTopic, Recording
+from qvggt_ros.cli.options import CameraInfoTopic, ImageTopic, RecordingPath
 
 
 def topics(
-    bag: Recording,
+    bag: RecordingPath,
     image_topic: ImageTopic = None,
-    camera_info_topic: Annotated[
-        str | None, typer.Option(help="Found beside the images if not given.")
-    ] = None,
+    camera_info_topic: CameraInfoTopic = None,
     namespace: Annotated[
         str, typer.Option(help="Of the node that the recording will be played to.")
     ] = "qvggt",

@@ -20,7 +20,8 @@ from qvggt_core.errors import ParameterError, QvggtError
 from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
-from qvggt_ros.evaluation import EvaluationOptions
+from qvggt_ros.drivers.options import ReplayOptions
+from qvggt_ros.drivers.replay import Comparison, replay
 
 Load = Callable[[Parameters], LoadedNetwork]
 """Loads the network; it must be importable by name, so that it can be sent to a process."""
@@ -38,17 +39,15 @@ class Job:
         bag: the recording.
         output: the directory to make.
         parameters: how to reconstruct.
-        evaluation: how to compare, or None.
-        truth_required: whether it is a failure if there is nothing to compare with.
-        options: further arguments of `replay`, by name.
+        options: what is read and written.
+        comparison: how to compare with the ground truth.
     """
 
     bag: Path
     output: Path
     parameters: Parameters
-    evaluation: EvaluationOptions | None = None
-    truth_required: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    options: ReplayOptions = field(default_factory=ReplayOptions)
+    comparison: Comparison = field(default_factory=Comparison)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def output_names(bags: Sequence[Path]) -> list[str]:
     """Return a name for the result of each recording.
 
     Raises:
-        ParameterError: two recordings cannot be told apart by their names.
+        ParameterError: two recordings have equal names.
     """
     names = [bag.resolve().stem if bag.is_file() else bag.resolve().name for bag in bags]
     if len(set(names)) < len(names):
@@ -92,22 +91,11 @@ def output_names(bags: Sequence[Path]) -> list[str]:
 
 def run_job(job: Job, load: Load = load_network) -> Outcome:
     """Reconstruct one recording in this process; errors become part of the outcome."""
-    from qvggt_ros.drivers.replay import replay
-
     started = time.perf_counter()
     error, final = "", False
     try:
         loaded = _network(load, job.parameters)
-        replay(
-            job.bag,
-            job.output,
-            loaded.network,
-            loaded.parameters,
-            model=loaded.facts,
-            evaluation=job.evaluation,
-            truth_required=job.truth_required,
-            **job.options,
-        )
+        replay(job.bag, job.output, loaded, job.options, comparison=job.comparison)
     except QvggtError as problem:
         error, final = str(problem), True
     except Exception as problem:  # one bag's failure, whatever it is, must not be the others'

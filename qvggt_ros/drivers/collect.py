@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,18 +14,19 @@ import numpy as np
 
 from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.parameters import Parameters
-from qvggt_core.results import schema
-from qvggt_core.results.reconstruction import Results
+from qvggt_core.results import layout, schema
+from qvggt_core.results.builder import ResultBuilder
+from qvggt_core.results.facts import metrics_of, percentiles, versions
+from qvggt_core.results.result import Result, write_reconstruction
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, View
+from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.live_session import DIAGNOSTICS_NAME
-from qvggt_ros.drivers.replay import RUN_FORMAT, versions, write_results
-from qvggt_ros.evaluation import METRICS_FILE, RUN_FILE
-from qvggt_ros.io import conversions
-from qvggt_ros.io.recording import Recording, choose_topics, open_recording
-from qvggt_ros.io.reference_messages import decode_depth, frames_of
-from qvggt_ros.session import latency_percentiles
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+from qvggt_ros.io.images import decode_depth, decode_image
+from qvggt_ros.io.recording import Recording, Topics, choose_topics, open_recording
 
 _LONGEST_LATENCY_S = 60.0
+_STORAGE = re.compile(r"\.(mcap|db3)(\.zstd|-wal|-shm)?$")
 _NEEDED = ("pose", "depth/image", "depth/camera_info")
 
 
@@ -41,12 +41,32 @@ class _Parts:
 
 
 @dataclass
-class _Heard:
-    """What the recording of a live node holds."""
+class _Recorded:
+    """What the recording of a live node holds: messages and receive times by stamp."""
 
     frames: dict[int, _Parts] = field(default_factory=dict)
     received: dict[int, int] = field(default_factory=dict)
     diagnostics: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def latencies(self) -> dict[int, float]:
+        """Seconds from each image's stamp to the recorder's receipt of its pose."""
+        found = {stamp: (ns - stamp) * 1e-9 for stamp, ns in sorted(self.received.items())}
+        # Other signs and sizes are not latencies but the difference of two clocks.
+        known = all(0.0 <= latency <= _LONGEST_LATENCY_S for latency in found.values())
+        return found if known else {}
+
+    def count(self, name: str, otherwise: int) -> int:
+        """Return a number of the newest diagnostics."""
+        number = self.number(name)
+        return otherwise if number is None else int(number)
+
+    def number(self, name: str) -> float | None:
+        """Return a number of the newest diagnostics, or None if it is not there."""
+        try:
+            return float(self.diagnostics[name])
+        except (KeyError, ValueError):
+            return None
 
 
 def collect(
@@ -66,199 +86,167 @@ def collect(
         The files that were written.
 
     Raises:
-        RecordingError: a recording cannot be read, holds no such outputs, or the output exists.
+        RecordingError: a recording cannot be read, or holds no such outputs.
+        OutputError: the output exists or cannot be written.
     """
-    if output.exists():
-        raise RecordingError(f"{output} exists: choose another, or remove it")
-    played = recording is not None
-    recording = recording or live
-    with open_recording(live) as outputs, open_recording(recording) as original:
-        heard = _listen(outputs, namespace)
-        topics = choose_topics(original)
-        results = Results(parameters := Parameters())
-        worlds: list[str] = []
-        for geometry, world in _geometries(heard, original, topics.image):
-            if world not in worlds:
-                worlds.append(world)
-            results.add(Reconstruction(worlds.index(world), (geometry,)))
-        if not results.tracks:
-            raise RecordingError(
-                f"none of the {len(heard.frames)} poses in {live} belongs to an image of "
-                f"{topics.image} in {recording}: is it what was played?"
-            )
-        output.mkdir(parents=True)
+    source = recording or live
+    with (
+        open_recording(live) as outputs,
+        open_recording(source) as original,
+        new_output(output, layout.RESULT, inputs=[live, source]) as partial,
+    ):
         try:
-            _copy(live, output / "bag")
-            files = write_results(output, results, parameters)
-            metrics = _metrics(heard, results, original, worlds, topics.image, topics.camera_info)
-            latencies = {} if played else _latencies(heard)
-            files += [output / METRICS_FILE, output / RUN_FILE]
-            files[-2].write_text(metrics.to_json(), encoding="utf-8")
-            facts = _run_facts(heard, recording, parameters, latencies)
-            files[-1].write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            recorded = _read(outputs, namespace)
+            topics = choose_topics(original)
+            built = ResultBuilder(parameters := Parameters())
+            worlds: list[str] = []
+            for geometry, world in _geometries(recorded, original, topics.image):
+                if world not in worlds:
+                    worlds.append(world)
+                built.add(Reconstruction(worlds.index(world), (geometry,)))
+            if not built.tracks:
+                raise RecordingError(
+                    f"none of the {len(recorded.frames)} poses in {live} belongs to an image of "
+                    f"{topics.image} in {source}: is it what was played?"
+                )
+            metrics = _metrics(recorded, built, original, topics, worlds)
+            latencies = recorded.latencies if recording is None else {}
+            result = Result.of(built, metrics, _run_facts(recorded, source, parameters, latencies))
+            _copy(live, partial / layout.BAG)
+            files = [partial / layout.BAG, *write_reconstruction(partial, built, parameters)]
+            files += result.write_facts(partial)
         except BaseException:
-            shutil.rmtree(output)
+            # It can be made again in no time, so nothing is kept.
+            layout.RESULT.remove(partial)
             raise
-    return files
+    return [output / file.relative_to(partial) for file in files]
 
 
-def _listen(outputs: Recording, namespace: str) -> _Heard:
+def _read(outputs: Recording, namespace: str) -> _Recorded:
     names = {f"/{namespace.strip('/')}/{topic}": topic for topic in (*_NEEDED, "confidence")}
     missing = [topic for topic, name in names.items() if name in _NEEDED]
     missing = [topic for topic in missing if topic not in outputs.types]
     if missing:
         found = ", ".join(outputs.types)
         raise RecordingError(f"{outputs.path} has no {', '.join(missing)}; its topics are: {found}")
-    heard = _Heard()
+    recorded = _Recorded()
     fields = {"pose": "pose", "depth/image": "depth", "depth/camera_info": "info"}
     for topic, msgtype, received_ns, data in outputs.messages([*names, "/diagnostics"]):
         message = outputs.deserialize(data, msgtype)
         if topic == "/diagnostics":
             for status in message.status:
                 if status.name == DIAGNOSTICS_NAME:
-                    heard.diagnostics = {entry.key: entry.value for entry in status.values}
+                    recorded.diagnostics = {entry.key: entry.value for entry in status.values}
             continue
-        stamp = conversions.stamp_ns(message)
-        parts = heard.frames.setdefault(stamp, _Parts())
+        stamp = stamp_ns(message)
+        parts = recorded.frames.setdefault(stamp, _Parts())
         if names[topic] == "pose":
-            heard.received[stamp] = received_ns
+            recorded.received[stamp] = received_ns
         setattr(parts, fields.get(names[topic], "confidence"), message)
-    return heard
+    return recorded
 
 
 def _geometries(
-    heard: _Heard, original: Recording, image_topic: str
+    recorded: _Recorded, original: Recording, image_topic: str
 ) -> Iterator[tuple[FrameGeometry, str]]:
     """Yield the frames whose image is in the original recording, with their world's name."""
     for _, msgtype, _, data in original.messages([image_topic]):
         try:
             message = original.deserialize(data, msgtype)
-            parts = heard.frames.get(conversions.stamp_ns(message))
+            parts = recorded.frames.get(stamp_ns(message))
             if parts is None or parts.pose is None or parts.depth is None or parts.info is None:
                 continue
             depth = decode_depth(parts.depth)
-            picture = conversions.decode_image(message)
+            picture = decode_image(message)
             confidence = (
                 np.ones_like(depth) if parts.confidence is None else decode_depth(parts.confidence)
             )
-            pose = conversions.read_pose(parts.pose)
+            pose = read_pose(parts.pose)
         except QvggtError:
             continue
         # The network's own picture is not published: this one is a pixel off where a lens bends.
         size = (depth.shape[1], depth.shape[0])
         image = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
-        view = View(conversions.stamp_ns(message), image, None, frames_of(parts.depth)[0])
+        view = View(stamp_ns(message), image, None, frames_of(parts.depth)[0])
         intrinsics = np.array(parts.info.k, dtype=np.float64).reshape(3, 3)
         geometry = FrameGeometry(view, pose, intrinsics, depth, confidence)
         yield geometry, frames_of(parts.pose)[0]
 
 
 def _metrics(
-    heard: _Heard,
-    results: Results,
+    recorded: _Recorded,
+    built: ResultBuilder,
     original: Recording,
+    topics: Topics,
     worlds: list[str],
-    image_topic: str,
-    camera_info_topic: str | None,
 ) -> schema.Metrics:
-    tracks = results.tracks
-    published = sum(len(track) for track in tracks.values())
-    played = original.count(image_topic)
-    main = worlds[results.main_segment]
-    unscaled = main.startswith(Parameters().unscaled_frame)
-    told = heard.diagnostics
-    steps = [step for track in tracks.values() for step in np.diff(track.seconds)]
-    warnings = [] if told else ["no diagnostics were recorded: drops and windows are not known"]
-    return schema.Metrics(
-        recording=schema.RecordingFacts(
+    published = sum(len(track) for track in built.tracks.values())
+    unscaled = worlds[built.main_segment].startswith(Parameters().unscaled_frame)
+    values = recorded.diagnostics
+    return metrics_of(
+        built,
+        schema.RecordingFacts(
             name=original.path.name,
-            image_topic=image_topic,
-            camera_info_topic=camera_info_topic,
+            image_topic=topics.image,
+            camera_info_topic=topics.camera_info,
             reference_topics=[],
         ),
-        result=schema.Result(
-            received=_count(told, "received", published),
-            decoded=_count(told, "decoded", published),
-            rejected={},
-            uncalibrated=_count(told, "uncalibrated", 0),
-            windows=_count(told, "windows", 0),
-            published=published,
-            keyframes=_count(told, "keyframes", 0),
-            gated=_count(told, "gated", 0),
-            segments=len(tracks),
-            metres_per_unit=None if unscaled else _number(told, "metres_per_unit"),
-            scale_source=told.get("scale_source", "unknown"),
-            unit="units" if unscaled else "m",
-            segment_frames=[len(track) for track in tracks.values()],
-            path_lengths=[track.length for track in tracks.values()],
-            duration_s=sum(float(track.seconds[-1]) for track in tracks.values()),
-            map_points=[len(results.cloud(segment)) for segment in tracks],
-            interrupted=False,
+        {
+            "received": recorded.count("received", published),
+            "decoded": recorded.count("decoded", published),
+            "rejected": {},
+            "uncalibrated": recorded.count("uncalibrated", 0),
+            "windows": recorded.count("windows", 0),
+            "published": published,
+            "keyframes": recorded.count("keyframes", 0),
+            "gated": recorded.count("gated", 0),
+            "segments": len(built.tracks),
+            "metres_per_unit": None if unscaled else recorded.number("metres_per_unit"),
+            "scale_source": values.get("scale_source", "unknown"),
+            "unit": "units" if unscaled else "m",
+            "interrupted": False,
+        },
+        images=original.count(topics.image),
+        events=[f"worlds: {', '.join(worlds)}", f"dropped images: {values.get('dropped', '?')}"],
+        warnings=(
+            [] if values else ["no diagnostics were recorded: drops and windows are not known"]
         ),
-        coverage=schema.Coverage(
-            frames=published / max(played, 1),
-            dropped=max(played - published, 0),
-            depth=results.valid_depth / published,
-            largest_gap_s=float(max(steps, default=0.0)),
-            delay_images_median=None,
-            delay_images_maximum=None,
-        ),
-        events=[f"worlds: {', '.join(worlds)}", f"dropped images: {told.get('dropped', '?')}"],
-        warnings=warnings,
-        model={"file": told["model"]} if "model" in told else {},
+        model={"file": values["model"]} if "model" in values else {},
     )
 
 
-def _latencies(heard: _Heard) -> dict[int, float]:
-    """Return the seconds from each image's stamp to the recorder's receipt of its pose."""
-    found = {stamp: (ns - stamp) * 1e-9 for stamp, ns in sorted(heard.received.items())}
-    # Other signs and sizes are not latencies but the difference of two clocks.
-    known = all(0.0 <= latency <= _LONGEST_LATENCY_S for latency in found.values())
-    return found if known else {}
-
-
 def _run_facts(
-    heard: _Heard, recording: Path, parameters: Parameters, latencies: dict[int, float]
+    recorded: _Recorded, recording: Path, parameters: Parameters, latencies: dict[int, float]
 ) -> dict[str, Any]:
-    told = {
-        name.removeprefix("latency_s."): float(value)
-        for name, value in heard.diagnostics.items()
-        if name.startswith("latency_s.")
+    prefix = "latency_s."
+    reported = {
+        name.removeprefix(prefix): float(value)
+        for name, value in recorded.diagnostics.items()
+        if name.startswith(prefix)
     }
     return {
-        "format": RUN_FORMAT,
+        "format": layout.RUN_FORMAT,
         "recording": str(recording.resolve()),
         "latency_is": (
             "Latency is the time from an image's stamp to the recorder's receipt of its pose."
             if latencies
-            else "Latency is what the node said of itself when the recording ended."
+            else "Latency is as the node's diagnostics had it when the recording ended."
         ),
-        "timings": {"latency_s": latency_percentiles(deque(latencies.values())) or told},
+        "timings": {"latency_s": percentiles(list(latencies.values())) or reported},
         "series": {
             "latency_s": list(enumerate(latencies.values(), start=1)),
             "memory_mb": [],
         },
         "parameters": parameters.model_dump(),
         "versions": versions(),
-        "live": heard.diagnostics,
+        "live": recorded.diagnostics,
     }
 
 
-def _count(told: dict[str, str], name: str, otherwise: int) -> int:
-    number = _number(told, name)
-    return otherwise if number is None else int(number)
-
-
-def _number(told: dict[str, str], name: str) -> float | None:
-    try:
-        return float(told[name])
-    except (KeyError, ValueError):
-        return None
-
-
 def _copy(live: Path, target: Path) -> None:
-    if live.is_dir():
-        shutil.copytree(live, target)
-    else:
-        target.mkdir()
-        shutil.copy2(live, target / live.name)
+    """Copy the files of a recording, and nothing else that lies beside them."""
+    target.mkdir()
+    files = [live] if live.is_file() else live.iterdir()
+    for file in files:
+        if file.is_file() and (file.name == "metadata.yaml" or _STORAGE.search(file.name)):
+            shutil.copy2(file, target / file.name)

@@ -1,4 +1,4 @@
-"""A live reconstruction: the network, the server and the one thread that both run in."""
+"""A live reconstruction: the network, the session and the one thread that both run in."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_core.stream.network import Network
 from qvggt_ros.drivers.thread_worker import Worker
 from qvggt_ros.io import conversions
-from qvggt_ros.io.messages import Messages
-from qvggt_ros.session import Emit, Lookup, ReconstructionServer
+from qvggt_ros.publishing import Driver
+from qvggt_ros.session import ReconstructionSession
 
 logger = logging.getLogger(__name__)
 
@@ -35,22 +35,18 @@ class LiveReconstruction:
     """What a live driver (a ROS node, a DDS participant) feeds with messages.
 
     All methods return at once but `close`; what they cause happens in the worker's thread, from
-    which `emit`, `wanted` and `lookup` are called too.
+    which the functions of the driver are called too.
 
     Attributes:
         parameters: the effective ones, with what was left to choose filled in.
-        facts: what there is to know of the network.
+        facts: names and values about the network, for diagnostics and logs.
     """
 
     def __init__(
         self,
         parameters: Parameters,
-        messages: Messages,
-        emit: Emit,
+        driver: Driver,
         *,
-        wanted: Callable[[str], bool],
-        now_ns: Callable[[], int],
-        lookup: Lookup = lambda target, source, stamp_ns: None,
         rectified: bool = False,
         load: Callable[[Parameters], LoadedNetwork] = load_network,
     ) -> None:
@@ -58,43 +54,33 @@ class LiveReconstruction:
 
         Args:
             parameters: how to reconstruct.
-            messages: message classes to publish with.
-            emit: called with a topic of `outputs_of`, a message, and its stamp.
-            wanted: whether anybody listens to a topic.
-            now_ns: the time that stamps are compared with.
-            lookup: knows the transforms between other frames.
+            driver: where messages go; its functions are called from the worker's thread.
             rectified: whether the images are rectified already.
             load: loads the network that the parameters name.
 
         Raises:
             QvggtError: the network cannot be loaded, or a parameter is refused.
         """
-        self._messages = messages
-        self._now_ns = now_ns
+        self._driver = driver
         self._worker = Worker()
         self._publication_times: deque[tuple[float, int]] = deque(maxlen=256)
         self._newest_arrival = time.monotonic()
         self._images = 0
 
-        def start() -> tuple[LoadedNetwork, ReconstructionServer]:
+        def start() -> tuple[LoadedNetwork, ReconstructionSession]:
             loaded = load(parameters)
             _warm_up(loaded.network)
-            server = ReconstructionServer(
+            session = ReconstructionSession(
                 Reconstructor(loaded.network, loaded.parameters, loaded.metric_depth),
                 loaded.parameters,
-                messages,
-                emit,
-                wanted=wanted,
+                driver,
                 rectified=rectified,
                 live=True,
-                keep_map=True,
-                lookup=lookup,
-                now_ns=now_ns,
             )
-            return loaded, server
+            return loaded, session
 
         try:
-            loaded, self._server = self._worker.call(start).result()
+            loaded, self._session = self._worker.call(start).result()
         except BaseException:
             self._worker.stop(0.0)
             raise
@@ -105,46 +91,46 @@ class LiveReconstruction:
         """Take the newest Image or CompressedImage of each camera, by the cameras' names."""
         self._images += len(images)
         self._newest_arrival = time.monotonic()
-        self._worker.offer(lambda: self._server.on_images(images))
+        self._worker.offer(lambda: self._session.on_images(images))
 
     def on_camera_info(self, message: Any, camera: str) -> None:
         """Take a CameraInfo."""
-        self._worker.put(lambda: self._server.on_camera_info(message, camera))
+        self._worker.put(lambda: self._session.on_camera_info(message, camera))
 
     def on_odometry(self, message: Any) -> None:
         """Take an Odometry."""
-        self._worker.put(lambda: self._server.on_odometry(message))
+        self._worker.put(lambda: self._session.on_odometry(message))
 
     def on_unreadable(self, reason: str, *, is_image: bool = False) -> None:
         """Count a message that could not even be read."""
         self._images += is_image
-        self._worker.put(lambda: self._server.reject(reason, is_image=is_image))
+        self._worker.put(lambda: self._session.reject(reason, is_image=is_image))
 
     def pause(self) -> None:
         """Drop what waits; the next image begins a new map."""
         self._worker.forget()
-        self._worker.call(lambda: self._server.reset("a pause"))
+        self._worker.call(lambda: self._session.reset("a pause"))
 
     def reset(self) -> Future[None]:
         """Forget the map, the path and the views that wait."""
-        return self._worker.call(self._server.reset)
+        return self._worker.call(self._session.reset)
 
     def save_map(self) -> Future[tuple[Path, int]]:
         """Write the map as PLY; the future brings the file and its number of points."""
-        return self._worker.call(self._server.save_map)
+        return self._worker.call(self._session.save_map)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
         self.parameters = parameters
-        self._worker.call(lambda: self._server.set_parameters(parameters))
+        self._worker.call(lambda: self._session.set_parameters(parameters))
 
     def diagnostics(self, waiting_for: str = "") -> Any:
         """Return diagnostic_msgs/DiagnosticArray of the state.
 
         Args:
-            waiting_for: what to say is missing while no image comes.
+            waiting_for: what is missing while no image comes.
         """
-        status = self._server.status()
+        status = self._session.status()
         level, text = status.level, status.message
         silence = time.monotonic() - self._newest_arrival
         if silence > _SILENCE_S:
@@ -164,19 +150,19 @@ class LiveReconstruction:
             **_gpu_memory(self.parameters.device),
         }
         return conversions.diagnostics_message(
-            self._messages,
+            self._driver.messages,
             DIAGNOSTICS_NAME,
             level,
             text,
-            {name: _said(value) for name, value in values.items()},
-            self._now_ns(),
+            {name: _text(value) for name, value in values.items()},
+            self._driver.now_ns() if self._driver.now_ns is not None else time.time_ns(),
         )
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """Stop and release the network; return whether its thread ended within the time."""
         ended = self._worker.stop(timeout_s)
         if ended:
-            del self._server
+            del self._session
             gc.collect()
             _release_gpu_memory(self.parameters.device)
         return ended
@@ -210,7 +196,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _said(value: Any) -> str:
+def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from copy import copy
 from functools import partial
 from typing import Any
 
@@ -45,7 +46,7 @@ from qvggt_core.parameters import ParameterDescription, Parameters
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import read_transform
 from qvggt_ros.io.messages import Messages, installed_messages
-from qvggt_ros.session import outputs_of
+from qvggt_ros.publishing import Driver, outputs_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -144,7 +145,7 @@ class ReconstructNode(LifecycleNode):
         state: LifecycleState,
         then: Callable[[LifecycleState], TransitionCallbackReturn],
     ) -> TransitionCallbackReturn:
-        # rclpy takes an exception for an error and does not say which it was.
+        # rclpy takes an exception for an error and does not report which it was.
         try:
             do()
             return then(state)
@@ -164,11 +165,13 @@ class ReconstructNode(LifecycleNode):
         try:
             self._live = LiveReconstruction(
                 parameters,
-                self._messages,
-                self._emit,
-                wanted=self._is_wanted,
-                now_ns=lambda: self.get_clock().now().nanoseconds,
-                lookup=self._lookup,
+                Driver(
+                    self._messages,
+                    self._emit,
+                    wanted=self._is_wanted,
+                    lookup=self._lookup,
+                    now_ns=lambda: self.get_clock().now().nanoseconds,
+                ),
                 rectified="image_rect" in self.resolve_topic_name("image"),
             )
         except BaseException:
@@ -197,7 +200,17 @@ class ReconstructNode(LifecycleNode):
         self.get_logger().info(f"the network is ready: {facts}")
 
     def _activate(self) -> None:
-        live = self._running()
+        try:
+            self._subscribe_all(self._running())
+            if self._parameters_given.bond_id:
+                bond = import_optional("bondpy.bondpy")
+                self._bond = bond.Bond(_BOND_TOPIC, self._parameters_given.bond_id, self)
+                self._bond.start()
+        except BaseException:
+            self._deactivate()
+            raise
+
+    def _subscribe_all(self, live: LiveReconstruction) -> None:
         parameters = live.parameters
         self._inputs = [self._subscribe("odom", "Odometry", live.on_odometry)]
         for camera in parameters.cameras:
@@ -220,10 +233,6 @@ class ReconstructNode(LifecycleNode):
             self.resolve_topic_name(self._image_topic(name)) for name in parameters.cameras
         )
         self.get_logger().info(f"waiting for images on {topics}")
-        if parameters.bond_id:
-            bond = import_optional("bondpy.bondpy")
-            self._bond = bond.Bond(_BOND_TOPIC, parameters.bond_id, self)
-            self._bond.start()
 
     def _deactivate(self) -> None:
         if self._bond is not None:
@@ -272,7 +281,7 @@ class ReconstructNode(LifecycleNode):
             getattr(self._messages, type_name),
             topic,
             take,
-            qos,
+            copy(qos),  # overrides change the profile itself
             event_callbacks=self._qos_events(topic),
             qos_overriding_options=QoSOverridingOptions.with_default_policies(),
         )
@@ -299,7 +308,7 @@ class ReconstructNode(LifecycleNode):
                 self,
                 message_class,
                 self._image_topic(camera),
-                qos_profile=_IMAGE_QOS,
+                qos_profile=copy(_IMAGE_QOS),
                 event_callbacks=self._qos_events(self._image_topic(camera)),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
@@ -355,7 +364,7 @@ class ReconstructNode(LifecycleNode):
             self._diagnostics.publish(self._live.diagnostics(self._what_is_missing()))
 
     def _what_is_missing(self) -> str:
-        """Return why no image comes, as far as the graph tells."""
+        """Return why no image comes, as far as the graph shows."""
         if not self._inputs:
             return "the node is not active"
         topic = self.resolve_topic_name(self._image_topic(self._parameters_given.cameras[0]))
@@ -367,7 +376,7 @@ class ReconstructNode(LifecycleNode):
             return f"{topic} has a publisher whose {policy} does not match, see the log"
         if self.count_publishers(topic):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
-        return f"nobody publishes {topic}: see `ros2 topic list`"
+        return f"no one publishes {topic}: see `ros2 topic list`"
 
     # Services and parameters
 
@@ -384,11 +393,11 @@ class ReconstructNode(LifecycleNode):
     def _answer(
         self,
         response: Any,
-        ask: Callable[[LiveReconstruction], Any],
-        say: Callable[[Any], str],
+        do: Callable[[LiveReconstruction], Any],
+        message: Callable[[Any], str],
     ) -> Any:
         try:
-            response.message = say(ask(self._running()).result(_SERVICE_TIMEOUT_S))
+            response.message = message(do(self._running()).result(_SERVICE_TIMEOUT_S))
             response.success = True
         except TimeoutError:
             response.message = f"the network is busy for more than {_SERVICE_TIMEOUT_S:g} s"
@@ -499,7 +508,7 @@ def main(arguments: list[str] | None = None) -> None:
             node.release()
             node.destroy_node()
         rclpy.try_shutdown()
-    # A robot shall not wait for a network in the middle of a window, which cannot be interrupted,
+    # A robot must not wait for a network in the middle of a window, which cannot be interrupted,
     # nor for PyTorch to be taken apart, which takes seconds on a busy machine.
     sys.stdout.flush()
     sys.stderr.flush()

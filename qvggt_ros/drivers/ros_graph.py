@@ -11,7 +11,7 @@ import rclpy
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 
 from qvggt_core.doctor import Finding, check_camera_stream
 from qvggt_core.doctor.finding import ok, problem, warn
@@ -80,7 +80,11 @@ def _check(
         beside = f"{base}/camera_info"
         camera_info_topic = beside if published.get(beside) == TYPES["CameraInfo"] else None
     topics = Topics(image_topic, camera_info_topic)
-    findings = [qos_finding(_offers(node, image_topic), image_topic)]
+    publishers = [
+        (info.node_name, info.qos_profile.reliability.name.lower())
+        for info in node.get_publishers_info_by_topic(image_topic)
+    ]
+    findings = [publishers_finding(publishers, image_topic)]
     odometry = TYPES["Odometry"] in published.values()
     return findings + _received(node, executor, topics, published[image_topic], seconds, odometry)
 
@@ -101,22 +105,21 @@ def _published(
             return found
 
 
-def _offers(node: Node, topic: str) -> list[tuple[str, QoSProfile]]:
-    return [(info.node_name, info.qos_profile) for info in node.get_publishers_info_by_topic(topic)]
+def publishers_finding(publishers: Sequence[tuple[str, str]], topic: str) -> Finding:
+    """Return whether one node alone publishes a topic.
 
-
-def qos_finding(offers: Sequence[tuple[str, QoSProfile]], topic: str) -> Finding:
-    """Return whether the node's subscription matches what publishers of a topic offer."""
-    for name, offered in offers:
-        compatibility, reason = qos_check_compatible(offered, qos_profile_sensor_data)
-        if compatibility == QoSCompatibility.ERROR:
-            return problem(
-                "qos",
-                f"{name} publishes {topic} with a QoS that does not match: {reason}",
-                "change the driver's QoS, or the node's with `qos_overrides`, see docs/ros.md",
-            )
-    kinds = sorted({offered.reliability.name.lower() for _, offered in offers})
-    return ok("qos", f"{topic}: {', '.join(kinds) or 'unknown'}, matches the node's best effort")
+    Args:
+        publishers: name and reliability of each node that publishes it.
+        topic: name of the topic.
+    """
+    found = ", ".join(f"{name} ({reliability})" for name, reliability in publishers)
+    if len(publishers) > 1:
+        return warn(
+            "publishers",
+            f"{topic} has {len(publishers)}, whose images interleave: {found}",
+            "stop one of them, e.g. a second driver, or a recording that plays",
+        )
+    return ok("publishers", f"{topic}: {found}")
 
 
 def _received(

@@ -12,7 +12,6 @@ from qvggt_core.model import Checkpoint
 from qvggt_core.quantize.calibration_inputs import CalibrationSet, windows_of_frames
 from qvggt_core.quantize.calibration_sources import (
     SYNTHETIC,
-    VIDEO_SUFFIXES,
     image_folder,
     is_pool,
     pool_windows,
@@ -22,7 +21,9 @@ from qvggt_core.quantize.calibration_sources import (
 from qvggt_core.stream.frame import Frame
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.training.clips import open_pool
-from qvggt_ros.io.conversions import camera_from_info, decode_image
+from qvggt_core.util.image_files import VIDEO_SUFFIXES
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.images import decode_image
 from qvggt_ros.io.recording import choose_topics, open_recording
 
 _MAX_CANDIDATES = 1024

@@ -11,7 +11,8 @@ import numpy as np
 from qvggt_core.doctor import CameraStream, Finding, check_camera_stream
 from qvggt_core.doctor.finding import ok, problem, warn
 from qvggt_core.errors import ImageError, RecordingError
-from qvggt_ros.io.conversions import camera_from_info, decode_image
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.images import decode_image
 from qvggt_ros.io.recording import Recording, Topics, choose_topics, odometry_topic, open_recording
 
 _MAX_IMAGES = 3000

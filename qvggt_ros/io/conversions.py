@@ -1,4 +1,4 @@
-"""ROS messages to frames, and geometry to ROS messages: the only file that knows message fields.
+"""Stamps, poses and geometry to ROS messages, and poses from them.
 
 Frames follow REP-103 and REP-105: a camera's frame is optical (x right, y down, z forward), a
 world is z-up. `PoseStamped` and TF give the pose of the camera's optical frame in the world.
@@ -10,17 +10,13 @@ import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as PilImage
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.errors import ImageError, RecordingError
-from qvggt_core.geometry.camera import Camera, resized_intrinsics
+from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.geometry.poses import quaternion, transform
 from qvggt_core.parameters import Parameters
@@ -29,15 +25,10 @@ from qvggt_ros.io.messages import Messages
 
 NANOSECONDS = 1_000_000_000
 
-MAX_PIXELS = 1 << 26
-"""Largest picture that is decoded (67 megapixels), so that a header cannot ask for all memory."""
-
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
 )
 """Layout of a point in PointCloud2; `rgb` is 0x00RRGGBB, declared FLOAT32 as RViz expects."""
-
-_SAME_ASPECT = 0.01
 
 
 @dataclass(frozen=True)
@@ -55,46 +46,6 @@ class OdometryEstimate:
     twist: NDArray[np.float64]
     pose_variance: NDArray[np.float64]
     twist_variance: NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class _Encoding:
-    channels: int
-    itemsize: int
-    to_rgb: int | None
-
-
-_ENCODINGS: dict[str, _Encoding] = {
-    "rgb8": _Encoding(3, 1, None),
-    "bgr8": _Encoding(3, 1, cv2.COLOR_BGR2RGB),
-    "rgba8": _Encoding(4, 1, cv2.COLOR_RGBA2RGB),
-    "bgra8": _Encoding(4, 1, cv2.COLOR_BGRA2RGB),
-    "mono8": _Encoding(1, 1, cv2.COLOR_GRAY2RGB),
-    "rgb16": _Encoding(3, 2, None),
-    "bgr16": _Encoding(3, 2, cv2.COLOR_BGR2RGB),
-    "rgba16": _Encoding(4, 2, cv2.COLOR_RGBA2RGB),
-    "bgra16": _Encoding(4, 2, cv2.COLOR_BGRA2RGB),
-    "mono16": _Encoding(1, 2, cv2.COLOR_GRAY2RGB),
-    # OpenCV's type names carry no colour order; cv_bridge takes them as grey and BGR.
-    "8uc1": _Encoding(1, 1, cv2.COLOR_GRAY2RGB),
-    "8uc3": _Encoding(3, 1, cv2.COLOR_BGR2RGB),
-    "8uc4": _Encoding(4, 1, cv2.COLOR_BGRA2RGB),
-    "16uc1": _Encoding(1, 2, cv2.COLOR_GRAY2RGB),
-    "16uc3": _Encoding(3, 2, cv2.COLOR_BGR2RGB),
-    "yuv422": _Encoding(2, 1, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": _Encoding(2, 1, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": _Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": _Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2),
-    "yuy2": _Encoding(2, 1, cv2.COLOR_YUV2RGB_YUY2),
-} | {
-    f"bayer_{pattern.lower()}{bits}": _Encoding(
-        1, bits // 8, getattr(cv2, f"COLOR_Bayer{pattern}2RGB")
-    )
-    for pattern in ("RGGB", "BGGR", "GBRG", "GRBG")
-    for bits in (8, 16)
-}
-
-_DEPTH_ENCODINGS = {"16uc1", "32fc1", "64fc1"}
 
 
 def stamp_ns(message: Any) -> int:
@@ -131,197 +82,6 @@ def move_stamps(message: Any, moved: Callable[[int], int]) -> None:
 def header(messages: Messages, nanoseconds: int, frame_id: str) -> Any:
     """Return a std_msgs/Header."""
     return messages.Header(stamp=time_message(messages, nanoseconds), frame_id=frame_id)
-
-
-def is_picture(message: Any) -> bool:
-    """Return whether an Image or CompressedImage message looks like a picture, not like depth."""
-    if hasattr(message, "format"):
-        return "compresseddepth" not in message.format.lower() and not _is_depth(
-            message.format.split(";")[0]
-        )
-    return not _is_depth(message.encoding)
-
-
-def _is_depth(encoding: str) -> bool:
-    return encoding.strip().lower() in _DEPTH_ENCODINGS
-
-
-def decode_image(message: Any) -> NDArray[np.uint8]:
-    """Return the picture of a sensor_msgs/Image or CompressedImage.
-
-    Pictures of 16 bits a channel keep their upper 8 bits, as cv_bridge does: 0 to 65535 is the
-    full range. Alpha is dropped.
-
-    Returns:
-        (H, W, 3) uint8, RGB, writable.
-
-    Raises:
-        ImageError: the picture is empty, too large, broken, or of an unknown encoding.
-    """
-    if hasattr(message, "format"):
-        return _decode_compressed(message)
-    return _decode_raw(message)
-
-
-def _decode_raw(message: Any) -> NDArray[np.uint8]:
-    width, height, step = message.width, message.height, message.step
-    _check_size(width, height)
-    encoding = _ENCODINGS.get(message.encoding.strip().lower())
-    if encoding is None:
-        return _decode_by_cv_bridge(message)
-    row = width * encoding.channels * encoding.itemsize
-    if step < row:
-        raise ImageError(
-            f"image step of {step} bytes is too small: {width} pixels of {message.encoding} "
-            f"need {row}"
-        )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    if data.size < step * height:
-        raise ImageError(
-            f"image data is short: {data.size} bytes, but {height} rows of {step} bytes "
-            f"make {step * height}"
-        )
-    rows = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row])
-    if encoding.itemsize == 2:
-        pixels = rows.view(">u2" if message.is_bigendian else "<u2")
-        rows = (pixels >> 8).astype(np.uint8)
-    return _to_rgb(rows.reshape(height, width, encoding.channels), encoding, message.encoding)
-
-
-def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
-    """Return a picture of one of the rarer encodings, such as nv21, as cv_bridge reads it."""
-    unknown = f"image encoding {message.encoding!r} is not a picture that can be read"
-    if _is_depth(message.encoding):
-        raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
-    try:
-        # Its C++ part was built for one major version of NumPy, and says so in several ways.
-        from cv_bridge import CvBridge
-    except Exception as error:
-        raise ImageError(
-            f"{unknown} without cv_bridge, which cannot be imported ({error}): install "
-            "ros-$ROS_DISTRO-cv-bridge (with NumPy 1.x on Humble and Jazzy); "
-            f"known without it: {', '.join(_ENCODINGS)}"
-        ) from error
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
-    except Exception as error:  # C++ exceptions come as several types
-        raise ImageError(f"{unknown}, by cv_bridge neither: {error}") from error
-
-
-def _to_rgb(pixels: NDArray[np.uint8], encoding: _Encoding, name: str) -> NDArray[np.uint8]:
-    height, width = pixels.shape[:2]
-    if encoding.channels == 2 and width % 2:
-        raise ImageError(f"image of encoding {name} has an odd width, {width}: pairs share colour")
-    if name.lower().startswith("bayer") and min(height, width) < 2:
-        raise ImageError(f"image of encoding {name} is {width}x{height}: a mosaic needs 2x2")
-    if encoding.to_rgb is None:
-        return pixels.copy()
-    return np.asarray(cv2.cvtColor(pixels, encoding.to_rgb), dtype=np.uint8)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width <= 0 or height <= 0:
-        raise ImageError(f"image is empty: {width}x{height} pixels")
-    if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"image of {width}x{height} pixels is larger than the limit of {MAX_PIXELS} pixels"
-        )
-
-
-def _decode_compressed(message: Any) -> NDArray[np.uint8]:
-    if "compresseddepth" in message.format.lower():
-        raise ImageError(
-            f"compressed image of format {message.format!r} is depth, not a picture: "
-            "name the topic of the camera's colour or grey image"
-        )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    # Pillow reads the size from the header before it decodes, and unlike OpenCV it refuses a
-    # JPEG that was cut off instead of filling the rest with grey.
-    try:
-        picture = PilImage.open(BytesIO(data.tobytes()), formats=("JPEG", "PNG"))
-    except Exception as error:
-        raise ImageError(
-            f"compressed image of {data.size} bytes, format {message.format!r}, has no JPEG or "
-            f"PNG header that can be read ({type(error).__name__})"
-        ) from error
-    _check_size(*picture.size)
-    try:
-        pixels = _pixels_8_bit(picture)
-    except Exception as error:  # a decoder may raise anything on bytes from a broken camera
-        raise ImageError(
-            f"compressed image of {data.size} bytes, format {message.format!r}, is broken: {error}"
-        ) from error
-    if pixels.ndim == 3:
-        return pixels
-    # image_transport compresses a Bayer mosaic as a grey picture and keeps its name in front.
-    name = message.format.split(";")[0].strip().lower()
-    encoding = _ENCODINGS.get(name if name.startswith("bayer") else "mono8", _ENCODINGS["mono8"])
-    return _to_rgb(pixels[..., None], encoding, name)
-
-
-def _pixels_8_bit(picture: PilImage.Image) -> NDArray[np.uint8]:
-    """Return (H, W) grey or (H, W, 3) RGB."""
-    if picture.mode.startswith("I"):
-        return (np.asarray(picture).astype(np.uint32) >> 8).astype(np.uint8)
-    if picture.mode in ("L", "1", "LA"):
-        return np.array(picture.convert("L"))
-    return np.array(picture.convert("RGB"))
-
-
-def camera_from_info(
-    info: Any, width: int, height: int, *, rectified: bool = False
-) -> Camera | None:
-    """Return the calibration of an image of a given size, or None if it is uncalibrated.
-
-    CameraInfo describes the full sensor (REP-104): the region of interest shifts the principal
-    point, binning divides the matrix. If the image then has another size but the same aspect
-    ratio, it was resized on the way, and the matrix is scaled with it. Coefficients that are all
-    zero are no distortion, except for an equidistant lens.
-
-    Args:
-        info: sensor_msgs/CameraInfo.
-        width: width in pixels of the image as delivered.
-        height: height in pixels of the image as delivered.
-        rectified: whether the image was rectified already (`image_rect`); then the left 3x3 of
-            `P` holds and there is no distortion.
-
-    Raises:
-        ImageError: a number is not finite, the sizes disagree, or `Camera` refuses the values.
-    """
-    distortion = np.array([] if rectified else info.d, dtype=np.float64)
-    matrix = (
-        np.array(info.p, dtype=np.float64).reshape(3, 4)[:, :3].copy()
-        if rectified
-        else np.array(info.k, dtype=np.float64).reshape(3, 3)
-    )
-    for name, values in (("P" if rectified else "K", matrix), ("D", distortion)):
-        if not np.isfinite(values).all():
-            raise ImageError(f"CameraInfo has a {name} that is not finite: {values.tolist()}")
-    if matrix[0, 0] == 0.0:
-        return None
-    full_width = info.roi.width or info.width
-    full_height = info.roi.height or info.height
-    matrix[0, 2] -= info.roi.x_offset
-    matrix[1, 2] -= info.roi.y_offset
-    # Same arithmetic as image_geometry: binning scales the principal point about zero.
-    binning = np.array([max(info.binning_x, 1), max(info.binning_y, 1)], dtype=np.float64)
-    matrix[:2] /= binning[:, None]
-    delivered = np.array([full_width, full_height]) // binning.astype(int)
-    if not delivered.all():
-        raise ImageError(
-            f"CameraInfo is for {info.width}x{info.height} pixels with binning "
-            f"{info.binning_x}x{info.binning_y}: there is no such image"
-        )
-    scale = np.array([width, height]) / delivered
-    if abs(scale[0] / scale[1] - 1.0) > _SAME_ASPECT:
-        raise ImageError(
-            f"CameraInfo is for {delivered[0]}x{delivered[1]} pixels, the image has "
-            f"{width}x{height}: another aspect ratio, so the calibration does not hold"
-        )
-    matrix = resized_intrinsics(matrix, (float(scale[0]), float(scale[1])))
-    if rectified or not (distortion.any() or info.distortion_model == "equidistant"):
-        return Camera(width, height, matrix)
-    return Camera(width, height, matrix, info.distortion_model, tuple(distortion.tolist()))
 
 
 def world_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
@@ -434,10 +194,33 @@ def _float_image(messages: Messages, geometry: FrameGeometry, values: NDArray[np
 def depth_info_message(messages: Messages, geometry: FrameGeometry) -> Any:
     """Return the CameraInfo of the depth image: its own K and P, rectified, no distortion."""
     height, width = geometry.depth.shape
-    matrix = np.asarray(geometry.intrinsics, dtype=np.float64)
+    head = header(messages, geometry.view.stamp_ns, geometry.view.frame_id)
+    return pinhole_info_message(messages, geometry.intrinsics, width, height, head)
+
+
+def picture_message(messages: Messages, image: NDArray[np.uint8], head: Any) -> Any:
+    """Return an RGB image (H, W, 3) as sensor_msgs/Image."""
+    height, width = image.shape[:2]
+    return messages.with_octets(
+        messages.Image,
+        image,
+        header=head,
+        height=height,
+        width=width,
+        encoding="rgb8",
+        is_bigendian=0,
+        step=3 * width,
+    )
+
+
+def pinhole_info_message(
+    messages: Messages, intrinsics: NDArray[np.float64], width: int, height: int, head: Any
+) -> Any:
+    """Return the CameraInfo of a camera without distortion, with its (3, 3) matrix in pixels."""
+    matrix = np.asarray(intrinsics, dtype=np.float64)
     projection = np.hstack([matrix, np.zeros((3, 1))])
     return messages.CameraInfo(
-        header=header(messages, geometry.view.stamp_ns, geometry.view.frame_id),
+        header=head,
         height=height,
         width=width,
         distortion_model="plumb_bob",
@@ -509,6 +292,14 @@ def diagnostics_message(
     )
 
 
+def frames_of(message: Any) -> tuple[str, str]:
+    """Return the names of the frames that a pose is in and of; the second may be empty."""
+    return (
+        message.header.frame_id.lstrip("/"),
+        getattr(message, "child_frame_id", "").lstrip("/"),
+    )
+
+
 def read_transform(message: Any) -> NDArray[np.float64]:
     """Return parent_from_child, (4, 4), of a geometry_msgs/TransformStamped.
 
@@ -520,11 +311,15 @@ def read_transform(message: Any) -> NDArray[np.float64]:
 
 
 def read_pose(message: Any) -> NDArray[np.float64]:
-    """Return the pose of a PoseStamped or Odometry message, (4, 4), in its header's frame.
+    """Return the pose of a PoseStamped, Odometry or TransformStamped message, (4, 4).
+
+    It is given in the frame of the message's header.
 
     Raises:
         RecordingError: a number is not finite, or the quaternion is zero.
     """
+    if hasattr(message, "transform"):
+        return read_transform(message)
     pose = message.pose.pose if hasattr(message.pose, "pose") else message.pose
     position, q = pose.position, pose.orientation
     return _rigid([position.x, position.y, position.z, q.x, q.y, q.z, q.w])

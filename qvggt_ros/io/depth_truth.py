@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -14,28 +13,15 @@ from numpy.typing import NDArray
 from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.geometry.camera import Camera, rectification_map
 from qvggt_core.parameters import Parameters
-from qvggt_ros.io import conversions
+from qvggt_core.results.evaluation import DepthPair
+from qvggt_ros.io.camera_info import camera_from_info
+from qvggt_ros.io.conversions import frames_of, stamp_ns
+from qvggt_ros.io.images import decode_depth, is_depth
 from qvggt_ros.io.messages import TYPES
 from qvggt_ros.io.recording import OWN_NAMESPACE, Recording
-from qvggt_ros.io.reference_messages import decode_depth, frames_of, is_depth
 
 # How far true depth may come before the frame that it belongs to, in messages.
 _TRUTHS_KEPT = 64
-
-
-@dataclass(frozen=True)
-class DepthPair:
-    """A depth image and the true one in the same pixels.
-
-    Attributes:
-        stamp_ns: capture time of the frame.
-        depth: (H, W) float32 in the map's unit, NaN where invalid.
-        truth: (H, W) float32 in metres, NaN where unknown.
-    """
-
-    stamp_ns: int
-    depth: NDArray[np.float32]
-    truth: NDArray[np.float32]
 
 
 def depth_topic(recording: Recording, image_topic: str, named: str | None) -> str | None:
@@ -122,7 +108,7 @@ def _decoded(recording: Recording, topic: str) -> Iterator[tuple[int, NDArray[np
     for _, msgtype, received_ns, data in recording.messages([topic]):
         try:
             message = recording.deserialize(data, msgtype)
-            yield conversions.stamp_ns(message) or received_ns, decode_depth(message)
+            yield stamp_ns(message) or received_ns, decode_depth(message)
         except QvggtError:
             continue
 
@@ -136,7 +122,7 @@ def _reconstructed(
     matrices: dict[int, NDArray[np.float64]] = {}
     for topic, msgtype, _, data in result.messages([image, info]):
         message = result.deserialize(data, msgtype)
-        stamp = conversions.stamp_ns(message)
+        stamp = stamp_ns(message)
         if topic == image:
             images[stamp] = decode_depth(message)
         else:
@@ -168,7 +154,7 @@ def _sampling(
     """
     (true_height, true_width), (height, width) = source[:2], depth
     camera = (
-        conversions.camera_from_info(info, true_width, true_height, rectified=rectified)
+        camera_from_info(info, true_width, true_height, rectified=rectified)
         if info is not None
         else None
     )

@@ -3,51 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
-import numpy as np
-
-from qvggt_core.errors import EvaluationError, QvggtError, RecordingError
+from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.evaluate.track import Track
-from qvggt_core.evaluate.trajectory_files import read_trajectory
-from qvggt_ros.io import conversions
+from qvggt_core.results.evaluation import GroundTruth
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.recording import OWN_NAMESPACE, POSE_TYPES, Recording
-from qvggt_ros.io.reference_messages import frames_of, read_reference_pose
 from qvggt_ros.io.tf_tree import TransformTree
 
 TF_PREFIX = "/tf:"
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """True poses.
-
-    Attributes:
-        source: topic, `/tf:PARENT.CHILD`, or name of the file.
-        kind: what that is.
-        track: the poses, in order.
-        frame: name of the frame that moves; empty if nobody says.
-        moved_to_camera: whether a fixed transform was applied, so that they are the camera's.
-        notes: sentences about what was assumed or left out.
-        tree: what gives poses between those of the track, for TF.
-    """
-
-    source: str
-    kind: Literal["topic", "tf", "file"]
-    track: Track
-    frame: str
-    moved_to_camera: bool = False
-    notes: tuple[str, ...] = ()
-    tree: TransformTree | None = None
-
-    def at(self, stamps_ns: Sequence[int]) -> Track:
-        """Return the poses at some stamps if they can be had there, else all there are."""
-        if self.tree is None:
-            return self.track
-        parent, child = _tf_frames(self.source, self.tree, "")
-        return self.tree.track(parent, child, list(stamps_ns))
 
 
 def named_ground_truth(recording: Recording) -> str | None:
@@ -91,7 +58,7 @@ def read_ground_truth(
     else:
         if not Path(source).is_file():
             raise RecordingError(_nowhere(source, recordings))
-        truth = GroundTruth(Path(source).name, "file", read_trajectory(Path(source), times), "")
+        truth = GroundTruth.read(Path(source), times)
     return _of_camera(truth, truth_frame or truth.frame, camera_frame, recordings)
 
 
@@ -108,12 +75,12 @@ def _from_topic(topic: str, recording: Recording) -> GroundTruth:
     for _, msgtype, received_ns, data in recording.messages([topic]):
         try:
             message = recording.deserialize(data, msgtype)
-            pose = read_reference_pose(message)
+            pose = read_pose(message)
         except QvggtError:
             broken += 1
             continue
         frame = frame or frames_of(message)[1]
-        track.add(conversions.stamp_ns(message) or received_ns, pose)
+        track.add(stamp_ns(message) or received_ns, pose)
     if len(track) == 0:
         raise RecordingError(
             f"{topic} in {recording.path} holds no pose that can be used; {broken} are broken"
@@ -133,8 +100,14 @@ def _from_tf(source: str, recordings: Sequence[Recording], camera_frame: str) ->
             problem = problem or error
             continue
         if len(track):
-            name = f"{TF_PREFIX}{parent}.{child}"
-            return GroundTruth(name, "tf", track, child, child == camera_frame, tree=tree)
+            return GroundTruth(
+                f"{TF_PREFIX}{parent}.{child}",
+                "tf",
+                track,
+                child,
+                child == camera_frame,
+                sample=partial(tree.track, parent, child),
+            )
         problem = RecordingError(f"TF never knows all of the way from {parent!r} to {child!r}")
     raise problem or RecordingError(f"{source} needs a recording: there is none to read TF from")
 
@@ -159,22 +132,20 @@ def _tf_frames(source: str, tree: TransformTree, camera_frame: str) -> tuple[str
 def _of_camera(
     truth: GroundTruth, frame: str, camera_frame: str, recordings: Sequence[Recording]
 ) -> GroundTruth:
-    """Return the poses of the camera where TF tells how it sits on what moves."""
+    """Return the poses of the camera where TF has how it sits on what moves."""
     if not frame or not camera_frame or frame == camera_frame:
-        return GroundTruth(truth.source, truth.kind, truth.track, frame, notes=truth.notes)
+        return replace(truth, frame=frame)
     for recording in recordings:
         mounted = TransformTree.read(recording).fixed(frame, camera_frame)
         if mounted is not None:
             track = Track(truth.track.stamps_ns, list(truth.track.matrices @ mounted))
-            return GroundTruth(
-                truth.source, truth.kind, track, frame, moved_to_camera=True, notes=truth.notes
-            )
+            return replace(truth, track=track, frame=frame, moved_to_camera=True)
     note = (
         f"the truth is that of {frame!r} and TF does not say how {camera_frame!r} sits on it: its "
         "poses are compared as if they were the camera's, so rotations have a constant error and "
         "a lever arm adds to positions"
     )
-    return GroundTruth(truth.source, truth.kind, truth.track, frame, notes=(*truth.notes, note))
+    return replace(truth, frame=frame, notes=(*truth.notes, note))
 
 
 def _nowhere(source: str, recordings: Sequence[Recording]) -> str:
@@ -184,34 +155,3 @@ def _nowhere(source: str, recordings: Sequence[Recording]) -> str:
         f"the ground truth {source} is no file and no topic with poses of {where}; such topics "
         f"are: {', '.join(topics) or 'none'}; {TF_PREFIX}PARENT.CHILD takes poses from TF"
     )
-
-
-def clock_offset(
-    choice: str, track: Track, truth: Track, reach_s: float
-) -> tuple[float, Literal["given", "first poses", "estimated"]]:
-    """Return the seconds to add to the truth's stamps, and where they come from.
-
-    Args:
-        choice: seconds; "first": both begin at once; or "estimate": found from the motion.
-        track: the trajectory.
-        truth: the true one.
-        reach_s: how far "estimate" searches, in seconds.
-
-    Raises:
-        EvaluationError: the choice is none of these, or the motion does not tell the offset.
-    """
-    from qvggt_core.evaluate.association import estimate_offset, first_to_first
-
-    if choice == "first":
-        return first_to_first(track, truth), "first poses"
-    if choice == "estimate":
-        return estimate_offset(track, truth, reach_s), "estimated"
-    try:
-        seconds = float(choice)
-    except ValueError:
-        seconds = np.nan
-    if not np.isfinite(seconds):
-        raise EvaluationError(
-            f"a clock offset of {choice!r} is no number: give seconds, 'first' or 'estimate'"
-        )
-    return seconds, "given"

@@ -15,7 +15,7 @@ from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from qvggt_core.errors import RecordingError
-from qvggt_ros.io.conversions import is_picture
+from qvggt_ros.io.images import is_picture
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ class Recording:
                 return
             except Exception as error:  # damaged files raise whatever their bytes lead to
                 self.warnings.append(
-                    f"{self.path} is damaged ({_said(error)}): what came before is kept"
+                    f"{self.path} is damaged ({_described(error)}): what came before is kept"
                 )
                 return
             yield connection.topic, connection.msgtype, received_ns, data
@@ -122,13 +122,13 @@ class Recording:
             return self.reader.deserialize(data, msgtype)
         except Exception as error:  # as above: the bytes come from a file
             raise RecordingError(
-                f"a {msgtype} of {len(data)} bytes cannot be read ({_said(error)})"
+                f"a {msgtype} of {len(data)} bytes cannot be read ({_described(error)})"
             ) from error
 
 
 @contextmanager
 def open_recording(path: Path) -> Iterator[Recording]:
-    """Open a rosbag2 directory, a bare .mcap or a bare .db3 file.
+    """Open a rosbag2 directory, a bare .mcap or .db3 file, a video, or a folder of images.
 
     A recording without metadata.yaml, or an MCAP file without its end, as a recorder leaves it
     when it is killed, is opened as far as it goes, with a warning.
@@ -142,6 +142,12 @@ def open_recording(path: Path) -> Iterator[Recording]:
         raise RecordingError(
             f"{path} is a ROS 1 recording: convert it with `rosbags-convert --src {path} --dst DIR`"
         )
+    # Imported here: an image sequence is a kind of recording.
+    from qvggt_ros.io.image_sequence import is_image_sequence, open_image_sequence
+
+    if is_image_sequence(path):
+        yield open_image_sequence(path)
+        return
     with ExitStack() as stack:
         reader, warnings = _open_reader(path, stack)
         recording = Recording(path, reader, warnings)
@@ -160,7 +166,7 @@ def _open_reader(path: Path, stack: ExitStack) -> tuple[AnyReader, list[str]]:
             [] if whole else [f"{path} has no metadata.yaml: its files are read one by one"]
         )
     except Exception as error:  # see Recording.messages
-        reason = _said(error)
+        reason = _described(error)
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qvggt_")))
     repaired = [_repaired_if_cut_off(file, directory) for file in files]
     try:
@@ -179,11 +185,13 @@ def _storage_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.iterdir() if file.suffix in (".mcap", ".db3"))
     if not files:
-        raise RecordingError(f"{path} is no recording: it holds no .mcap and no .db3 file")
+        raise RecordingError(
+            f"{path} is no recording: it holds no .mcap, no .db3 file and no images"
+        )
     return files
 
 
-def _said(error: Exception) -> str:
+def _described(error: Exception) -> str:
     return f"{type(error).__name__}: {error}".rstrip(": ")
 
 

@@ -11,10 +11,9 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import inverse
-from qvggt_ros.io import conversions
+from qvggt_ros.io.conversions import frames_of, read_transform, stamp_ns
 from qvggt_ros.io.messages import TYPES
 from qvggt_ros.io.recording import Recording
-from qvggt_ros.io.reference_messages import frames_of, read_reference_pose
 
 MAX_GAP_S = 1.0
 """Longest time between two transforms that is bridged by interpolation, in seconds."""
@@ -34,7 +33,7 @@ class _Edge:
 class TransformTree:
     """The transforms of a recording.
 
-    Each frame has one parent, as in tf2; what is said last about the parent holds.
+    Each frame has one parent, as in tf2; the last message about the parent holds.
     """
 
     def __init__(self) -> None:
@@ -52,8 +51,8 @@ class TransformTree:
                 tree.add(
                     parent,
                     child,
-                    conversions.stamp_ns(message),
-                    read_reference_pose(message),
+                    stamp_ns(message),
+                    read_transform(message),
                     static=topic.endswith("tf_static"),
                 )
         for edge in tree._edges.values():
@@ -75,7 +74,7 @@ class TransformTree:
         edge.track.add(stamp_ns, pose)
 
     def stamps(self, parent: str, child: str) -> list[int]:
-        """Return the times at which something between two frames was told, in order.
+        """Return the times at which a transform between two frames came, in order.
 
         Raises:
             RecordingError: the frames are not connected.

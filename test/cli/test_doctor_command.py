@@ -145,7 +145,7 @@ def no_ros(path, monkeypatch):
 
 def rmw_that_is_not_installed(path, monkeypatch):
     prefix = path / "ros"
-    (prefix / "share/ament_index/resource_index/packages").mkdir(parents=True)
+    (prefix / "share/ament_index/resource_index/rmw_typesupport").mkdir(parents=True)
     monkeypatch.setenv("ROS_DISTRO", "jazzy")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix))
     monkeypatch.setenv("RMW_IMPLEMENTATION", "rmw_zenoh_cpp")
@@ -154,7 +154,7 @@ def rmw_that_is_not_installed(path, monkeypatch):
 
 
 def python_that_is_not_ros_s(path, monkeypatch):
-    packages = path / "share/ament_index/resource_index/packages"
+    packages = path / "share/ament_index/resource_index/rmw_typesupport"
     packages.mkdir(parents=True)
     (packages / "rmw_fastrtps_cpp").touch()
     monkeypatch.setenv("ROS_DISTRO", "lyrical")

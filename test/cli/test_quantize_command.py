@@ -60,10 +60,14 @@ def test_quantize_calibrates_on_a_folder_and_the_file_says_so(source, folder, tm
     assert "folder images (6 images)" in out
     assert not target.with_name("q.safetensors.partial").exists()
     metadata = read_checkpoint(target).metadata
-    said = json.loads(metadata["calibration"])
-    assert (said["images"], said["size"], said["frames_per_window"]) == (4, "56x42", 2)
-    assert said["selection"] == "2 of 3 windows, seed 0"
-    assert json.loads(report.read_text())["calibration"] == said
+    calibration = json.loads(metadata["calibration"])
+    assert (calibration["images"], calibration["size"], calibration["frames_per_window"]) == (
+        4,
+        "56x42",
+        2,
+    )
+    assert calibration["selection"] == "2 of 3 windows, seed 0"
+    assert json.loads(report.read_text())["calibration"] == calibration
     assert metadata["recipe"] == "awq"
     load_model(target)
 
@@ -71,9 +75,9 @@ def test_quantize_calibrates_on_a_folder_and_the_file_says_so(source, folder, tm
 def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, capsys, monkeypatch):
     target = tmp_path / "q.safetensors"
     arguments = ("--recipe", "gptq", "--calibration", folder, "--images", 4, "--frames", 2)
-    from qvggt_core.quantize import calibrate
+    from qvggt_core.quantize.calibration_store import CalibrationStore
 
-    finished = calibrate._Store.write
+    finished = CalibrationStore.write
 
     def interrupted(store, site, reports):
         finished(store, site, reports)
@@ -81,7 +85,7 @@ def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, caps
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(calibrate._Store, "write", interrupted)
+        patched.setattr(CalibrationStore, "write", interrupted)
         status, _, err = run(capsys, "quantize", source, "-o", target, *arguments)
     assert status == 130
     assert "run the same command again" in err
@@ -174,9 +178,11 @@ def test_synthetic_worlds_and_pools_bring_their_truth(source, tmp_path):
 def test_sensitivity_leaves_a_table_a_map_and_a_plan(source, folder, tmp_path, capsys):
     out = tmp_path / "sweep"
     arguments = ("--calibration", folder, "--images", 2, "--frames", 2, "--group-size", 64)
-    status, said, _ = run(capsys, "sensitivity", source, "-o", out, *arguments, "--budget-bits", 12)
+    status, printed, _ = run(
+        capsys, "sensitivity", source, "-o", out, *arguments, "--budget-bits", 12
+    )
     assert status == 0
-    assert "everything" in said
+    assert "everything" in printed
     sweep = json.loads((out / "sensitivity.json").read_text())
     assert len(sweep["rows"]) == 9 * 5
     assert sweep["calibration"]["images"] == 2

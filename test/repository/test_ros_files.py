@@ -13,7 +13,7 @@ import yaml
 from qvggt_core.doctor.ros_environment import SUPPORTED
 from qvggt_core.parameters import Parameters
 from qvggt_ros.io.messages import TYPES
-from qvggt_ros.session import OUTPUTS
+from qvggt_ros.publishing import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "config"

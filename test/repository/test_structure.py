@@ -71,7 +71,8 @@ LAYERS = {
     ),
     "qvggt_ros": (
         ("io",),
-        ("odometry",),
+        ("calibrations", "counters", "odometry"),
+        ("publishing",),
         ("session", "evaluation", "viewer"),
         ("drivers",),
         ("cli",),
@@ -82,7 +83,6 @@ imports those before it; a layer imports those below it, and a folder itself."""
 
 ALLOWED_FOR_NOW = {
     ("qvggt_core.geometry.cloud", "qvggt_core.stream.frame"),
-    ("qvggt_core.report.result", "qvggt_ros.evaluation"),
 }
 """Imports that point up and are to go."""
 

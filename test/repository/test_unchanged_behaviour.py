@@ -44,20 +44,8 @@ TOPICS = {
     "/qvggt/points",
     "/qvggt/confidence",
 }
-NETWORK = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=None,
-    camera_trunk_depth=1,
-    camera_num_heads=4,
-    camera_iterations=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
-    point_head=False,
-)
+NETWORK = Path(__file__).with_name("unchanged_behaviour_network.json")
+"""Sizes of a small network to quantize."""
 
 
 def run(*arguments: str | Path) -> str:
@@ -134,13 +122,14 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 def quantize(directory: Path) -> dict[str, Any]:
     torch.manual_seed(0)
-    network = VGGT(NETWORK).initialise()
+    config = ModelConfig.from_dict(json.loads(NETWORK.read_text(encoding="utf-8")))
+    network = VGGT(config).initialise()
     state = {
         name: torch.full_like(value, 0.5) if name.endswith("gamma") else value
         for name, value in network.state_dict().items()
     }
     original = directory / "network.safetensors"
-    save_checkpoint(original, state, NETWORK)
+    save_checkpoint(original, state, config)
     found: dict[str, Any] = {"numbers": {}, "digests": {}}
     images = ["--calibration", directory / "flight", "--images", "8", "--frames", "2"]
     images += ["--width", "56"]

@@ -1,4 +1,4 @@
-"""Many recordings: the same results however many work, and a failure costs only itself."""
+"""Many recordings: the same results however many work, and a failure is left out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from qvggt_ros.drivers.batch import (
     run_on_ray,
     with_one_thread,
 )
-from qvggt_ros.evaluation import EvaluationOptions
+from qvggt_ros.drivers.options import ReplayOptions
 
 BAGS = 20
 CORRUPT = 7
@@ -60,8 +60,7 @@ def jobs_for(bags, output, **options):
             bag,
             output / bag.name,
             PARAMETERS,
-            EvaluationOptions(),
-            options={"report": False, **options},
+            ReplayOptions(report=False, **options),
         )
         for bag in bags
     ]

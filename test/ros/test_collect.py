@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from support.recordings import RoomNetwork, read_recording, room_entries, stamp_of, write_recording
+from support.replays import evaluate, replay
 
-from qvggt_core.errors import RecordingError
+from qvggt_core.errors import OutputError, RecordingError
 from qvggt_core.parameters import Parameters
 from qvggt_core.report import write_report
+from qvggt_core.results.options import EvaluationOptions
+from qvggt_core.results.result import Result
 from qvggt_core.results.schema import Metrics
 from qvggt_ros.drivers.collect import collect
 from qvggt_ros.drivers.live_session import DIAGNOSTICS_NAME
-from qvggt_ros.drivers.replay import replay
-from qvggt_ros.evaluation import EvaluationOptions, evaluate
 from qvggt_ros.io.messages import rosbags_messages, rosbags_typestore
 
 M = rosbags_messages()
@@ -108,7 +109,8 @@ def test_a_recording_without_outputs_is_refused(flight, tmp_path):
 
 def test_an_existing_output_is_left_alone(live, flight, tmp_path):
     (tmp_path / "result").mkdir()
-    with pytest.raises(RecordingError, match="exists"):
+    (tmp_path / "result" / "mine").touch()
+    with pytest.raises(OutputError, match="left alone"):
         collect(live, flight, tmp_path / "result")
     shutil.rmtree(tmp_path / "result")
 
@@ -145,7 +147,7 @@ def record_on_a_robot(bag, result, path):
     return path
 
 
-def test_latency_and_drops_of_a_flight_are_told(flight, replayed, tmp_path):
+def test_latency_and_drops_of_a_flight_are_reported(flight, replayed, tmp_path):
     live = record_on_a_robot(flight, replayed.output, tmp_path / "live")
     collect(live, None, tmp_path / "result")
     found = evaluate(tmp_path / "result", EvaluationOptions())
@@ -159,5 +161,5 @@ def test_latency_and_drops_of_a_flight_are_told(flight, replayed, tmp_path):
     run = json.loads((tmp_path / "result" / "run.json").read_text())
     assert run["timings"]["latency_s"]["p50"] == pytest.approx(0.25)
     assert len(run["series"]["latency_s"]) == 9 - len(DROPPED)
-    write_report(tmp_path / "result")
+    write_report(Result.read(tmp_path / "result"), tmp_path / "result")
     assert "recorder&#39;s receipt" in (tmp_path / "result" / "report.html").read_text()

@@ -18,7 +18,8 @@ from qvggt_core.geometry.cloud import Cloud, VoxelMap, frame_cloud, write_ply
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Scale, View
-from qvggt_ros.io import conversions
+from qvggt_ros.io import conversions, images
+from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.messages import TYPES, Messages, installed_messages, rosbags_typestore
 
 TYPESTORE = rosbags_typestore()
@@ -69,12 +70,12 @@ def encoded(pixels, kind):
     ],
 )
 def test_colour_encodings_give_rgb(encoding, pixels):
-    assert np.array_equal(conversions.decode_image(message_of(encoding, pixels)), RGB)
+    assert np.array_equal(images.decode_image(message_of(encoding, pixels)), RGB)
 
 
 @pytest.mark.parametrize("encoding", ["mono8", "8UC1"])
 def test_grey_becomes_three_equal_channels(encoding):
-    picture = conversions.decode_image(message_of(encoding, RGB[..., 0]))
+    picture = images.decode_image(message_of(encoding, RGB[..., 0]))
     assert np.array_equal(picture, np.repeat(RGB[..., :1], 3, axis=-1))
 
 
@@ -82,7 +83,7 @@ def test_grey_becomes_three_equal_channels(encoding):
 @pytest.mark.parametrize(("order", "big"), [("<u2", 0), (">u2", 1)])
 def test_16_bits_keep_the_upper_8_in_either_byte_order(encoding, order, big):
     pixels = (RGB[..., 0].astype(np.uint16) * 256 + 255).astype(order)
-    picture = conversions.decode_image(message_of(encoding, pixels, is_bigendian=big))
+    picture = images.decode_image(message_of(encoding, pixels, is_bigendian=big))
     assert np.array_equal(picture, np.repeat(RGB[..., :1], 3, axis=-1))
 
 
@@ -95,7 +96,7 @@ def test_bayer_mosaics_give_back_the_colours_they_sampled(pattern, bits):
         mosaic[row::2, column::2] = SMOOTH[row::2, column::2, "rgb".index(colour)]
     if bits == 16:
         mosaic = mosaic.astype("<u2") * 256
-    picture = conversions.decode_image(message_of(f"bayer_{pattern}{bits}", mosaic))
+    picture = images.decode_image(message_of(f"bayer_{pattern}{bits}", mosaic))
     error = np.abs(picture.astype(int) - SMOOTH)[2:-2, 2:-2]
     assert error.mean() < 4.0
 
@@ -117,7 +118,7 @@ def test_yuv_422_follows_bt601(encoding, order):
     v = 128 + 0.439 * red - 0.368 * green - 0.071 * blue
     values = {"y": y, "u": u, "v": v}
     quad = np.array([round(values[letter]) for letter in order], dtype=np.uint8)
-    picture = conversions.decode_image(message_of(encoding, np.tile(quad, (4, 3)).reshape(4, 6, 2)))
+    picture = images.decode_image(message_of(encoding, np.tile(quad, (4, 3)).reshape(4, 6, 2)))
     assert np.abs(picture.astype(int) - [red, green, blue]).max() <= 3
 
 
@@ -125,19 +126,19 @@ def test_rows_may_be_padded():
     padded = np.full((6, 40), 255, dtype=np.uint8)
     padded[:, :24] = RGB.reshape(6, 24)
     message = message_of("rgb8", RGB, step=40, data=padded.reshape(-1))
-    assert np.array_equal(conversions.decode_image(message), RGB)
+    assert np.array_equal(images.decode_image(message), RGB)
 
 
 def test_a_picture_does_not_share_memory_with_its_message():
     message = message_of("rgb8", RGB.copy())
     message.data.setflags(write=False)
-    picture = conversions.decode_image(message)
+    picture = images.decode_image(message)
     picture[:] = 0
     assert message.data.any()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"step": 20}, r"step of 20 .* 8 pixels of rgb8 need 24"),
         ({"height": 7}, r"144 bytes, but 7 rows of 24 bytes make 168"),
@@ -147,22 +148,22 @@ def test_a_picture_does_not_share_memory_with_its_message():
         ({"encoding": "32FC1"}, "'32FC1' is not a picture"),
     ],
 )
-def test_a_wrong_image_is_refused_with_its_numbers(changes, said):
-    with pytest.raises(ImageError, match=said):
-        conversions.decode_image(message_of("rgb8", RGB, **changes))
+def test_a_wrong_image_is_refused_with_its_numbers(changes, reason):
+    with pytest.raises(ImageError, match=reason):
+        images.decode_image(message_of("rgb8", RGB, **changes))
 
 
 def test_an_odd_width_cannot_share_colours():
     with pytest.raises(ImageError, match="odd width, 7"):
-        conversions.decode_image(message_of("uyvy", np.zeros((4, 7, 2), np.uint8)))
+        images.decode_image(message_of("uyvy", np.zeros((4, 7, 2), np.uint8)))
 
 
 # Compressed images
 
 
 def test_png_is_exact_and_jpeg_is_close():
-    png = conversions.decode_image(compressed(encoded(SMOOTH, "PNG"), "rgb8; png compressed bgr8"))
-    jpeg = conversions.decode_image(compressed(encoded(SMOOTH, "JPEG"), "jpeg"))
+    png = images.decode_image(compressed(encoded(SMOOTH, "PNG"), "rgb8; png compressed bgr8"))
+    jpeg = images.decode_image(compressed(encoded(SMOOTH, "JPEG"), "jpeg"))
     assert np.array_equal(png, SMOOTH)
     assert np.abs(jpeg.astype(int) - SMOOTH).mean() < 3
 
@@ -170,7 +171,7 @@ def test_png_is_exact_and_jpeg_is_close():
 def test_16_bit_png_keeps_the_upper_8():
     grey = (SMOOTH[..., 0].astype(np.uint16) << 8) + 17
     _, data = cv2.imencode(".png", grey)
-    picture = conversions.decode_image(compressed(data.tobytes(), "16UC1; png compressed"))
+    picture = images.decode_image(compressed(data.tobytes(), "16UC1; png compressed"))
     assert np.array_equal(picture[..., 1], SMOOTH[..., 0])
 
 
@@ -178,14 +179,14 @@ def test_a_compressed_mosaic_is_demosaiced():
     mosaic = np.zeros((8, 8), np.uint8)
     mosaic[::2, ::2] = 200  # only the red samples of RGGB
     message = compressed(encoded(mosaic, "PNG"), "bayer_rggb8; png compressed bayer_rggb8")
-    centre = conversions.decode_image(message)[4, 4]
+    centre = images.decode_image(message)[4, 4]
     assert centre.tolist() == [200, 0, 0]
 
 
 def test_a_jpeg_that_was_cut_off_is_refused_not_filled_with_grey():
     data = encoded(SMOOTH, "JPEG")
     with pytest.raises(ImageError, match="broken"):
-        conversions.decode_image(compressed(data[: len(data) * 9 // 10], "jpeg"))
+        images.decode_image(compressed(data[: len(data) * 9 // 10], "jpeg"))
 
 
 def test_a_picture_is_measured_before_it_is_decoded():
@@ -194,20 +195,20 @@ def test_a_picture_is_measured_before_it_is_decoded():
     start = b"\x89PNG\r\n\x1a\n" + (13).to_bytes(4, "big") + size + checksum
     bomb = start + (1 << 20).to_bytes(4, "big") + b"IDAT" + bytes(16)
     with pytest.raises(ImageError, match="9000x9000 pixels is larger"):
-        conversions.decode_image(compressed(bomb, "png"))
+        images.decode_image(compressed(bomb, "png"))
 
 
 @pytest.mark.parametrize(
-    ("data", "image_format", "said"),
+    ("data", "image_format", "reason"),
     [
         (b"", "jpeg", "no JPEG or PNG header"),
         (b"GIF89a" + bytes(64), "jpeg", "no JPEG or PNG header"),
         (encoded(RGB, "PNG"), "16UC1; compressedDepth", "depth, not a picture"),
     ],
 )
-def test_what_is_no_picture_is_refused(data, image_format, said):
-    with pytest.raises(ImageError, match=said):
-        conversions.decode_image(compressed(data, image_format))
+def test_what_is_no_picture_is_refused(data, image_format, reason):
+    with pytest.raises(ImageError, match=reason):
+        images.decode_image(compressed(data, image_format))
 
 
 # Calibration
@@ -215,31 +216,31 @@ def test_what_is_no_picture_is_refused(data, image_format, said):
 
 def test_a_calibration_is_taken_as_it_is():
     info = camera_info_message(0, d=np.array([0.1, -0.05, 0.001, 0.002, 0.0]))
-    camera = conversions.camera_from_info(info, info.width, info.height)
+    camera = camera_from_info(info, info.width, info.height)
     assert np.array_equal(camera.intrinsics.ravel(), info.k)
     assert camera.distortion_model == "plumb_bob"
     assert camera.distortion == (0.1, -0.05, 0.001, 0.002, 0.0)
 
 
 def test_zero_coefficients_are_no_distortion():
-    camera = conversions.camera_from_info(camera_info_message(0), 56, 42)
+    camera = camera_from_info(camera_info_message(0), 56, 42)
     assert not camera.is_distorted
 
 
 def test_zero_coefficients_of_an_equidistant_lens_are_one():
     info = camera_info_message(0, distortion_model="equidistant", d=np.zeros(4))
-    assert conversions.camera_from_info(info, 56, 42).is_distorted
+    assert camera_from_info(info, 56, 42).is_distorted
 
 
 def test_an_uncalibrated_camera_has_no_camera():
     info = camera_info_message(0, k=np.zeros(9))
-    assert conversions.camera_from_info(info, 56, 42) is None
+    assert camera_from_info(info, 56, 42) is None
 
 
 def test_region_of_interest_and_binning_describe_the_delivered_image():
     roi = M.RegionOfInterest(x_offset=10, y_offset=4, height=32, width=40, do_rectify=False)
     info = camera_info_message(0, roi=roi, binning_x=2, binning_y=4)
-    camera = conversions.camera_from_info(info, 20, 8)
+    camera = camera_from_info(info, 20, 8)
     fx, fy = info.k[0], info.k[4]
     cx, cy = info.k[2], info.k[5]
     expected = [[fx / 2, 0, (cx - 10) / 2], [0, fy / 4, (cy - 4) / 4], [0, 0, 1]]
@@ -247,7 +248,7 @@ def test_region_of_interest_and_binning_describe_the_delivered_image():
 
 
 def test_a_resized_image_scales_its_calibration_about_the_pixels_edge():
-    camera = conversions.camera_from_info(camera_info_message(0), 112, 84)
+    camera = camera_from_info(camera_info_message(0), 112, 84)
     assert np.allclose(camera.intrinsics[0], [88.0, 0.0, 28.5 * 2 - 0.5])
     assert np.allclose(camera.intrinsics[1], [0.0, 88.0, 21.5 * 2 - 0.5])
 
@@ -255,13 +256,13 @@ def test_a_resized_image_scales_its_calibration_about_the_pixels_edge():
 def test_a_rectified_image_takes_the_projection_matrix():
     projection = np.array([40.0, 0, 27, 0, 0, 41, 20, 0, 0, 0, 1, 0])
     info = camera_info_message(0, p=projection, d=np.array([0.1, 0, 0, 0, 0]))
-    camera = conversions.camera_from_info(info, 56, 42, rectified=True)
+    camera = camera_from_info(info, 56, 42, rectified=True)
     assert np.allclose(camera.intrinsics, projection.reshape(3, 4)[:, :3])
     assert not camera.is_distorted
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"k": np.array([np.nan, 0, 1, 0, 1, 1, 0, 0, 1])}, "K that is not finite"),
         ({"d": np.array([np.inf, 0, 0, 0, 0])}, "D that is not finite"),
@@ -270,9 +271,9 @@ def test_a_rectified_image_takes_the_projection_matrix():
         ({"binning_x": 200}, "binning 200x0"),
     ],
 )
-def test_a_wrong_calibration_is_refused_with_its_numbers(changes, said):
-    with pytest.raises(ImageError, match=said):
-        conversions.camera_from_info(camera_info_message(0, **changes), 56, 42)
+def test_a_wrong_calibration_is_refused_with_its_numbers(changes, reason):
+    with pytest.raises(ImageError, match=reason):
+        camera_from_info(camera_info_message(0, **changes), 56, 42)
 
 
 # Geometry to messages

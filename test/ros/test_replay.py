@@ -26,11 +26,12 @@ from support.recordings import (
     world_from_camera,
     write_recording,
 )
+from support.replays import replay
 
-from qvggt_core.errors import ParameterError, RecordingError
+from qvggt_core.errors import OutputError, ParameterError, RecordingError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
-from qvggt_ros.drivers.replay import replay
+from qvggt_ros.drivers.replay import Watcher
 from qvggt_ros.io.conversions import read_pose
 from qvggt_ros.io.recording import choose_topics, open_recording
 
@@ -222,8 +223,10 @@ def test_a_stop_on_request_keeps_what_there_is(room, tmp_path):
     summary = run(
         room,
         tmp_path / "out",
-        progress=lambda index, total: done.append((index, total)),
-        stop=lambda: len(done) >= 5,
+        watcher=Watcher(
+            progress=lambda index, total: done.append((index, total)),
+            stop=lambda: len(done) >= 5,
+        ),
     )
     assert done == [(index, FRAMES) for index in range(1, 6)]
     assert summary.interrupted
@@ -264,7 +267,7 @@ def test_segments_have_their_own_files_and_worlds(tmp_path):
 
 def test_an_output_is_replaced_only_on_request(room, tmp_path):
     run(room, tmp_path / "out", limit=2)
-    with pytest.raises(RecordingError, match="--overwrite"):
+    with pytest.raises(OutputError, match="--overwrite"):
         run(room, tmp_path / "out", limit=3)
     assert run(room, tmp_path / "out", limit=3, overwrite=True).metrics["result"]["received"] == 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
@@ -272,7 +275,7 @@ def test_an_output_is_replaced_only_on_request(room, tmp_path):
 
 def test_a_directory_that_holds_something_else_is_never_replaced(room, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(RecordingError, match="left alone"):
+    with pytest.raises(OutputError, match="left alone"):
         run(room, tmp_path, overwrite=True)
     assert (tmp_path / "thesis.tex").exists()
 
@@ -280,7 +283,7 @@ def test_a_directory_that_holds_something_else_is_never_replaced(room, tmp_path)
 def test_an_output_does_not_swallow_its_input(room, tmp_path):
     inside = tmp_path / "out" / "bag"
     shutil.copytree(room, inside)
-    with pytest.raises(RecordingError, match="lies in the output"):
+    with pytest.raises(OutputError, match="lies in the output"):
         run(inside, tmp_path / "out", overwrite=True)
     assert inside.exists()
 
@@ -370,14 +373,14 @@ def test_several_cameras_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "reason"),
     [
         ({"image_topic": "/nothing"}, "no topic /nothing"),
         ({"image_topic": "/camera/camera_info"}, "not an image"),
         ({"camera_info_topic": "/camera/image_raw"}, "not a camera_info"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_list(named, said, tmp_path):
-    with pytest.raises(RecordingError, match=said) as caught:
+def test_a_wrong_name_is_answered_with_the_list(named, reason, tmp_path):
+    with pytest.raises(RecordingError, match=reason) as caught:
         topics_of(tmp_path, room_entries(1), **named)
     assert "/ground_truth/pose  [geometry_msgs/msg/PoseStamped]" in str(caught.value)

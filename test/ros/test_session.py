@@ -1,4 +1,4 @@
-"""The server: messages in, messages out, with a reconstructor whose answers are known."""
+"""A session: messages in, messages out, with a reconstructor whose answers are known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.conversions import read_pose, read_transform
-from qvggt_ros.session import MAX_PATH_POSES, OUTPUTS, ReconstructionServer, outputs_of
+from qvggt_ros.publishing import MAX_PATH_POSES, OUTPUTS, Driver, outputs_of
+from qvggt_ros.session import ReconstructionSession
 
 
 class PairReconstructor:
@@ -93,20 +94,28 @@ class Outbox(list):
         return [message for name, message, _ in self if name == topic]
 
 
-def make(reconstructor=None, parameters=None, **options):
+def make(
+    reconstructor=None,
+    parameters=None,
+    *,
+    publish_tf="world_to_camera",
+    wanted=lambda topic: True,
+    lookup=lambda target, source, stamp_ns: None,
+    now_ns=None,
+    **options,
+):
     outbox = Outbox()
     reconstructor = reconstructor or PairReconstructor()
-    options = {"transform_mode": "world_to_camera", **options}
-    server = ReconstructionServer(
-        reconstructor, parameters or Parameters(), M, outbox.emit, **options
-    )
-    return server, reconstructor, outbox
+    parameters = parameters or Parameters(publish_tf=publish_tf)
+    driver = Driver(M, outbox.emit, wanted, lookup, now_ns)
+    session = ReconstructionSession(reconstructor, parameters, driver, **options)
+    return session, reconstructor, outbox
 
 
 def test_each_frame_gives_each_output_with_the_stamp_of_its_image():
-    server, _, outbox = make()
+    session, _, outbox = make()
     for index in range(4):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     stamps = [stamp_of(index) for index in range(4)]
     for topic in set(OUTPUTS) - {"path"}:
         assert [stamp for name, _, stamp in outbox if name == topic] == stamps
@@ -116,9 +125,9 @@ def test_each_frame_gives_each_output_with_the_stamp_of_its_image():
 
 
 def test_geometry_is_in_the_camera_s_frame_and_poses_in_the_world_s():
-    server, _, outbox = make()
-    server.on_image(image_message(0, header=header(0, "drone_camera")))
-    server.on_image(image_message(1, header=header(1, "")))
+    session, _, outbox = make()
+    session.on_image(image_message(0, header=header(0, "drone_camera")))
+    session.on_image(image_message(1, header=header(1, "")))
     assert [m.header.frame_id for m in outbox.of("points")] == [
         "drone_camera",
         "camera_optical_frame",
@@ -128,108 +137,108 @@ def test_geometry_is_in_the_camera_s_frame_and_poses_in_the_world_s():
 
 
 def test_a_known_scale_names_the_map_and_quiets_the_warning():
-    server, _, outbox = make(PairReconstructor(Scale(2.0, "parameter")))
-    server.on_image(image_message(0))
-    assert server.status().level == "OK"
-    server.on_image(image_message(1))
+    session, _, outbox = make(PairReconstructor(Scale(2.0, "parameter")))
+    session.on_image(image_message(0))
+    assert session.status().level == "OK"
+    session.on_image(image_message(1))
     assert outbox.of("pose")[0].header.frame_id == "map"
-    assert server.status().level == "OK"
-    assert server.status().values["metres_per_unit"] == 2.0
+    assert session.status().level == "OK"
+    assert session.status().values["metres_per_unit"] == 2.0
 
 
 def test_an_unknown_scale_is_a_warning_once_there_is_geometry():
-    server, _, _ = make()
-    server.on_image(image_message(0))
-    assert server.status().level == "OK"
-    server.finish()
-    assert server.status().level == "WARN"
-    assert "scale is unknown" in server.status().message
+    session, _, _ = make()
+    session.on_image(image_message(0))
+    assert session.status().level == "OK"
+    session.finish()
+    assert session.status().level == "WARN"
+    assert "scale is unknown" in session.status().message
 
 
 def test_finish_publishes_what_waits():
-    server, _, outbox = make()
-    server.on_image(image_message(0))
+    session, _, outbox = make()
+    session.on_image(image_message(0))
     assert not outbox
-    (result,) = server.finish()
+    (result,) = session.finish()
     assert len(result.frames) == len(outbox.of("pose")) == 1
 
 
-def test_nobody_listens_nothing_is_made():
-    server, _, outbox = make(wanted=lambda topic: topic == "pose")
+def test_without_subscribers_nothing_is_made():
+    session, _, outbox = make(wanted=lambda topic: topic == "pose")
     for index in range(2):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert {topic for topic, _, _ in outbox} == {"pose"}
 
 
 def test_images_are_paired_with_the_calibration_of_their_stamp_else_with_the_newest():
-    server, reconstructor, _ = make()
+    session, reconstructor, _ = make()
     for index, focal in ((0, 40.0), (1, 50.0)):
         matrix = np.array([focal, 0, 28, 0, focal, 21, 0, 0, 1])
-        server.on_camera_info(camera_info_message(index, k=matrix))
+        session.on_camera_info(camera_info_message(index, k=matrix))
     for index in (0, 1, 7):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     focals = [frame.camera.intrinsics[0, 0] for frame in reconstructor.frames]
     assert focals == [40.0, 50.0, 50.0]
 
 
 def test_without_calibration_images_are_used_as_they_are():
-    server, reconstructor, _ = make()
-    server.on_image(image_message(0))
+    session, reconstructor, _ = make()
+    session.on_image(image_message(0))
     assert reconstructor.frames[0].camera is None
-    assert server.counters.uncalibrated == 1
+    assert session.counters.uncalibrated == 1
 
 
 def test_a_broken_calibration_costs_the_calibration_not_the_image():
-    server, reconstructor, _ = make()
-    server.on_camera_info(camera_info_message(0, k=np.full(9, np.nan)))
-    server.on_image(image_message(0))
-    server.on_camera_info(camera_info_message(1))
-    server.on_image(image_message(1))
+    session, reconstructor, _ = make()
+    session.on_camera_info(camera_info_message(0, k=np.full(9, np.nan)))
+    session.on_image(image_message(0))
+    session.on_camera_info(camera_info_message(1))
+    session.on_image(image_message(1))
     assert [frame.camera is None for frame in reconstructor.frames] == [True, False]
-    assert "not finite" in next(iter(server.counters.rejected))
+    assert "not finite" in next(iter(session.counters.rejected))
 
 
-def test_a_bad_image_costs_itself_and_is_told_once_per_kind(caplog):
-    server, reconstructor, outbox = make()
+def test_a_bad_image_is_left_out_and_reported_once_per_kind(caplog):
+    session, reconstructor, outbox = make()
     with caplog.at_level(logging.WARNING):
-        server.on_image(image_message(0))
+        session.on_image(image_message(0))
         for height in (9000, 9001, 9002):
-            server.on_image(image_message(1, height=height))
-        server.on_image(image_message(1, encoding="32FC1"))
-        server.on_image(image_message(1))
+            session.on_image(image_message(1, height=height))
+        session.on_image(image_message(1, encoding="32FC1"))
+        session.on_image(image_message(1))
     assert len(reconstructor.frames) == 2
     assert len(outbox.of("pose")) == 2
-    assert sorted(server.counters.rejected.values()) == [1, 3]
-    assert server.counters.received == 6
-    assert len(server.events) == len(caplog.records) == 2
-    assert server.status().level == "WARN"
+    assert sorted(session.counters.rejected.values()) == [1, 3]
+    assert session.counters.received == 6
+    assert len(session.counters.events) == len(caplog.records) == 2
+    assert session.status().level == "WARN"
 
 
-def test_a_frame_that_the_reconstructor_refuses_costs_only_itself():
-    server, _, outbox = make(PairReconstructor(refuse={stamp_of(1)}))
+def test_a_frame_that_the_reconstructor_refuses_is_left_out():
+    session, _, outbox = make(PairReconstructor(refuse={stamp_of(1)}))
     for index in range(3):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert [stamp for topic, _, stamp in outbox if topic == "pose"] == [stamp_of(0), stamp_of(2)]
-    assert sum(server.counters.rejected.values()) == 1
+    assert sum(session.counters.rejected.values()) == 1
 
 
 def test_the_path_grows_within_a_segment_and_begins_anew_with_the_next():
-    server, reconstructor, outbox = make()
+    session, reconstructor, outbox = make()
     for index in range(4):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     reconstructor.segment = 1
     for index in range(4, 6):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert [len(message.poses) for message in outbox.of("path")] == [2, 4, 2]
     assert outbox.of("path")[2].header.frame_id == "qvggt_unscaled_1"
-    assert server.counters.segments == 2
+    assert session.counters.segments == 2
 
 
 def test_a_long_path_is_thinned_and_keeps_its_newest_pose():
-    server, _, outbox = make(wanted=lambda topic: topic == "path")
+    session, _, outbox = make(wanted=lambda topic: topic == "path")
     tiny = {"height": 1, "width": 1, "step": 3, "data": np.zeros(3, np.uint8)}
     for index in range(MAX_PATH_POSES + 50):
-        server.on_image(image_message(0, header=header(index), **tiny))
+        session.on_image(image_message(0, header=header(index), **tiny))
     last = outbox.of("path")[-1]
     assert MAX_PATH_POSES // 2 <= len(last.poses) <= MAX_PATH_POSES
     newest = last.poses[-1].header.stamp
@@ -238,12 +247,12 @@ def test_a_long_path_is_thinned_and_keeps_its_newest_pose():
 
 def test_latency_is_from_image_to_geometry():
     ticks = iter(range(100))
-    server, _, _ = make(clock=lambda: float(next(ticks)))
+    session, _, _ = make(clock=lambda: float(next(ticks)))
     for index in range(2):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     # Image 0 arrives at 0, image 1 at 1; their geometry is out at 2 and 3.
-    assert list(server.counters.latencies) == [2.0, 2.0]
-    assert server.status().values["latency_s"]["max"] == pytest.approx(2.0)
+    assert list(session.counters.latencies) == [2.0, 2.0]
+    assert session.status().values["latency_s"]["max"] == pytest.approx(2.0)
 
 
 # Live
@@ -278,40 +287,40 @@ def known_transform(target, source, stamp_ns):
     return inverse(KNOWN[source, target]) if (source, target) in KNOWN else None
 
 
-def test_odometry_of_the_base_is_told_of_the_camera():
-    server, reconstructor, _ = make(lookup=known_transform)
-    server.on_odometry(odometry(0))
+def test_odometry_of_the_base_becomes_that_of_the_camera():
+    session, reconstructor, _ = make(lookup=known_transform)
+    session.on_odometry(odometry(0))
     assert reconstructor.odometry == []  # which camera is not known yet
-    server.on_image(image_message(0))
-    server.on_odometry(odometry(1, position=(5.0, 1.0, 0.0)))
+    session.on_image(image_message(0))
+    session.on_odometry(odometry(1, position=(5.0, 1.0, 0.0)))
     ((stamp, position),) = reconstructor.odometry
     assert stamp == stamp_of(1)
     # The base is turned left by 90 degrees: 0.2 m ahead is 0.2 m along y.
     assert np.allclose(position, [5.0, 1.2, 0.1])
 
 
-def test_odometry_without_a_transform_is_taken_as_the_camera_s_and_said_once():
-    server, reconstructor, _ = make()
-    server.on_image(image_message(0))
+def test_odometry_without_a_transform_is_taken_as_the_camera_s_and_reported_once():
+    session, reconstructor, _ = make()
+    session.on_image(image_message(0))
     for index in (1, 2):
-        server.on_odometry(odometry(index, position=(5.0, 1.0, 0.0)))
+        session.on_odometry(odometry(index, position=(5.0, 1.0, 0.0)))
     assert np.allclose(reconstructor.odometry[-1][1], [5.0, 1.0, 0.0])
-    assert sum("no transform from base_link" in event for event in server.events) == 1
+    assert sum("no transform from base_link" in event for event in session.counters.events) == 1
 
 
 def test_broken_odometry_costs_itself():
-    server, reconstructor, _ = make()
-    server.on_image(image_message(0))
-    server.on_odometry(odometry(1, position=(np.nan, 0.0, 0.0)))
+    session, reconstructor, _ = make()
+    session.on_image(image_message(0))
+    session.on_odometry(odometry(1, position=(np.nan, 0.0, 0.0)))
     assert reconstructor.odometry == []
-    assert "odometry" in next(iter(server.counters.rejected))
+    assert "odometry" in next(iter(session.counters.rejected))
 
 
 def test_odometry_goes_out_for_the_base_with_growing_variance_and_a_twist():
     metric = PairReconstructor(Scale(1.0, "parameter"))
-    server, _, outbox = make(metric, lookup=known_transform)
+    session, _, outbox = make(metric, lookup=known_transform)
     for index in range(4):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     first, second, third, _ = outbox.of("odometry")
     assert (first.header.frame_id, first.child_frame_id) == ("map", "base_link")
     expected = world_from_camera(0) @ inverse(BASE_FROM_CAMERA)
@@ -329,47 +338,47 @@ def test_odometry_goes_out_for_the_base_with_growing_variance_and_a_twist():
 
 
 def test_without_the_base_s_transform_odometry_is_the_camera_s():
-    server, _, outbox = make()
+    session, _, outbox = make()
     for index in range(2):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert outbox.of("odometry")[0].child_frame_id == "camera_optical_frame"
 
 
 def test_an_image_that_comes_late_is_left_out_and_time_that_goes_back_resets():
-    server, reconstructor, outbox = make(live=True)
+    session, reconstructor, outbox = make(live=True)
     for index in (0, 2, 1, 3):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert [frame.stamp_ns for frame in reconstructor.frames] == [
         stamp_of(index) for index in (0, 2, 3)
     ]
-    assert "came late" in next(iter(server.counters.rejected))
-    server.on_image(image_message(100))
-    server.on_image(image_message(0))
+    assert "came late" in next(iter(session.counters.rejected))
+    session.on_image(image_message(100))
+    session.on_image(image_message(0))
     (reason,) = reconstructor.resets
     assert "time went back by 10.000 s" in reason
     outbox.clear()
-    server.on_image(image_message(1))
+    session.on_image(image_message(1))
     assert [len(path.poses) for path in outbox.of("path")] == [2]
 
 
 def test_reset_forgets_the_path():
-    server, reconstructor, outbox = make()
+    session, reconstructor, outbox = make()
     for index in range(4):
-        server.on_image(image_message(index))
-    server.reset()
+        session.on_image(image_message(index))
+    session.reset()
     for index in range(4, 6):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert len(reconstructor.resets) == 1
     assert [len(path.poses) for path in outbox.of("path")] == [2, 4, 2]
 
 
 def test_a_path_does_not_mix_units():
-    server, reconstructor, outbox = make()
+    session, reconstructor, outbox = make()
     for index in range(2):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     reconstructor.scale = Scale(2.0, "odometry")
     for index in range(2, 4):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     assert [(p.header.frame_id, len(p.poses)) for p in outbox.of("path")] == [
         ("qvggt_unscaled", 2),
         ("map", 2),
@@ -378,12 +387,12 @@ def test_a_path_does_not_mix_units():
 
 def test_the_map_is_saved_as_it_is_published(tmp_path):
     parameters = Parameters(map_directory=str(tmp_path / "maps"), map_voxel=1e-6)
-    server, _, outbox = make(parameters=parameters, keep_map=True)
+    session, _, outbox = make(parameters=parameters, live=True)
     with pytest.raises(RecordingError, match="no map yet"):
-        server.save_map()
+        session.save_map()
     for index in range(2):
-        server.on_image(image_message(index))
-    path, points = server.save_map()
+        session.on_image(image_message(index))
+    path, points = session.save_map()
     assert path.parent == tmp_path / "maps"
     assert f"element vertex {points}\n".encode() in path.read_bytes()
     assert points == sum(message.width for message in outbox.of("points"))
@@ -392,20 +401,20 @@ def test_the_map_is_saved_as_it_is_published(tmp_path):
 def test_a_map_that_cannot_be_written_says_so(tmp_path):
     (tmp_path / "maps").write_text("a file")
     parameters = Parameters(map_directory=str(tmp_path / "maps"))
-    server, _, _ = make(parameters=parameters, keep_map=True)
+    session, _, _ = make(parameters=parameters, live=True)
     for index in range(2):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     with pytest.raises(RecordingError, match="cannot be written"):
-        server.save_map()
+        session.save_map()
 
 
 def test_clouds_come_in_the_world_on_request_and_at_once():
-    server, _, outbox = make()
+    session, _, outbox = make()
     for index in range(2):
-        server.on_image(image_message(index))
-    server.set_parameters(Parameters(points_frame="world", point_stride=2))
+        session.on_image(image_message(index))
+    session.set_parameters(Parameters(points_frame="world", point_stride=2))
     for index in range(2, 4):
-        server.on_image(image_message(index))
+        session.on_image(image_message(index))
     before, after = outbox.of("points")[0], outbox.of("points")[-1]
     assert (before.header.frame_id, after.header.frame_id) == (
         "camera_optical_frame",
@@ -421,15 +430,14 @@ def test_clouds_come_in_the_world_on_request_and_at_once():
 def transforms(mode, known=None, scale=None, segment=0):
     reconstructor = PairReconstructor(scale or Scale(1.0, "odometry"))
     reconstructor.segment = segment
-    server, _, outbox = make(
+    session, _, outbox = make(
         reconstructor,
         Parameters(publish_tf=mode),
-        transform_mode=None,
         lookup=lambda target, source, stamp_ns: (known or {}).get((target, source)),
     )
     for index in range(2):
-        server.on_image(image_message(index))
-    return server, [message.transforms[0] for message in outbox.of("tf")]
+        session.on_image(image_message(index))
+    return session, [message.transforms[0] for message in outbox.of("tf")]
 
 
 def test_tf_is_off_by_default():
@@ -459,22 +467,22 @@ def test_nothing_of_an_unknown_unit_is_hung_into_the_robot_s_tree():
 
 
 def test_a_missing_transform_is_named():
-    server, found = transforms("map_to_odom")
+    session, found = transforms("map_to_odom")
     assert found == []
-    assert "no transform from odom to camera_optical_frame" in server.events[-1]
+    assert "no transform from odom to camera_optical_frame" in session.counters.events[-1]
 
 
-RIG = Parameters(cameras=["front", "left"])
+RIG = Parameters(cameras=["front", "left"], publish_tf="world_to_camera")
 
 
 def test_a_rig_fills_one_window_and_each_camera_has_its_outputs():
-    server, reconstructor, outbox = make(parameters=RIG)
-    server.on_camera_info(camera_info_message(0), "left")
+    session, reconstructor, outbox = make(parameters=RIG)
+    session.on_camera_info(camera_info_message(0), "left")
     images = {
         "left": image_message(0, header=header(0, "left_optical")),
         "front": image_message(0, header=header(0, "front_optical")),
     }
-    server.on_images(images)
+    session.on_images(images)
     assert [frame.source for frame in reconstructor.frames] == ["front", "left"]
     assert [frame.camera is None for frame in reconstructor.frames] == [True, False]
     assert len(outbox.of("pose")) == len(outbox.of("path")[0].poses) == 1
@@ -482,22 +490,22 @@ def test_a_rig_fills_one_window_and_each_camera_has_its_outputs():
     assert [m.header.frame_id for m in outbox.of("points")] == ["front_optical"]
     assert [m.header.frame_id for m in outbox.of("left/points")] == ["left_optical"]
     assert {topic for topic, _, _ in outbox} <= set(outputs_of(RIG))
-    assert server.counters.received == server.counters.published == 2
+    assert session.counters.received == session.counters.published == 2
 
 
 def test_a_rig_goes_on_without_a_camera_but_not_without_its_first():
-    server, reconstructor, _ = make(parameters=RIG)
+    session, reconstructor, _ = make(parameters=RIG)
     broken = image_message(0, height=9000)
-    server.on_images({"front": image_message(0), "left": broken})
+    session.on_images({"front": image_message(0), "left": broken})
     assert [frame.source for frame in reconstructor.frames] == ["front"]
-    server.on_images({"front": broken, "left": image_message(1)})
+    session.on_images({"front": broken, "left": image_message(1)})
     assert len(reconstructor.frames) == 1
-    assert sorted(server.counters.rejected.values()) == [1, 1]
+    assert sorted(session.counters.rejected.values()) == [1, 1]
 
 
 def test_age_is_that_of_the_image_when_the_network_starts():
-    server, _, _ = make(now_ns=lambda: stamp_of(1) + 30_000_000)
+    session, _, _ = make(now_ns=lambda: stamp_of(1) + 30_000_000)
     for index in range(2):
-        server.on_image(image_message(index))
-    assert list(server.counters.ages) == [pytest.approx(0.03)]
-    assert server.status().values["age_s"]["p50"] == pytest.approx(0.03)
+        session.on_image(image_message(index))
+    assert list(session.counters.ages) == [pytest.approx(0.03)]
+    assert session.status().values["age_s"]["p50"] == pytest.approx(0.03)

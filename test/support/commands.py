@@ -1,5 +1,7 @@
 """Commands, run inside the test's process, and a small checkpoint to run them on."""
 
+from dataclasses import replace
+
 import pytest
 
 from qvggt_ros.cli import app
@@ -14,20 +16,9 @@ def run(capsys, *arguments):
 
 
 def small_checkpoint(path, metadata=None):
-    from qvggt_core.model import VGGT, ModelConfig, save_checkpoint
+    from qvggt_core.model import VGGT, save_checkpoint
+    from support.small_network import TINY
 
-    config = ModelConfig(
-        img_size=28,
-        embed_dim=128,
-        depth=4,
-        num_heads=4,
-        encoder=None,
-        camera_trunk_depth=1,
-        camera_num_heads=4,
-        dpt_features=16,
-        dpt_out_channels=(16, 16, 16, 16),
-        taps=(0, 1, 2, 3),
-        point_head=False,
-    )
+    config = replace(TINY, img_size=28, embed_dim=128, num_heads=4, camera_iterations=4)
     save_checkpoint(path, VGGT(config).state_dict(), config, metadata)
     return path

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from qvggt_core.model import VGGT, ModelConfig, StackConfig
+from qvggt_core.model import VGGT, EncoderConfig, ModelConfig, StackConfig
 
 TINY = ModelConfig(
     img_size=56,
@@ -23,6 +23,17 @@ TINY = ModelConfig(
     taps=(0, 1, 2, 3),
     point_head=False,
 )
+
+ENCODED = replace(
+    TINY,
+    encoder=EncoderConfig(64, 2, 2),
+    camera_trunk_depth=4,
+    camera_num_heads=2,
+    camera_iterations=4,
+    dpt_out_channels=(8, 8, 16, 16),
+    point_head=True,
+)
+"""With an encoder and both dense heads."""
 
 
 def open_state(config: ModelConfig = TINY) -> dict[str, Tensor]:

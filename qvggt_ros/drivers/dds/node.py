@@ -15,7 +15,7 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.dds.participant import LOOPBACK, Participant, Publisher
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.messages import TYPES, rosbags_messages
-from qvggt_ros.session import outputs_of
+from qvggt_ros.publishing import Driver, outputs_of
 
 _SPIN_S = 0.1
 _STOP_TIMEOUT_S = 1.0
@@ -29,12 +29,12 @@ _TRANSFORMS_KEPT = 100
 
 @dataclass(frozen=True)
 class Inputs:
-    """Names of the topics that are heard.
+    """Names of the topics that are subscribed to.
 
     Attributes:
         image: sensor_msgs/Image, or sensor_msgs/CompressedImage if it ends in /compressed.
         camera_info: its sensor_msgs/CameraInfo.
-        odometry: nav_msgs/Odometry of the robot, which tells the scale.
+        odometry: nav_msgs/Odometry of the robot, which gives the scale.
     """
 
     image: str
@@ -49,9 +49,9 @@ class DdsNode:
     several cameras are not here.
 
     Attributes:
-        inputs: the topics that are heard.
+        inputs: the topics that are subscribed to.
         parameters: the effective ones.
-        facts: what there is to know of the network.
+        facts: names and values about the network.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class DdsNode:
 
         Args:
             parameters: how to reconstruct.
-            inputs: the topics to hear.
+            inputs: the topics to subscribe to.
             namespace: precedes the outputs.
             domain_id: as ROS_DOMAIN_ID.
             interface: name or address of the network interface; loopback by default.
@@ -85,11 +85,10 @@ class DdsNode:
         if parameters.publish_tf in ("map_to_odom", "odom_to_base"):
             raise ParameterError(
                 f"publish_tf {parameters.publish_tf} needs the robot's transforms, which the ROS "
-                "node alone knows; choose none or world_to_camera here"
+                "node alone has; choose none or world_to_camera here"
             )
         self.inputs = inputs
         self._closed = False
-        messages = rosbags_messages()
         self._participant = Participant(
             "reconstruct", namespace=namespace, domain_id=domain_id, interface=interface
         )
@@ -100,10 +99,7 @@ class DdsNode:
         try:
             self._live = LiveReconstruction(
                 parameters,
-                messages,
-                self._emit,
-                wanted=self._is_wanted,
-                now_ns=time.time_ns,
+                Driver(rosbags_messages(), self._emit, wanted=self._is_wanted, now_ns=time.time_ns),
                 rectified="image_rect" in inputs.image,
                 load=load,
             )
@@ -113,12 +109,12 @@ class DdsNode:
             raise
         self.parameters, self.facts = self._live.parameters, self._live.facts
 
-    def run(self, stop: Callable[[], bool], tell: Callable[[Any], None]) -> None:
-        """Reconstruct until told to stop.
+    def run(self, stop: Callable[[], bool], show: Callable[[Any], None]) -> None:
+        """Reconstruct until `stop` returns true.
 
         Args:
             stop: asked ten times a second and after each message.
-            tell: called with each DiagnosticArray, which is published too.
+            show: called with each DiagnosticArray, which is published too.
         """
         period = self.parameters.diagnostics_period_s
         due = time.monotonic() + period
@@ -128,7 +124,7 @@ class DdsNode:
                 due = time.monotonic() + period
                 state = self.diagnostics()
                 self._diagnostics.publish(state)
-                tell(state)
+                show(state)
 
     def diagnostics(self) -> Any:
         """Return diagnostic_msgs/DiagnosticArray of the state."""
@@ -145,7 +141,7 @@ class DdsNode:
     def close(self) -> bool:
         """Leave the domain and release the network; return whether its thread ended in time."""
         ended = self._live.close(_STOP_TIMEOUT_S)
-        # A window that is still being worked on has nobody to go to.
+        # A window that is still being worked on has no one to go to.
         self._closed = True
         self._participant.close()
         return ended
@@ -193,6 +189,6 @@ class DdsNode:
         if self._images.publishers:
             return f"{self.inputs.image} has a publisher that sends nothing"
         return (
-            f"nobody publishes {self.inputs.image} in this domain and on this interface; a ROS 2 "
+            f"no one publishes {self.inputs.image} in this domain and on this interface; a ROS 2 "
             "of default settings is on the network's, not on loopback"
         )

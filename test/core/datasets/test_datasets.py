@@ -38,7 +38,8 @@ from qvggt_core.synthetic.dataset_layouts import (
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.lens import Lens
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 
 WIDTH, HEIGHT, FRAMES, STEP = 48, 32, 4, 0.1
 LOADERS = {

@@ -158,7 +158,7 @@ def test_little_memory_disk_and_shared_memory_are_found(tmp_path, monkeypatch):
 
 def sourced(tmp_path, **changes) -> dict[str, str]:
     """Variables of a shell with a ROS that has one middleware."""
-    packages = tmp_path / "share/ament_index/resource_index/packages"
+    packages = tmp_path / "share/ament_index/resource_index/rmw_typesupport"
     packages.mkdir(parents=True, exist_ok=True)
     (packages / "rmw_fastrtps_cpp").touch()
     (packages / "rmw_cyclonedds_cpp").touch()
@@ -194,6 +194,14 @@ def found(tmp_path, monkeypatch, **changes):
 )
 def test_what_is_wrong_with_a_ros_shell_is_found_alone(tmp_path, monkeypatch, changes, expected):
     assert found(tmp_path, monkeypatch, **changes) == expected
+
+
+def test_without_a_setting_the_only_middleware_there_is_is_taken(tmp_path):
+    variables = sourced(tmp_path)
+    (tmp_path / "share/ament_index/resource_index/rmw_typesupport/rmw_fastrtps_cpp").unlink()
+    (finding,) = (each for each in check_ros_environment(variables) if each.name == "rmw")
+    assert finding.level is Level.OK
+    assert "rmw_cyclonedds_cpp" in finding.found
 
 
 def test_no_ros_is_a_problem_only_where_it_is_wanted():

@@ -73,14 +73,14 @@ def test_clocks_that_are_far_apart_are_searched_from_first_to_first():
     assert estimate_offset(estimate, truth) == pytest.approx(5000.25, abs=2e-3)
 
 
-def test_even_and_straight_motion_does_not_tell_the_offset():
+def test_even_and_straight_motion_does_not_determine_the_offset():
     seconds = np.arange(0, 20, 0.1)
     line = np.outer(seconds, [1.0, 0.5, 0.0])
     with pytest.raises(EvaluationError, match="does not determine the clock offset"):
         estimate_offset(track_at(seconds, line), track_at(seconds, line))
 
 
-def test_standing_still_does_not_tell_it_either():
+def test_standing_still_does_not_determine_it_either():
     seconds = np.arange(0, 20, 0.1)
     with pytest.raises(EvaluationError, match="overlap and move"):
         estimate_offset(track_at(seconds), track_at(seconds, wave(seconds)))

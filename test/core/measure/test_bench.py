@@ -79,7 +79,7 @@ def test_rounds_go_forwards_and_backwards(machine):
     assert "".join(machine.calls) == "abccbaabc"
 
 
-def test_short_calls_are_repeated_until_the_clock_can_tell(machine):
+def test_short_calls_are_repeated_until_the_clock_resolves_them(machine):
     times = timing.measure({"short": machine.takes("short", 1e-4)}, 2, "cpu")
     assert len(machine.calls) >= 2 * 45
     assert len(times["short"]) == 2

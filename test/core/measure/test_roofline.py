@@ -4,31 +4,21 @@ import dataclasses
 
 import pytest
 import torch
+from support.small_network import ENCODED
 from torch.utils.flop_counter import FlopCounterMode
 
 from qvggt_core.measure import roofline
 from qvggt_core.measure.roofline import Peaks, Shape, Work
-from qvggt_core.model import VGGT, EncoderConfig, ModelConfig
+from qvggt_core.model import VGGT, ModelConfig
 
-SMALL = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=EncoderConfig(64, 2, 2),
-    camera_num_heads=2,
-    dpt_features=16,
-    dpt_out_channels=(8, 8, 16, 16),
-    taps=(0, 1, 2, 3),
-)
 TERA = 1e12
 
 
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        pytest.param(SMALL, Shape(3, 42, 70), id="small, odd grid"),
-        pytest.param(dataclasses.replace(SMALL, encoder=None), Shape(2, 56, 56), id="no encoder"),
+        pytest.param(ENCODED, Shape(3, 42, 70), id="small, odd grid"),
+        pytest.param(dataclasses.replace(ENCODED, encoder=None), Shape(2, 56, 56), id="no encoder"),
         pytest.param(ModelConfig.vggt_1b(), Shape(2, 392, 518), id="VGGT-1B"),
     ],
 )

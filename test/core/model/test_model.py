@@ -4,34 +4,22 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial.transform import Rotation
+from support.small_network import ENCODED
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model import (
     VGGT,
-    EncoderConfig,
     ModelConfig,
     decode_pose,
     encode_pose,
     scaled_taps,
 )
 
-SMALL = ModelConfig(
-    img_size=56,
-    embed_dim=64,
-    depth=4,
-    num_heads=2,
-    encoder=EncoderConfig(64, 2, 2),
-    camera_num_heads=2,
-    dpt_features=16,
-    dpt_out_channels=(8, 8, 16, 16),
-    taps=(0, 1, 2, 3),
-)
-
 
 @pytest.fixture(scope="module")
 def model() -> VGGT:
     torch.manual_seed(3)
-    model = VGGT(SMALL).initialise().eval()
+    model = VGGT(ENCODED).initialise().eval()
     for name, parameter in model.named_parameters():
         if name.endswith("gamma") or "token" in name:
             torch.nn.init.normal_(parameter, std=0.5)
@@ -122,8 +110,8 @@ def test_taps_scale_with_depth_as_vggt_1bs() -> None:
 )
 def test_sizes_that_contradict_each_other_are_refused(sizes: dict, complaint: str) -> None:
     with pytest.raises(CheckpointError, match=complaint):
-        ModelConfig.from_dict({**SMALL.to_dict(), **sizes})
+        ModelConfig.from_dict({**ENCODED.to_dict(), **sizes})
 
 
 def test_sizes_survive_json() -> None:
-    assert ModelConfig.from_dict(SMALL.to_dict()) == SMALL
+    assert ModelConfig.from_dict(ENCODED.to_dict()) == ENCODED

@@ -18,6 +18,7 @@ from qvggt_core.geometry.poses import transform
 from qvggt_core.parameters import Parameters
 from qvggt_core.protocols import (
     PROTOCOLS,
+    SceneResults,
     SurfaceReconstruction,
     make_benchmark,
     run_scenes,
@@ -523,8 +524,7 @@ def run(directory, names, benchmark=None, identity=None, **options):
         names,
         None,
         PARAMETERS,
-        directory,
-        identity or {"model": "m"},
+        SceneResults(directory, identity or {"model": "m"}),
         **options,
     )
 
@@ -545,7 +545,7 @@ def _into(seen):
     return lambda done, total: seen.append((done, total))
 
 
-def test_a_broken_scene_costs_only_itself_and_is_tried_again(tmp_path):
+def test_a_broken_scene_leaves_the_others_and_is_judged_again(tmp_path):
     result = run(tmp_path, ("a", "bad", "gone", "b"))
     assert list(result.results) == ["a", "b"]
     assert result.failures == {

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from qvggt_kernels import Int4Linear, dequantize
 from qvggt_kernels.cpu import linear as cpu
+from support.small_network import TINY
 
 from qvggt_core.errors import CheckpointError, QuantizationError
-from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint, save_checkpoint
+from qvggt_core.model import VGGT, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize.awq_import import import_awq_linear, import_released, unpack_awq
 
-SMALL = ModelConfig(
-    img_size=518,
-    embed_dim=128,
-    depth=4,
-    num_heads=2,
-    encoder=None,
-    camera_trunk_depth=1,
-    camera_num_heads=2,
-    dpt_features=16,
-    dpt_out_channels=(16, 16, 16, 16),
-    taps=(0, 1, 2, 3),
+SMALL = replace(
+    TINY, img_size=518, embed_dim=128, camera_num_heads=2, camera_iterations=4, point_head=True
 )
 
 

@@ -304,7 +304,7 @@ def test_gptq_loses_less_of_the_output_than_rounding_to_nearest(group_size):
     assert errors[0] < 0.7 * errors[1]
 
 
-def test_gptq_bears_inputs_that_were_never_seen():
+def test_gptq_tolerates_inputs_that_were_never_seen():
     moment = torch.eye(32)
     moment[5, 5] = 0
     weight = torch.randn(4, 32)

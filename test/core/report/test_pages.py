@@ -17,10 +17,12 @@ from support.recordings import (
     world_from_camera,
     write_recording,
 )
+from support.replays import replay
 
 from qvggt_core.parameters import Parameters
 from qvggt_core.report import write_comparison
-from qvggt_ros.drivers.replay import replay
+from qvggt_core.results.result import Result
+from qvggt_ros.drivers.replay import Watcher
 
 pytestmark = needs_browser
 
@@ -54,7 +56,8 @@ def results(tmp_path_factory):
     )
     for bag in (full, bare):
         replay(bag, folder / bag.name, RoomNetwork(), PARAMETERS)
-    write_comparison(folder / "compare.html", [folder / "full", folder / "bare"])
+    results = {folder / name: Result.read(folder / name) for name in ("full", "bare")}
+    write_comparison(folder / "compare.html", results)
     return folder
 
 
@@ -142,7 +145,7 @@ def test_tabs_and_legends_of_charts(report):
     assert len(height.find_elements("css selector", "svg > path")) == lines - 1
 
 
-def test_a_value_under_the_pointer_is_told(report):
+def test_a_value_under_the_pointer_is_shown(report):
     from selenium.webdriver import ActionChains
 
     chart = find(report, "[data-chart=error] svg")
@@ -226,18 +229,25 @@ def test_a_reconstruction_is_shown_while_it_grows_on_loopback(driver, results, t
 
     bag = write_recording(tmp_path / "in", room_entries(FRAMES))
     seen = []
-    with LiveView(18_090, parameters=PARAMETERS) as live:
+    with LiveView(18_090) as live:
         assert live.address.startswith("http://127.0.0.1:")
         show(driver, live.address)
         wait_for(driver, "document.body.innerText.includes('waiting for the first window')")
 
-        def watch(reconstruction):
-            live.add(reconstruction)
+        def watch(reconstruction, built):
+            live.add(reconstruction, built)
             if reconstruction.frames:
                 seen.append(len(reconstruction.frames))
                 wait_for(driver, f"document.body.innerText.includes('{sum(seen)} frames')")
 
-        replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False, watch=watch)
+        replay(
+            bag,
+            tmp_path / "out",
+            RoomNetwork(),
+            PARAMETERS,
+            report=False,
+            watcher=Watcher(grown=watch),
+        )
         assert len(seen) > 1
         assert sum(seen) == FRAMES
         # Walls and floor in colour, the image and its depth beside them.

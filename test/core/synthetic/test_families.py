@@ -15,8 +15,10 @@ from qvggt_core.errors import ParameterError, TrainingError
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.synthetic import photographs
 from qvggt_core.synthetic.families import FAMILIES
-from qvggt_core.synthetic.render import PhotographTable, Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import photograph
+from qvggt_core.synthetic.texture_colour import PhotographTable
 from qvggt_core.synthetic.views import random_views
 from qvggt_core.synthetic.world import Light, Rectangle, Texture, World
 from qvggt_core.training.clips import PoolConfig, render_clip

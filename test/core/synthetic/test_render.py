@@ -8,7 +8,8 @@ from scipy.optimize import brentq
 
 from qvggt_core.geometry.poses import transform, unproject
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.render import Scene, pinhole
+from qvggt_core.synthetic.ray_caster import pinhole
+from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.synthetic.world import (
     Box,

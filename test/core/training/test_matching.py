@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
+from support.small_network import TINY
 
-from qvggt_core.model import VGGT, EncoderConfig, ModelConfig
+from qvggt_core.model import VGGT, EncoderConfig
 from qvggt_core.training.matching import (
     Correspondences,
     attention_logits,
@@ -21,23 +25,10 @@ HEIGHT, WIDTH, PATCH, FOCAL = 32, 48, 8, 40.0
 ROWS, COLUMNS = HEIGHT // PATCH, WIDTH // PATCH
 
 
-def network(**sizes: object) -> VGGT:
+def network(**sizes: Any) -> VGGT:
     torch.manual_seed(0)
-    defaults = {
-        "img_size": WIDTH,
-        "patch_size": PATCH,
-        "embed_dim": 64,
-        "depth": 4,
-        "num_heads": 2,
-        "encoder": EncoderConfig(embed_dim=64, depth=1, num_heads=2),
-        "camera_trunk_depth": 1,
-        "camera_num_heads": 2,
-        "dpt_features": 16,
-        "dpt_out_channels": (16, 16, 16, 16),
-        "taps": (0, 1, 2, 3),
-        "point_head": False,
-    }
-    return VGGT(ModelConfig(**{**defaults, **sizes})).initialise()
+    config = replace(TINY, img_size=WIDTH, patch_size=PATCH, encoder=EncoderConfig(64, 1, 2))
+    return VGGT(replace(config, **sizes)).initialise()
 
 
 def wall(shift: float, distance: float = 2.0) -> Windows:

@@ -63,7 +63,7 @@ class Robot:
         self._publishers[topic].publish(message)
 
     def show(self, index: int, topic: str = "image", **changes: Any) -> None:
-        self.say(topic, image_message(index, **changes), "Image")
+        self.publish(topic, image_message(index, **changes), "Image")
 
     def film(self, indices: Any, **changes: Any) -> None:
         """Show images at the pace at which the node takes them: none is dropped."""

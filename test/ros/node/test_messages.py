@@ -14,7 +14,7 @@ from support.recordings import HEIGHT, INTRINSICS, WIDTH, M, image_message, worl
 from qvggt_core.errors import ImageError
 from qvggt_core.geometry.cloud import frame_cloud
 from qvggt_core.stream.frame import FrameGeometry, View
-from qvggt_ros.io import conversions
+from qvggt_ros.io import conversions, images
 from qvggt_ros.io.messages import TYPES, installed_messages, rosbags_typestore
 
 RNG = np.random.default_rng(5)
@@ -71,7 +71,7 @@ def test_bytes_are_equal(name, make):
 def test_pictures_of_rclpy_and_rosbags_decode_alike():
     message = image_message(2)
     assert np.array_equal(
-        conversions.decode_image(to_ros(message, "Image")), conversions.decode_image(message)
+        images.decode_image(to_ros(message, "Image")), images.decode_image(message)
     )
 
 
@@ -79,4 +79,4 @@ def test_what_is_not_known_here_is_asked_of_cv_bridge():
     pytest.importorskip("cv_bridge")
     message = to_ros(image_message(0, encoding="bayer_rggb12"), "Image")
     with pytest.raises(ImageError, match="by cv_bridge neither"):
-        conversions.decode_image(message)
+        images.decode_image(message)

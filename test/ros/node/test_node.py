@@ -197,7 +197,7 @@ def test_a_missing_or_foreign_checkpoint_is_a_clean_failure(tmp_path, capfd, con
         threads = threading.active_count()
         assert not it.node.start()
         assert str(path) in capfd.readouterr().err
-        assert threading.active_count() == threads
+        it.spin_until(lambda: threading.active_count() == threads)
         assert it.node.trigger_configure() != SUCCESS  # still alive, still unconfigured
 
 
@@ -331,7 +331,7 @@ def test_services(tmp_path):
         assert not it.ask(Trigger, "save_map", Trigger.Request()).success
 
 
-def test_what_is_missing_is_said():
+def test_what_is_missing_is_reported():
     with robot(diagnostics_period_s=0.5) as it:
         assert it.node.start()
         it.listen("/diagnostics", "DiagnosticArray")

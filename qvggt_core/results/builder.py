@@ -1,0 +1,75 @@
+"""Gathers a reconstruction while it grows: trajectories, maps, samples and times."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from qvggt_core.evaluate.track import Track
+from qvggt_core.geometry.cloud import Cloud, VoxelMap, empty_cloud, frame_cloud
+from qvggt_core.parameters import Parameters
+from qvggt_core.results.samples import Samples
+from qvggt_core.stream.frame import FrameGeometry, Reconstruction
+from qvggt_core.util.thinning import ThinnedStream, spread_indices
+
+_SAMPLES_KEPT = 24
+_SAMPLES_WRITTEN = 6
+
+
+class ResultBuilder:
+    """Takes reconstructions; memory is bounded but for one pose per frame.
+
+    Attributes:
+        tracks: camera poses per segment.
+        seconds: wall time per step of the reconstruction.
+        valid_depth: share of valid pixels, summed over the frames.
+    """
+
+    def __init__(self, parameters: Parameters) -> None:
+        """Start with nothing."""
+        self.tracks: dict[int, Track] = {}
+        self.seconds: Counter[str] = Counter()
+        self.valid_depth = 0.0
+        self._parameters = parameters
+        self._maps: dict[int, VoxelMap] = {}
+        self._samples: ThinnedStream[tuple[int, FrameGeometry]] = ThinnedStream(_SAMPLES_KEPT)
+
+    def add(self, result: Reconstruction) -> None:
+        """Take what one run of the network gave."""
+        self.seconds.update(result.seconds)
+        if not result.frames:
+            return
+        track = self.tracks.setdefault(result.segment, Track())
+        voxels = self._maps.setdefault(result.segment, VoxelMap(self._parameters.map_voxel))
+        for geometry in result.frames:
+            track.add(geometry.view.stamp_ns, geometry.map_from_camera)
+            self.valid_depth += float(np.isfinite(geometry.depth).mean())
+            self._samples.add((result.segment, geometry))
+            cloud = frame_cloud(geometry, self._parameters.max_depth_edge)
+            voxels.add_frame(cloud, geometry.map_from_camera)
+
+    @property
+    def main_segment(self) -> int:
+        """The segment with the most poses."""
+        return main_segment(self.tracks)
+
+    def cloud(self, segment: int) -> Cloud:
+        """Return the map of a segment."""
+        return self._maps[segment].cloud() if segment in self._maps else empty_cloud()
+
+    def voxel(self, segment: int) -> float:
+        """Return the side of a voxel of a segment's map, in its unit."""
+        return self._maps[segment].voxel
+
+    def samples(self) -> Samples:
+        """Return frames of the main segment (or any), spread evenly over it."""
+        kept = self._samples.kept
+        frames = [frame for segment, frame in kept if segment == self.main_segment]
+        frames = frames or [frame for _, frame in kept]
+        return Samples.of([frames[i] for i in spread_indices(len(frames), _SAMPLES_WRITTEN)])
+
+
+def main_segment(tracks: dict[int, Track]) -> int:
+    """Return the number of the segment with the most poses."""
+    return max(tracks, key=lambda segment: len(tracks[segment]))

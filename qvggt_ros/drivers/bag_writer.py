@@ -1,0 +1,79 @@
+"""Writes the recording of a result: outputs, and the input's reference poses between them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from pathlib import Path
+from typing import Any, Final
+
+from rosbags.interfaces import Connection
+from rosbags.rosbag2 import StoragePlugin, Writer
+
+from qvggt_ros.io.messages import LATCHED, TYPES, rosbags_typestore
+from qvggt_ros.io.recording import OWN_NAMESPACE, Recording, Topics
+from qvggt_ros.publishing import OUTPUTS
+
+STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+"""Storage plugins by the names of rosbag2."""
+
+BAG_VERSION: Final = 9
+"""Of rosbag2's metadata, as Jazzy writes and Humble reads it."""
+
+
+class BagWriter:
+    """Writes messages in the order of their stamps."""
+
+    def __init__(self, path: Path, storage: str, recording: Recording, topics: Topics) -> None:
+        """Begin a recording.
+
+        Args:
+            path: directory to make.
+            storage: one of `STORAGES`.
+            recording: what is reconstructed; the types of its reference poses are taken over.
+            topics: those that are used of it.
+        """
+        self._writer = Writer(path, version=BAG_VERSION, storage_plugin=STORAGES[storage])
+        self._writer.open()
+        self._typestore = rosbags_typestore()
+        self._connections: dict[str, Connection] = {
+            topic: self._writer.add_connection(
+                "/tf" if topic == "tf" else OWN_NAMESPACE + topic,
+                TYPES[name],
+                typestore=self._typestore,
+                offered_qos_profiles=LATCHED if topic == "path" else (),
+            )
+            for topic, name in OUTPUTS.items()
+        }
+        self._references: dict[str, Connection] = {
+            topic: self._writer.add_connection(
+                topic, recording.types[topic], typestore=recording.reader.typestore
+            )
+            for topic in topics.reference
+        }
+        self._pending: list[tuple[int, str, bytes]] = []
+
+    def emit(self, topic: str, message: Any, stamp_ns: int) -> None:
+        """Write an output."""
+        self._write_references_until(stamp_ns)
+        connection = self._connections[topic]
+        data = self._typestore.serialize_cdr(message, connection.msgtype)
+        self._writer.write(connection, max(stamp_ns, 0), data)
+
+    def copy(self, topic: str, data: bytes, stamp_ns: int) -> None:
+        """Keep a reference pose until the outputs have come to its stamp."""
+        if topic in self._references:
+            self._pending.append((stamp_ns, topic, data))
+
+    def close(self) -> None:
+        """Write what is kept, and end the recording."""
+        self._write_references_until(None)
+        self._writer.close()
+
+    def _write_references_until(self, stamp_ns: int | None) -> None:
+        self._pending.sort(key=lambda entry: entry[:2])
+        due = len(self._pending)
+        if stamp_ns is not None:
+            due = bisect_right(self._pending, stamp_ns, key=lambda entry: entry[0])
+        for stamp, topic, data in self._pending[:due]:
+            self._writer.write(self._references[topic], max(stamp, 0), data)
+        del self._pending[:due]

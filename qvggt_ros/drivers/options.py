@@ -1,0 +1,20 @@
+"""What a replay reads and writes, as options."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from qvggt_core.util.options import option
+
+
+@dataclass(frozen=True)
+class ReplayOptions:
+    """What is read of a recording, and what is written; a field's metadata describes it."""
+
+    image_topic: str | None = option(None, "Found by type if not given.")
+    camera_info_topic: str | None = option(None, "Found beside the images if not given.")
+    odometry: bool = option(False, "Take the scale from the recording's odometry.", "--odometry")
+    storage: str = option("mcap", "Storage of the result: mcap or sqlite3.")
+    limit: int | None = option(None, "End after so many images.")
+    overwrite: bool = option(False, "Replace a former output.")
+    report: bool = option(True, "Draw pictures and write report.html.")

@@ -1,0 +1,254 @@
+"""Geometry out: the messages of each frame, the path, the transform, and the map that is saved."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.errors import RecordingError
+from qvggt_core.geometry.cloud import VoxelMap, frame_cloud, write_ply
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale
+from qvggt_core.util.files import atomic_path
+from qvggt_ros.io import conversions
+from qvggt_ros.io.messages import Messages
+from qvggt_ros.odometry import MotionEstimator
+
+OUTPUTS: dict[str, str] = {
+    "pose": "PoseStamped",
+    "odometry": "Odometry",
+    "depth/image": "Image",
+    "depth/camera_info": "CameraInfo",
+    "confidence": "Image",
+    "points": "PointCloud2",
+    "path": "Path",
+    "tf": "TFMessage",
+}
+"""What is published: relative topic and message type."""
+
+CAMERA_OUTPUTS = ("depth/image", "depth/camera_info", "confidence", "points")
+"""Those of `OUTPUTS` that each camera of a rig has; those of the second and later cameras come
+below the camera's name, such as `left/points`."""
+
+MAX_PATH_POSES = 1000
+"""Poses in a path message; a longer path is thinned evenly, its newest pose always kept."""
+
+Emit = Callable[[str, Any, int], None]
+"""Takes a relative topic of `outputs_of`, a message, and its stamp in nanoseconds."""
+
+Lookup = Callable[[str, str, int], "NDArray[np.float64] | None"]
+"""Takes the names of a target and a source frame and a stamp in nanoseconds; returns
+`target_from_source`, (4, 4), or None where it is not known."""
+
+
+def outputs_of(parameters: Parameters) -> dict[str, str]:
+    """Return the relative topics that a session publishes, and their message types."""
+    others = {
+        f"{camera}/{topic}": OUTPUTS[topic]
+        for camera in parameters.cameras[1:]
+        for topic in CAMERA_OUTPUTS
+    }
+    return {**OUTPUTS, **others}
+
+
+@dataclass(frozen=True)
+class Driver:
+    """What a driver gives to a session.
+
+    Attributes:
+        messages: message classes to publish with.
+        emit: called with a topic of `outputs_of`, a message, and its stamp.
+        wanted: whether a topic has subscribers; work for the others is saved.
+        lookup: returns transforms between other frames.
+        now_ns: the time that stamps are compared with; None leaves ages unknown.
+    """
+
+    messages: Messages
+    emit: Emit
+    wanted: Callable[[str], bool] = lambda topic: True
+    lookup: Lookup = lambda target, source, stamp_ns: None
+    now_ns: Callable[[], int] | None = None
+
+
+class Publishing:
+    """Publishes the frames of one map after the other.
+
+    Attributes:
+        parameters: names of frames, and what goes into clouds.
+        scale: the unit of the newest geometry.
+        segment: number of the map segment, None before the first frame.
+        world: name of the map's frame.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        parameters: Parameters,
+        warn: Callable[[str], None],
+        *,
+        keep_map: bool,
+    ) -> None:
+        """Start without a map.
+
+        Args:
+            driver: where messages go.
+            parameters: names of frames, and what goes into clouds.
+            warn: called with what an operator should know, once or more.
+            keep_map: gather a map for `save_map`.
+        """
+        self.parameters = parameters
+        self.scale = Scale()
+        self._driver = driver
+        self._warn = warn
+        self._keep_map = keep_map
+        self.forget_map()
+
+    def forget_map(self) -> None:
+        """Begin anew with the path, the motion and the map."""
+        self.segment: int | None = None
+        self.world = ""
+        self._path: list[Any] = []
+        self._motion = MotionEstimator()
+        self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
+
+    def begin(self, result: Reconstruction) -> None:
+        """Take the scale and the segment of the frames that come next."""
+        self.scale = result.scale
+        world = conversions.world_frame(self.parameters, result.scale, result.segment)
+        if (result.segment, world) != (self.segment, self.world):
+            # Also when the scale becomes known: lengths before and after do not mix.
+            self.forget_map()
+            self.segment, self.world = result.segment, world
+        self._motion.window(result.position_sigma, result.rotation_sigma)
+
+    def frame(self, geometry: FrameGeometry) -> None:
+        """Publish what there is of a frame."""
+        if geometry.view.source == self.parameters.cameras[0]:
+            self._publish_motion(geometry)
+        self._publish_depth(geometry)
+        self._publish_points(geometry)
+
+    def path(self, stamp_ns: int) -> None:
+        """Publish the path of the map so far."""
+        if self._driver.wanted("path"):
+            poses = _thinned(self._path)
+            path = conversions.path_message(self._driver.messages, poses)
+            self._driver.emit("path", path, stamp_ns)
+
+    def save_map(self) -> tuple[Path, int]:
+        """Write the map of the current segment into `map_directory`.
+
+        Returns:
+            The PLY file and its number of points.
+
+        Raises:
+            RecordingError: there is no map yet, or the file cannot be written.
+        """
+        cloud = None if self._map is None else self._map.cloud()
+        if cloud is None or len(cloud) == 0:
+            raise RecordingError("there is no map yet: no frame has got its geometry")
+        directory = Path(self.parameters.map_directory).expanduser()
+        now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
+        path = directory / f"{self.world or 'map'}_{now}.ply".replace("/", "_")
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            with atomic_path(path) as partial:
+                write_ply(partial, cloud)
+        except OSError as error:
+            raise RecordingError(f"the map cannot be written to {path}: {error}") from error
+        return path, len(cloud)
+
+    def _emit(self, topic: str, stamp: int, make: Callable[[], Any]) -> None:
+        if self._driver.wanted(topic):
+            self._driver.emit(topic, make(), stamp)
+
+    def _publish_motion(self, geometry: FrameGeometry) -> None:
+        stamp = geometry.view.stamp_ns
+        pose = conversions.pose_message(self._driver.messages, geometry, self.world)
+        self._path.append(pose)
+        self._emit("pose", stamp, lambda: pose)
+        self._publish_odometry(geometry)
+        if self._driver.wanted("tf"):
+            self._publish_transform(geometry)
+
+    def _publish_odometry(self, geometry: FrameGeometry) -> None:
+        stamp, child = geometry.view.stamp_ns, geometry.view.frame_id
+        camera_from_base = self._driver.lookup(child, self.parameters.base_frame, stamp)
+        pose = geometry.map_from_camera
+        if camera_from_base is not None:
+            pose, child = pose @ camera_from_base, self.parameters.base_frame
+        # Also without subscribers, so that the first twist is not that of a long time.
+        estimate = self._motion.estimate(stamp, pose)
+        self._emit(
+            "odometry",
+            stamp,
+            lambda: conversions.odometry_message(
+                self._driver.messages, estimate, self.world, child, stamp
+            ),
+        )
+
+    def _publish_transform(self, geometry: FrameGeometry) -> None:
+        parameters, view = self.parameters, geometry.view
+        if parameters.publish_tf == "none":
+            return
+        pose, child = geometry.map_from_camera, view.frame_id
+        if parameters.publish_tf != "world_to_camera":
+            # A tree in metres stays one: nothing of an unknown unit is hung into it.
+            if self.scale.metres_per_unit is None:
+                return
+            to_odom = parameters.publish_tf == "map_to_odom"
+            child = parameters.odom_frame if to_odom else parameters.base_frame
+            other = self._driver.lookup(view.frame_id, child, view.stamp_ns)
+            if other is None:
+                self._warn(
+                    f"no transform from {child} to {view.frame_id}: nothing is published to tf; "
+                    "the robot's description and its odometry have to give it"
+                )
+                return
+            pose = pose @ other
+        message = conversions.transform_message(
+            self._driver.messages, pose, self.world, child, view.stamp_ns
+        )
+        self._driver.emit("tf", message, view.stamp_ns)
+
+    def _publish_depth(self, geometry: FrameGeometry) -> None:
+        makers = {
+            "depth/image": conversions.depth_message,
+            "depth/camera_info": conversions.depth_info_message,
+            "confidence": conversions.confidence_message,
+        }
+        for topic, make in makers.items():
+            if self._driver.wanted(self._prefix(geometry) + topic):
+                message = make(self._driver.messages, geometry)
+                self._driver.emit(self._prefix(geometry) + topic, message, geometry.view.stamp_ns)
+
+    def _publish_points(self, geometry: FrameGeometry) -> None:
+        topic, parameters = self._prefix(geometry) + "points", self.parameters
+        wanted = self._driver.wanted(topic)
+        if not wanted and self._map is None:
+            return
+        cloud = frame_cloud(geometry, parameters.max_depth_edge, parameters.point_stride)
+        if self._map is not None:
+            self._map.add_frame(cloud, geometry.map_from_camera)
+        if not wanted:
+            return
+        frame_id, stamp = geometry.view.frame_id, geometry.view.stamp_ns
+        if parameters.points_frame == "world":
+            frame_id, cloud = self.world, cloud.moved(geometry.map_from_camera)
+        points = conversions.cloud_message(self._driver.messages, cloud, stamp, frame_id)
+        self._driver.emit(topic, points, stamp)
+
+    def _prefix(self, geometry: FrameGeometry) -> str:
+        first = geometry.view.source == self.parameters.cameras[0]
+        return "" if first else f"{geometry.view.source}/"
+
+
+def _thinned(poses: list[Any]) -> list[Any]:
+    stride = -(-len(poses) // MAX_PATH_POSES)
+    return poses[(len(poses) - 1) % stride :: stride]
