@@ -88,9 +88,7 @@ def check_parts(
     )
     if len(given) < len(parts) or not fit:
         found = ", ".join("none" if p is None else f"{tuple(p.shape)} {p.dtype}" for p in parts)
-        raise ValueError(
-            f"{name} are {found}: all must be contiguous, {shape} {dtype} on {device}"
-        )
+        raise ValueError(f"{name} are {found}: all must be contiguous, {shape} {dtype} on {device}")
 
 
 def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
