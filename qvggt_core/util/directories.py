@@ -18,7 +18,7 @@ _MARKER = ".unfinished"
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What a command makes, so that a former output can be told from a user's directory.
+    """What a command makes, to distinguish a former output from a user's directory.
 
     Attributes:
         name: what messages call it, such as "result of a reconstruction".
