@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qvggt_core.errors import ParameterError
+from qvggt_core.util.yaml_text import read_yaml, short
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
 _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -410,7 +411,7 @@ class Parameters(BaseModel):
             ParameterError: a name is unknown or a value is refused; says which and why.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ParameterError(_reasons(error)) from None
 
@@ -422,8 +423,8 @@ class Parameters(BaseModel):
             ParameterError: the file cannot be read, or a parameter is unknown or refused.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = read_yaml(path) or {}
+        except (OSError, ValueError) as error:
             raise ParameterError(f"cannot read the parameter file {path}: {error}") from error
         for _ in range(2):
             if isinstance(content, dict) and len(content) == 1:
@@ -458,9 +459,9 @@ def _reasons(error: ValidationError) -> str:
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = ", ".join(Parameters.model_fields)
-            lines.append(f"there is no parameter {name!r}; known: {known}")
+            lines.append(f"there is no parameter {short(name)}; known: {known}")
         elif not name:
             lines.append(item["msg"].removeprefix("Value error, "))
         else:
-            lines.append(f"parameter {name} = {item['input']!r} is refused: {item['msg']}")
+            lines.append(f"parameter {name} = {short(item['input'])} is refused: {item['msg']}")
     return "; ".join(lines)

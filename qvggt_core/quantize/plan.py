@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qvggt_kernels import GROUP_SIZES
 
 from qvggt_core.errors import QuantizationError
+from qvggt_core.util.files import read_bounded_text
+from qvggt_core.util.yaml_text import MOST_BYTES, load_yaml, short
 
 DEFAULT_GROUP_SIZE = 128
 CHANNEL: Literal["channel"] = "channel"
@@ -166,18 +168,18 @@ class Plan(BaseModel):
             QuantizationError: no YAML, or a rule is refused, which is named.
         """
         try:
-            return cls.model_validate(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise QuantizationError(f"the plan is not YAML: {error}") from error
+            return cls.model_validate(load_yaml(text))
         except ValidationError as error:
             raise QuantizationError(_reasons(error)) from None
+        except ValueError as error:
+            raise QuantizationError(f"the plan cannot be read: {error}") from None
 
 
 def _reasons(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part + 1) if isinstance(part, int) else part for part in item["loc"])
-        found = "nothing" if item["type"] == "missing" else repr(item["input"])
+        found = "nothing" if item["type"] == "missing" else short(item["input"])
         lines.append(f"{place or 'document'}: {item['msg']}, found {found}")
     return "the plan is refused (rules count from 1): " + "; ".join(lines)
 
@@ -247,8 +249,8 @@ def load_plan(source: str | Path) -> Plan:
     if str(source) in PRESETS:
         return PRESETS[str(source)]
     try:
-        text = Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(Path(source), MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise QuantizationError(
             f"{str(source)!r} is no preset ({', '.join(PRESETS)}) and no readable file: {error}"
         ) from error
