@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qvggt_core.errors import ParameterError
-from qvggt_core.util.yaml_text import read_yaml, short
+from qvggt_core.util.quoting import short
+from qvggt_core.util.yaml_text import read_yaml
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
 _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -61,7 +62,7 @@ class ParameterDescription:
 class Parameters(BaseModel):
     """How a reconstruction is made; structural ones are fixed once a model is loaded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # The network
     checkpoint: str = Field(
@@ -203,6 +204,7 @@ class Parameters(BaseModel):
     metres_per_unit: float = Field(
         0.0,
         ge=0.0,
+        le=1e6,
         description=(
             "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
             "the world frame is `unscaled_frame`."

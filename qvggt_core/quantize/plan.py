@@ -14,7 +14,8 @@ from qvggt_kernels import GROUP_SIZES
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.util.files import read_bounded_text
-from qvggt_core.util.yaml_text import MOST_BYTES, load_yaml, short
+from qvggt_core.util.quoting import short
+from qvggt_core.util.yaml_text import MOST_BYTES, load_yaml
 
 DEFAULT_GROUP_SIZE = 128
 CHANNEL: Literal["channel"] = "channel"
@@ -54,7 +55,7 @@ class Rule(BaseModel):
         activations: 16, or 8 or 4 bits per token; 8-bit weights need integer activations.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     match: str = Field(min_length=1)
     bits: Literal[3, 4, 8, 16, 32]
@@ -86,7 +87,7 @@ class Plan(BaseModel):
         default_bits: for tensors that no rule matches.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field("custom", min_length=1)
     rules: tuple[Rule, ...]

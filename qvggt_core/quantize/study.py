@@ -36,7 +36,7 @@ class Row(BaseModel):
         changes: fields of the recipe that are set otherwise, nested as the recipe is.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     label: str = Field(min_length=1)
     recipe: str
@@ -70,7 +70,7 @@ class Study(BaseModel):
         auto_bits: average bits per weight of the whole file that rows with an auto plan may take.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_-]+$")
     title: str

@@ -30,7 +30,7 @@ class Stage(BaseModel):
         depth_stride: the depth loss reads every n-th pixel.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     until: int = Field(gt=0)
     images: int = Field(32, gt=0)
@@ -83,7 +83,7 @@ class TrainConfig(BaseModel):
         evaluation_clips: clips of the evaluation pool that the run looks at.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     licence: str = "unknown"
     seed: int = 0

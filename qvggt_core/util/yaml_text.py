@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from qvggt_core.util.files import read_bounded_text
+from qvggt_core.util.quoting import cut, short
 
 MOST_BYTES = 1 << 18
 """Longest document: a parameter file has a few kilobytes."""
@@ -17,10 +17,6 @@ MOST_BYTES = 1 << 18
 _MOST_DEPTH = 32
 _MOST_VALUES = 100_000
 _MOST_REASONS = 8
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
-_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 6
-_SHORT.maxlevel = 3
 
 
 class _Loader(yaml.SafeLoader):
@@ -72,7 +68,7 @@ def load_yaml(text: str) -> Any:
     except (yaml.YAMLError, ValueError, KeyError, TypeError, AttributeError) as error:
         # PyYAML's constructors raise what Python's types raise on a value of another tag.
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"it is not YAML: {reason[:300]}") from None
+        raise ValueError(f"it is not YAML: {cut(reason)}") from None
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     finally:
@@ -97,8 +93,3 @@ def reasons(error: ValidationError) -> str:
         f"{short(item['input'])}"
         for item in error.errors()[:_MOST_REASONS]
     )
-
-
-def short(value: object) -> str:
-    """Return a value's representation, cut where it is long: for errors that quote a file."""
-    return _SHORT.repr(value)[:200]
