@@ -372,6 +372,15 @@ class Parameters(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _unit_has_a_length(self) -> Parameters:
+        if 0.0 < self.metres_per_unit < 1e-6:
+            raise ValueError(
+                f"metres_per_unit {self.metres_per_unit:g} is no length: give at least 1e-06, or 0 "
+                "to take it from odometry"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cameras_have_names_of_their_own(self) -> Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"cameras {self.cameras} has a name twice")
