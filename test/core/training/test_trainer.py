@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from qvggt_kernels import PackedWeight, dequantize
-from safetensors.torch import load
+from safetensors.torch import load, load_file
 from support.tiny_run import TINY
 
 from qvggt_core.errors import TrainingError
