@@ -239,6 +239,29 @@ class Parameters(BaseModel):
         ),
     )
 
+    confirm: bool = Field(
+        True,
+        description=(
+            "Follow points through the images and compare each window of the network with them; "
+            "without, its geometry goes out unchecked."
+        ),
+    )
+    refine: bool = Field(
+        True,
+        description=(
+            "Take poses from followed points by bundle adjustment, and scale depth to agree with "
+            "them; without, poses and depth are the network's."
+        ),
+    )
+    on_contradiction: Literal["tracks", "withhold", "publish"] = Field(
+        "tracks",
+        description=(
+            "Where the images contradict the network: tracks gives poses by followed points and "
+            "depth where they support it (withheld where refine is off), withhold gives nothing, "
+            "publish gives the network's geometry all the same."
+        ),
+    )
+
     # What is published
     map_frame: str = Field(
         "map",
