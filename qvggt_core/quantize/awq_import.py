@@ -26,6 +26,7 @@ from qvggt_core.errors import CheckpointError, QuantizationError
 from qvggt_core.model import describe_linears, read_checkpoint, save_checkpoint
 from qvggt_core.model.sizes_from_shapes import sizes_from_shapes
 from qvggt_core.model.weight_files import torch_entries
+from qvggt_core.quantize.plan import PRESETS
 
 GROUP_SIZE = 128
 _ROWS, _STRIDE, _SHUFFLED = 4, 64, 32
@@ -145,7 +146,7 @@ def import_released(
             continue
         if name.endswith((_FACTORS, *_AUXILIARY)) or name.startswith("track_head."):
             continue
-        state[name] = _stored(tensor)
+        state[name] = _stored(name, tensor)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for path, layer in linears.items():
         shapes[f"{path}.weight"] = (layer.out_features, layer.in_features)
@@ -153,7 +154,7 @@ def import_released(
         original = read_checkpoint(base)
         for name in original.names():
             if name not in shapes and not name.startswith("track_head."):
-                state[name] = _stored(original.tensor(name))
+                state[name] = _stored(name, original.tensor(name))
                 shapes[name] = tuple(state[name].shape)
     config = sizes_from_shapes(source, shapes, {}).config
     token = next((released[name] for name in _TOKENS if name in released), None)
@@ -194,5 +195,10 @@ def _entries(source: Path) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in torch_entries(source).items()}
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    """Return an entry as our own plans keep it: in 32 bits where poses and depth come out."""
+    if not tensor.is_floating_point():
+        return tensor
+    rule = PRESETS["uniform"].rule_for(name)
+    is_fine = rule is not None and rule.bits == 32
+    return tensor.to(torch.float32 if is_fine else torch.bfloat16)
