@@ -26,6 +26,8 @@ from qvggt_ros.publishing import Driver
 
 _LEAST_IMAGES = 8
 _LEAST_PUBLISHED = 3
+_CLOSE_TIMEOUT_S = 120.0
+"""The window that runs at the end is waited for: a process must not end in the middle of it."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def measure_live(
         processors = (time.process_time() - processor) / (time.monotonic() - wall)
         memory = peak_mib(torch.device("cpu"))
     finally:
-        live.close()
+        live.close(_CLOSE_TIMEOUT_S)
     return _timing(published, offered, processors, memory)
 
 

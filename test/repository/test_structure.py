@@ -57,7 +57,8 @@ LAYERS = {
     ),
     "qvggt_core": (
         ("errors",),
-        ("optional", "parameters", "util"),
+        ("optional", "util"),
+        ("parameters",),
         ("geometry",),
         ("model",),
         ("stream",),
