@@ -21,7 +21,8 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import rosbags_messages
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 from qvggt_ros.publishing import Driver
 
 _LEAST_IMAGES = 8

@@ -164,6 +164,20 @@ def test_a_released_checkpoint_becomes_one_of_ours_and_says_the_same(tmp_path, q
     assert (ours.depth - theirs.depth).norm() < 0.02 * theirs.depth.norm()
 
 
+def test_what_carries_poses_and_depth_out_keeps_what_the_file_has(tmp_path, quantized_names):
+    state = initial_state()
+    released_file(tmp_path / "model-v2.pt", state, quantized_names, {})
+    import_released(tmp_path / "model-v2.pt", tmp_path / "ours.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "ours.safetensors")
+    for name in (
+        "camera_head.pose_branch.fc2.weight",
+        "camera_head.embed_pose.weight",
+        "camera_head.empty_pose_tokens",
+        "depth_head.scratch.output_conv2.2.weight",
+    ):
+        assert torch.equal(checkpoint.tensor(name), state[name].half().float())
+
+
 def test_blocks_alone_need_their_base(tmp_path, quantized_names):
     state = initial_state()
     released_file(tmp_path / "model-v2.pt", state, quantized_names, {})
