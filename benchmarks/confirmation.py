@@ -18,7 +18,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import describe
 from numpy.typing import NDArray
 from qvggt_ros.io.reference_messages import decode_depth, is_depth
 

@@ -26,7 +26,7 @@ class DeferredReconstructor:
     """
 
     def __init__(self, reconstructor: Reconstructor) -> None:
-        """Take over a reconstructor that is going to be told of odometry."""
+        """Take over a reconstructor that is going to be given odometry."""
         self._inner = reconstructor
         self._held: list[Reconstruction] = []
         self._given_up = False

@@ -54,7 +54,7 @@ class View:
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """What the network said of one window of S views, in the window's own gauge.
+    """What the network predicted for one window of S views, in the window's own gauge.
 
     The gauge is a similarity: the world is the first view's camera, the unit of length is
     the network's own. Arrays live on the host.

@@ -25,7 +25,7 @@ from qvggt_core.stream.metric_depth import MetricDepthNetwork
 
 logger = logging.getLogger(__name__)
 
-_SAID = ("base_model", "recipe", "group_size", "licence", "note")
+_METADATA = ("base_model", "recipe", "group_size", "licence", "note")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     if parameters.memory_budget_mb:
         plan = _plan(parameters, model, network.image_width, dtype)
         settings, window_size = plan.settings, plan.window_size
-        memory["memory"] = _said_of(plan, parameters)
+        memory["memory"] = _memory_message(plan, parameters)
     linears = parameters.linears
     if linears == "auto":
         linears = fastest_linears(device)
@@ -115,7 +115,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     facts: dict[str, Any] = {
         "file": path.name,
         "megabytes": round(checkpoint.nbytes / 1e6, 1),
-        **{name: metadata[name] for name in _SAID if name in metadata},
+        **{name: metadata[name] for name in _METADATA if name in metadata},
         **memory,
     }
     return LoadedNetwork(network, effective, facts, metric_depth)
@@ -135,7 +135,7 @@ def _plan(parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dt
     )
 
 
-def _said_of(plan: MemoryPlan, parameters: Parameters) -> str:
+def _memory_message(plan: MemoryPlan, parameters: Parameters) -> str:
     megabytes = plan.estimate.total / 1e6
     return (
         f"{megabytes:.0f} of {parameters.memory_budget_mb} MB with windows of {plan.window_size} "

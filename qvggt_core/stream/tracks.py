@@ -170,7 +170,7 @@ def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
     """Return those points of an earlier image that are in this one, wherever they went.
 
     Matches of descriptors (Lowe, "Distinctive image features from scale-invariant keypoints",
-    IJCV 2004) tell where about in the image a point's surroundings went; flow does the rest.
+    IJCV 2004) show where in the image a point's surroundings went; flow does the rest.
     """
     nothing = _State(grey, before.ids[:0], before.points[:0])
     if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:

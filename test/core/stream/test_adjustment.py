@@ -129,7 +129,7 @@ def test_cameras_that_only_turned_share_a_centre():
     assert np.linalg.norm(centres(found)[5] - centres(found)[4]) > 0.05
 
 
-def test_a_prior_holds_distances_that_nothing_else_tells():
+def test_a_prior_holds_distances_that_nothing_else_gives():
     bundle, _ = scene(10, cameras=2)
     same = np.repeat(bundle.camera_from_map[:1], 2, axis=0)
     first = bundle.rays[bundle.camera == 0]
