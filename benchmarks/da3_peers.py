@@ -7,7 +7,8 @@
 with addict, einops and omegaconf installed; it is imported, nothing of it is part of this package.
 Every contender answers the same windows in turn, round by round, so that all meet the same machine;
 the best round counts. CPU seconds are of all threads: on a busy machine they are the steadier
-measure. Deviation is from the authors' float32 on the same input. OpenVINO takes part where it is
+measure. The reference view is the first: 16 bits may choose another one, and all poses with it.
+Deviation is from the authors' float32 on the same input. OpenVINO takes part where it is
 installed.
 """
 
@@ -52,7 +53,7 @@ class Original(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Map (1, S, 3, H, W) to depth (1, S, H, W) and extrinsics (1, S, 3, 4)."""
-        found = self.network(images)
+        found = self.network(images, ref_view_strategy="first")
         return found["depth"], found["extrinsics"]
 
 
@@ -92,7 +93,8 @@ def our_runs(weights: Path, quantized: Path, images: Tensor) -> dict[str, Run]:
     from qvggt_core.model import decode_pose
 
     def loaded(path: Path, dtype: torch.dtype, linears: Any) -> Run:
-        model = load_model(path, dtype=dtype).configure(ComputeSettings(linears=linears))
+        settings = ComputeSettings(linears=linears, reference_view="first")
+        model = load_model(path, dtype=dtype).configure(settings)
 
         def run() -> tuple[Tensor, Tensor]:
             found = model(images, heads=("camera", "depth"))

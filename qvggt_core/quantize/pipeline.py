@@ -7,17 +7,22 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+from torch import Tensor
+
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import (
     Checkpoint,
+    ModelConfig,
     describe_linears,
     read_checkpoint,
     save_checkpoint,
 )
-from qvggt_core.model.load import with_heads
+from qvggt_core.model.load import check_complete, with_heads
 from qvggt_core.model.published_names import UNUSED_PREFIXES, is_ray_part
 from qvggt_core.quantize.calibrate import Calibrated, CalibrationOptions, calibrate
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
+from qvggt_core.quantize.calibration_store import remove_blocks
 from qvggt_core.quantize.plan import (
     DEFAULT_GROUP_SIZE,
     PRESETS,
@@ -29,6 +34,7 @@ from qvggt_core.quantize.quantization_report import QuantizationReport
 from qvggt_core.quantize.quantized_state import QuantizedState
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.stored_size import stored_sizes
+from qvggt_core.quantize.target import check_target
 
 _PARTS: Mapping[str, Callable[[str], bool]] = {
     "camera": lambda name: name.startswith("camera_head."),
@@ -102,18 +108,15 @@ def quantize_checkpoint(
             cannot be quantized.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
+    target = Path(target)
+    check_target(target, checkpoint.files)
     recipe = _recipe(settings.recipe)
     plan = planned(settings.plan, recipe, settings.precision)
     names = _written_names(checkpoint, settings.heads)
+    check_complete(checkpoint, _wanted_parts(checkpoint, settings.heads))
     calibrated = Calibrated()
-    if not recipe.calibrated:
-        data = None
-    elif data is None:
-        raise QuantizationError(
-            f"the recipe {recipe.name} needs images to calibrate on: name a folder, a video, "
-            "a recording or a synthetic world, or use rtn"
-        )
-    else:
+    data = _needed_data(recipe, data)
+    if data is not None:
         calibrated = calibrate(
             checkpoint,
             plan,
@@ -132,16 +135,13 @@ def quantize_checkpoint(
     entries.add_new_entries()
     metadata = {
         **describe_linears(entries.linears),
-        "plan": plan.to_yaml(),
-        "recipe": recipe.name,
-        "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
-        "group_size": str(settings.group_size),
-        "calibration": data.to_metadata() if data else UNCALIBRATED,
+        **_settings_metadata(settings, plan, recipe, data),
         **_base_metadata(checkpoint, settings.licence),
     }
-    target = Path(target)
     config = with_heads(checkpoint.config, _wanted_parts(checkpoint, settings.heads))
-    save_checkpoint(target, entries.state, config, metadata)
+    _save(target, entries.state, config, metadata, workspace)
+    if workspace is not None and recipe.calibrated:
+        remove_blocks(workspace)
     return QuantizationReport(
         target=target,
         file_bytes=target.stat().st_size,
@@ -176,6 +176,17 @@ def _recipe(recipe: str | Recipe) -> Recipe:
     if recipe not in RECIPES:
         raise QuantizationError(f"there is no recipe {recipe!r}; known: {', '.join(RECIPES)}")
     return RECIPES[recipe]
+
+
+def _needed_data(recipe: Recipe, data: CalibrationSet | None) -> CalibrationSet | None:
+    if not recipe.calibrated:
+        return None
+    if data is None:
+        raise QuantizationError(
+            f"the recipe {recipe.name} needs images to calibrate on: name a folder, a video, "
+            "a recording or a synthetic world, or use rtn"
+        )
+    return data
 
 
 def _written_names(checkpoint: Checkpoint, heads: Collection[str] | None) -> list[str]:
@@ -221,6 +232,32 @@ def written_shapes(
         QuantizationError: a head is not in the checkpoint, or it is quantized already.
     """
     return {name: checkpoint.shape(name) for name in _written_names(checkpoint, heads)}
+
+
+def _settings_metadata(
+    settings: QuantizationSettings, plan: Plan, recipe: Recipe, data: CalibrationSet | None
+) -> dict[str, str]:
+    return {
+        "plan": plan.to_yaml(),
+        "recipe": recipe.name,
+        "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
+        "group_size": str(settings.group_size),
+        "calibration": data.to_metadata() if data else UNCALIBRATED,
+    }
+
+
+def _save(
+    target: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    metadata: Mapping[str, str],
+    workspace: Path | None,
+) -> None:
+    try:
+        save_checkpoint(target, state, config, metadata)
+    except (OSError, SafetensorError) as error:
+        kept = f"; finished blocks are kept in {workspace}" if workspace else ""
+        raise QuantizationError(f"cannot write {target}: {error}{kept}") from error
 
 
 def _base_metadata(checkpoint: Checkpoint, licence: str | None) -> dict[str, str]:
