@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,12 @@ logger = logging.getLogger(__name__)
 
 _LATENCIES_KEPT = 10_000
 _EVENTS_KEPT = 200
+RECENT_S = 10.0
+"""How long a node's diagnostics show what went wrong once."""
+_KINDS_KEPT = 100
+_LONGEST_REASON = 500
+_OTHER_REASONS = "other reasons"
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 @dataclass
@@ -40,6 +47,7 @@ class Counters:
         ages: seconds from the stamp of the newest image to the run of the network that it
             started, the newest last; only where the driver has a clock.
         events: sentences for the operator, the newest last.
+        rejected_at: when the last message was rejected, by the monotonic clock.
     """
 
     received: int = 0
@@ -59,15 +67,23 @@ class Counters:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
+    rejected_at: float = float("-inf")
+    _kinds: dict[str, str] = field(default_factory=dict)
 
     def reject(self, reason: str) -> None:
         """Count a message that cannot be used; the first of a kind is logged and an event."""
+        self.rejected_at = time.monotonic()
         # One fault of a camera is one kind, whatever numbers it comes with.
-        kinds = {_kind(known): known for known in self.rejected}
-        first = kinds.get(_kind(reason))
-        self.rejected[first or reason] += 1
+        kind = _NUMBER.sub("#", reason[:_LONGEST_REASON])
+        first = self._kinds.get(kind)
+        if first is None and len(self._kinds) >= _KINDS_KEPT:
+            # A camera that breaks anew each time must not fill the memory and the diagnostics.
+            self.rejected[_OTHER_REASONS] += 1
+            return
         if first is None:
-            self.warn_once(reason)
+            first = self._kinds[kind] = reason[:_LONGEST_REASON]
+            self.warn_once(first)
+        self.rejected[first] += 1
 
     def warn_once(self, event: str) -> None:
         """Log a warning and keep it as an event, if it is not one of the newest already."""
@@ -112,7 +128,7 @@ class Status:
 
     @classmethod
     def of(cls, counters: Counters, scale: Scale, newest_ns: int | None, *, ages: bool) -> Status:
-        """Return the state: WARN while the scale is unknown or messages were rejected.
+        """Return the state: WARN while the scale is unknown or messages are rejected.
 
         Args:
             counters: what was counted.
@@ -126,7 +142,9 @@ class Status:
             warnings.append(
                 "the scale is unknown: lengths are in the network's units, not in metres"
             )
-        if rejected:
+        # What is over is no state of a node; a recording is judged as a whole.
+        is_over = ages and time.monotonic() - counters.rejected_at > RECENT_S
+        if rejected and not is_over:
             reason, _ = counters.rejected.most_common(1)[0]
             warnings.append(f"{rejected} messages could not be used, most often: {reason}")
         warnings += _doubts(counters)
@@ -187,7 +205,3 @@ def _numbers(confirmation: Confirmation) -> dict[str, Any]:
         "parallax": confirmation.parallax,
         "residual": confirmation.residual,
     }
-
-
-def _kind(reason: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", reason)

@@ -17,6 +17,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_core.stream.network import Network
+from qvggt_ros.counters import RECENT_S
 from qvggt_ros.drivers.thread_worker import Worker
 from qvggt_ros.io import conversions
 from qvggt_ros.publishing import Driver
@@ -137,13 +138,14 @@ class LiveReconstruction:
             level = "WARN"
             since = f"no image for {silence:.0f} s" if self._images else "no image yet"
             text = f"{since}{': ' if waiting_for else ''}{waiting_for}"
-        if self._worker.failures:
+        if time.monotonic() - self._worker.failed_at < RECENT_S:
             level = "ERROR"
             text = f"{self._worker.failures} failures, the last: {self._worker.last_failure}"
         values: dict[str, Any] = {
             **_flat(status.values),
             "images": self._images,
             "dropped": self._worker.dropped,
+            "failures": self._worker.failures,
             "rate_hz": round(self._rate(status.values["published"]), 3),
             "model": self.facts.get("file", ""),
             "device": self.parameters.device,

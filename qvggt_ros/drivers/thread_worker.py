@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,12 +29,14 @@ class Worker:
         dropped: images that a newer one replaced.
         failures: exceptions that the work raised; each cost what it worked on.
         last_failure: the text of the newest.
+        failed_at: when that was, by the monotonic clock.
     """
 
     def __init__(self, name: str = "qvggt-worker") -> None:
         """Start the thread."""
         self.dropped = 0
         self.failures = 0
+        self.failed_at = float("-inf")
         self.last_failure = ""
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._messages: deque[Callable[[], Any]] = deque(maxlen=_MESSAGES_KEPT)
@@ -96,6 +99,7 @@ class Worker:
                     # It worked for longer than `stop` waited: what it publishes to is gone.
                     return
                 self.failures += 1
+                self.failed_at = time.monotonic()
                 self.last_failure = f"{type(error).__name__}: {error}"
                 logger.exception("the work on a message failed")
 
