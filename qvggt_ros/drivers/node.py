@@ -68,6 +68,7 @@ _TF_CACHE = Duration(seconds=60)
 _BOND_TOPIC = "/bond"
 _SERVICE_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 0.5
+_SPIN_S = 0.5
 _LARGEST = sys.float_info.max
 _LARGEST_INTEGER = 2**63 - 1
 
@@ -495,7 +496,9 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             # What is loaded stays: no collection needs to go through PyTorch's modules again.
             gc.freeze()
-            executor.spin()
+            # Not `spin`: idle in it, rclpy may miss a signal for ever.
+            while rclpy.ok():
+                executor.spin_once(timeout_sec=_SPIN_S)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (QvggtError, ImportError) as error:

@@ -44,7 +44,7 @@ def test_two_lives_leave_nothing_behind():
         before, threads = entities(node), threading.active_count()
         for _ in range(2):
             assert node.trigger_configure() == SUCCESS
-            network = weakref.ref(node._live._server._reconstructor._network)
+            network = weakref.ref(node._live._session._reconstructor._network)
             assert node.trigger_activate() == SUCCESS
             it.film(range(5))
             assert node.trigger_deactivate() == SUCCESS
