@@ -35,7 +35,7 @@ _ENCODINGS: dict[str, _Encoding] = {
     "rgba16": _Encoding(4, 2, cv2.COLOR_RGBA2RGB),
     "bgra16": _Encoding(4, 2, cv2.COLOR_BGRA2RGB),
     "mono16": _Encoding(1, 2, cv2.COLOR_GRAY2RGB),
-    # OpenCV's type names carry no colour order; cv_bridge takes them as grey and BGR.
+    # OpenCV's type names carry no colour order; as in cv_bridge they are grey and BGR.
     "8uc1": _Encoding(1, 1, cv2.COLOR_GRAY2RGB),
     "8uc3": _Encoding(3, 1, cv2.COLOR_BGR2RGB),
     "8uc4": _Encoding(4, 1, cv2.COLOR_BGRA2RGB),
@@ -52,6 +52,12 @@ _ENCODINGS: dict[str, _Encoding] = {
     )
     for pattern in ("RGGB", "BGGR", "GBRG", "GRBG")
     for bits in (8, 16)
+}
+
+_SEMI_PLANAR = {
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
+    "nv24": cv2.COLOR_YUV2RGB_NV12,
 }
 
 _DEPTH_ENCODINGS = {"32fc1": ("f4", 1.0), "64fc1": ("f8", 1.0), "16uc1": ("u2", 1e-3)}
@@ -91,9 +97,16 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
 def _decode_raw(message: Any) -> NDArray[np.uint8]:
     width, height, step = message.width, message.height, message.step
     _check_size(width, height)
-    encoding = _ENCODINGS.get(message.encoding.strip().lower())
+    name = message.encoding.strip().lower()
+    if name in _SEMI_PLANAR:
+        return _decode_semi_planar(message, name)
+    encoding = _ENCODINGS.get(name)
     if encoding is None:
-        return _decode_by_cv_bridge(message)
+        why = ": it is depth" if _is_depth(name) else ""
+        raise ImageError(
+            f"image encoding {message.encoding!r} is not a picture that can be read{why}; known: "
+            f"{', '.join([*_ENCODINGS, *_SEMI_PLANAR])}"
+        )
     row = width * encoding.channels * encoding.itemsize
     if step < row:
         raise ImageError(
@@ -113,24 +126,36 @@ def _decode_raw(message: Any) -> NDArray[np.uint8]:
     return _to_rgb(rows.reshape(height, width, encoding.channels), encoding, message.encoding)
 
 
-def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
-    """Return a picture of one of the rarer encodings, such as nv21, as cv_bridge reads it."""
-    unknown = f"image encoding {message.encoding!r} is not a picture that can be read"
-    if _is_depth(message.encoding):
-        raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
-    try:
-        # Its C++ part was built for one major version of NumPy, and says so in several ways.
-        from cv_bridge import CvBridge
-    except Exception as error:
+def _decode_semi_planar(message: Any, encoding: str) -> NDArray[np.uint8]:
+    """Return a picture whose brightness comes first and whose pairs of colour come after it."""
+    width, height, step = message.width, message.height, message.step
+    full = encoding == "nv24"
+    if not full and (width % 2 or height % 2):
         raise ImageError(
-            f"{unknown} without cv_bridge, which cannot be imported ({error}): install "
-            "ros-$ROS_DISTRO-cv-bridge (with NumPy 1.x on Humble and Jazzy); "
-            f"known without it: {', '.join(_ENCODINGS)}"
-        ) from error
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
-    except Exception as error:  # C++ exceptions come as several types
-        raise ImageError(f"{unknown}, by cv_bridge neither: {error}") from error
+            f"image of encoding {message.encoding} is {width}x{height}: 2x2 pixels share colour"
+        )
+    rows = 3 * height if full else height * 3 // 2
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if step != width and data.size == width * rows:
+        step = width  # some drivers put the bytes of a whole pixel's row there
+    if step < width or data.size < step * rows:
+        raise ImageError(
+            f"image data is short: {data.size} bytes in rows of {step}, but {width}x{height} "
+            f"pixels of {message.encoding} need {rows} rows of at least {width}"
+        )
+    planes = data[: step * rows]
+    grey = planes[: step * height].reshape(height, step)[:, :width]
+    if not full:
+        pairs = planes[step * height :].reshape(height // 2, step)[:, :width]
+        return _from_planes(grey, pairs, _SEMI_PLANAR[encoding])
+    pairs = planes[step * height :].reshape(height, 2 * step)[:, : 2 * width]
+    # OpenCV has no such code: the same picture, twice as large, has a pair for each 2x2.
+    doubled = grey.repeat(2, axis=0).repeat(2, axis=1)
+    return _from_planes(doubled, pairs, _SEMI_PLANAR[encoding])[::2, ::2].copy()
+
+
+def _from_planes(grey: NDArray[np.uint8], pairs: NDArray[np.uint8], code: int) -> NDArray[np.uint8]:
+    return np.asarray(cv2.cvtColor(np.concatenate([grey, pairs]), code), dtype=np.uint8)
 
 
 def _to_rgb(pixels: NDArray[np.uint8], encoding: _Encoding, name: str) -> NDArray[np.uint8]:

@@ -115,9 +115,7 @@ def test_nonsense_costs_itself_and_diagnostics_say_so():
         it.film(range(3, 8))
         it.spin_until(lambda: len(it.received["pose"]) >= 8)
         status = lambda: it.received["/diagnostics"][-1].status[0]  # noqa: E731
-        it.spin_until(
-            lambda: it.received["/diagnostics"] and "nonsense" in status().message
-        )
+        it.spin_until(lambda: it.received["/diagnostics"] and "nonsense" in status().message)
         assert status().level == b"\x01"
         values = {entry.key: entry.value for entry in status().values}
         assert int(values["received"]) == 11
