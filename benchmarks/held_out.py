@@ -14,7 +14,7 @@ from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
 from qvggt_core.training.config import TrainConfig
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
-from qvggt_ros.drivers.synthesize import write_bag
+from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
 CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/small-continued.yaml"
 """Configuration with which the small network was trained."""
@@ -60,7 +60,7 @@ def sample_flight_errors(
         bag = recordings / f"sample-{seed}"
         if not bag.exists():
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
-            write_bag(bag, **flight, frames=80, width=256, height=192)
+            write_bag(bag, BagOptions(**flight, frames=80, width=256, height=192))
         with tempfile.TemporaryDirectory() as directory:
             loaded = LoadedNetwork(network, parameters, {})
             options = ReplayOptions(report=False)

@@ -32,6 +32,7 @@ from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.views import random_views
 from qvggt_core.training.clips import Clip, Pool, PoolConfig, build_pool
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.matching import matched_share
 from qvggt_core.training.seeds import evaluation_seed
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, evaluation_windows
@@ -43,7 +44,7 @@ from qvggt_ros.io.images import decode_depth, decode_image
 from qvggt_ros.io.recording import Recording, choose_topics, open_recording
 
 CONFIGS = Path(__file__).parents[1] / "qvggt_core/training/configs"
-COLUMNS = ("auc_30", "auc_5", "auc_3", "rotation", "translation", "abs_rel", "delta")
+COLUMNS = ("auc_30", "auc_5", "auc_3", "rotation", "translation", "abs_rel", "delta", "matched")
 TOLERANCE_NS = 20_000_000
 HEIGHT, WIDTH = 96, 128
 
@@ -61,6 +62,8 @@ def main() -> None:
         windows |= _meshes(path, args.frames, args.windows)
     for path in args.recording:
         windows |= _recorded(path, args.gap, args.windows)
+    # Read where it was trained: in the first global block, whose input the first tap keeps.
+    matching = {name for name, net in networks.items() if net.config.encoder is not None}
     rows = []
     table = Table(title="places that are new to a network")
     for heading in ("place", "frames", "network", *COLUMNS, "windows"):
@@ -70,8 +73,10 @@ def main() -> None:
         answers["trivial"] = trivial_metrics(truth)
         for name, metrics in answers.items():
             values = metrics.to_dict()
+            if name in matching:
+                values["matched"] = matched_share(networks[name], truth)
             rows.append({"place": place, "frames": frames, "network": name, **values})
-            numbers = [f"{values[column]:.3g}" for column in COLUMNS]
+            numbers = [f"{values[column]:.3g}" if column in values else "" for column in COLUMNS]
             table.add_row(place, str(frames), name, *numbers, str(metrics.windows))
     console = Console(width=140)
     console.print(table)

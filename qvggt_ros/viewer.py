@@ -32,7 +32,7 @@ _DEPTH_COLORS = "turbo_r"
 class LiveView:
     """A viser server with the cloud, the path, cameras and the newest depth.
 
-    It listens on loopback unless told otherwise: whoever reaches the port sees the cloud.
+    It listens on loopback unless another host is given: whoever reaches the port sees the cloud.
 
     Attributes:
         address: of the page.

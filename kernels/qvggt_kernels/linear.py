@@ -183,8 +183,8 @@ class Int4Linear(PackedLinear):
 
     def packed(self, dtype: torch.dtype | None = None) -> PackedWeight:
         """Return the weight as it is stored, with its bias in a dtype."""
-        bias = self.bias if self.bias is None or dtype is None else self.bias.to(dtype)
-        return PackedWeight(self.qweight, self.scales, bias, self.zeros)
+        weight = PackedWeight(self.qweight, self.scales, self.bias, self.zeros)
+        return weight if dtype is None else weight.with_bias_in(dtype)
 
     def forward(self, x: Tensor, gelu: bool = False) -> Tensor:
         """Map (..., in_features) to (..., out_features) or its GELU, in the dtype of `x`."""

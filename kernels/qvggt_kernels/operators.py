@@ -60,20 +60,23 @@ class _Linear(Generic[Weight]):
         self._differentiable = differentiable
         reference = implementations[Backend.REFERENCE]
 
-        def fake(x: Tensor, *arguments: Any) -> Tensor:
-            return x.new_empty(*x.shape[:-1], bundle(*arguments[:-1]).outputs)
+        def empty_result(x: Tensor, weight: Weight, epilogue: Epilogue) -> Tensor:
+            # PyTorch takes this for a mixture of devices too, if one is meta.
+            weight.check(x)
+            epilogue.check(x, weight.outputs)
+            return x.new_empty(*x.shape[:-1], weight.outputs)
 
         self._operator = register(
             f"{name}(Tensor x, {_SCHEMAS[bundle]}, bool gelu) -> Tensor",
             self._returning(self.compute),
-            fake=fake,
+            fake=self._returning(empty_result),
             reference=self._returning(reference),
         )
         if adds:
             self._add = register(
                 f"{name}_add_(Tensor(a!) total, Tensor x, Tensor gamma, {_SCHEMAS[bundle]}) -> ()",
                 self._adding(self.compute),
-                fake=lambda *_: None,
+                fake=self._adding(empty_result),
                 reference=self._adding(reference),
             )
 
@@ -97,6 +100,8 @@ class _Linear(Generic[Weight]):
         self, x: Tensor, weight: Weight, epilogue: Epilogue, backend: Backend | None = None
     ) -> Tensor:
         """Run the implementation that is given or chosen."""
+        weight.check(x)
+        epilogue.check(x, weight.outputs)
         implementation = self._implementations[backend or choose(self._name, x, weight)]
         result: Tensor = implementation(x, weight, epilogue)
         return result
@@ -170,7 +175,7 @@ def int4_linear(
 
     Args:
         x: (..., K), floating; its dtype is the compute dtype.
-        weight: with a bias of x's dtype.
+        weight: see `PackedWeight`.
         gelu: return the exact GELU of it. A kernel that has the sums in registers rounds once.
         backend: implementation; None for the fastest that computes this.
 
@@ -250,6 +255,24 @@ def _with_clip_tensor(weight: IntegerWeight, device: torch.device) -> IntegerWei
     return IntegerWeight(*weight[:-1], clip)
 
 
+def _empty_heads(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    reference_attention.check_heads(q, k, v)
+    return reference_attention.empty_output(q, k, v)
+
+
+def _attend(
+    name: str,
+    implementations: Implementations,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    backend: Backend | None = None,
+) -> Tensor:
+    reference_attention.check_heads(q, k, v)
+    result: Tensor = implementations[backend or choose(name, q, k, v)](q, k, v)
+    return result
+
+
 _ATTENTION: Implementations = {
     Backend.REFERENCE: reference_attention.attention,
     Backend.CPU: cpu_attention.attention,
@@ -257,8 +280,8 @@ _ATTENTION: Implementations = {
 }
 _attention = register(
     "attention(Tensor q, Tensor k, Tensor v) -> Tensor",
-    lambda q, k, v: _ATTENTION[choose("attention", q, k, v)](q, k, v),
-    fake=reference_attention.empty_output,
+    lambda *heads: _attend("attention", _ATTENTION, *heads),
+    fake=_empty_heads,
 )
 
 
@@ -275,10 +298,11 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: Backend | None = None) -
         (B, H, L, D) of the dtype of `q`; differentiable without `backend`.
     """
     if backend is not None:
-        result: Tensor = _ATTENTION[backend](q, k, v)
+        result = _attend("attention", _ATTENTION, q, k, v, backend)
     elif q.is_cpu and q.dtype in _ATTENTION_DTYPES and uses_operator(q, k, v):
         result = _attention(q, k, v)
     else:
+        reference_attention.check_heads(q, k, v)
         result = F.scaled_dot_product_attention(q, k, v)
     return result
 
@@ -290,8 +314,8 @@ _INT8_ATTENTION: Implementations = {
 }
 _int8_attention = register(
     "int8_attention(Tensor q, Tensor k, Tensor v) -> Tensor",
-    lambda q, k, v: _INT8_ATTENTION[choose("int8_attention", q, k, v)](q, k, v),
-    fake=reference_attention.empty_output,
+    lambda *heads: _attend("int8_attention", _INT8_ATTENTION, *heads),
+    fake=_empty_heads,
     reference=reference_attention.int8_attention,
 )
 
@@ -314,19 +338,29 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, backend: Backend | None = No
     if backend is None and (q.is_cpu or q.is_cuda):
         result: Tensor = _int8_attention(q, k, v)
         return result
-    result = _INT8_ATTENTION[backend or Backend.REFERENCE](q, k, v)
-    return result
+    return _attend("int8_attention", _INT8_ATTENTION, q, k, v, backend or Backend.REFERENCE)
 
 
 _LAYER_NORM_ADD: Implementations = {
     Backend.REFERENCE: normalise.layer_norm_add_,
     Backend.TRITON: Lazy("triton.normalise:layer_norm_add_"),
 }
+
+
+def _empty_norm(
+    x: Tensor, branch: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    devices = {part.device for part in (x, branch, gamma, weight, bias)}
+    if len(devices) > 1:
+        raise ValueError(f"the parts of a layer norm are on {sorted(map(str, devices))}")
+    return torch.empty_like(x)
+
+
 _layer_norm_add_ = register(
     "layer_norm_add_(Tensor(a!) x, Tensor branch, Tensor gamma, Tensor weight, Tensor bias,"
     " float eps) -> Tensor",
     lambda x, *rest: _LAYER_NORM_ADD[choose("layer_norm_add_", x)](x, *rest),
-    fake=lambda x, *_: torch.empty_like(x),
+    fake=_empty_norm,
     reference=normalise.layer_norm_add_,
 )
 
@@ -369,15 +403,19 @@ def _with_bundles(compute: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def _compute_qk_norm_rope(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
-    _QK_NORM_ROPE[choose("qk_norm_rope_", qkv, norm, rotation)](qkv, norm, rotation)
+def _compute_qk_norm_rope(
+    qkv: Tensor, norm: HeadNorm, rotation: Rotation, backend: Backend | None = None
+) -> None:
+    rotary.check_heads(qkv, norm, rotation)
+    backend = backend or choose("qk_norm_rope_", qkv, norm, rotation)
+    _QK_NORM_ROPE[backend](qkv, norm, rotation)
 
 
 _qk_norm_rope_ = register(
     "qk_norm_rope_(Tensor(a!) qkv, Tensor? qw, Tensor? qb, Tensor? kw, Tensor? kb, float eps,"
     " Tensor? cos, Tensor? sin) -> ()",
     _with_bundles(_compute_qk_norm_rope),
-    fake=lambda *_: None,
+    fake=_with_bundles(rotary.check_heads),
     reference=_with_bundles(rotary.qk_norm_rope_),
 )
 
@@ -404,4 +442,4 @@ def qk_norm_rope_(
     if backend is None and (qkv.is_cpu or qkv.is_cuda):
         _qk_norm_rope_(qkv, *norm, *rotation)
     else:
-        _QK_NORM_ROPE[backend or Backend.REFERENCE](qkv, norm, rotation)
+        _compute_qk_norm_rope(qkv, norm, rotation, backend or Backend.REFERENCE)

@@ -94,7 +94,9 @@ def pack(q: Tensor, group_size: int) -> Tensor:
                 f"numbers to pack range over [{lowest}, {highest}]: "
                 f"four bits hold [{_LOWEST}, {_HIGHEST}]"
             )
-    planes = (q.to(torch.int16) - _LOWEST).view(rows, columns // group_size, PLANES, -1)
+    planes = (q.to(torch.int16) - _LOWEST).view(
+        rows, columns // group_size, PLANES, group_size // PLANES
+    )
     words = planes[:, :, 0].clone()
     for plane in range(1, PLANES):
         words |= planes[:, :, plane] << 4 * plane

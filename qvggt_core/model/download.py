@@ -209,8 +209,8 @@ def _fetch(
     if urlparse(location).netloc != urlparse(url).netloc:
         # The token is the hub's, not that of where it stores its files.
         headers.pop("authorization", None)
+    present = part.stat().st_size if part.exists() else 0
     with part.open("ab") as content:
-        present = content.tell()
         if present < file.size or not file.size:
             http_get(
                 location,

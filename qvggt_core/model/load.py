@@ -86,7 +86,7 @@ def _tensors(
     """Return the network's tensors as it wants them, backed by the file where nothing changes."""
     # What has to be converted is read through a mapping of its own, which goes when this
     # returns: else the file's pages would stay resident beside their converted copies.
-    passing = read_checkpoint(checkpoint.path)
+    temporary = read_checkpoint(checkpoint.path)
     state = {}
     for name, entry in expected.items():
         layout = torch.channels_last if _is_channels_last(entry) else torch.contiguous_format
@@ -95,7 +95,12 @@ def _tensors(
             if tensor.dtype == entry.dtype:
                 state[name] = tensor
                 continue
-        source = passing.tensor(name)
+        source = temporary.tensor(name)
+        if source.dtype != entry.dtype and not entry.dtype.is_floating_point:
+            raise CheckpointError(
+                f"{checkpoint.path}: {name} is {source.dtype}, not {entry.dtype}: packed weights "
+                "are never converted; quantize again"
+            )
         state[name] = source.to(device, entry.dtype, memory_format=layout)
         if device.type == "cpu" and state[name].data_ptr() == source.data_ptr():
             state[name] = source.clone()

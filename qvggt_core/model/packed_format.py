@@ -79,7 +79,7 @@ def linear_descriptions(metadata: Mapping[str, str]) -> dict[str, dict[str, int]
             path: {key: int(value) for key, value in description.items() if key in _DESCRIBED}
             for path, description in found.items()
         }
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"its description of packed linears cannot be read: {error!r}"
         ) from error
@@ -105,8 +105,8 @@ def empty_packed_linear(
     }
     if "weight_bits" in description:
         return IntegerLinear(linear.in_features, linear.out_features, **extras)
-    groups = shapes["scales"][-1]
-    if linear.in_features % groups:
+    groups = shapes["scales"][-1] if shapes["scales"] else 0
+    if groups < 1 or linear.in_features % groups:
         raise PackingError(f"{groups} groups of scales for {linear.in_features} inputs")
     return Int4Linear(
         linear.in_features,

@@ -242,7 +242,7 @@ class _Segment:
         if width < _STRAIGHT and "se3" in self.errors_by:
             self.problems.append(
                 f"segment {self.number}: the true path is straight (its width is {width:.1%} of "
-                "its length), so positions do not tell the turn about it: rotations after the se3 "
+                "its length), so positions do not fix the turn about it: rotations after the se3 "
                 "and sim3 alignments are arbitrary about that axis"
             )
 

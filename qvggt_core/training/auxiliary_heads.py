@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from qvggt_core.training.losses import Targets
+from qvggt_core.model.pose_encoding import SIZE
+from qvggt_core.training.losses import Targets, camera_loss
 from qvggt_core.training.windows import Windows
 
 _BEHIND = 0.02
@@ -16,6 +17,8 @@ _BEHIND = 0.02
 class PatchHeads(nn.Module):
     """For every patch: where the window's first frame shows its point, its depth, and the point.
 
+    And for every camera token its pose: a young camera head hands on next to no gradient.
+
     One head reads each tapped block but the first. None gives where in the world a patch or a
     camera is: a network must not learn a place.
     """
@@ -24,6 +27,7 @@ class PatchHeads(nn.Module):
         super().__init__()
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in range(taps))
         self.layers = nn.ModuleList(nn.Linear(dim, 6) for _ in range(taps))
+        self.pose = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, SIZE))
 
     def forward(self, patches: tuple[Tensor, ...]) -> Tensor:
         """Map four times (B, S, P, 2C) tapped tokens to (taps, B, S, P, 6)."""
@@ -33,11 +37,22 @@ class PatchHeads(nn.Module):
     def losses(
         self, patches: tuple[Tensor, ...], camera: Tensor, windows: Windows, targets: Targets
     ) -> dict[str, Tensor]:
-        """Return the loss of all heads; `camera` and `windows` are not read."""
+        """Return the losses of all heads; `windows` is not read.
+
+        Args:
+            patches: four times (B, S, P, 2C) tapped tokens.
+            camera: (B, S, 2C) camera tokens.
+            windows: ground truth.
+            targets: ground truth in the network's gauge.
+        """
         output = self(patches).float()
         depth, points = _at_patch_centres(targets, output.shape[-2])
         fov = targets.pose_encodings[:, 0, 7:]
-        return {"patches": patch_loss(output, depth, points, fov)}
+        pose = self.pose(camera).float()
+        return {
+            "patches": patch_loss(output, depth, points, fov),
+            "pose": camera_loss([pose], targets.pose_encodings),
+        }
 
 
 def patch_loss(output: Tensor, depth: Tensor, points: Tensor, fov: Tensor) -> Tensor:

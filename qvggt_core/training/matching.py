@@ -143,6 +143,36 @@ def matching_loss(logits: Tensor, found: Correspondences, rows: int, columns: in
 
 
 @torch.no_grad()
+def matched_share(network: VGGT, windows: Windows, heads: int = 2) -> float:
+    """Return the share of visible patches that the first global block finds in another frame.
+
+    Found means that the mean attention of the first heads peaks at most one patch away, by rows and
+    by columns, from the true place; pairs are each window's first frame and each later one.
+
+    Args:
+        network: with taps that begin at block 0, as `start_matching` trains them.
+        windows: with ground truth.
+        heads: how many of the block's heads count.
+    """
+    patch = network.config.patch_size
+    rows, columns = (side // patch for side in windows.images.shape[-2:])
+    batch, frames = windows.images.shape[:2]
+    pairs = torch.cartesian_prod(torch.arange(batch), torch.tensor([0]), torch.arange(1, frames))
+    found = correspondences(windows, patch, pairs)
+    aggregator = network.aggregator
+    assert isinstance(aggregator, Aggregator)
+    tokens = network.encode(windows.images.float() / 255.0)
+    state = aggregator.enter(tokens)
+    x = aggregator.frame_step(state, 0, aggregator.rope(rows, columns, tokens.device)).x
+    entering = x[:, :, network.config.num_special_tokens :]
+    logits = attention_logits(network, 0, entering, rows, columns, found)
+    peak = logits[:, :heads].float().softmax(dim=-1).mean(dim=1).argmax(dim=-1)
+    place = torch.stack([peak // columns, peak % columns], dim=-1)
+    near = (place - found.place).abs().amax(dim=-1) <= 1.0
+    return float((near & found.visible).sum() / found.visible.sum().clamp(min=1))
+
+
+@torch.no_grad()
 def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
     """Start global blocks so that like attends to like, and encoders with places, in place.
 

@@ -100,10 +100,11 @@ def train(
             _log(output, {"step": run.step, **line})
             if progress is not None:
                 progress(run.step, last, line)
-        if run.step % config.evaluate_every == 0 or run.step == config.steps:
-            metrics = _evaluate(run, windows, output)
+        # Saved first, so that stopping an evaluation loses no step.
         if run.step % config.checkpoint_every == 0 or run.step == last:
             run.save(output)
+        if run.step % config.evaluate_every == 0 or run.step == config.steps:
+            metrics = _evaluate(run, windows, output)
     return TrainResult(output / MODEL, run.step, losses, metrics)
 
 

@@ -3,17 +3,94 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from qvggt_core.errors import BenchmarkError
+from qvggt_core.util.files import write_atomically
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
+from qvggt_ros.cli.options import OutputDirectory
+
+if TYPE_CHECKING:
+    from qvggt_core.measure.bench_request import Request
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """What `qvggt bench` measures, and how long."""
+
+    cases: str = option(
+        "memory,linears,blocks,parts,network,stream",
+        "Any of linears, blocks, parts, network, stream, memory.",
+    )
+    frames: str = option("", "Windows' sizes. [default: 2 on a CPU, 1,2,4,8,16,30 on a GPU]")
+    sizes: str = option(
+        "",
+        "Images, HEIGHTxWIDTH. [default: 392x518 on a CPU; 294x518, 392x518, 518x518 on a GPU; the "
+        "network's own for others than VGGT-1B]",
+    )
+    contenders: tuple[str, ...] = option((), "May be repeated; all if not given.", "--contender")
+    original: Path | None = option(
+        None, "Clone of github.com/facebookresearch/vggt to compare with."
+    )
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    clock: str = option("auto", "wall, cpu (fair with one thread on a busy machine), cuda; auto.")
+    rounds: int = option(5, "Of interleaved timing.", min=1, max=1000)
+    threads: int = option(0, "Of the CPU; 0 is PyTorch's choice.", min=0, max=256)
+    window: int = option(8, "Views of the sliding window.")
+    stride: int = option(1, "New views per run of it.")
+    minutes: float = option(10.0, "For each comparison, after which no round begins.", min=0.01)
+
+    def request(self, checkpoint: Path) -> Request:
+        """Return what to measure of a checkpoint on this machine.
+
+        Raises:
+            BenchmarkError: the clock does not fit the device, or a number cannot be read.
+            ParameterError: the device is not there.
+        """
+        import torch
+
+        from qvggt_core.measure.bench_request import Request
+        from qvggt_core.measure.candidates import CONTENDERS
+        from qvggt_core.model import ModelConfig, read_checkpoint
+        from qvggt_core.stream.load_network import device_of
+
+        where = torch.device(device_of(self.device))
+        is_gpu = where.type == "cuda"
+        config = read_checkpoint(checkpoint).config
+        frames = self.frames or ("1,2,4,8,16,30" if is_gpu else "2")
+        usual = "294x518,392x518,518x518" if is_gpu else "392x518"
+        if config.img_size != ModelConfig.vggt_1b().img_size:
+            usual = f"{config.img_size * 3 // 4}x{config.img_size}"
+        clock = self.clock
+        if clock == "auto":
+            clock = "cuda" if is_gpu else "wall"
+        if clock not in ("wall", "cpu", "cuda") or (clock == "cuda" and not is_gpu):
+            raise BenchmarkError(f"clock {clock} on {where}: choose wall or cpu, or cuda on a GPU")
+        return Request(
+            checkpoint=checkpoint,
+            cases=tuple(_words(self.cases)),
+            contenders=self.contenders or tuple(CONTENDERS),
+            frames=tuple(_number(word) for word in _words(frames)),
+            sizes=tuple(_size(word) for word in _words(self.sizes or usual)),
+            device=where,
+            clock=clock,  # type: ignore[arg-type]
+            rounds=self.rounds,
+            threads=self.threads or torch.get_num_threads(),
+            window=self.window,
+            stride=self.stride,
+            minutes=self.minutes,
+            original=self.original,
+        )
 
 
 def bench(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory for the results.")],
+    output: OutputDirectory,
+    options: BenchOptions,
     checkpoint: Annotated[
         Path | None,
         typer.Argument(
@@ -21,92 +98,26 @@ def bench(
             "742 MB, written into the output directory]"
         ),
     ] = None,
-    cases: Annotated[
-        str,
-        typer.Option(help="Any of linears, blocks, parts, network, stream, memory."),
-    ] = "memory,linears,blocks,parts,network,stream",
-    frames: Annotated[
-        str, typer.Option(help="Windows' sizes. [default: 2 on a CPU, 1,2,4,8,16,30 on a GPU]")
-    ] = "",
-    sizes: Annotated[
-        str,
-        typer.Option(
-            help="Images, HEIGHTxWIDTH. [default: 392x518 on a CPU; 294x518, 392x518, 518x518 on "
-            "a GPU; the network's own for others than VGGT-1B]"
-        ),
-    ] = "",
-    contenders: Annotated[
-        list[str] | None, typer.Option("--contender", help="May be repeated; all if not given.")
-    ] = None,
-    original: Annotated[
-        Path | None,
-        typer.Option(help="Clone of github.com/facebookresearch/vggt to compare with."),
-    ] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    clock: Annotated[
-        str,
-        typer.Option(help="wall, cpu (fair with one thread on a busy machine), cuda; auto."),
-    ] = "auto",
-    rounds: Annotated[int, typer.Option(min=1, max=1000, help="Of interleaved timing.")] = 5,
-    threads: Annotated[
-        int, typer.Option(min=0, max=256, help="Of the CPU; 0 is PyTorch's choice.")
-    ] = 0,
-    window: Annotated[int, typer.Option(help="Views of the sliding window.")] = 8,
-    stride: Annotated[int, typer.Option(help="New views per run of it.")] = 1,
-    minutes: Annotated[
-        float, typer.Option(min=0.01, help="For each comparison, after which no round begins.")
-    ] = 10.0,
 ) -> None:
     """Measure kernels, blocks, the whole network and sliding windows; write JSON and Markdown."""
-    import torch
-
     from qvggt_core.measure.bench import run
-    from qvggt_core.measure.bench_request import Request
-    from qvggt_core.measure.candidates import CONTENDERS
     from qvggt_core.measure.tables import as_markdown
-    from qvggt_core.model import ModelConfig, read_checkpoint
+    from qvggt_core.model import ModelConfig
     from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
-    from qvggt_core.stream.load_network import device_of
 
-    where = torch.device(device_of(device))
     output.mkdir(parents=True, exist_ok=True)
     if checkpoint is None:
         checkpoint = output / "vggt-1b-random-int4.safetensors"
         if not checkpoint.exists():
             with console.err.status(f"writing {checkpoint}"):
                 write_random_checkpoint(checkpoint, ModelConfig.vggt_1b())
-    is_gpu = where.type == "cuda"
-    config = read_checkpoint(checkpoint).config
-    usual_frames = "1,2,4,8,16,30" if is_gpu else "2"
-    usual = "294x518,392x518,518x518" if is_gpu else "392x518"
-    if config.img_size != ModelConfig.vggt_1b().img_size:
-        usual = f"{config.img_size * 3 // 4}x{config.img_size}"
-    if clock == "auto":
-        clock = "cuda" if is_gpu else "wall"
-    if clock not in ("wall", "cpu", "cuda") or (clock == "cuda" and not is_gpu):
-        raise BenchmarkError(f"clock {clock} on {where}: choose wall or cpu, or cuda on a GPU")
-    request = Request(
-        checkpoint=checkpoint,
-        cases=tuple(_words(cases)),
-        contenders=tuple(contenders or CONTENDERS),
-        frames=tuple(_number(word) for word in _words(frames or usual_frames)),
-        sizes=tuple(_size(word) for word in _words(sizes or usual)),
-        device=where,
-        clock=clock,  # type: ignore[arg-type]
-        rounds=rounds,
-        threads=threads or torch.get_num_threads(),
-        window=window,
-        stride=stride,
-        minutes=minutes,
-        original=original,
-    )
     with console.err.status("measuring") as status:
-        results = run(request, lambda what: status.update(f"measuring {what}"))
+        results = run(options.request(checkpoint), lambda what: status.update(f"measuring {what}"))
     table = as_markdown(results)
     for name, text in (("bench.json", json.dumps(results, indent=1) + "\n"), ("bench.md", table)):
-        (output / name).write_text(text, encoding="utf-8")
+        write_atomically(output / name, text)
     console.out.print(table, markup=False, highlight=False, soft_wrap=True)
-    console.out.print(f"wrote {output / 'bench.json'}", soft_wrap=True, highlight=False)
+    console.wrote(output / "bench.json")
 
 
 def _words(text: str) -> list[str]:

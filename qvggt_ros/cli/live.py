@@ -30,7 +30,7 @@ def live(
     camera_info_topic: Annotated[
         str | None, typer.Option(help="Their CameraInfo; beside the images if not given.")
     ] = None,
-    odom_topic: Annotated[str, typer.Option(help="Odometry that tells the scale.")] = "/odom",
+    odom_topic: Annotated[str, typer.Option(help="Odometry that gives the scale.")] = "/odom",
     namespace: Annotated[str, typer.Option(help="What precedes the outputs.")] = "qvggt",
     domain_id: DomainId = 0,
     interface: Interface = "127.0.0.1",

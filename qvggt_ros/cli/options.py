@@ -24,6 +24,7 @@ RecordingPath = Annotated[
 ImageTopic = Annotated[str | None, typer.Option(help="Found by type if not given.")]
 CameraInfoTopic = Annotated[str | None, typer.Option(help="Found beside the images if not given.")]
 OutputDirectory = Annotated[Path, typer.Option("--output", "-o", help="Directory to make.")]
+OutputPath = Annotated[Path, typer.Option("--output", "-o", help="What to make.")]
 OutputFile = Annotated[Path, typer.Option("--output", "-o", help="File to write.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Evaluate = Annotated[

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,119 +12,170 @@ from rich.markup import escape
 from rich.table import Table
 
 from qvggt_core.errors import QuantizationError
+from qvggt_core.util.files import write_atomically
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
 from qvggt_ros.cli.checkpoint import info
+from qvggt_ros.cli.options import OutputDirectory
 
 if TYPE_CHECKING:
     from qvggt_core.model import Checkpoint
-    from qvggt_core.quantize import CalibrationSet, Plan, QuantizationReport, Recipe
+    from qvggt_core.quantize import (
+        CalibrationSet,
+        Plan,
+        QuantizationReport,
+        QuantizationSettings,
+        Recipe,
+    )
     from qvggt_core.quantize.sensitivity import Sweep
 
-_CALIBRATION_HELP = (
-    "What to calibrate on: a folder of images, a video, a recording, a rendered pool, or "
-    "synthetic:WORLD."
-)
+FullPrecision = Annotated[Path, typer.Argument(help="Full-precision VGGT: .pt or .safetensors.")]
+CheckpointFile = Annotated[
+    Path, typer.Option("--output", "-o", help="File to write: .safetensors.")
+]
 _AUTO = "auto"
 _CALIBRATED, _UNCALIBRATED = "qvggt+", "rtn"
 
 
+@dataclass(frozen=True)
+class ImageOptions:
+    """Which images a network is calibrated on."""
+
+    calibration: str | None = option(
+        None,
+        "What to calibrate on: a folder of images, a video, a recording, a rendered pool, or "
+        "synthetic:WORLD.",
+    )
+    frames: int = option(4, "Calibration images in a window.")
+    seed: int = option(0, "Of the choice of images.")
+    width: int = option(0, "Width in pixels that the network sees; 0: as in its training.")
+    image_topic: str | None = option(None, "Of a recording with cameras.")
+    device: str = option("cpu", "Where calibration runs: cpu or cuda.")
+
+    def read(self, checkpoint: Checkpoint, images: int, sampling: str) -> CalibrationSet:
+        """Return so many images in windows.
+
+        Raises:
+            QuantizationError: the sampling is unknown, or there are too few images.
+        """
+        import torch
+
+        from qvggt_core.model import load_model
+        from qvggt_core.quantize.sampling import choose_windows
+        from qvggt_ros.io.calibration_images import read_calibration_data
+
+        if sampling not in ("random", "diverse"):
+            raise QuantizationError(f"there is no sampling {sampling!r}: choose random or diverse")
+        if self.calibration is None:
+            raise QuantizationError("images are needed: name them with --calibration")
+        with console.err.status("reading calibration images"):
+            found = read_calibration_data(
+                self.calibration,
+                checkpoint,
+                images=images,
+                frames=self.frames,
+                width=self.width,
+                image_topic=self.image_topic,
+            )
+            model = None
+            if sampling == "diverse":
+                model = load_model(checkpoint.path, self.device, torch.float32)
+            return choose_windows(found, images, sampling, self.seed, model)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class BudgetOptions:
+    """The size that a plan is solved for."""
+
+    budget_mb: float | None = option(None, "Size of the file in MB that a plan is solved for.")
+    budget_bits: float | None = option(None, "The same as bits per weight of the whole file.")
+
+    @property
+    def is_given(self) -> bool:
+        """Whether there is a budget."""
+        return self.budget_mb is not None or self.budget_bits is not None
+
+    def solve(self, sweep: Sweep, shapes: dict[str, tuple[int, ...]]) -> Plan:
+        """Return the plan of the least loss within the budget.
+
+        Raises:
+            QuantizationError: no plan is small enough.
+        """
+        from qvggt_core.quantize.sensitivity import auto_plan
+
+        return auto_plan(sweep, shapes, megabytes=self.budget_mb, bits_per_weight=self.budget_bits)
+
+
+@dataclass(frozen=True)
+class FileOptions:
+    """What the file in integers holds."""
+
+    recipe: str | None = option(
+        None,
+        "rtn, smoothquant, gptq, awq, qvggt, qvggt-paper, quantvggt or qvggt+; if not given, "
+        "qvggt+ with calibration images and rtn without.",
+    )
+    plan: str = option(
+        "uniform", "What is in integers: uniform, qvggt-paper, auto, or a YAML file."
+    )
+    precision: str | None = option(
+        None, "Bits of weights and activations: w4a16, w8a8, w4a8, w4a4, w3a16."
+    )
+    group_size: str = option("128", "Weights per scale: 128, 64, 32, or channel for a whole row.")
+    images: int = option(128, "Calibration images.")
+    sampling: str = option("random", "How they are chosen: random, or diverse (noise-filtered).")
+    judged_images: int = option(32, "Images on which a task-aware search compares candidates.")
+    task_candidates: int | None = option(None, "Alphas per linear that the heads judge; qvggt: 4.")
+    report: Path | None = option(None, "Also write the report as JSON.")
+    point_head: bool = option(False, "Keep the point head.")
+    conditioning: bool = option(
+        False, "Keep what takes known cameras (Depth Anything 3, condition_on)."
+    )
+    rays: bool = option(False, "Keep the ray branch (Depth Anything 3).")
+    licence: str | None = option(None, "Of the weights, where the checkpoint does not name it.")
+
+    def heads(self, checkpoint: Checkpoint) -> tuple[str, ...]:
+        """Return what is kept: cameras and depth where there are any, and what is wanted."""
+        has_cameras = checkpoint.config.camera_head != "none"
+        always = ("camera", "depth") if has_cameras else ("depth",)
+        wanted = {
+            "points": self.point_head,
+            "conditioning": self.conditioning,
+            "rays": self.rays,
+        }
+        return (*always, *(head for head, keep in wanted.items() if keep))
+
+
 def quantize(
-    checkpoint: Annotated[Path, typer.Argument(help="Full-precision VGGT: .pt or .safetensors.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors.")],
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            help="rtn, smoothquant, gptq, awq, qvggt, qvggt-paper, quantvggt or qvggt+; if not "
-            "given, qvggt+ with calibration images and rtn without."
-        ),
-    ] = None,
-    plan: Annotated[
-        str,
-        typer.Option(help="What is in integers: uniform, qvggt-paper, auto, or a YAML file."),
-    ] = "uniform",
-    precision: Annotated[
-        str | None,
-        typer.Option(help="Bits of weights and activations: w4a16, w8a8, w4a8, w4a4, w3a16."),
-    ] = None,
-    group_size: Annotated[
-        str, typer.Option(help="Weights per scale: 128, 64, 32, or channel for a whole row.")
-    ] = "128",
-    calibration: Annotated[str | None, typer.Option(help=_CALIBRATION_HELP)] = None,
-    images: Annotated[int, typer.Option(help="Calibration images.")] = 128,
-    frames: Annotated[int, typer.Option(help="Calibration images in a window.")] = 4,
-    sampling: Annotated[
-        str, typer.Option(help="How they are chosen: random, or diverse (noise-filtered).")
-    ] = "random",
-    seed: Annotated[int, typer.Option(help="Of the choice.")] = 0,
-    width: Annotated[
-        int, typer.Option(help="Width in pixels that the network sees; 0: as in its training.")
-    ] = 0,
-    image_topic: Annotated[str | None, typer.Option(help="Of a recording with cameras.")] = None,
-    judged_images: Annotated[
-        int, typer.Option(help="Images on which a task-aware search compares candidates.")
-    ] = 32,
-    task_candidates: Annotated[
-        int | None, typer.Option(help="Alphas per linear that the heads judge; qvggt: 4.")
-    ] = None,
-    budget_mb: Annotated[float | None, typer.Option(help="For plan auto: size in MB.")] = None,
-    budget_bits: Annotated[
-        float | None, typer.Option(help="For plan auto: bits per weight of the whole file.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="Where calibration runs: cpu or cuda.")] = "cpu",
-    report: Annotated[Path | None, typer.Option(help="Also write the report as JSON.")] = None,
-    point_head: Annotated[bool, typer.Option(help="Keep the point head.")] = False,
-    conditioning: Annotated[
-        bool, typer.Option(help="Keep what takes known cameras (Depth Anything 3, condition_on).")
-    ] = False,
-    rays: Annotated[bool, typer.Option(help="Keep the ray branch (Depth Anything 3).")] = False,
-    licence: Annotated[
-        str | None, typer.Option(help="Of the weights, where the checkpoint does not say it.")
-    ] = None,
+    checkpoint: FullPrecision,
+    output: CheckpointFile,
+    options: FileOptions,
+    images: ImageOptions,
+    budget: BudgetOptions,
 ) -> None:
     """Make a checkpoint in integers that runs without the full-precision one.
 
     An interrupted calibration goes on where it stopped when the same command is run again.
     """
     from qvggt_core.model import read_checkpoint
-    from qvggt_core.quantize import (
-        PRESETS,
-        RECIPES,
-        CalibrationOptions,
-        QuantizationSettings,
-        quantize_checkpoint,
-    )
+    from qvggt_core.quantize import PRESETS, CalibrationOptions, quantize_checkpoint
 
     opened = read_checkpoint(checkpoint)
-    columns = _group_size(group_size)
-    recipe = recipe or (_UNCALIBRATED if calibration is None else _CALIBRATED)
     data = None
-    if calibration is not None:
-        data = _calibration_set(
-            calibration, opened, images, frames, sampling, seed, width, image_topic, device
-        )
-    heads = _kept_heads(opened, points=point_head, conditioning=conditioning, rays=rays)
-    chosen: str | Plan = plan
-    if plan == _AUTO:
-        bits = precision or (RECIPES[recipe].precision if recipe in RECIPES else "w4a16")
-        chosen = _solved_plan(opened, data, bits, columns, heads, budget_mb, budget_bits, device)
-    elif budget_mb is not None or budget_bits is not None:
-        raise QuantizationError("a budget is solved by --plan auto: add it, or leave the budget")
+    if images.calibration is not None:
+        data = images.read(opened, options.images, options.sampling)
+    settings = _settings(opened, options, images, budget, data)
     workspace = output.with_name(output.name + ".partial")
     try:
         with console.steps("quantizing") as steps:
             result = quantize_checkpoint(
                 opened,
                 output,
-                QuantizationSettings(
-                    recipe=_changed_recipe(recipe, task_candidates),
-                    plan=chosen,
-                    precision=None if plan == _AUTO else precision,
-                    group_size=columns,
-                    heads=heads,
-                    licence=licence,
-                ),
+                settings,
                 data=data,
-                options=CalibrationOptions(device=device, judged_images=judged_images),
+                options=CalibrationOptions(
+                    device=images.device, judged_images=options.judged_images
+                ),
                 workspace=workspace,
                 progress=steps,
             )
@@ -131,59 +183,72 @@ def quantize(
         if workspace.exists():
             console.err.print("interrupted: run the same command again to go on from there")
         raise typer.Exit(console.EXIT_INTERRUPTED) from None
-    if report is not None:
-        report.parent.mkdir(parents=True, exist_ok=True)
-        report.write_text(json.dumps(result.to_dict(), indent=1) + "\n", encoding="utf-8")
-    for rule in result.unused_rules if plan not in (*PRESETS, _AUTO) else ():
-        console.err.print(f"[yellow]note:[/] the plan's rule {rule!r} fits no weight")
+    if options.report is not None:
+        write_atomically(options.report, json.dumps(result.to_dict(), indent=1) + "\n")
+    for rule in result.unused_rules if options.plan not in (*PRESETS, _AUTO) else ():
+        console.note("[yellow]note:[/]", f"the plan's rule {rule!r} fits no weight")
     if data is not None and result.calibration is None:
-        console.err.print(f"[yellow]note:[/] the recipe {recipe} uses no calibration images")
+        console.note("[yellow]note:[/]", "the recipe uses no calibration images")
     _print_report(result)
     info(output)
 
 
+def _settings(
+    opened: Checkpoint,
+    options: FileOptions,
+    images: ImageOptions,
+    budget: BudgetOptions,
+    data: CalibrationSet | None,
+) -> QuantizationSettings:
+    from qvggt_core.quantize import RECIPES, QuantizationSettings
+
+    recipe = options.recipe or (_UNCALIBRATED if images.calibration is None else _CALIBRATED)
+    heads, columns = options.heads(opened), _group_size(options.group_size)
+    plan: str | Plan = options.plan
+    precision = options.precision
+    if options.plan == _AUTO:
+        bits = precision or (RECIPES[recipe].precision if recipe in RECIPES else "w4a16")
+        plan, precision = _solved_plan(opened, data, bits, columns, heads, budget, images), None
+    elif budget.is_given:
+        raise QuantizationError("a budget is solved by --plan auto: add it, or leave the budget")
+    return QuantizationSettings(
+        recipe=_changed_recipe(recipe, options.task_candidates),
+        plan=plan,
+        precision=precision,
+        group_size=columns,
+        heads=heads,
+        licence=options.licence,
+    )
+
+
 def sensitivity(
-    checkpoint: Annotated[Path, typer.Argument(help="Full-precision VGGT: .pt or .safetensors.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the results.")],
-    calibration: Annotated[str, typer.Option(help=_CALIBRATION_HELP)],
+    checkpoint: FullPrecision,
+    output: OutputDirectory,
+    images: ImageOptions,
+    budget: BudgetOptions,
     precision: Annotated[str, typer.Option(help="What each part is brought to.")] = "w4a16",
     group_size: Annotated[str, typer.Option(help="128, 64, 32, or channel.")] = "128",
-    images: Annotated[int, typer.Option(help="Images on which the heads are compared.")] = 32,
-    frames: Annotated[int, typer.Option(help="Images in a window.")] = 4,
-    seed: Annotated[int, typer.Option(help="Of the choice of images.")] = 0,
-    width: Annotated[int, typer.Option(help="Width in pixels; 0: as in training.")] = 0,
-    image_topic: Annotated[str | None, typer.Option(help="Of a recording with cameras.")] = None,
-    budget_mb: Annotated[
-        float | None, typer.Option(help="Also solve a plan within so many MB.")
-    ] = None,
-    budget_bits: Annotated[
-        float | None, typer.Option(help="Or within so many bits per weight.")
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    compared: Annotated[
+        int, typer.Option("--images", help="Images on which the heads are compared.")
+    ] = 32,
 ) -> None:
     """Quantize each block and each of its linears alone, and show what happens to each head."""
     from qvggt_core.model import read_checkpoint
     from qvggt_core.quantize.pipeline import written_shapes
-    from qvggt_core.quantize.sensitivity import auto_plan, draw_heat_map
+    from qvggt_core.quantize.sensitivity import draw_heat_map
 
     opened = read_checkpoint(checkpoint)
-    columns = _group_size(group_size)
-    data = _calibration_set(
-        calibration, opened, images, frames, "random", seed, width, image_topic, device
-    )
-    sweep = _swept(opened, data, precision, columns, device)
+    data = images.read(opened, compared, "random")
+    sweep = _swept(opened, data, precision, _group_size(group_size), images.device)
     output.mkdir(parents=True, exist_ok=True)
     files = [output / "sensitivity.json", output / "sensitivity.png"]
-    files[0].write_text(json.dumps(sweep.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_atomically(files[0], json.dumps(sweep.to_dict(), indent=1) + "\n")
     draw_heat_map(sweep, files[1])
-    if budget_mb is not None or budget_bits is not None:
-        shapes = written_shapes(opened)
-        plan = auto_plan(sweep, shapes, megabytes=budget_mb, bits_per_weight=budget_bits)
+    if budget.is_given:
         files.append(output / "plan.yaml")
-        files[-1].write_text(plan.to_yaml(), encoding="utf-8")
+        write_atomically(files[-1], budget.solve(sweep, written_shapes(opened)).to_yaml())
     _print_sweep(sweep)
-    for file in files:
-        console.out.print(f"wrote {file}", soft_wrap=True, highlight=False)
+    console.wrote(*files)
 
 
 def _changed_recipe(name: str, task_candidates: int | None) -> str | Recipe:
@@ -203,35 +268,6 @@ def _group_size(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
-def _calibration_set(
-    source: str,
-    checkpoint: Checkpoint,
-    images: int,
-    frames: int,
-    sampling: str,
-    seed: int,
-    width: int,
-    image_topic: str | None,
-    device: str,
-) -> CalibrationSet:
-    import torch
-
-    from qvggt_core.model import load_model
-    from qvggt_core.quantize.sampling import choose_windows
-    from qvggt_ros.io.calibration_images import read_calibration_data
-
-    with console.err.status("reading calibration images"):
-        found = read_calibration_data(
-            source, checkpoint, images=images, frames=frames, width=width, image_topic=image_topic
-        )
-        if sampling not in ("random", "diverse"):
-            raise QuantizationError(f"there is no sampling {sampling!r}: choose random or diverse")
-        model = None
-        if sampling == "diverse":
-            model = load_model(checkpoint.path, device, torch.float32)
-        return choose_windows(found, images, sampling, seed, model)  # type: ignore[arg-type]
-
-
 def _swept(
     checkpoint: Checkpoint, data: CalibrationSet, precision: str, columns: int | str, device: str
 ) -> Sweep:
@@ -248,36 +284,22 @@ def _swept(
         )
 
 
-def _kept_heads(checkpoint: Checkpoint, **wanted: bool) -> tuple[str, ...]:
-    """Return the heads that a file keeps: cameras and depth if it has them, and what is wanted."""
-    has_cameras = checkpoint.config.camera_head != "none"
-    always = ("camera", "depth") if has_cameras else ("depth",)
-    return (*always, *(head for head, keep in wanted.items() if keep))
-
-
 def _solved_plan(
     checkpoint: Checkpoint,
     data: CalibrationSet | None,
     precision: str,
     columns: int | str,
     heads: tuple[str, ...],
-    budget_mb: float | None,
-    budget_bits: float | None,
-    device: str,
+    budget: BudgetOptions,
+    images: ImageOptions,
 ) -> Plan:
     from qvggt_core.quantize.pipeline import written_shapes
-    from qvggt_core.quantize.sensitivity import auto_plan
 
     if data is None:
         raise QuantizationError("plan auto measures sensitivity: name images with --calibration")
     few = data.part(range(min(8, len(data.images))))
-    sweep = _swept(checkpoint, few, precision, columns, device)
-    return auto_plan(
-        sweep,
-        written_shapes(checkpoint, heads),
-        megabytes=budget_mb,
-        bits_per_weight=budget_bits,
-    )
+    sweep = _swept(checkpoint, few, precision, columns, images.device)
+    return budget.solve(sweep, written_shapes(checkpoint, heads))
 
 
 def _print_report(result: QuantizationReport) -> None:
@@ -326,7 +348,7 @@ def _print_sweep(sweep: Sweep) -> None:
 
 def import_released(
     file: Annotated[Path, typer.Argument(help="QVGGT's released model-v2.pt.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .safetensors.")],
+    output: CheckpointFile,
     base: Annotated[
         Path | None,
         typer.Option(help="Full-precision VGGT, for a file that holds quantized blocks alone."),

@@ -2,121 +2,119 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
+from qvggt_ros.cli.options import OutputDirectory, OutputPath
 
 
-def synth(
-    output: Annotated[Path, typer.Option("--output", "-o", help="What to make.")],
-    form: Annotated[
-        str,
-        typer.Option(
-            "--format", help="bag, or a data set's layout: co3d, re10k, 7scenes, nrgbd, tum, euroc."
-        ),
-    ] = "bag",
-    world: Annotated[str, typer.Option(help="studio, room, corridor, arena or terrain.")] = "room",
-    flight: Annotated[
-        str | None,
-        typer.Option(
-            help="hover, straight, arc, orbit, look_around, wander or survey; orbit for a bag, "
-            "survey for a layout if not given."
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(help="Of the flight, the noise and the drift; 0 for a bag, 1 for a layout."),
-    ] = None,
-    world_seed: Annotated[int, typer.Option(help="Of the world's layout.")] = 0,
-    scenes: Annotated[
-        int | None, typer.Option(help="Layouts: number of flights, 2 if not given.")
-    ] = None,
-    frames: Annotated[
-        int | None,
-        typer.Option(help="Number of images of a flight; 80, or what the layout's protocol needs."),
-    ] = None,
-    width: Annotated[int, typer.Option(help="Image columns.")] = 320,
-    height: Annotated[int, typer.Option(help="Image rows.")] = 240,
-    fov: Annotated[float, typer.Option(help="Horizontal field of view, degrees.")] = 80.0,
-    dataset_camera: Annotated[
-        bool, typer.Option(help="Layouts: the real data set's camera and image size.")
-    ] = False,
-    rate: Annotated[float, typer.Option(help="Images per second.")] = 10.0,
-    step: Annotated[
-        float | None, typer.Option(help="Metres between images; 0.08, or what suits the layout.")
-    ] = None,
-    shutter: Annotated[
-        float,
-        typer.Option(help="Bag: length of an exposure, as a share of the time between images."),
-    ] = 0.1,
-    distortion: Annotated[
-        bool, typer.Option(help="Bend the images as a wide lens does (bag and euroc).")
-    ] = False,
-    compressed: Annotated[bool, typer.Option(help="Bag: PNG images instead of raw ones.")] = False,
-    storage: Annotated[str, typer.Option(help="Bag: mcap or sqlite3.")] = "mcap",
-    overwrite: Annotated[bool, typer.Option(help="Replace what was made there before.")] = False,
-) -> None:
+@dataclass(frozen=True)
+class SynthOptions:
+    """Options of `qvggt synth`; what is not given depends on the format."""
+
+    form: str = option(
+        "bag",
+        "bag, or a data set's layout: co3d, re10k, 7scenes, nrgbd, tum, euroc.",
+        "--format",
+    )
+    world: str = option("room", "studio, room, corridor, arena or terrain.")
+    flight: str | None = option(
+        None,
+        "hover, straight, arc, orbit, look_around, wander or survey; orbit for a bag, survey for "
+        "a layout if not given.",
+    )
+    seed: int | None = option(
+        None, "Of the flight, the noise and the drift; 0 for a bag, 1 for a layout."
+    )
+    world_seed: int = option(0, "Of the world's layout.")
+    scenes: int | None = option(None, "Layouts: number of flights, 2 if not given.")
+    frames: int | None = option(
+        None, "Number of images of a flight; 80, or what the layout's protocol needs."
+    )
+    width: int = option(320, "Image columns.")
+    height: int = option(240, "Image rows.")
+    fov: float = option(80.0, "Horizontal field of view, degrees.")
+    dataset_camera: bool = option(False, "Layouts: the real data set's camera and image size.")
+    rate: float = option(10.0, "Images per second.")
+    step: float | None = option(None, "Metres between images; 0.08, or what suits the layout.")
+    shutter: float = option(
+        0.1, "Bag: length of an exposure, as a share of the time between images."
+    )
+    distortion: bool = option(False, "Bend the images as a wide lens does (bag and euroc).")
+    compressed: bool = option(False, "Bag: PNG images instead of raw ones.")
+    storage: str = option("mcap", "Bag: mcap or sqlite3.")
+    overwrite: bool = option(False, "Replace what was made there before.")
+
+
+def synth(output: OutputPath, options: SynthOptions) -> None:
     """Render flights through a synthetic world, with exact ground truth."""
-    if form != "bag":
-        from qvggt_core.synthetic.dataset_layouts import (
-            CameraChoices,
-            FlightChoices,
-            write_layout,
-        )
+    if options.form == "bag":
+        _write_bag(output, options)
+    else:
+        _write_layout(output, options)
 
-        flights = FlightChoices(
-            world=world,
-            world_seed=world_seed,
-            kind=flight or "survey",
-            seed=1 if seed is None else seed,
-            scenes=2 if scenes is None else scenes,
-            frames=frames,
-            step=step,
-            rate_hz=rate,
+
+def _write_layout(output: Path, options: SynthOptions) -> None:
+    from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
+
+    flights = FlightChoices(
+        world=options.world,
+        world_seed=options.world_seed,
+        kind=options.flight or "survey",
+        seed=1 if options.seed is None else options.seed,
+        scenes=2 if options.scenes is None else options.scenes,
+        frames=options.frames,
+        step=options.step,
+        rate_hz=options.rate,
+    )
+    camera = CameraChoices(
+        options.width, options.height, options.fov, options.dataset_camera, options.distortion
+    )
+    with console.progress("rendering", "images") as progress:
+        dataset = write_layout(
+            output, options.form, flights, camera, overwrite=options.overwrite, progress=progress
         )
-        camera = CameraChoices(width, height, fov, dataset_camera, distortion)
-        with console.progress("rendering", "images") as progress:
-            dataset = write_layout(
-                output, form, flights, camera, overwrite=overwrite, progress=progress
-            )
-        for name, length in zip(dataset.scenes, dataset.path_lengths, strict=True):
-            console.out.print(f"{name}: {dataset.frames} images along {length:.2f} m")
-        console.out.print(f"wrote {dataset.path}", soft_wrap=True, highlight=False)
-        return
+    for name, length in zip(dataset.scenes, dataset.path_lengths, strict=True):
+        console.out.print(f"{name}: {dataset.frames} images along {length:.2f} m")
+    console.wrote(dataset.path)
+
+
+def _write_bag(output: Path, options: SynthOptions) -> None:
     from qvggt_core.errors import ParameterError
-    from qvggt_ros.drivers.synthesize import write_bag
+    from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
-    if dataset_camera or scenes is not None:
+    if options.dataset_camera or options.scenes is not None:
         raise ParameterError("--scenes and --dataset-camera are for data sets' layouts, not bags")
+    flight = BagOptions(
+        world=options.world,
+        flight=options.flight or "orbit",
+        seed=options.seed or 0,
+        world_seed=options.world_seed,
+        frames=80 if options.frames is None else options.frames,
+        width=options.width,
+        height=options.height,
+        rate_hz=options.rate,
+        step=0.08 if options.step is None else options.step,
+        horizontal_fov=options.fov,
+        shutter=options.shutter,
+        distortion=options.distortion,
+        compressed=options.compressed,
+        storage=options.storage,
+    )
     with console.err.status("rendering"):
-        bag = write_bag(
-            output,
-            world=world,
-            flight=flight or "orbit",
-            seed=seed or 0,
-            world_seed=world_seed,
-            frames=80 if frames is None else frames,
-            width=width,
-            height=height,
-            rate_hz=rate,
-            step=0.08 if step is None else step,
-            horizontal_fov=fov,
-            shutter=shutter,
-            distortion=distortion,
-            compressed=compressed,
-            storage=storage,
-            overwrite=overwrite,
-        )
+        bag = write_bag(output, flight, overwrite=options.overwrite)
     console.out.print(f"{bag.frames} images along {bag.path_length:.2f} m: {', '.join(bag.topics)}")
-    console.out.print(f"wrote {bag.path}", soft_wrap=True, highlight=False)
+    console.wrote(bag.path)
 
 
 def train(
     config: Annotated[Path, typer.Argument(help="Training configuration (YAML).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Directory of the run.")],
+    output: OutputDirectory,
     steps: Annotated[int | None, typer.Option(help="Stop at this step.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     resume: Annotated[bool, typer.Option(help="Go on with the run in the directory.")] = True,

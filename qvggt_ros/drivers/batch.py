@@ -73,7 +73,7 @@ def output_names(bags: Sequence[Path]) -> list[str]:
     """Return a name for the result of each recording.
 
     Raises:
-        ParameterError: two recordings cannot be told apart by their names.
+        ParameterError: two recordings have equal names.
     """
     names = [bag.resolve().stem if bag.is_file() else bag.resolve().name for bag in bags]
     if len(set(names)) < len(names):

@@ -404,7 +404,7 @@ class ReconstructNode(LifecycleNode):
             return f"{topic} has a publisher that has stopped sending"
         if self.count_publishers(topic):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
-        return f"nobody publishes {topic}: see `ros2 topic list`"
+        return f"no one publishes {topic}: see `ros2 topic list`"
 
     # Services and parameters
 
@@ -518,7 +518,7 @@ def main(arguments: list[str] | None = None) -> None:
             node.release()
             node.destroy_node()
         rclpy.try_shutdown()
-    # A robot shall not wait for a network in the middle of a window, which cannot be interrupted,
+    # A robot must not wait for a network in the middle of a window, which cannot be interrupted,
     # nor for PyTorch to be taken apart, which takes seconds on a busy machine.
     sys.stdout.flush()
     sys.stderr.flush()

@@ -55,38 +55,11 @@ class SyntheticBag:
     topics: tuple[str, ...]
 
 
-def write_bag(
-    output: Path,
-    *,
-    world: str = "room",
-    flight: str = "orbit",
-    seed: int = 0,
-    world_seed: int = 0,
-    frames: int = 80,
-    width: int = 320,
-    height: int = 240,
-    rate_hz: float = 10.0,
-    step: float = 0.08,
-    horizontal_fov: float = 80.0,
-    distortion: bool = False,
-    compressed: bool = False,
-    noise: float = 0.01,
-    exposure: float = 0.05,
-    shutter: float = 0.1,
-    storage: str = "mcap",
-    overwrite: bool = False,
-) -> SyntheticBag:
-    """Render a flight and write it as a rosbag2, whole or not at all.
+@dataclass(frozen=True)
+class BagOptions:
+    """What is flown through, and how the camera sees it.
 
-    Equal arguments give equal bytes.
-
-    Topics: /camera/image_raw (rgb8; with `compressed` /camera/image_raw/compressed, PNG),
-    /camera/camera_info, /camera/depth (32FC1 metres, NaN in the sky), /ground_truth/pose (the
-    optical camera in `map`), /odom (the base in `odom`, from integrated, noisy steps), /tf
-    (odom to base_link) and /tf_static (base_link to the camera's optical frame).
-
-    Args:
-        output: directory to create.
+    Attributes:
         world: family, see `make_world`.
         flight: kind, see `fly`.
         seed: of the flight, the noise and the drift.
@@ -104,44 +77,78 @@ def write_bag(
         shutter: how long an exposure lasts, as a share of the time between images; what moves
             meanwhile is blurred. Poses and depth are those of its middle.
         storage: "mcap" or "sqlite3".
+    """
+
+    world: str = "room"
+    flight: str = "orbit"
+    seed: int = 0
+    world_seed: int = 0
+    frames: int = 80
+    width: int = 320
+    height: int = 240
+    rate_hz: float = 10.0
+    step: float = 0.08
+    horizontal_fov: float = 80.0
+    distortion: bool = False
+    compressed: bool = False
+    noise: float = 0.01
+    exposure: float = 0.05
+    shutter: float = 0.1
+    storage: str = "mcap"
+
+    def check(self) -> None:
+        """Raise ParameterError if a value is out of range."""
+        if self.storage not in _STORAGE:
+            known = ", ".join(_STORAGE)
+            raise ParameterError(f"there is no storage {self.storage!r}; known: {known}")
+        sides = (self.width, self.height)
+        if not (all(16 <= side <= 4096 for side in sides) and 0 < self.rate_hz <= 1000):
+            raise ParameterError(
+                f"{self.width}x{self.height} at {self.rate_hz} Hz: sides must be 16 to 4096 "
+                "pixels and the rate above 0 and at most 1000 Hz"
+            )
+        if not 10.0 <= self.horizontal_fov <= 150.0:
+            raise ParameterError(
+                f"a field of view of {self.horizontal_fov} degrees: choose 10 to 150"
+            )
+        if not 0.0 <= self.shutter <= 1.0:
+            raise ParameterError(
+                f"a shutter of {self.shutter}: choose 0 to 1 of the time between images"
+            )
+
+
+def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> SyntheticBag:
+    """Render a flight and write it as a rosbag2, whole or not at all.
+
+    Equal options give equal bytes.
+
+    Topics: /camera/image_raw (rgb8; with `compressed` /camera/image_raw/compressed, PNG),
+    /camera/camera_info, /camera/depth (32FC1 metres, NaN in the sky), /ground_truth/pose (the
+    optical camera in `map`), /odom (the base in `odom`, from integrated, noisy steps), /tf
+    (odom to base_link) and /tf_static (base_link to the camera's optical frame).
+
+    Args:
+        output: directory to create.
+        options: the flight and the camera.
         overwrite: whether an existing bag at `output` is replaced.
 
     Raises:
-        ParameterError: an argument is unknown or out of range, or no such flight fits.
+        ParameterError: an option is unknown or out of range, or no such flight fits.
         RecordingError: `output` exists and is not to be replaced, or is no bag.
     """
-    if storage not in _STORAGE:
-        raise ParameterError(f"there is no storage {storage!r}; known: {', '.join(_STORAGE)}")
-    if not (16 <= width <= 4096 and 16 <= height <= 4096 and 0 < rate_hz <= 1000):
-        raise ParameterError(
-            f"{width}x{height} at {rate_hz} Hz: sides must be 16 to 4096 pixels and the rate "
-            "above 0 and at most 1000 Hz"
-        )
-    if not 10.0 <= horizontal_fov <= 150.0:
-        raise ParameterError(f"a field of view of {horizontal_fov} degrees: choose 10 to 150")
-    if not 0.0 <= shutter <= 1.0:
-        raise ParameterError(f"a shutter of {shutter}: choose 0 to 1 of the time between images")
-    scene = Scene(make_world(world, world_seed))
-    poses = fly(scene.world, flight, frames, seed, step=step)
+    options.check()
+    scene = Scene(make_world(options.world, options.world_seed))
+    poses = fly(scene.world, options.flight, options.frames, options.seed, step=options.step)
     _check_output(output, overwrite)
-    rng = np.random.default_rng([8, seed])
-    camera = Lens(
-        pinhole(height, width, np.radians(horizontal_fov)),
-        height,
-        width,
-        _DISTORTION if distortion else (),
-    )
     messages = rosbags_messages()
     typestore = rosbags_typestore()
     topics: dict[str, Any] = {}
+    storage = _STORAGE[options.storage]
     with (
         _put_in_place(output) as partial,
-        Writer(partial, version=_BAG_VERSION, storage_plugin=_STORAGE[storage]) as writer,
+        Writer(partial, version=_BAG_VERSION, storage_plugin=storage) as writer,
     ):
-        stream = _messages(
-            messages, scene, poses, camera, rng, rate_hz, compressed, noise, exposure, shutter
-        )
-        for topic, stamp, message in stream:
+        for topic, stamp, message in _messages(messages, scene, poses, options):
             if topic not in topics:
                 topics[topic] = writer.add_connection(
                     topic,
@@ -152,33 +159,29 @@ def write_bag(
             data = typestore.serialize_cdr(message, message.__msgtype__)
             writer.write(topics[topic], stamp, data)
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
-    return SyntheticBag(output, frames, float(steps.sum()), tuple(topics))
+    return SyntheticBag(output, options.frames, float(steps.sum()), tuple(topics))
 
 
 def _messages(
-    messages: Messages,
-    scene: Scene,
-    poses: NDArray,
-    camera: Lens,
-    rng: np.random.Generator,
-    rate_hz: float,
-    compressed: bool,
-    noise: float,
-    exposure: float,
-    shutter: float,
+    messages: Messages, scene: Scene, poses: NDArray, options: BagOptions
 ) -> Iterator[tuple[str, int, Any]]:
     """Yield (topic, stamp, message) in the order of time."""
+    rng = np.random.default_rng([8, options.seed])
+    height, width = options.height, options.width
+    distortion = _DISTORTION if options.distortion else ()
+    lens = pinhole(height, width, np.radians(options.horizontal_fov))
+    camera = Lens(lens, height, width, distortion)
     odometry = _drifting(poses @ inverse(_BASE_FROM_CAMERA), rng)
-    gains = _slow_gains(len(poses), exposure, rng)
+    gains = _slow_gains(len(poses), options.exposure, rng)
     static = _transform(messages, _EPOCH_NS, _BASE_FRAME, _CAMERA_FRAME, _BASE_FROM_CAMERA)
     yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=[static])
     for index, pose in enumerate(poses):
-        stamp = _EPOCH_NS + round(index * 1e9 / rate_hz)
-        exposed = exposure_poses(poses, index, shutter, _SAMPLES)
+        stamp = _EPOCH_NS + round(index * 1e9 / options.rate_hz)
+        exposed = exposure_poses(poses, index, options.shutter, _SAMPLES)
         colour, depth = camera.picture(scene, pose, _SAMPLES, exposed)
-        colour = expose(colour, gains[index], noise, rng)
+        colour = expose(colour, gains[index], options.noise, rng)
         yield "/camera/camera_info", stamp, _camera_info(messages, stamp, camera)
-        if compressed:
+        if options.compressed:
             yield "/camera/image_raw/compressed", stamp, _png(messages, stamp, colour)
         else:
             yield "/camera/image_raw", stamp, _image(messages, stamp, colour, "rgb8")
@@ -188,7 +191,7 @@ def _messages(
             stamp,
             messages.PoseStamped(header=header(messages, stamp, "map"), pose=_pose(messages, pose)),
         )
-        yield "/odom", stamp, _odometry(messages, stamp, odometry, index, rate_hz)
+        yield "/odom", stamp, _odometry(messages, stamp, odometry, index, options.rate_hz)
         moved = _transform(messages, stamp, "odom", _BASE_FRAME, odometry[index])
         yield "/tf", stamp, messages.TFMessage(transforms=[moved])
 

@@ -132,7 +132,7 @@ def _tf_frames(source: str, tree: TransformTree, camera_frame: str) -> tuple[str
 def _of_camera(
     truth: GroundTruth, frame: str, camera_frame: str, recordings: Sequence[Recording]
 ) -> GroundTruth:
-    """Return the poses of the camera where TF tells how it sits on what moves."""
+    """Return the poses of the camera where TF has how it sits on what moves."""
     if not frame or not camera_frame or frame == camera_frame:
         return replace(truth, frame=frame)
     for recording in recordings:

@@ -22,7 +22,6 @@ from qvggt_core.util.image_files import (
 )
 from qvggt_ros.io import conversions
 from qvggt_ros.io.messages import TYPES, rosbags_messages, rosbags_typestore
-from qvggt_ros.io.recording import Recording
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +45,7 @@ def is_image_sequence(path: Path) -> bool:
     return bool(image_files(path))
 
 
-class ImageSequence(Recording):
+class ImageSequence:
     """Images with times and, where their EXIF has it, a calibration; see `Recording`.
 
     Attributes:

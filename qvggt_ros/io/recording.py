@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
 
 from qvggt_core.errors import RecordingError
+from qvggt_ros.io.image_sequence import is_image_sequence, open_image_sequence
 from qvggt_ros.io.images import is_picture
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
 
@@ -142,11 +143,9 @@ def open_recording(path: Path) -> Iterator[Recording]:
         raise RecordingError(
             f"{path} is a ROS 1 recording: convert it with `rosbags-convert --src {path} --dst DIR`"
         )
-    # Imported here: an image sequence is a kind of recording.
-    from qvggt_ros.io.image_sequence import is_image_sequence, open_image_sequence
-
     if is_image_sequence(path):
-        yield open_image_sequence(path)
+        # It has all that is used of a recording, and no bag below it.
+        yield cast(Recording, open_image_sequence(path))
         return
     with ExitStack() as stack:
         reader, warnings = _open_reader(path, stack)

@@ -33,7 +33,7 @@ class _Edge:
 class TransformTree:
     """The transforms of a recording.
 
-    Each frame has one parent, as in tf2; what is said last about the parent holds.
+    Each frame has one parent, as in tf2; the last message about the parent holds.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class TransformTree:
         edge.track.add(stamp_ns, pose)
 
     def stamps(self, parent: str, child: str) -> list[int]:
-        """Return the times at which something between two frames was told, in order.
+        """Return the times at which a transform between two frames came, in order.
 
         Raises:
             RecordingError: the frames are not connected.

@@ -168,7 +168,7 @@ def test_scenes_can_be_chosen(capsys, tmp_path, data):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (("kitti", "--data", "."), "there is no protocol 'kitti'"),
         (("tum", "--data", "nowhere"), "there is no directory nowhere"),
@@ -176,11 +176,11 @@ def test_scenes_can_be_chosen(capsys, tmp_path, data):
         (("nrgbd", "--data", "NRGBD", "--points", "head"), "the network has no point head"),
     ],
 )
-def test_what_cannot_run_says_why(capsys, tmp_path, data, arguments, said):
+def test_what_cannot_run_says_why(capsys, tmp_path, data, arguments, reason):
     arguments = [str(data / "nrgbd") if a == "NRGBD" else a for a in arguments]
     status, _, errors = run(capsys, "benchmark", *arguments, "-o", tmp_path / "out")
     assert status == 2
-    assert said in errors
+    assert reason in errors
 
 
 def test_the_point_heads_points_can_be_judged(capsys, tmp_path, data):

@@ -83,7 +83,7 @@ def test_parameters_come_from_a_file_and_single_ones_over_it(capsys, room, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "reason"),
     [
         (("--set", "window_sise=3"), "no parameter 'window_sise'"),
         (("--set", "window_size"), "write NAME=VALUE"),
@@ -92,11 +92,11 @@ def test_parameters_come_from_a_file_and_single_ones_over_it(capsys, room, tmp_p
         (("--checkpoint", "nowhere.pt"), "cannot open the checkpoint nowhere.pt"),
     ],
 )
-def test_an_explained_error_is_one_line_and_status_2(capsys, arguments, said, room, tmp_path):
+def test_an_explained_error_is_one_line_and_status_2(capsys, arguments, reason, room, tmp_path):
     status, printed, errors = run(capsys, "replay", room, "-o", tmp_path / "out", *arguments)
     assert status == 2
     assert printed == ""
-    assert said in errors
+    assert reason in errors
     assert errors.startswith("error:")
     assert "Traceback" not in errors
 
@@ -140,7 +140,7 @@ def test_quantize_and_info_show_bits_per_part(capsys, tmp_path):
     assert "rtn" in printed
 
 
-def test_what_is_left_to_choose_is_chosen_and_told(tmp_path):
+def test_what_is_left_to_choose_is_chosen_and_reported(tmp_path):
     from qvggt_core.stream.load_network import load_network
 
     path = small_checkpoint(tmp_path / "small.safetensors", {"note": "untrained"})

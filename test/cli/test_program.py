@@ -92,7 +92,7 @@ def test_a_forward_pass_launches_few_operators_and_never_waits(dtype, int4) -> N
     if int4:
         # Four linears in each of 72 blocks, and in four camera blocks four times.
         assert operators.launched["int4_linear"] >= 72 * 4 + 4 * 4 * 4
-    # The counter sees what it shall see.
+    # The counter sees what it must see.
     assert operators.launched["layer_norm_add_"] == 72 + 16
     assert operators.launched["qk_norm_rope_"] == 48
 

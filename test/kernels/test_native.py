@@ -23,8 +23,11 @@ from qvggt_kernels import (
     backends,
     cpu_features,
     dequantize,
+    int4_linear,
+    int4_linear_int8,
     native,
     pack,
+    qk_norm_rope_,
 )
 from qvggt_kernels.cpu import attention as cpu_attention
 from qvggt_kernels.reference import attention as reference_attention
@@ -365,7 +368,10 @@ def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, r
     [
         (lambda a: a.update(x=a["x"][:, :32]), "do not have the weight's 64 columns"),
         (lambda a: a.update(scales=a["scales"][:5]), r"not \(8, 1\) bfloat16"),
-        (lambda a: a.update(bias=a["bias"][:5]), r"a bias is \(5,\), not \(8,\)"),
+        (
+            lambda a: a.update(bias=a["bias"][:5]),
+            r"a bias is \(5,\) torch.float32 on cpu, not \(8,\)",
+        ),
         (lambda a: a.update(zeros=a["scales"]), "zero points are"),
     ],
 )
@@ -380,11 +386,13 @@ def test_sizes_are_checked_before_memory_is_read(change, message, kernel):
 
 @needs_kernels
 def test_sizes_of_the_other_kernels_are_checked_too():
-    with pytest.raises(PackingError, match="do not fit together"):
+    with pytest.raises(PackingError, match="do not have the weight's 32 columns"):
         native.integer_linear(normal(3, 64), integer_weight(8, 32, 8))
     q = normal(1, 2, 5, 64, dtype=BFLOAT16)
-    with pytest.raises(ValueError, match="differ in more than the length of queries"):
+    with pytest.raises(ValueError, match=r"are not \(B, H, L, D\), \(B, H, T, D\)"):
         native.attention(q, q, q[:, :1])
+    with pytest.raises(ValueError, match="differ in more than their lengths"):
+        native.attention(q, q[:, :1], q[:, :1])
     qkv = normal(1, 1, 5, 3, 2, 64, dtype=BFLOAT16)
     angles, gain = torch.ones(5, 1, 64), torch.ones(64, dtype=BFLOAT16)
     for cos, sin in ((angles[:4], angles[:4]), (angles, None)):
@@ -393,6 +401,57 @@ def test_sizes_of_the_other_kernels_are_checked_too():
     for wrong in ((gain, gain, gain, gain[:32]), (gain, gain.float(), gain, gain)):
         with pytest.raises(ValueError, match="gains and biases"):
             native.qk_norm_rope_(qkv, HeadNorm(*wrong, 1e-5), Rotation())
+
+
+@needs_kernels
+def test_queries_and_keys_without_values_are_refused():
+    """With 2 in the place of 3, every frame but the first would be read from another place."""
+    qkv = normal(2, 3, 5, 2, 4, 64, dtype=BFLOAT16)
+    with pytest.raises(ValueError, match=r"not \(B, S, N, 3, H, D\)"):
+        native.qk_norm_rope_(qkv, HeadNorm(), Rotation())
+    with pytest.raises(ValueError, match=r"not \(B, S, N, 3, H, D\)"):
+        qk_norm_rope_(qkv)
+
+
+@pytest.mark.parametrize("multiply", [int4_linear, int4_linear_int8, native.int4_linear_int8])
+def test_a_weight_without_outputs_gives_none(multiply):
+    if native.load() is None and multiply is native.int4_linear_int8:
+        pytest.skip(native.status())
+    with torch.no_grad():
+        assert multiply(normal(3, 64), packed_weight(0, 64)).shape == (3, 0)
+
+
+@pytest.mark.parametrize("shape", [(8, 16), (128,), (8, 1, 16, 1)])
+def test_words_of_other_dimensions_are_refused(shape):
+    weight = packed_weight(8, 64, 64)._replace(qweight=torch.zeros(shape, dtype=torch.int16))
+    with torch.no_grad(), pytest.raises(PackingError, match=r"not \(N, K/g, g/4\) int16"):
+        int4_linear(normal(3, 64), weight)
+
+
+@needs_kernels
+def test_kernels_refuse_columns_and_dtypes_that_they_do_not_read():
+    with pytest.raises(ValueError, match="multiples of 64"):
+        native.int4_linear_int8(normal(3, 96), packed_weight(8, 96))
+    with pytest.raises(ValueError, match="float32 or bfloat16"):
+        native.int4_linear(normal(3, 64).double(), packed_weight(8, 64))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
+def test_a_weight_that_was_never_loaded_is_refused(dtype):
+    weight = packed_weight(8, 64)
+    absent = weight._replace(qweight=weight.qweight.to("meta"))
+    with torch.no_grad(), pytest.raises(PackingError, match="not floating on meta"):
+        int4_linear(normal(3, 64, dtype=dtype), absent)
+
+
+@needs_kernels
+def test_numbers_at_odd_addresses_are_read_right():
+    weight, x = packed_weight(8, 64), normal(3, 64)
+    data = bytearray(b"\0" + weight.qweight.numpy().tobytes())
+    odd = torch.frombuffer(data, dtype=torch.int16, offset=1).view(weight.qweight.shape)
+    assert odd.data_ptr() % 2
+    found = native.int4_linear(x, weight._replace(qweight=odd))
+    assert torch.equal(found, native.int4_linear(x, weight))
 
 
 @needs_kernels

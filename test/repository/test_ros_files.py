@@ -48,7 +48,14 @@ def test_presets_are_parameters_that_differ_from_the_defaults(preset: Path) -> N
 
 def test_the_presets_are_those_that_are_documented() -> None:
     page = (ROOT / "docs/ros.md").read_text(encoding="utf-8")
-    assert {path.stem for path in PRESETS} == {"indoor", "uav", "low_memory"}
+    assert {path.stem for path in PRESETS} == {
+        "indoor",
+        "uav",
+        "low_memory",
+        "robot_cpu",
+        "jetson",
+        "desktop_gpu",
+    }
     assert all(f"`{path.stem}`" in page for path in PRESETS)
 
 

@@ -44,7 +44,8 @@ PACKAGES = {
 LAYERS = {
     "qvggt_kernels": (
         ("cpu_features", "fp8", "packing", "selfcheck"),
-        ("gemm_configs", "hadamard", "integer", "registry", "weight"),
+        ("gemm_configs", "hadamard", "integer", "registry"),
+        ("weight",),
         ("reference",),
         ("native", "triton"),
         ("cpu",),

@@ -174,10 +174,10 @@ def test_a_bad_image_in_the_middle_costs_itself(changes, reason, tmp_path):
     bag = write_recording(tmp_path / "in", replaced(BROKEN, **changes))
     summary, found = reconstruct(bag, tmp_path)
     assert stamps(found) == all_but(BROKEN)
-    ((told, count),) = summary.metrics["result"]["rejected"].items()
+    ((rejection, count),) = summary.metrics["result"]["rejected"].items()
     assert count == 1
-    assert reason in told
-    assert told in summary.metrics["events"]
+    assert reason in rejection
+    assert rejection in summary.metrics["events"]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no jpeg", "empty"])
@@ -230,7 +230,7 @@ def test_a_calibration_with_nan_in_the_middle_costs_no_image(changes, tmp_path):
     assert "last good calibration" in next(iter(summary.metrics["result"]["rejected"]))
 
 
-def test_a_reference_pose_that_is_no_pose_costs_only_itself(tmp_path):
+def test_a_reference_pose_that_is_no_pose_is_left_out(tmp_path):
     entries = room_entries(FRAMES)
     entries[3 * BROKEN][3].pose.orientation.w = float("nan")
     summary, found = reconstruct(write_recording(tmp_path / "in", entries), tmp_path)
@@ -271,7 +271,7 @@ def test_one_frame_is_enough_for_a_result(tmp_path):
     assert (with_report.output / "report.html").exists()
 
 
-def test_images_without_a_stamp_of_their_own_are_told(tmp_path):
+def test_images_without_a_stamp_of_their_own_are_reported(tmp_path):
     entries = [
         ("/camera/image_raw", "Image", stamp_of(i), image_message(i, header=header(i, stamp_ns=0)))
         for i in range(3)

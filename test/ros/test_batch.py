@@ -1,4 +1,4 @@
-"""Many recordings: the same results however many work, and a failure costs only itself."""
+"""Many recordings: the same results however many work, and a failure is left out."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def record_on_a_robot(bag, result, path):
     return path
 
 
-def test_latency_and_drops_of_a_flight_are_told(flight, replayed, tmp_path):
+def test_latency_and_drops_of_a_flight_are_reported(flight, replayed, tmp_path):
     live = record_on_a_robot(flight, replayed.output, tmp_path / "live")
     collect(live, None, tmp_path / "result")
     found = evaluate(tmp_path / "result", EvaluationOptions())

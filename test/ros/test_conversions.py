@@ -194,7 +194,7 @@ def test_a_picture_does_not_share_memory_with_its_message():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"step": 20}, r"step of 20 .* 8 pixels of rgb8 need 24"),
         ({"height": 7}, r"144 bytes, but 7 rows of 24 bytes make 168"),
@@ -204,8 +204,8 @@ def test_a_picture_does_not_share_memory_with_its_message():
         ({"encoding": "32FC1"}, "'32FC1' is not a picture"),
     ],
 )
-def test_a_wrong_image_is_refused_with_its_numbers(changes, said):
-    with pytest.raises(ImageError, match=said):
+def test_a_wrong_image_is_refused_with_its_numbers(changes, reason):
+    with pytest.raises(ImageError, match=reason):
         images.decode_image(message_of("rgb8", RGB, **changes))
 
 
@@ -255,15 +255,15 @@ def test_a_picture_is_measured_before_it_is_decoded():
 
 
 @pytest.mark.parametrize(
-    ("data", "image_format", "said"),
+    ("data", "image_format", "reason"),
     [
         (b"", "jpeg", "no JPEG or PNG header"),
         (b"GIF89a" + bytes(64), "jpeg", "no JPEG or PNG header"),
         (encoded(RGB, "PNG"), "16UC1; compressedDepth", "depth, not a picture"),
     ],
 )
-def test_what_is_no_picture_is_refused(data, image_format, said):
-    with pytest.raises(ImageError, match=said):
+def test_what_is_no_picture_is_refused(data, image_format, reason):
+    with pytest.raises(ImageError, match=reason):
         images.decode_image(compressed(data, image_format))
 
 
@@ -318,7 +318,7 @@ def test_a_rectified_image_takes_the_projection_matrix():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "reason"),
     [
         ({"k": np.array([np.nan, 0, 1, 0, 1, 1, 0, 0, 1])}, "K that is not finite"),
         ({"d": np.array([np.inf, 0, 0, 0, 0])}, "D that is not finite"),
@@ -327,8 +327,8 @@ def test_a_rectified_image_takes_the_projection_matrix():
         ({"binning_x": 200}, "binning 200x0"),
     ],
 )
-def test_a_wrong_calibration_is_refused_with_its_numbers(changes, said):
-    with pytest.raises(ImageError, match=said):
+def test_a_wrong_calibration_is_refused_with_its_numbers(changes, reason):
+    with pytest.raises(ImageError, match=reason):
         camera_from_info(camera_info_message(0, **changes), 56, 42)
 
 

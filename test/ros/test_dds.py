@@ -305,7 +305,7 @@ def test_a_topic_without_a_ros_name_is_refused(participant, topic):
         participant.publisher(topic, TYPES["Image"])
 
 
-def test_a_type_that_nobody_knows_is_refused(participant):
+def test_a_type_that_is_unknown_is_refused(participant):
     with pytest.raises(TransportError, match="my_msgs/msg/Mine is not known"):
         participant.publisher("/mine", "my_msgs/msg/Mine")
 
@@ -330,14 +330,14 @@ def test_a_domain_that_has_no_ports_is_refused(domain):
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    ("values", "reason"),
     [
         ({"cameras": ["front", "left"]}, "put together by the ROS node alone"),
         ({"publish_tf": "map_to_odom"}, "needs the robot's transforms"),
     ],
 )
-def test_what_only_the_ros_node_can_do_is_refused_before_the_network_loads(values, said):
-    with pytest.raises(ParameterError, match=said):
+def test_what_only_the_ros_node_can_do_is_refused_before_the_network_loads(values, reason):
+    with pytest.raises(ParameterError, match=reason):
         DdsNode(Parameters.build(values), Inputs(IMAGE, INFO, "/odom"), load=pytest.fail)
 
 
@@ -489,7 +489,7 @@ def test_a_camera_at_30_hz_against_a_slow_network(participant, domain_id):
     assert "Traceback" not in errors
 
 
-def test_who_listens_late_is_served_and_garbage_costs_only_itself(participant, domain_id, tmp_path):
+def test_who_listens_late_is_served_and_garbage_is_left_out(participant, domain_id, tmp_path):
     states: list[dict[str, str]] = []
 
     def take(message: Any) -> None:

@@ -101,7 +101,7 @@ def base(index):
 
 
 def rich_entries():
-    """The room with its truth told in every way that there is, and true depth."""
+    """The room with its truth in every form that there is, and true depth."""
     entries = room_entries(FRAMES)
     mounted = transform_stamped(0, "base_link", "mast", np.eye(4))
     camera = transform_stamped(0, "mast", CAMERA, BASE_FROM_CAMERA)
@@ -153,7 +153,7 @@ def sim3_error(metrics):
         (f"/tf:map.{CAMERA}", "tf", CAMERA, True),
     ],
 )
-def test_topics_and_tf_tell_the_same_truth_about_the_camera(result, source, kind, frame, moved):
+def test_topics_and_tf_give_the_same_truth_about_the_camera(result, source, kind, frame, moved):
     metrics = evaluate(result, EvaluationOptions(ground_truth=source))
     truth = metrics.accuracy.truth
     assert (truth.kind, truth.frame, truth.moved_to_camera) == (kind, frame, moved)
@@ -166,7 +166,7 @@ def test_topics_and_tf_tell_the_same_truth_about_the_camera(result, source, kind
     assert max(r.translation.rmse for r in found.relative) < 1e-5
 
 
-def test_a_lever_arm_that_is_not_known_is_told(result):
+def test_a_lever_arm_that_is_not_known_is_shown(result):
     """The base's poses are 2 m from the camera's; as the camera's they are wrong."""
     metrics = evaluate(result, EvaluationOptions(ground_truth="/tf:odom.base_link"))
     assert metrics.accuracy.truth.frame == "base_link"
@@ -360,7 +360,7 @@ def test_a_truth_that_stands_still_says_so(tmp_path):
     assert "all 4 true positions are the same" in summary.warnings[-1]
 
 
-def test_a_truth_that_knows_one_segment_of_two_tells_of_that_one(tmp_path):
+def test_a_truth_that_knows_one_segment_of_two_gives_that_one(tmp_path):
     def late(index):
         message = pose_message(index)
         message.header.stamp = header(500 + index).stamp
@@ -397,11 +397,11 @@ def test_a_path_shorter_than_the_distance_of_rpe_says_how_long_it_is(result):
     metrics = evaluate(result, EvaluationOptions(rpe_distances=(100.0,)))
     (segment,) = metrics.accuracy.segments
     assert [r.span for r in segment.alignments["sim3"].relative] == ["frames", "time"]
-    said = f"no two of {FRAMES} poses are 100 apart: the whole way is {segment.truth_length:g}"
-    assert any(said in problem for problem in segment.problems)
+    reason = f"no two of {FRAMES} poses are 100 apart: the whole way is {segment.truth_length:g}"
+    assert any(reason in problem for problem in segment.problems)
 
 
-def test_a_straight_path_says_that_its_rotation_is_not_told(result, tmp_path):
+def test_a_straight_path_says_that_its_rotation_is_not_determined(result, tmp_path):
     track = Track()
     for index in range(FRAMES):
         pose = world_from_camera(index).copy()
@@ -441,7 +441,7 @@ def test_evaluate_prints_a_table_and_writes_the_report_anew(capsys, monkeypatch,
     assert "/odom" in (result / "report.html").read_text()
 
 
-def test_replay_compares_unless_told_not_to(capsys, monkeypatch, room, tmp_path):
+def test_replay_compares_unless_asked_not_to(capsys, monkeypatch, room, tmp_path):
     def replayed(name, *options):
         arguments = ("--limit", "4", "--no-report", "--set", "keyframe_min_motion=0", *options)
         return command(capsys, monkeypatch, "replay", room, "-o", tmp_path / name, *arguments)

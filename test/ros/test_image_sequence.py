@@ -17,6 +17,7 @@ from support.recordings import (
 
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import stamp_ns
@@ -43,7 +44,7 @@ def photos(tmp_path):
 
 
 def run(path, output):
-    return replay(path, output, RoomNetwork(), PARAMETERS, report=True)
+    return replay(path, output, LoadedNetwork(RoomNetwork(), PARAMETERS, {}))
 
 
 def poses(summary) -> np.ndarray:

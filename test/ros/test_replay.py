@@ -373,14 +373,14 @@ def test_several_cameras_are_listed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("named", "said"),
+    ("named", "reason"),
     [
         ({"image_topic": "/nothing"}, "no topic /nothing"),
         ({"image_topic": "/camera/camera_info"}, "not an image"),
         ({"camera_info_topic": "/camera/image_raw"}, "not a camera_info"),
     ],
 )
-def test_a_wrong_name_is_answered_with_the_list(named, said, tmp_path):
-    with pytest.raises(RecordingError, match=said) as caught:
+def test_a_wrong_name_is_answered_with_the_list(named, reason, tmp_path):
+    with pytest.raises(RecordingError, match=reason) as caught:
         topics_of(tmp_path, room_entries(1), **named)
     assert "/ground_truth/pose  [geometry_msgs/msg/PoseStamped]" in str(caught.value)

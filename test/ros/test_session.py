@@ -163,7 +163,7 @@ def test_finish_publishes_what_waits():
     assert len(result.frames) == len(outbox.of("pose")) == 1
 
 
-def test_nobody_listens_nothing_is_made():
+def test_without_subscribers_nothing_is_made():
     session, _, outbox = make(wanted=lambda topic: topic == "pose")
     for index in range(2):
         session.on_image(image_message(index))
@@ -198,7 +198,7 @@ def test_a_broken_calibration_costs_the_calibration_not_the_image():
     assert "not finite" in next(iter(session.counters.rejected))
 
 
-def test_a_bad_image_costs_itself_and_is_told_once_per_kind(caplog):
+def test_a_bad_image_is_left_out_and_reported_once_per_kind(caplog):
     session, reconstructor, outbox = make()
     with caplog.at_level(logging.WARNING):
         session.on_image(image_message(0))
@@ -214,7 +214,7 @@ def test_a_bad_image_costs_itself_and_is_told_once_per_kind(caplog):
     assert session.status().level == "WARN"
 
 
-def test_a_frame_that_the_reconstructor_refuses_costs_only_itself():
+def test_a_frame_that_the_reconstructor_refuses_is_left_out():
     session, _, outbox = make(PairReconstructor(refuse={stamp_of(1)}))
     for index in range(3):
         session.on_image(image_message(index))
@@ -287,7 +287,7 @@ def known_transform(target, source, stamp_ns):
     return inverse(KNOWN[source, target]) if (source, target) in KNOWN else None
 
 
-def test_odometry_of_the_base_is_told_of_the_camera():
+def test_odometry_of_the_base_becomes_that_of_the_camera():
     session, reconstructor, _ = make(lookup=known_transform)
     session.on_odometry(odometry(0))
     assert reconstructor.odometry == []  # which camera is not known yet
@@ -299,7 +299,7 @@ def test_odometry_of_the_base_is_told_of_the_camera():
     assert np.allclose(position, [5.0, 1.2, 0.1])
 
 
-def test_odometry_without_a_transform_is_taken_as_the_camera_s_and_said_once():
+def test_odometry_without_a_transform_is_taken_as_the_camera_s_and_reported_once():
     session, reconstructor, _ = make()
     session.on_image(image_message(0))
     for index in (1, 2):

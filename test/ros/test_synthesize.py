@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,9 +19,14 @@ from qvggt_core.geometry.poses import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_ros.drivers import synthesize as synthetic_bag
-from qvggt_ros.drivers.synthesize import write_bag
+from qvggt_ros.drivers.synthesize import BagOptions, SyntheticBag
+from qvggt_ros.drivers.synthesize import write_bag as write_with_options
 
 SMALL = {"world": "studio", "flight": "survey", "seed": 1, "frames": 3, "width": 64, "height": 48}
+
+
+def write_bag(path: Path, *, overwrite: bool = False, **options: Any) -> SyntheticBag:
+    return write_with_options(path, BagOptions(**options), overwrite=overwrite)
 
 
 def _read(path: Path) -> dict[str, list]:
@@ -169,7 +175,7 @@ def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:
         "import os, sys; from pathlib import Path; from qvggt_ros.drivers import synthesize as s; "
         "picture = s.Lens.picture; count = iter(range(2)); "
         "s.Lens.picture = lambda *a: picture(*a) if next(count, None) == 0 else os._exit(9); "
-        f"s.write_bag(Path(sys.argv[1]), **{SMALL!r})"
+        f"s.write_bag(Path(sys.argv[1]), s.BagOptions(**{SMALL!r}))"
     )
     assert subprocess.run([sys.executable, "-c", program, str(path)], check=False).returncode == 9
     assert not path.exists()

@@ -58,7 +58,7 @@ def requantize(weight: PackedWeight) -> IntegerWeight:
     offset = None
     if weight.zeros is not None:
         offset = (weight.zeros.float() + (zero - ZERO))[:, :, None, None]
-    size = min(rows, max(1, cpu_features.slice_size() // columns))
+    size = max(1, min(rows, cpu_features.slice_size() // columns))
     words = _scratch.take("words", torch.int32, size, groups, PLANES, lanes)
     q8 = _scratch.take("weight", torch.int8, rows, columns)
     row_scale = torch.empty(rows, dtype=torch.float32, device="cpu")
@@ -114,7 +114,7 @@ def _product(q: Tensor, weight: Tensor) -> Tensor:
 
 
 def _scale(product: Tensor, step: Tensor, scales: Tensor, bias: Tensor | None, out: Tensor) -> None:
-    size = max(1, cpu_features.slice_size() // product.shape[1])
+    size = max(1, cpu_features.slice_size() // max(1, product.shape[1]))
     parts = zip(product.split(size), step.split(size), out.split(size), strict=True)
     for sums, steps, target in parts:
         values = _scratch.take("floats", torch.float32, *sums.shape).copy_(sums)

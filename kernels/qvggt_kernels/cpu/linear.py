@@ -90,7 +90,8 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); not differentiable."""
-    return epilogue.apply(linear(x, dequantize(weight, x.dtype), weight.bias))
+    bias = weight.with_bias_in(x.dtype).bias
+    return epilogue.apply(linear(x, dequantize(weight, x.dtype), bias))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -111,6 +112,6 @@ def _new_views(dtype: torch.dtype, shape: torch.Size) -> _Views:
                 del _scratch.views[key]
             memory = _scratch.memory[dtype] = torch.empty(size, dtype=dtype, device="cpu")
         values = memory[:size].view(rows, groups, PLANES, lanes)
-        views = _Views(values.view(torch.int32), values, values.view(rows, -1))
+        views = _Views(values.view(torch.int32), values, values.view(rows, groups * PLANES * lanes))
     _scratch.views[dtype, shape] = views
     return views

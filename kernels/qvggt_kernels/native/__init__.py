@@ -22,8 +22,9 @@ import torch
 from torch import Tensor
 
 from ..integer import levels, unpack_integer
-from ..packing import PackingError, group_size_of
-from ..reference.rotary import HeadNorm, Rotation
+from ..reference.attention import check_heads
+from ..reference.rotary import HeadNorm, Rotation, check_parts
+from ..reference.rotary import check_heads as check_heads_and_angles
 from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
 
 _INTERFACE = 1
@@ -39,6 +40,8 @@ _ROWS = 64
 """Tokens up to which a float32 linear waits for its weights rather than for arithmetic."""
 
 _STRIDES = c_int64 * 9
+
+_MAX_SIZE = 2**31
 
 
 def load() -> ctypes.CDLL | None:
@@ -151,16 +154,18 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
+    check_heads(q, k, v)
     batch, heads, length, dim = q.shape
-    if k.shape != v.shape or k.shape[:2] != q.shape[:2] or k.shape[3] != dim:
-        raise ValueError(
-            f"queries {tuple(q.shape)}, keys {tuple(k.shape)} and values {tuple(v.shape)} differ "
-            "in more than the length of queries"
-        )
+    _require(
+        dim == _HEAD_DIM and q.dtype == torch.bfloat16 and all(p.stride(3) == 1 for p in (q, k, v)),
+        f"heads of {dim} numbers of {q.dtype} with strides {q.stride()}, {k.stride()} and "
+        f"{v.stride()}: these kernels take {_HEAD_DIM} bfloat16 that lie side by side",
+    )
+    q, k, v = _aligned(q), _aligned(k), _aligned(v)
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
     strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
     sizes = (batch, heads, length, k.shape[2])
-    _run("attention", q, k, v, out, ctypes.addressof(strides), in_integers, *sizes)
+    _run("attention", q, k, v, out, strides, in_integers, *sizes)
     return out.transpose(1, 2)
 
 
@@ -182,9 +187,11 @@ def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGU
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, qweight, scales, zeros = _fitting(x, weight)
-    bias = _bias(weight.bias, weight.outputs, x.dtype)
-    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
+    tokens, (qweight, scales, bias, zeros), out = _fitting(
+        x, weight, x.dtype, 1 if x.dtype == torch.float32 else _COLUMNS
+    )
+    if not out.numel():
+        return epilogue.apply(out)
     name = "int4_linear" if x.dtype == torch.bfloat16 else "int4_linear_rows"
     _run(name, tokens, qweight, scales, zeros, bias, out, len(tokens), *qweight.shape)
     return epilogue.apply(out)
@@ -206,10 +213,10 @@ def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EP
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, qweight, scales, zeros = _fitting(x, weight)
+    tokens, (qweight, scales, bias, zeros), out = _fitting(x, weight, torch.float32, _COLUMNS)
+    if not out.numel():
+        return epilogue.apply(out)
     q, steps = _quantize(tokens, 127, 1.0)
-    bias = _bias(weight.bias, weight.outputs, torch.float32)
-    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
     sizes = (x.dtype == torch.float32, len(q), *qweight.shape)
     _run("int4_linear_int8", q, steps, qweight, scales, zeros, bias, out, *sizes)
     return epilogue.apply(out)
@@ -221,18 +228,13 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
     Raises:
         PackingError: the arguments do not fit together.
     """
-    qweight = unpack_integer(weight.qweight)
+    weight.check(x)
+    weight = weight._replace(qweight=unpack_integer(weight.qweight), scales=weight.scales.float())
+    tokens, (qweight, scales, bias, *_), out = _fitting(x, weight, torch.float32, _COLUMNS)
+    if not out.numel():
+        return epilogue.apply(out)
     columns, outputs = qweight.shape
-    if x.shape[-1] != columns or qweight.dtype != torch.int8 or weight.scales.shape != (outputs,):
-        raise PackingError(
-            f"tokens {tuple(x.shape)}, weight {tuple(qweight.shape)} {qweight.dtype} and scales "
-            f"{tuple(weight.scales.shape)} do not fit together: (..., K), (K, N) int8 and (N,) do"
-        )
-    qweight, scales = qweight.contiguous(), weight.scales.float().contiguous()
-    tokens = x.reshape(-1, columns).contiguous()
     q, steps = _quantize(tokens, levels(weight.activation_bits), float(weight.clip))
-    bias = _bias(weight.bias, outputs, torch.float32)
-    out = torch.empty(*x.shape[:-1], outputs, dtype=x.dtype, device="cpu")
     sizes = (x.dtype == torch.float32, len(q), outputs, columns)
     _run("integer_linear", q, steps, qweight, scales, bias, out, *sizes)
     return epilogue.apply(out)
@@ -255,52 +257,51 @@ def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
     Raises:
         ValueError: the arguments do not fit together.
     """
+    check_heads_and_angles(qkv, norm, rotation)
     tokens, _, heads, dim = qkv.shape[2:]
-    if not qkv.is_contiguous():
-        raise ValueError(f"queries and keys {tuple(qkv.shape)} must be contiguous")
-    _check_parts("gains and biases", norm[:4], dim, torch.bfloat16)
-    _check_parts(f"angles for {tokens} tokens", rotation, tokens * dim, torch.float32)
+    _require(
+        dim == _HEAD_DIM and qkv.dtype == torch.bfloat16,
+        f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} bfloat16",
+    )
+    check_parts("gains and biases", norm[:4], (dim,), qkv.device, torch.bfloat16)
     frames = qkv.shape[0] * qkv.shape[1]
-    _run("qk_norm_rope", qkv, *norm, *rotation, frames, tokens, heads)
+    parts = (None if part is None else _aligned(part) for part in (*norm[:4], *rotation))
+    qw, qb, kw, kb, cos, sin = parts
+    _run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
 
 
-def _check_parts(what: str, parts: Sequence[Tensor | None], size: int, dtype: torch.dtype) -> None:
-    """Raise ValueError unless all are None, or all contiguous and of a size and dtype."""
-    given = [part for part in parts if part is not None]
-    if given and (
-        len(given) < len(parts)
-        or any(p.numel() != size or p.dtype != dtype or not p.is_contiguous() for p in given)
-    ):
-        found = ", ".join("none" if p is None else f"{tuple(p.shape)} {p.dtype}" for p in parts)
-        raise ValueError(f"{what} are {found}: all must be contiguous, {size} numbers of {dtype}")
+def _require(fits: bool, message: str) -> None:
+    if not fits:
+        raise ValueError(message)
 
 
-def _fitting(x: Tensor, weight: PackedWeight) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Return tokens (M, K) and the parts of a weight, contiguous, after checking that they fit.
+def _fitting(
+    x: Tensor, weight: PackedWeight | IntegerWeight, bias_dtype: torch.dtype, multiple: int
+) -> tuple[Tensor, list[Any], Tensor]:
+    """Return tokens (M, K), the parts of a weight and an empty result (..., N) for a kernel.
 
     The kernels trust the sizes that they are given.
+
+    Raises:
+        PackingError: the arguments do not fit together.
+        ValueError: the kernels do not take the dtype or the number of columns.
     """
-    group_size_of(weight.qweight, weight.scales)
-    columns, scales, zeros = weight.columns, weight.scales, weight.zeros
-    if x.shape[-1] != columns:
-        raise PackingError(f"tokens {tuple(x.shape)} do not have the weight's {columns} columns")
-    if zeros is not None:
-        if zeros.shape != scales.shape or zeros.dtype != torch.uint8:
-            raise PackingError(
-                f"zero points are {tuple(zeros.shape)} {zeros.dtype}, "
-                f"not {tuple(scales.shape)} uint8"
-            )
-        zeros = zeros.contiguous()
-    tokens = x.reshape(-1, columns).contiguous()
-    return tokens, weight.qweight.contiguous(), scales.contiguous(), zeros
+    weight.check(x)
+    _require(
+        x.dtype in (torch.float32, torch.bfloat16) and weight.columns % multiple == 0,
+        f"tokens of {weight.columns} numbers of {x.dtype}: this kernel takes multiples of "
+        f"{multiple}, float32 or bfloat16",
+    )
+    if weight.bias is not None:
+        weight = weight._replace(bias=weight.bias.to(bias_dtype))
+    parts = [_aligned(part.contiguous()) if isinstance(part, Tensor) else part for part in weight]
+    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
+    return _aligned(x.reshape(-1, weight.columns).contiguous()), parts, out
 
 
-def _bias(bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor | None:
-    if bias is None:
-        return None
-    if bias.shape != (outputs,):
-        raise PackingError(f"a bias is {tuple(bias.shape)}, not ({outputs},)")
-    return bias.to(dtype).contiguous()
+def _aligned(part: Tensor) -> Tensor:
+    """Return a tensor whose numbers lie at multiples of their size; files may lay them anywhere."""
+    return part.clone() if part.data_ptr() % part.element_size() else part
 
 
 def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -312,13 +313,28 @@ def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]
     return q, steps
 
 
-def _run(name: str, *arguments: Tensor | float | None) -> None:
+def _run(name: str, *arguments: Any) -> None:
     """Call a kernel on PyTorch's threads; it releases the interpreter.
 
     Raises:
+        ValueError: a tensor is not in the CPU's memory, or a size is none that the kernels count.
+        RuntimeError: there are no kernels.
         MemoryError: none is left for a thread's scratch.
     """
-    function = getattr(load(), f"qvggt_{name}")
-    given = (part.data_ptr() if isinstance(part, Tensor) else part for part in arguments)
+    given: list[Any] = []
+    for part in arguments:
+        if isinstance(part, Tensor):
+            _require(
+                part.is_cpu and part.layout == torch.strided and not part.is_neg(),
+                f"{name} takes plain tensors of the CPU, not one of {part.layout} on {part.device}",
+            )
+            part = part.data_ptr()
+        elif isinstance(part, int):
+            _require(part < _MAX_SIZE, f"{name} counts to {_MAX_SIZE}, not {part}")
+        given.append(part)
+    library = load()
+    if library is None:
+        raise RuntimeError(f"there is no {name}: {status()}")
+    function = getattr(library, f"qvggt_{name}")
     if function(*given, torch.get_num_threads()):
         raise MemoryError(f"no memory for the scratch of {name}: use a smaller window or image")

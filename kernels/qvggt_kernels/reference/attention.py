@@ -44,6 +44,20 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, block_scores: int = _BLOCK_S
     return out
 
 
+def check_heads(q: Tensor, k: Tensor, v: Tensor) -> None:
+    """Raise ValueError unless queries, keys and values fit together and there are keys."""
+    parts = (q, k, v)
+    shapes = ", ".join(str(tuple(part.shape)) for part in parts)
+    if any(part.dim() != 4 for part in parts) or k.shape != v.shape or not k.shape[2]:
+        raise ValueError(f"{shapes} are not (B, H, L, D), (B, H, T, D) and (B, H, T, D), T > 0")
+    if k.shape[:2] != q.shape[:2] or k.shape[3] != q.shape[3] or not q.shape[3]:
+        raise ValueError(f"queries, keys and values {shapes} differ in more than their lengths")
+    kinds = {(part.dtype, part.device) for part in parts}
+    if len(kinds) > 1 or not q.dtype.is_floating_point:
+        found = ", ".join(f"{dtype} on {device}" for dtype, device in sorted(kinds, key=str))
+        raise ValueError(f"queries, keys and values are {found}, not of one floating dtype")
+
+
 def empty_output(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return memory for the result (B, H, L, D), laid out as (B, L, H, D)."""
     batch, heads, length, dim = q.shape

@@ -25,7 +25,7 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
         PackingError: words and scales are not of the layout or do not fit together.
     """
     q = unpack(weight.qweight, weight.group_size)
-    grouped = q.view(*weight.scales.shape, -1).float()
+    grouped = q.view(*weight.scales.shape, weight.group_size).float()
     if weight.zeros is not None:
         grouped.sub_(weight.zeros.unsqueeze(2).float() - ZERO)
     return grouped.mul_(weight.scales.float().unsqueeze(2)).flatten(1).to(dtype)
@@ -51,7 +51,7 @@ def requantize(weight: PackedWeight) -> IntegerWeight:
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K); differentiable in x and bias."""
-    y = F.linear(x, dequantize(weight, x.dtype), weight.bias)
+    y = F.linear(x, dequantize(weight, x.dtype), weight.with_bias_in(x.dtype).bias)
     # In place, the GELU would overwrite what the backward pass reads.
     return F.gelu(y) if epilogue.gelu else epilogue.apply(y)
 

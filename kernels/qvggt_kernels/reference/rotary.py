@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -44,6 +46,49 @@ class Rotation(NamedTuple):
 
 NO_NORM = HeadNorm()
 NO_ROTATION = Rotation()
+
+
+def check_heads(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
+    """Raise ValueError unless norm and rotation fit queries and keys in qkv (B, S, N, 3, H, D)."""
+    if qkv.dim() != 6 or qkv.shape[3] != 3 or not qkv.is_contiguous():
+        raise ValueError(
+            f"qkv is {tuple(qkv.shape)} with strides {qkv.stride()}, not (B, S, N, 3, H, D), "
+            "contiguous"
+        )
+    tokens, dim = qkv.shape[2], qkv.shape[5]
+    if dim % 4 or not dim or not qkv.dtype.is_floating_point:
+        raise ValueError(f"heads of {dim} numbers of {qkv.dtype}: a multiple of 4 floats is wanted")
+    gain = norm.query_weight
+    # PyTorch normalises 16-bit numbers with 32-bit gains too.
+    wide = gain is not None and gain.dtype == torch.float32
+    dtype = torch.float32 if wide else qkv.dtype
+    check_parts("gains and biases", norm[:4], (dim,), qkv.device, dtype)
+    check_parts(
+        f"angles for {tokens} tokens", rotation, (tokens, 1, dim), qkv.device, torch.float32
+    )
+
+
+def check_parts(
+    name: str,
+    parts: Sequence[Tensor | None],
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> None:
+    """Raise ValueError unless all are None, or all contiguous and of a shape, device and dtype."""
+    given = [part for part in parts if part is not None]
+    if not given:
+        return
+    fit = all(
+        part.shape == shape
+        and part.device == device
+        and part.is_contiguous()
+        and part.dtype == dtype
+        for part in given
+    )
+    if len(given) < len(parts) or not fit:
+        found = ", ".join("none" if p is None else f"{tuple(p.shape)} {p.dtype}" for p in parts)
+        raise ValueError(f"{name} are {found}: all must be contiguous, {shape} {dtype} on {device}")
 
 
 def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:

@@ -9,12 +9,12 @@
   const theme = one("#theme");
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const isDark = () => (document.documentElement.dataset.theme || (dark.matches ? "dark" : "light")) === "dark";
-  const tell = () => theme.setAttribute("aria-label", isDark() ? "Switch to light" : "Switch to dark");
+  const label = () => theme.setAttribute("aria-label", isDark() ? "Switch to light" : "Switch to dark");
   theme.addEventListener("click", () => {
     document.documentElement.dataset.theme = isDark() ? "light" : "dark";
-    tell();
+    label();
   });
-  tell();
+  label();
 
   for (const tabs of all("[role=tablist]")) {
     const buttons = all("[role=tab]", tabs);

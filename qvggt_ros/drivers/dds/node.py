@@ -34,7 +34,7 @@ class Inputs:
     Attributes:
         image: sensor_msgs/Image, or sensor_msgs/CompressedImage if it ends in /compressed.
         camera_info: its sensor_msgs/CameraInfo.
-        odometry: nav_msgs/Odometry of the robot, which tells the scale.
+        odometry: nav_msgs/Odometry of the robot, which gives the scale.
     """
 
     image: str
@@ -142,7 +142,7 @@ class DdsNode:
     def close(self) -> bool:
         """Leave the domain and release the network; return whether its thread ended in time."""
         ended = self._live.close(_STOP_TIMEOUT_S)
-        # A window that is still being worked on has nobody to go to.
+        # A window that is still being worked on has no one to go to.
         self._closed = True
         self._participant.close()
         return ended
@@ -190,6 +190,6 @@ class DdsNode:
         if self._images.publishers:
             return f"{self.inputs.image} has a publisher that sends nothing"
         return (
-            f"nobody publishes {self.inputs.image} in this domain and on this interface; a ROS 2 "
+            f"no one publishes {self.inputs.image} in this domain and on this interface; a ROS 2 "
             "of default settings is on the network's, not on loopback"
         )

@@ -43,7 +43,7 @@ def play(
 ) -> Played:
     """Publish a recording's topics, but for those of a former reconstruction.
 
-    A message or a topic that cannot be published costs itself.
+    A message or a topic that cannot be published is left out.
 
     Args:
         bag: rosbag2 directory, or a bare .mcap or .db3 file.

@@ -145,7 +145,7 @@ def test_tabs_and_legends_of_charts(report):
     assert len(height.find_elements("css selector", "svg > path")) == lines - 1
 
 
-def test_a_value_under_the_pointer_is_told(report):
+def test_a_value_under_the_pointer_is_shown(report):
     from selenium.webdriver import ActionChains
 
     chart = find(report, "[data-chart=error] svg")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
 from qvggt_core.training.auxiliary_heads import PatchHeads, patch_loss
@@ -50,6 +51,7 @@ def test_heads_give_the_same_loss_wherever_in_the_world_a_window_lies() -> None:
     torch.manual_seed(0)
     heads = PatchHeads(8)
     patches = tuple(torch.randn(1, 2, 12, 8) for _ in range(4))
+    camera = torch.randn(1, 2, 8)
     poses = torch.eye(4, dtype=torch.float64).repeat(1, 2, 1, 1)
     poses[0, 1, 0, 3] = 0.3
     intrinsics = torch.tensor([[30.0, 0, 16], [0, 30.0, 12], [0, 0, 1]]).double().repeat(1, 2, 1, 1)
@@ -64,6 +66,22 @@ def test_heads_give_the_same_loss_wherever_in_the_world_a_window_lies() -> None:
         images = torch.zeros(1, 2, 3, 24, 32, dtype=torch.uint8)
         windows = Windows(images, depth, moved, intrinsics)
         targets = window_targets(depth, moved, intrinsics, pixel_stride=4)
-        loss = heads.losses(patches, torch.zeros(1, 2, 8), windows, targets)["patches"]
-        losses.append(float(loss.detach()))
-    assert abs(losses[0] - losses[1]) < 1e-5 * losses[0]
+        terms = heads.losses(patches, camera, windows, targets)
+        losses.append([float(term.detach()) for term in terms.values()])
+    assert all(value > 0 for value in losses[0])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_a_camera_tokens_pose_is_learned_from_the_token_alone() -> None:
+    torch.manual_seed(0)
+    heads = PatchHeads(8)
+    patches = tuple(torch.randn(1, 2, 12, 8) for _ in range(4))
+    camera = torch.randn(1, 2, 8, requires_grad=True)
+    depth = torch.ones(1, 2, 24, 32)
+    poses = torch.eye(4, dtype=torch.float64).repeat(1, 2, 1, 1)
+    intrinsics = torch.tensor([[30.0, 0, 16], [0, 30.0, 12], [0, 0, 1]]).double().repeat(1, 2, 1, 1)
+    windows = Windows(torch.zeros(1, 2, 3, 24, 32, dtype=torch.uint8), depth, poses, intrinsics)
+    targets = window_targets(depth, poses, intrinsics, pixel_stride=4)
+    heads.losses(patches, camera, windows, targets)["pose"].backward()
+    assert camera.grad is not None
+    assert (camera.grad.abs().amax(dim=-1) > 1e-3).all()

@@ -16,6 +16,7 @@ from qvggt_core.training.matching import (
     attention_logits,
     correspondences,
     draw_pairs,
+    matched_share,
     matching_loss,
     start_matching,
 )
@@ -162,3 +163,17 @@ def test_the_start_leaves_other_blocks_alone():
             started.aggregator.global_blocks[index].attn.qkv.weight,
             plain.aggregator.global_blocks[index].attn.qkv.weight,
         )
+
+
+def test_the_share_of_matches_is_of_patches_that_are_seen_and_that_attention_finds() -> None:
+    """Noise that moved is found by a started network; noise that changed is not."""
+    generator = torch.Generator().manual_seed(2)
+    windows = wall(2.0 * PATCH / FOCAL * 2.0)
+    noise = torch.randint(0, 256, (3, HEIGHT, WIDTH), generator=generator, dtype=torch.uint8)
+    windows.images[0, 0] = noise
+    windows.images[0, 1] = noise.roll(-2 * PATCH, dims=2)
+    model = network()
+    start_matching(model, (0,))
+    assert matched_share(model, windows) > 0.9
+    windows.images[0, 1] = torch.randint(0, 256, noise.shape, generator=generator)
+    assert matched_share(model, windows) < 0.6

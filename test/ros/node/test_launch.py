@@ -25,7 +25,7 @@ from robot import ros_class
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 
-from qvggt_ros.drivers.synthesize import write_bag
+from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
 try:
     get_package_share_directory("qvggt_ros")
@@ -37,16 +37,10 @@ except PackageNotFoundError:
 
 @pytest.fixture(scope="module")
 def flight(tmp_path_factory) -> Path:
-    return write_bag(
-        tmp_path_factory.mktemp("flight") / "bag",
-        world="studio",
-        flight="survey",
-        seed=1,
-        frames=40,
-        width=128,
-        height=96,
-        step=0.1,
-    ).path
+    options = BagOptions(
+        world="studio", flight="survey", seed=1, frames=40, width=128, height=96, step=0.1
+    )
+    return write_bag(tmp_path_factory.mktemp("flight") / "bag", options).path
 
 
 class Launch:

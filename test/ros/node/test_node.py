@@ -330,7 +330,7 @@ def test_services(tmp_path):
         assert not it.ask(Trigger, "save_map", Trigger.Request()).success
 
 
-def test_what_is_missing_is_said():
+def test_what_is_missing_is_reported():
     with robot(diagnostics_period_s=0.5) as it:
         assert it.node.start()
         it.listen("/diagnostics", "DiagnosticArray")
