@@ -41,6 +41,14 @@ class FrameReconstructor(Protocol):
     def gated(self) -> int:
         """Frames that got no geometry because they showed nothing new."""
 
+    @property
+    def withheld(self) -> int:
+        """Frames whose geometry the images contradict, and that were kept back."""
+
+    @property
+    def not_finite(self) -> int:
+        """Windows for which the network gave values that are not finite."""
+
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""
 
@@ -247,10 +255,15 @@ class ReconstructionSession:
         for result in results:
             self._publish(result)
         self.counters.gated = self._reconstructor.gated
+        self.counters.withheld = self._reconstructor.withheld
+        self.counters.not_finite = self._reconstructor.not_finite
 
     def _publish(self, result: Reconstruction) -> None:
         counters = self.counters
         counters.windows += result.window_size > 0
+        if result.confirmation is not None:
+            counters.confirmation = result.confirmation
+            counters.verdicts[result.confirmation.verdict.value] += 1
         for event in result.events:
             logger.info("%s", event)
             counters.events.append(event)
@@ -261,6 +274,7 @@ class ReconstructionSession:
         for geometry in result.frames:
             counters.published += 1
             counters.keyframes += geometry.is_keyframe
+            counters.lost += geometry.is_lost
             arrival = self._arrivals.pop((geometry.view.source, geometry.view.stamp_ns), None)
             self._publishing.frame(geometry)
             if arrival is not None:

@@ -7,7 +7,14 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.drift import Span
@@ -179,6 +186,16 @@ class Coverage(_Part):
     delay_images_maximum: Count | None = Field(description="The most of these.")
 
 
+class ConfirmationFacts(_Part):
+    """What the images say of the network, see docs/confirmation.md."""
+
+    verdicts: dict[str, int] = Field(
+        description="Windows per verdict, before refinement: confirmed, undecided, contradicted."
+    )
+    lost: Count = Field(description="Published frames whose pose is only the last known one.")
+    withheld: Count = Field(description="Frames kept back because the images contradict them.")
+
+
 class Metrics(_Part):
     """The content of metrics.json.
 
@@ -191,6 +208,9 @@ class Metrics(_Part):
     recording: RecordingFacts = Field(description="What was reconstructed.")
     result: Result = Field(description="What was counted.")
     coverage: Coverage = Field(description="What part of the recording is covered.")
+    confirmation: ConfirmationFacts | None = Field(
+        None, description="Left out where the parameter `confirm` is off."
+    )
     accuracy: Accuracy | None = Field(None, description="Null without a ground truth.")
     events: list[str] = Field(description="What happened on the way.")
     warnings: list[str] = Field(description="What an operator should know.")
@@ -199,6 +219,13 @@ class Metrics(_Part):
     def to_json(self) -> str:
         """Return the text of metrics.json."""
         return self.model_dump_json(indent=2) + "\n"
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        content = serialize(self)
+        if content.get("confirmation", 0) is None:
+            del content["confirmation"]
+        return content
 
     @classmethod
     def read(cls, path: Path) -> Metrics:
@@ -233,6 +260,7 @@ _PARTS: tuple[type[_Part], ...] = (
     RecordingFacts,
     Result,
     Coverage,
+    ConfirmationFacts,
     Accuracy,
     Truth,
     SegmentAccuracy,

@@ -18,7 +18,7 @@ _MARKER = ".unfinished"
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What a command makes, so that a former output is not mistaken for a user's directory, nor the reverse.
+    """What a command makes, to distinguish a former output from a user's directory.
 
     Attributes:
         name: what messages call it, such as "result of a reconstruction".

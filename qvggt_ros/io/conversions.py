@@ -38,14 +38,14 @@ class OdometryEstimate:
     Attributes:
         world_from_child: (4, 4) float64.
         twist: (6,) linear m/s and angular rad/s, in the child's frame.
-        pose_variance: (6,) of x, y, z and rotation about x, y, z.
-        twist_variance: (6,) of the twist.
+        pose_covariance: (6, 6) of x, y, z and rotation about the world's axes.
+        twist_covariance: (6, 6) of the twist.
     """
 
     world_from_child: NDArray[np.float64]
     twist: NDArray[np.float64]
-    pose_variance: NDArray[np.float64]
-    twist_variance: NDArray[np.float64]
+    pose_covariance: NDArray[np.float64]
+    twist_covariance: NDArray[np.float64]
 
 
 def stamp_ns(message: Any) -> int:
@@ -144,14 +144,14 @@ def odometry_message(
                 position=messages.Point(x=x, y=y, z=z),
                 orientation=_quaternion_message(messages, odometry.world_from_child),
             ),
-            covariance=messages.doubles(np.diag(odometry.pose_variance).ravel()),
+            covariance=messages.doubles(odometry.pose_covariance.ravel()),
         ),
         twist=messages.TwistWithCovariance(
             twist=messages.Twist(
                 linear=messages.Vector3(**dict(zip("xyz", linear, strict=True))),
                 angular=messages.Vector3(**dict(zip("xyz", angular, strict=True))),
             ),
-            covariance=messages.doubles(np.diag(odometry.twist_variance).ravel()),
+            covariance=messages.doubles(odometry.twist_covariance.ravel()),
         ),
     )
 

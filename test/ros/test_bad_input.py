@@ -35,7 +35,9 @@ BROKEN = 5
 
 
 def reconstruct(bag, tmp_path):
-    parameters = Parameters(keyframe_min_motion=0.0, window_size=4, window_stride=2)
+    parameters = Parameters(
+        confirm=False, refine=False, keyframe_min_motion=0.0, window_size=4, window_stride=2
+    )
     summary = replay(bag, tmp_path / "out", RoomNetwork(), parameters, report=False)
     return summary, read_recording(summary.output / "bag")
 
@@ -266,7 +268,7 @@ def test_one_frame_is_enough_for_a_result(tmp_path):
     assert stamps(found) == [START_NS]
     assert summary.metrics["result"]["path_lengths"] == [0.0]
     shutil.rmtree(summary.output)
-    parameters = Parameters(keyframe_min_motion=0.0)
+    parameters = Parameters(confirm=False, refine=False, keyframe_min_motion=0.0)
     with_report = replay(tmp_path / "in", tmp_path / "out", RoomNetwork(), parameters)
     assert (with_report.output / "report.html").exists()
 

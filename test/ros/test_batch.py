@@ -32,6 +32,8 @@ from qvggt_ros.drivers.options import ReplayOptions
 BAGS = 20
 CORRUPT = 7
 PARAMETERS = Parameters(
+    confirm=False,
+    refine=False,
     keyframe_min_motion=0.0,
     min_confidence_percentile=0.0,
     window_size=3,

@@ -26,7 +26,9 @@ from qvggt_ros.io.images import decode_image
 from qvggt_ros.io.recording import choose_topics, open_recording
 
 FRAMES = 12
-PARAMETERS = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+PARAMETERS = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 EXIF_IFD, FOCAL_35 = 0x8769, 0xA405
 
 

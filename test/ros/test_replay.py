@@ -36,7 +36,9 @@ from qvggt_ros.io.conversions import read_pose
 from qvggt_ros.io.recording import choose_topics, open_recording
 
 FRAMES = 10
-EVERY_FRAME = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+EVERY_FRAME = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 
 
 def run(bag, output, parameters=EVERY_FRAME, report=False, **options):
