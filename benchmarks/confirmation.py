@@ -29,7 +29,8 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructor
 from qvggt_core.stream.load_network import load_network
 from qvggt_ros.io import conversions
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 
 _TOLERANCE_NS = 40_000_000
 

@@ -22,8 +22,8 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Frame, Reconstruction, Scale
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
-from qvggt_ros.io.conversions import read_pose, stamp_ns
-from qvggt_ros.io.images import decode_image
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+from qvggt_ros.io.images import PictureDecoder
 from qvggt_ros.publishing import Driver, Publishing
 
 logger = logging.getLogger(__name__)
@@ -109,6 +109,9 @@ class ReconstructionSession:
             camera: Calibrations(self.counters.reject, rectified=camera in rectified)
             for camera in parameters.cameras
         }
+        self._pictures = {
+            camera: PictureDecoder(self.counters.warn) for camera in parameters.cameras
+        }
         self._arrivals: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._newest_ns: int | None = None
         self._camera_frame: str | None = None
@@ -126,12 +129,13 @@ class ReconstructionSession:
         """Take a nav_msgs/Odometry of the robot, from which the scale comes."""
         try:
             odom_from_base = read_pose(message)
+            stamp = stamp_ns(message)
         except QvggtError as error:
             self.counters.reject(f"odometry: {error}")
             return
         if self._camera_frame is None:
             return
-        stamp, base = stamp_ns(message), message.child_frame_id
+        base = frames_of(message)[1]
         base_from_camera = self._driver.lookup(base, self._camera_frame, stamp)
         if base_from_camera is None:
             self.counters.warn(
@@ -228,14 +232,14 @@ class ReconstructionSession:
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:
             stamp = stamp_ns(message)
-            image = decode_image(message)
+            image = self._pictures[camera].decode(message)
         except QvggtError as error:
             self.counters.reject(f"{camera}: {error}" if camera else str(error))
             return None
         self.counters.decoded += 1
         calibration = self._calibrations[camera].at(stamp, image.shape[1], image.shape[0])
         self.counters.uncalibrated += calibration is None
-        frame_id = message.header.frame_id or self._parameters.camera_frame
+        frame_id = frames_of(message)[0] or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera)
 
     def _is_in_time(self, stamp: int) -> bool:

@@ -104,7 +104,7 @@ class Checkpoint:
             return sizes_from_shapes(self.path, self._shapes, stated)
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{self.path} has format version {version!r}, this qvggt reads "
+                f"{self.path} has format version {short(version)}, this qvggt reads "
                 f"{FORMAT_VERSION!r}: install the release that wrote it, or quantize again"
             )
         try:

@@ -169,6 +169,16 @@ def _replace_packed_linears(model: VGGT, checkpoint: Checkpoint) -> None:
         model.camera_head.register_buffer("cict_token", torch.zeros(width))
 
 
+def check_complete(checkpoint: Checkpoint, heads: Collection[str]) -> None:
+    """Check that a full-precision file has every entry of its network with these heads.
+
+    Raises:
+        CheckpointError: names the first differences.
+    """
+    expected = _empty_network(checkpoint, heads, torch.float32).state_dict()
+    check_entries(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
+
+
 def check_entries(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:
     """Check that a file has the entries of a network, and no foreign ones.
 

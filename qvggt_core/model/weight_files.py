@@ -231,7 +231,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of .safetensors files: {error!r}") from error
+        raise CheckpointError(
+            f"{index} is no index of .safetensors files: {short(error)}"
+        ) from error
     if not isinstance(places, dict) or not all(
         isinstance(place, str) and Path(place).name == place for place in places.values()
     ):

@@ -49,14 +49,22 @@ class CalibrationStore:
         self._fingerprint = run_fingerprint
         if directory is None:
             return
-        self._check_own(directory)
+        _check_own(directory)
         run = directory / _RUN
         try:
             same = json.loads(run.read_text(encoding="utf-8"))["fingerprint"] == run_fingerprint
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if not same:
-            self.remove()
+            others = len(list(directory.glob("*.safetensors"))) if directory.exists() else 0
+            if others:
+                logger.warning(
+                    "%s holds %d finished block(s) of a calibration with other settings, images "
+                    "or weights: they are deleted, and all blocks are calibrated",
+                    directory,
+                    others,
+                )
+            remove_blocks(directory)
             directory.mkdir(parents=True)
             write_atomically(run, json.dumps({"fingerprint": run_fingerprint}))
 
@@ -104,30 +112,35 @@ class CalibrationStore:
         with atomic_path(path) as temporary:
             save_file(state, temporary, metadata)
 
-    def remove(self) -> None:
-        """Delete the directory, of which every file is a calibration's."""
-        if self._directory is not None and self._directory.exists():
-            self._check_own(self._directory)
-            shutil.rmtree(self._directory)
-
-    @staticmethod
-    def _check_own(directory: Path) -> None:
-        if directory.exists() and not directory.is_dir():
-            raise QuantizationError(f"{directory} is in the way of the calibration: it is a file")
-        entries = sorted(directory.iterdir()) if directory.exists() else []
-        foreign = [each.name for each in entries if not _OWN.fullmatch(each.name)]
-        if foreign:
-            raise QuantizationError(
-                f"{directory} is where this calibration keeps its finished blocks, and holds "
-                f"{len(foreign)} other file(s), first: {foreign[0]}; move them, or choose another "
-                "output"
-            )
-
     def _identity(self, site: BlockSite) -> str:
         return f"{self._fingerprint} {site.path}"
 
     def _path(self, site: BlockSite) -> Path | None:
         return None if self._directory is None else self._directory / f"{site.path}.safetensors"
+
+
+def remove_blocks(directory: Path) -> None:
+    """Delete the finished blocks of a calibration and their directory.
+
+    Raises:
+        QuantizationError: the directory holds files that no calibration has written.
+    """
+    _check_own(directory)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _check_own(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise QuantizationError(f"{directory} is in the way of the calibration: it is a file")
+    entries = sorted(directory.iterdir()) if directory.exists() else []
+    foreign = [each.name for each in entries if not _OWN.fullmatch(each.name)]
+    if foreign:
+        raise QuantizationError(
+            f"{directory} is where this calibration keeps its finished blocks, and holds "
+            f"{len(foreign)} other file(s), first: {foreign[0]}; move them, or choose another "
+            "output"
+        )
 
 
 def _sha256(state: Mapping[str, Tensor], reports: str) -> str:

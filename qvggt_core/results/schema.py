@@ -61,7 +61,7 @@ class AlignedAccuracy(_Part):
     scale: float = Field(description="Factor that the estimate was multiplied with.")
     translation: Numbers = Field(description="ATE: distances, in the truth's unit.")
     rotation_deg: Numbers = Field(description="ATE of the rotation: angles, in degrees.")
-    relative: list[RelativeError] = Field(description="RPE, for each distance and time asked for.")
+    relative: list[RelativeError] = Field(description="RPE, for each requested distance and time.")
 
 
 class ScaleDrift(_Part):
@@ -147,6 +147,9 @@ class RecordingFacts(_Part):
     image_topic: str = Field(description="Topic of the images.")
     camera_info_topic: str | None = Field(description="Topic of their calibration.")
     reference_topics: list[str] = Field(description="Topics with poses of another source.")
+    odometry_topic: str | None = Field(
+        None, description="Topic of the odometry that gave the scale; null if none was used."
+    )
 
 
 class Result(_Part):
@@ -162,7 +165,7 @@ class Result(_Part):
     gated: Count = Field(description="Frames without geometry because they showed nothing new.")
     segments: Count = Field(description="Map segments.")
     metres_per_unit: float | None = Field(description="Scale of the map; null while unknown.")
-    scale_source: str = Field(description="Who says so.")
+    scale_source: str = Field(description="Its source.")
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")
     path_lengths: list[float] = Field(description="Length of the path in each segment.")
@@ -214,7 +217,7 @@ class Metrics(_Part):
     accuracy: Accuracy | None = Field(None, description="Null without a ground truth.")
     events: list[str] = Field(description="What happened on the way.")
     warnings: list[str] = Field(description="What an operator should know.")
-    model: dict[str, Any] = Field(description="What the network's file says of itself.")
+    model: dict[str, Any] = Field(description="Facts about the network, from its file.")
 
     def to_json(self) -> str:
         """Return the text of metrics.json."""

@@ -21,11 +21,14 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import rosbags_messages
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 from qvggt_ros.publishing import Driver
 
 _LEAST_IMAGES = 8
 _LEAST_PUBLISHED = 3
+_CLOSE_TIMEOUT_S = 120.0
+"""The window that runs at the end is waited for: a process must not end in the middle of it."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ def measure_live(
         processors = (time.process_time() - processor) / (time.monotonic() - wall)
         memory = peak_mib(torch.device("cpu"))
     finally:
-        live.close()
+        live.close(_CLOSE_TIMEOUT_S)
     return _timing(published, offered, processors, memory)
 
 

@@ -453,6 +453,7 @@ class Listener:
         self.state = {value.key: value.value for value in status.values}
 
 
+@pytest.mark.timing
 def test_a_camera_at_30_hz_against_a_slow_network(participant, domain_id):
     """The newest image wins, what is older is dropped and counted, and Ctrl-C ends it at once."""
     listener = Listener(participant)

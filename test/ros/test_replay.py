@@ -33,7 +33,8 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
 from qvggt_ros.drivers.replay import Watcher
 from qvggt_ros.io.conversions import read_pose
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 
 FRAMES = 10
 EVERY_FRAME = Parameters(

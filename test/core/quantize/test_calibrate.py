@@ -684,6 +684,22 @@ def test_a_damaged_block_is_calibrated_again(source, data, tmp_path, fault, capl
     assert all(torch.equal(one[name], other[name]) for name in other)
 
 
+def test_finished_blocks_stay_until_the_file_is_written(source, data, tmp_path, monkeypatch):
+    workspace, target = tmp_path / "work", tmp_path / "q.safetensors"
+    settings = QuantizationSettings(recipe="gptq")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qvggt_core.quantize.pipeline.save_checkpoint", full)
+        with pytest.raises(QuantizationError, match=r"No space left.*kept in .*work"):
+            quantize_checkpoint(source, target, settings, data=data, workspace=workspace)
+    report = quantize_checkpoint(source, target, settings, data=data, workspace=workspace)
+    assert report.resumed_blocks == 10
+    assert not workspace.exists()
+
+
 def test_a_folder_of_other_files_is_not_taken_for_a_workspace(source, data, tmp_path):
     workspace = tmp_path / "q.safetensors.partial"
     workspace.mkdir()
