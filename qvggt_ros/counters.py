@@ -19,6 +19,9 @@ logger = logging.getLogger(__name__)
 _LATENCIES_KEPT = 10_000
 _EVENTS_KEPT = 200
 _WARNINGS_SHOWN = 3
+_KINDS_KEPT = 100
+_LONGEST_REASON = 500
+_OTHER_REASONS = "other reasons"
 # Numbers that stand alone, and sizes as 640x480; those of names, as nv12 or '16UC1', are not.
 _NUMBER = re.compile(r"\d+x\d+|(?<![\w'./])\d+(\.\d+)?")
 
@@ -76,12 +79,19 @@ class Counters:
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
     warning_holds_s: float = math.inf
     clock: Callable[[], float] = time.monotonic
+    _kinds: dict[str, str] = field(default_factory=dict)
     _warnings: dict[str, _Warning] = field(default_factory=dict)
 
     def reject(self, reason: str) -> None:
         """Count a message that cannot be used, and warn."""
-        kinds = {_kind(known): known for known in self.rejected}
-        self.rejected[kinds.get(_kind(reason), reason)] += 1
+        reason = reason[:_LONGEST_REASON]
+        kind = _kind(reason)
+        if kind not in self._kinds and len(self._kinds) >= _KINDS_KEPT:
+            # A camera that breaks anew each time must not fill the memory and the diagnostics.
+            self.rejected[_OTHER_REASONS] += 1
+            self.warn("messages could not be used for reasons that change all the time")
+            return
+        self.rejected[self._kinds.setdefault(kind, reason)] += 1
         self.warn(reason)
 
     def warn(self, event: str) -> None:

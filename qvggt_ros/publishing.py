@@ -17,6 +17,7 @@ from qvggt_core.geometry.cloud import VoxelMap, frame_cloud, write_ply
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale
 from qvggt_core.util.files import atomic_path
+from qvggt_core.util.thinning import ThinnedStream
 from qvggt_ros.io import conversions
 from qvggt_ros.io.messages import Messages
 from qvggt_ros.odometry import MotionEstimator
@@ -120,7 +121,7 @@ class Publishing:
         self._driver.new_map()
         self.segment: int | None = None
         self.world = ""
-        self._path: list[Any] = []
+        self._path = PathPoses()
         self._motion = MotionEstimator()
         self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
 
@@ -144,8 +145,7 @@ class Publishing:
     def path(self, stamp_ns: int) -> None:
         """Publish the path of the map so far."""
         if self._driver.wanted("path"):
-            poses = _thinned(self._path)
-            path = conversions.path_message(self._driver.messages, poses)
+            path = conversions.path_message(self._driver.messages, self._path.poses)
             self._driver.emit("path", path, stamp_ns)
 
     def save_map(self) -> tuple[Path, int]:
@@ -178,7 +178,7 @@ class Publishing:
     def _publish_motion(self, geometry: FrameGeometry) -> None:
         stamp = geometry.view.stamp_ns
         pose = conversions.pose_message(self._driver.messages, geometry, self.world)
-        self._path.append(pose)
+        self._path.add(pose)
         self._emit("pose", stamp, lambda: pose)
         self._publish_odometry(geometry)
         if self._driver.wanted("tf"):
@@ -255,6 +255,20 @@ class Publishing:
         return "" if first else f"{geometry.view.source}/"
 
 
-def _thinned(poses: list[Any]) -> list[Any]:
-    stride = -(-len(poses) // MAX_PATH_POSES)
-    return poses[(len(poses) - 1) % stride :: stride]
+class PathPoses:
+    """The poses of a path message: thinned evenly, so that an hour takes no more than a minute."""
+
+    def __init__(self) -> None:
+        self._thinned: ThinnedStream[Any] = ThinnedStream(MAX_PATH_POSES - 1)
+        self._newest: Any = None
+
+    def add(self, pose: Any) -> None:
+        """Append a pose."""
+        self._thinned.add(pose)
+        self._newest = pose
+
+    @property
+    def poses(self) -> list[Any]:
+        """Poses in order, the newest always among them."""
+        kept = self._thinned.kept
+        return kept if kept[-1] is self._newest else [*kept, self._newest]

@@ -162,6 +162,7 @@ class LiveReconstruction:
             **_flat(status.values),
             "images": self._images,
             "dropped": self._worker.dropped,
+            "failures": self._worker.failures,
             "rate_hz": round(self._rate(status.values["published"]), 3),
             "model": self.facts.get("file", ""),
             "device": self.parameters.device,
