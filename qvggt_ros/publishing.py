@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -68,6 +69,9 @@ class Driver:
         wanted: whether a topic has subscribers; work for the others is saved.
         lookup: returns transforms between other frames.
         now_ns: the time that stamps are compared with; None leaves ages unknown.
+        forget: called when everything begins anew, on request or as time went back: transforms
+            of before do not hold.
+        new_map: called when another map begins: the transform of the former one does not hold.
     """
 
     messages: Messages
@@ -75,6 +79,8 @@ class Driver:
     wanted: Callable[[str], bool] = lambda topic: True
     lookup: Lookup = lambda target, source, stamp_ns: None
     now_ns: Callable[[], int] | None = None
+    forget: Callable[[], None] = lambda: None
+    new_map: Callable[[], None] = lambda: None
 
 
 class Publishing:
@@ -100,7 +106,7 @@ class Publishing:
         Args:
             driver: where messages go.
             parameters: names of frames, and what goes into clouds.
-            warn: called with what an operator should know, once or more.
+            warn: called with what an operator should know, as often as it happens.
             keep_map: gather a map for `save_map`.
         """
         self.parameters = parameters
@@ -112,6 +118,7 @@ class Publishing:
 
     def forget_map(self) -> None:
         """Begin anew with the path, the motion and the map."""
+        self._driver.new_map()
         self.segment: int | None = None
         self.world = ""
         self._path = PathPoses()
@@ -153,7 +160,7 @@ class Publishing:
         cloud = None if self._map is None else self._map.cloud()
         if cloud is None or len(cloud) == 0:
             raise RecordingError("there is no map yet: no frame has got its geometry")
-        directory = Path(self.parameters.map_directory).expanduser()
+        directory = Path(os.path.expandvars(self.parameters.map_directory)).expanduser().absolute()
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
         path = directory / f"{self.world or 'map'}_{now}.ply".replace("/", "_")
         try:
