@@ -19,7 +19,6 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from qvggt_ros.io.reference_messages import decode_depth, is_depth
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.evaluate.trajectory import align_sim3
@@ -28,6 +27,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructor
 from qvggt_core.stream.load_network import load_network
 from qvggt_ros.io import conversions
+from qvggt_ros.io.images import decode_depth, is_depth
 from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.topics import choose_topics
 
@@ -208,7 +208,9 @@ def main() -> None:
             table.setdefault(path.name, {})[mode] = figures
             print(path.name, mode, json.dumps(figures), flush=True)
     if args.output:
-        args.output.write_text(json.dumps({"machine": describe(), "results": table}, indent=1))
+        args.output.write_text(
+            json.dumps({"machine": describe_machine(), "results": table}, indent=1)
+        )
 
 
 if __name__ == "__main__":
