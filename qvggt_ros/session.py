@@ -14,12 +14,9 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
@@ -53,10 +50,7 @@ class FrameReconstructor(Protocol):
         """Take a frame of each camera; return what became known."""
 
     def add_odometry(
-        self,
-        stamp_ns: int,
-        position: NDArray[np.float64],
-        odom_from_camera: NDArray[np.float64] | None = None,
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take the camera's position by odometry, and its pose where that is known."""
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
 
+Array64 = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Frame:

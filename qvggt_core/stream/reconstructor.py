@@ -23,6 +23,7 @@ from qvggt_core.stream.align import (
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
+    Array64,
     Confirmation,
     Frame,
     FrameGeometry,
@@ -143,10 +144,7 @@ class Reconstructor:
         return done
 
     def add_odometry(
-        self,
-        stamp_ns: int,
-        position: NDArray[np.float64],
-        odom_from_camera: NDArray[np.float64] | None = None,
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take where odometry has the camera.
 
