@@ -26,7 +26,7 @@ from qvggt_core.measure.machine import describe_machine
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructor
 from qvggt_core.stream.load_network import load_network
-from qvggt_ros.io import conversions
+from qvggt_ros.io import camera_info, conversions, images
 from qvggt_ros.io.images import decode_depth, is_depth
 from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.topics import choose_topics
@@ -70,10 +70,10 @@ def read(path: Path, limit: int | None) -> tuple[list[Frame], Truth]:
 
 
 def _frame(message: Any, info: Any, rectified: bool) -> Frame:
-    image = conversions.decode_image(message)
+    image = images.decode_image(message)
     camera = None
     if info is not None:
-        camera = conversions.camera_from_info(
+        camera = camera_info.camera_from_info(
             info, image.shape[1], image.shape[0], rectified=rectified
         )
     return Frame(conversions.stamp_ns(message), image, camera, message.header.frame_id)
