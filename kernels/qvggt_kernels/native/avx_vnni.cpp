@@ -234,6 +234,13 @@ struct Panel {
     }
 };
 
+// Adds to a sum the products of unsigned tokens with signed weights, four a word.
+QVGGT_INLINE inline __m256i add(__m256i sum, __m256i token, __m256i weight) {
+    // For the intrinsic, GCC copies every sum before and after the instruction.
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(sum) : "x"(token), "x"(weight));
+    return sum;
+}
+
 template <int R>
 QVGGT_INLINE inline void multiply(const uint8_t* rows, size_t stride, const uint32_t* panel,
                                   int words, __m256i (&sums)[R][kVectors]) {
@@ -246,9 +253,8 @@ QVGGT_INLINE inline void multiply(const uint8_t* rows, size_t stride, const uint
             int32_t word;
             __builtin_memcpy(&word, rows + r * stride, 4);
             const __m256i token = _mm256_set1_epi32(word);
-            unrolled<kVectors>([&](auto j) QVGGT_INLINE {
-                sums[r][j] = _mm256_dpbusd_avx_epi32(sums[r][j], token, weight[j]);
-            });
+            unrolled<kVectors>(
+                [&](auto j) QVGGT_INLINE { sums[r][j] = add(sums[r][j], token, weight[j]); });
         });
     }
 }
@@ -259,23 +265,24 @@ void multiply_part(const uint8_t* q, const float* steps, const float* bias, Out*
                    int64_t stride, int outputs, int columns, const Panel& panel, int p) {
     const int words = columns / 4;
     __m256i sums[R][kVectors];
-    for (int r = 0; r < R; ++r)
-        for (int j = 0; j < kVectors; ++j)
+    unrolled<R>([&](auto r) QVGGT_INLINE {
+        unrolled<kVectors>([&](auto j) QVGGT_INLINE {
             sums[r][j] =
                 _mm256_loadu_si256(reinterpret_cast<const __m256i*>(panel.base[p] + j * kLanes));
+        });
+    });
     multiply<R>(q, columns, panel.part(p, words), words, sums);
-    for (int j = 0; j < kVectors; ++j) {
-        const int used = std::min(kLanes, outputs - j * kLanes);
-        if (used <= 0) break;
+    unrolled<kVectors>([&](auto j) QVGGT_INLINE {
+        const int used = std::clamp(outputs - j * kLanes, 0, kLanes);
         float shift[kLanes] = {};
         if (bias) std::copy(bias + j * kLanes, bias + j * kLanes + used, shift);
-        for (int r = 0; r < R; ++r) {
+        unrolled<R>([&](auto r) QVGGT_INLINE {
             __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][j]), _mm256_set1_ps(steps[r]));
             y = _mm256_mul_ps(y, load(panel.scales[p] + j * kLanes));
             if (bias) y = _mm256_add_ps(y, load(shift));
             store(out + r * stride + j * kLanes, y, used);
-        }
-    }
+        });
+    });
 }
 
 template <class Out, class Fill>
