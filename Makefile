@@ -6,7 +6,7 @@ OUT ?= out
 NATIVE := $(wildcard kernels/qvggt_kernels/native/*.cpp kernels/qvggt_kernels/native/*.h)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-quick test-ros test-slow torture lint format bench docs clean
+.PHONY: help setup run test test-quick test-ros test-slow test-timing torture lint format bench docs clean
 
 help: ## list what can be done
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -42,6 +42,9 @@ test-quick: ## run the quick tests with PYTHON and what is installed there
 
 test-slow: setup ## run the tests of VGGT-1B's size too (6 GB of memory)
 	$(BIN)/python -m pytest -m "slow or vggt_1b"
+
+test-timing: setup ## run the tests that a busy machine may fail
+	$(BIN)/python -m pytest -m timing
 
 torture: setup ## fuzzing, faults and load (20 minutes on two cores)
 	cd test && ../$(BIN)/python -m torture --output ../$(OUT)/torture.json

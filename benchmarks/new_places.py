@@ -41,7 +41,8 @@ from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.depth_truth import depth_topic
 from qvggt_ros.io.ground_truth import named_ground_truth, read_ground_truth
 from qvggt_ros.io.images import decode_depth, decode_image
-from qvggt_ros.io.recording import Recording, choose_topics, open_recording
+from qvggt_ros.io.recording import Recording, open_recording
+from qvggt_ros.io.topics import choose_topics
 
 CONFIGS = Path(__file__).parents[1] / "qvggt_core/training/configs"
 COLUMNS = ("auc_30", "auc_5", "auc_3", "rotation", "translation", "abs_rel", "delta", "matched")

@@ -28,7 +28,7 @@ class OptionalPackage:
 
 _PACKAGES = (
     OptionalPackage(
-        "torch", "torch", "running and quantizing networks", "pip install 'torch>=2.5'"
+        "torch", "torch", "running and quantizing networks", "pip install 'torch>=2.5,<2.14'"
     ),
     OptionalPackage("matplotlib", "matplotlib", "figures in reports", "pip install matplotlib"),
     OptionalPackage("viser", "viser", "the live 3D view", "pip install 'qvggt_ros[viz]'"),

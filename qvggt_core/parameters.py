@@ -11,6 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qvggt_core.errors import ParameterError
+from qvggt_core.util.quoting import short
+from qvggt_core.util.yaml_text import read_yaml
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
 _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
@@ -60,7 +62,7 @@ class ParameterDescription:
 class Parameters(BaseModel):
     """How a reconstruction is made; structural ones are fixed once a model is loaded."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     # The network
     checkpoint: str = Field(
@@ -202,6 +204,7 @@ class Parameters(BaseModel):
     metres_per_unit: float = Field(
         0.0,
         ge=0.0,
+        le=1e6,
         description=(
             "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
             "the world frame is `unscaled_frame`."
@@ -233,6 +236,29 @@ class Parameters(BaseModel):
         description=(
             "Largest ratio by which the scales of the overlap's frames may disagree "
             "before a window is refused."
+        ),
+    )
+
+    confirm: bool = Field(
+        True,
+        description=(
+            "Follow points through the images and compare each window of the network with them; "
+            "without, its geometry goes out unchecked."
+        ),
+    )
+    refine: bool = Field(
+        True,
+        description=(
+            "Take poses from followed points by bundle adjustment, and scale depth to agree with "
+            "them; without, poses and depth are the network's."
+        ),
+    )
+    on_contradiction: Literal["tracks", "withhold", "publish"] = Field(
+        "tracks",
+        description=(
+            "Where the images contradict the network: tracks gives poses by followed points and "
+            "depth where they support it (withheld where refine is off), withhold gives nothing, "
+            "publish gives the network's geometry all the same."
         ),
     )
 
@@ -369,6 +395,15 @@ class Parameters(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _unit_has_a_length(self) -> Parameters:
+        if 0.0 < self.metres_per_unit < 1e-6:
+            raise ValueError(
+                f"metres_per_unit {self.metres_per_unit:g} is no length: give at least 1e-06, or 0 "
+                "to take it from odometry"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _cameras_have_names_of_their_own(self) -> Parameters:
         if len(set(self.cameras)) < len(self.cameras):
             raise ValueError(f"cameras {self.cameras} has a name twice")
@@ -410,7 +445,7 @@ class Parameters(BaseModel):
             ParameterError: a name is unknown or a value is refused; says which and why.
         """
         try:
-            return cls(**values)
+            return cls.model_validate(values)
         except ValidationError as error:
             raise ParameterError(_reasons(error)) from None
 
@@ -422,8 +457,8 @@ class Parameters(BaseModel):
             ParameterError: the file cannot be read, or a parameter is unknown or refused.
         """
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            content = read_yaml(path) or {}
+        except (OSError, ValueError) as error:
             raise ParameterError(f"cannot read the parameter file {path}: {error}") from error
         for _ in range(2):
             if isinstance(content, dict) and len(content) == 1:
@@ -458,9 +493,9 @@ def _reasons(error: ValidationError) -> str:
         name = ".".join(str(part) for part in item["loc"])
         if item["type"] == "extra_forbidden":
             known = ", ".join(Parameters.model_fields)
-            lines.append(f"there is no parameter {name!r}; known: {known}")
+            lines.append(f"there is no parameter {short(name)}; known: {known}")
         elif not name:
             lines.append(item["msg"].removeprefix("Value error, "))
         else:
-            lines.append(f"parameter {name} = {item['input']!r} is refused: {item['msg']}")
+            lines.append(f"parameter {name} = {short(item['input'])} is refused: {item['msg']}")
     return "; ".join(lines)

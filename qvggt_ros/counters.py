@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qvggt_core.results.facts import percentiles
-from qvggt_core.stream.frame import Scale
+from qvggt_core.stream.frame import Confirmation, Scale, Verdict
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +31,11 @@ class Counters:
         gated: frames that got no geometry because they showed nothing new.
         keyframes: published frames that stayed in the window.
         segments: maps begun.
+        lost: published frames whose pose is only the last known one.
+        withheld: frames whose geometry the images contradict, and that were kept back.
+        not_finite: windows for which the network gave values that are not finite.
+        verdicts: windows per verdict of the images on the network; see `Confirmation`.
+        confirmation: the newest of these.
         latencies: seconds from an image's arrival to its geometry, the newest last.
         ages: seconds from the stamp of the newest image to the run of the network that it
             started, the newest last; only where the driver has a clock.
@@ -46,6 +51,11 @@ class Counters:
     gated: int = 0
     keyframes: int = 0
     segments: int = 0
+    lost: int = 0
+    withheld: int = 0
+    not_finite: int = 0
+    verdicts: Counter[str] = field(default_factory=Counter)
+    confirmation: Confirmation | None = None
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
@@ -77,6 +87,10 @@ class Counters:
             "keyframes": self.keyframes,
             "gated": self.gated,
             "segments": self.segments,
+            "lost": self.lost,
+            "withheld": self.withheld,
+            "not_finite": self.not_finite,
+            "verdicts": dict(self.verdicts),
             "metres_per_unit": scale.metres_per_unit,
             "scale_source": scale.source,
         }
@@ -87,7 +101,7 @@ class Status:
     """The state in one line for an operator, and in numbers.
 
     Attributes:
-        level: "OK" or "WARN".
+        level: "OK", "WARN", or "ERROR" where the network gives nothing that can be used.
         message: one sentence.
         values: names and numbers, JSON-able.
     """
@@ -115,6 +129,7 @@ class Status:
         if rejected:
             reason, _ = counters.rejected.most_common(1)[0]
             warnings.append(f"{rejected} messages could not be used, most often: {reason}")
+        warnings += _doubts(counters)
         message = "; ".join(warnings) or (
             "reconstructing" if counters.published else "waiting for images"
         )
@@ -126,7 +141,52 @@ class Status:
         }
         if ages:
             values["age_s"] = percentiles(counters.ages)
-        return cls("WARN" if warnings else "OK", message, values)
+        if counters.confirmation is not None:
+            values["confirmation"] = _numbers(counters.confirmation)
+        level = "WARN" if warnings else "OK"
+        if counters.not_finite and not counters.published:
+            level = "ERROR"
+        return cls(level, message, values)
+
+
+def _doubts(counters: Counters) -> list[str]:
+    """Return what the images and the network's output leave to be desired, and what helps."""
+    found = []
+    if counters.not_finite:
+        found.append(
+            f"{counters.not_finite} windows of the network were not finite: try compute_dtype "
+            "float32, or another checkpoint"
+        )
+    newest = counters.confirmation
+    if newest is None or newest.verdict is Verdict.CONFIRMED:
+        return found
+    if newest.verdict is Verdict.CONTRADICTED:
+        found.append(
+            f"the images contradict the network ({newest.reason}; "
+            f"{counters.verdicts[newest.verdict.value]} of {counters.windows} windows): a network "
+            "that was trained on such scenes helps"
+        )
+    elif newest.followed == 0:
+        found.append(
+            f"the camera is lost ({newest.reason}): poses are the last known ones, depth is "
+            "invalid; more light, more texture or a slower motion help"
+        )
+    else:
+        found.append(
+            f"the network is not confirmed yet ({newest.reason}): a motion to the side helps"
+        )
+    return found
+
+
+def _numbers(confirmation: Confirmation) -> dict[str, Any]:
+    return {
+        "verdict": confirmation.verdict.value,
+        "reason": confirmation.reason,
+        "followed": confirmation.followed,
+        "motion": confirmation.motion,
+        "parallax": confirmation.parallax,
+        "residual": confirmation.residual,
+    }
 
 
 def _kind(reason: str) -> str:

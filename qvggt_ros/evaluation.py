@@ -36,7 +36,7 @@ def evaluate_directory(
         The result with `accuracy` in its metrics.
 
     Raises:
-        EvaluationError: nothing can be compared; the message says why.
+        EvaluationError: nothing can be compared; the message has the reason.
         RecordingError: the result or the truth cannot be read.
     """
     result = Result.read(directory)
@@ -72,7 +72,7 @@ def compare(
         options: how to compare.
 
     Raises:
-        EvaluationError: nothing can be compared; the message says why.
+        EvaluationError: nothing can be compared; the message has the reason.
         RecordingError: there is no truth, or it cannot be read.
     """
     facts = result.metrics.recording

@@ -125,7 +125,7 @@ class Publishing:
             # Also when the scale becomes known: lengths before and after do not mix.
             self.forget_map()
             self.segment, self.world = result.segment, world
-        self._motion.window(result.position_sigma, result.rotation_sigma)
+        self._motion.window(result)
 
     def frame(self, geometry: FrameGeometry) -> None:
         """Publish what there is of a frame."""
@@ -180,11 +180,10 @@ class Publishing:
     def _publish_odometry(self, geometry: FrameGeometry) -> None:
         stamp, child = geometry.view.stamp_ns, geometry.view.frame_id
         camera_from_base = self._driver.lookup(child, self.parameters.base_frame, stamp)
-        pose = geometry.map_from_camera
         if camera_from_base is not None:
-            pose, child = pose @ camera_from_base, self.parameters.base_frame
+            child = self.parameters.base_frame
         # Also without subscribers, so that the first twist is not that of a long time.
-        estimate = self._motion.estimate(stamp, pose)
+        estimate = self._motion.estimate(geometry, camera_from_base)
         self._emit(
             "odometry",
             stamp,

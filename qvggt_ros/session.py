@@ -21,8 +21,8 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Frame, Reconstruction, Scale
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
-from qvggt_ros.io.conversions import read_pose, stamp_ns
-from qvggt_ros.io.images import decode_image
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+from qvggt_ros.io.images import PictureDecoder
 from qvggt_ros.publishing import Driver, Publishing
 
 logger = logging.getLogger(__name__)
@@ -38,6 +38,14 @@ class FrameReconstructor(Protocol):
     @property
     def gated(self) -> int:
         """Frames that got no geometry because they showed nothing new."""
+
+    @property
+    def withheld(self) -> int:
+        """Frames whose geometry the images contradict, and that were kept back."""
+
+    @property
+    def not_finite(self) -> int:
+        """Windows for which the network gave values that are not finite."""
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""
@@ -99,6 +107,9 @@ class ReconstructionSession:
             camera: Calibrations(self.counters.reject, rectified=rectified)
             for camera in parameters.cameras
         }
+        self._pictures = {
+            camera: PictureDecoder(self.counters.warn_once) for camera in parameters.cameras
+        }
         self._arrivals: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._newest_ns: int | None = None
         self._camera_frame: str | None = None
@@ -116,12 +127,13 @@ class ReconstructionSession:
         """Take a nav_msgs/Odometry of the robot, from which the scale comes."""
         try:
             odom_from_base = read_pose(message)
+            stamp = stamp_ns(message)
         except QvggtError as error:
             self.counters.reject(f"odometry: {error}")
             return
         if self._camera_frame is None:
             return
-        stamp, base = stamp_ns(message), message.child_frame_id
+        base = frames_of(message)[1]
         base_from_camera = self._driver.lookup(base, self._camera_frame, stamp)
         if base_from_camera is None:
             self.counters.warn_once(
@@ -216,14 +228,14 @@ class ReconstructionSession:
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:
             stamp = stamp_ns(message)
-            image = decode_image(message)
+            image = self._pictures[camera].decode(message)
         except QvggtError as error:
             self.counters.reject(f"{camera}: {error}" if camera else str(error))
             return None
         self.counters.decoded += 1
         calibration = self._calibrations[camera].at(stamp, image.shape[1], image.shape[0])
         self.counters.uncalibrated += calibration is None
-        frame_id = message.header.frame_id or self._parameters.camera_frame
+        frame_id = frames_of(message)[0] or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera)
 
     def _is_in_time(self, stamp: int) -> bool:
@@ -243,10 +255,15 @@ class ReconstructionSession:
         for result in results:
             self._publish(result)
         self.counters.gated = self._reconstructor.gated
+        self.counters.withheld = self._reconstructor.withheld
+        self.counters.not_finite = self._reconstructor.not_finite
 
     def _publish(self, result: Reconstruction) -> None:
         counters = self.counters
         counters.windows += result.window_size > 0
+        if result.confirmation is not None:
+            counters.confirmation = result.confirmation
+            counters.verdicts[result.confirmation.verdict.value] += 1
         for event in result.events:
             logger.info("%s", event)
             counters.events.append(event)
@@ -257,6 +274,7 @@ class ReconstructionSession:
         for geometry in result.frames:
             counters.published += 1
             counters.keyframes += geometry.is_keyframe
+            counters.lost += geometry.is_lost
             arrival = self._arrivals.pop((geometry.view.source, geometry.view.stamp_ns), None)
             self._publishing.frame(geometry)
             if arrival is not None:

@@ -40,7 +40,7 @@ class LiveView:
     """
 
     def __init__(self, port: int = 8080, host: str = "127.0.0.1") -> None:
-        """Start to listen.
+        """Start the server.
 
         Args:
             port: of the page; another one near is taken if it is in use.
@@ -88,7 +88,7 @@ class LiveView:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Stop to listen."""
+        """Stop the server."""
         self.server.stop()
 
     def add(self, reconstruction: Reconstruction, built: ResultBuilder) -> None:

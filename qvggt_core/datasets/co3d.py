@@ -30,6 +30,7 @@ from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError, ExcludedSceneError, ImageError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse
+from qvggt_core.util.quoting import short
 
 _NAMES = (
     "apple backpack banana baseballbat baseballglove bench bicycle bottle bowl broccoli cake car "
@@ -105,7 +106,7 @@ class Viewpoint:
         if self.intrinsics_format == "ndc_norm_image_bounds":
             return 0.5 * width, 0.5 * height
         raise DatasetError(
-            f"intrinsics_format {self.intrinsics_format!r} is unknown; known: ndc_isotropic, "
+            f"intrinsics_format {short(self.intrinsics_format)} is unknown; known: ndc_isotropic, "
             "ndc_norm_image_bounds"
         )
 
@@ -197,7 +198,7 @@ class Co3d:
             return dict(frames)
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(
-                f"{path} is no CO3D set list with a subset {self._subset!r}: {error!r}"
+                f"{path} is no CO3D set list with a subset {self._subset!r}: {short(error)}"
             ) from error
 
     def _good_sequences(self, category: Path) -> set[str]:
@@ -209,7 +210,7 @@ class Co3d:
                 if (entry.get("viewpoint_quality_score") or 0.0) > self._min_quality
             }
         except (KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path} is no list of CO3D sequences: {error!r}") from error
+            raise DatasetError(f"{path} is no list of CO3D sequences: {short(error)}") from error
 
     def _open(self, category: str) -> None:
         """Read the annotations of a category's subset, unless they are those that are held."""
@@ -223,7 +224,7 @@ class Co3d:
                 if entry["sequence_name"] in listed:
                     found[entry["sequence_name"]][int(entry["frame_number"])] = entry
         except (KeyError, TypeError, ValueError) as error:
-            raise DatasetError(f"{path} is no list of CO3D frames: {error!r}") from error
+            raise DatasetError(f"{path} is no list of CO3D frames: {short(error)}") from error
         self._category, self._listed, self._annotations = category, listed, dict(found)
 
     def _frame(self, entry: dict[str, Any], index: int, name: str) -> PosedFrame:
@@ -234,7 +235,7 @@ class Co3d:
             image_file = below(self._root, entry["image"]["path"])
             camera = Camera(width, height, viewpoint.intrinsics(width, height))
         except (KeyError, TypeError, ValueError, ImageError) as error:
-            raise DatasetError(f"{where}: the annotation cannot be used: {error!r}") from error
+            raise DatasetError(f"{where}: the annotation cannot be used: {short(error)}") from error
         if viewpoint.T.sum() > _MAX_TRANSLATION:
             raise ExcludedSceneError(
                 f"{where}: T = {viewpoint.T.tolist()} is out of all bounds; left out"

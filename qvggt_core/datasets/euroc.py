@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from qvggt_core.datasets.files import (
@@ -28,6 +27,8 @@ from qvggt_core.datasets.files import (
 from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError, ImageError
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.util.quoting import short
+from qvggt_core.util.yaml_text import load_yaml
 
 _NAMES = (
     "MH_01_easy MH_02_easy MH_03_medium MH_04_difficult MH_05_difficult V1_01_easy V1_02_medium "
@@ -86,17 +87,17 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
         DatasetError: an entry is missing or cannot be used; it is named.
     """
     try:
-        content: Any = yaml.safe_load(read_text(path))
+        content: Any = load_yaml(read_text(path))
         width, height = (int(side) for side in content["resolution"])
         fu, fv, cu, cv = (float(value) for value in content["intrinsics"])
         model = content["distortion_model"]
         coefficients = tuple(float(value) for value in content["distortion_coefficients"])
         body_from_camera = np.array(content["T_BS"]["data"], dtype=np.float64).reshape(4, 4)
-    except (KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise DatasetError(f"{path} does not describe a camera of EuRoC: {error!r}") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise DatasetError(f"{path} does not describe a camera of EuRoC: {short(error)}") from error
     if model not in _DISTORTION:
         raise DatasetError(
-            f"{path}: distortion_model {model!r} is not known; known: {', '.join(_DISTORTION)}"
+            f"{path}: distortion_model {short(model)} is not known; known: {', '.join(_DISTORTION)}"
         )
     matrix = np.array([[fu, 0, cu], [0, fv, cv], [0, 0, 1]])
     try:
@@ -108,5 +109,5 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
 
 def _nanoseconds(text: str, path: Path) -> int:
     if not text.isdigit():
-        raise DatasetError(f"{path}: {text!r} is no time in nanoseconds")
+        raise DatasetError(f"{path}: {short(text)} is no time in nanoseconds")
     return int(text)

@@ -18,6 +18,7 @@ from qvggt_core.errors import DatasetError, EvaluationError, ImageError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory_files import read_trajectory
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.util.quoting import cut, short
 
 # Text files beyond this are not what they seem to be; CO3D's largest annotation is below 1 GiB.
 _MAX_TEXT = 256 * 2**20
@@ -56,7 +57,7 @@ def below(directory: Path, name: str) -> Path:
         DatasetError: the name leads elsewhere.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise DatasetError(f"an annotation names {name!r}, which leads out of {directory}")
+        raise DatasetError(f"an annotation names {short(name)}, which leads out of {directory}")
     return directory / name
 
 
@@ -171,7 +172,7 @@ def numbers(fields: Iterable[str], where: str) -> NDArray[np.float64]:
     try:
         return np.array([float(field) for field in fields])
     except ValueError as error:
-        raise DatasetError(f"{where}: {error}") from None
+        raise DatasetError(f"{where}: {cut(error)}") from None
 
 
 def read_pose(path: Path) -> NDArray[np.float64]:
@@ -228,7 +229,7 @@ def stamp_ns(text: str, where: str) -> int:
     try:
         return int((Decimal(text) * 10**9).to_integral_value())
     except (InvalidOperation, ValueError, OverflowError):
-        raise DatasetError(f"{where}: {text!r} is no time in seconds") from None
+        raise DatasetError(f"{where}: {short(text)} is no time in seconds") from None
 
 
 def nearest(stamps: Sequence[int], wanted: int, tolerance_ns: int) -> int | None:

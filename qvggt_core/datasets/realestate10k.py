@@ -26,6 +26,7 @@ from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError, ExcludedSceneError, ImageError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse
+from qvggt_core.util.quoting import cut
 
 COLUMNS = 19
 _SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -83,7 +84,7 @@ class RealEstate10k:
             try:
                 camera = Camera(width, height, pixel_intrinsics(values[:4], width, height))
             except ImageError as error:
-                raise DatasetError(f"{where}: {error}") from error
+                raise DatasetError(f"{where}: {cut(error)}") from error
             frames.append(PosedFrame(file, camera, inverse(rigid(pose, where)), 1000 * int(time)))
         return PosedScene(name, tuple(frames))
 

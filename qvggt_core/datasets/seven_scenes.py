@@ -34,6 +34,7 @@ from qvggt_core.datasets.scene import Contents, PosedFrame, PosedScene
 from qvggt_core.errors import DatasetError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import unproject
+from qvggt_core.util.quoting import short
 
 SCENES = ("chess", "fire", "heads", "office", "pumpkin", "redkitchen", "stairs")
 COLOUR_CAMERA = (525.0, 525.0, 320.0, 240.0)
@@ -126,7 +127,7 @@ class SevenScenes:
         for line in read_text(path).split():
             digits = re.fullmatch(r"(?:sequence|seq-)?(\d+)", line)
             if not digits:
-                raise DatasetError(f"{path}: {line!r} is no sequence's name")
+                raise DatasetError(f"{path}: {short(line)} is no sequence's name")
             names.append(f"seq-{int(digits[1]):02d}")
         return sorted(names)
 

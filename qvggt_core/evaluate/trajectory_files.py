@@ -13,11 +13,13 @@ from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import quaternion, transform
 from qvggt_core.util.files import read_bounded_text
+from qvggt_core.util.quoting import cut, short
 
 _COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
 _MAX_BYTES = 1 << 30
 _ORTHOGONAL = 1e-3
 _MAX_STAMP = 1 << 62
+_MOST_METRES = 1e12
 
 
 def read_trajectory(path: Path, times: Path | None = None) -> Track:
@@ -116,7 +118,7 @@ def _form(path: Path, number: int, text: str) -> str:
     form = "euroc" if "," in text else {8: "tum", 12: "kitti"}.get(len(text.split()), "")
     if not form or len(text.replace(",", " ").split()) < _COLUMNS[form]:
         raise EvaluationError(
-            f"{path}, line {number}: {text[:80]!r} is no pose; known are TUM (8 numbers), EuRoC "
+            f"{path}, line {number}: {short(text)} is no pose; known are TUM (8 numbers), EuRoC "
             "(8 or more, separated by commas) and KITTI (12 numbers)"
         )
     return form
@@ -126,9 +128,13 @@ def _numbers(path: Path, number: int, words: list[str]) -> NDArray[np.float64]:
     try:
         values = np.array([float(word) for word in words])
     except ValueError as error:
-        raise EvaluationError(f"{path}, line {number}: {error}") from error
+        raise EvaluationError(f"{path}, line {number}: {cut(error)}") from error
     if not np.isfinite(values).all():
         raise EvaluationError(f"{path}, line {number}: {values.tolist()} is not finite")
+    if np.abs(values).max() > _MOST_METRES:
+        raise EvaluationError(
+            f"{path}, line {number}: {values.tolist()} is no pose: nothing moves {_MOST_METRES:g} m"
+        )
     return values
 
 
@@ -141,7 +147,7 @@ def _stamp(path: Path, number: int, word: str, nanoseconds: bool) -> int:
             return int(value.to_integral_value())
     except (ArithmeticError, ValueError):
         pass
-    raise EvaluationError(f"{path}, line {number}: {word!r} is no time")
+    raise EvaluationError(f"{path}, line {number}: {short(word)} is no time")
 
 
 def _read_times(path: Path, times: Path | None, poses: int) -> list[int]:

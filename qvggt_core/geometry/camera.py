@@ -87,6 +87,21 @@ class Camera:
             pixels, _ = cv2.projectPoints(points, zero, zero, self.intrinsics, coefficients)
         return np.asarray(pixels, dtype=np.float64).reshape(-1, 2)
 
+    def rays(self, pixels: NDArray) -> NDArray[np.float64]:
+        """Return x / z and y / z (N, 2) of what is seen at pixels (N, 2), distortion removed."""
+        pixels = np.asarray(pixels, dtype=np.float64).reshape(-1, 1, 2)
+        if len(pixels) == 0:
+            return np.empty((0, 2))
+        if not self.is_distorted:
+            centre, focal = self.intrinsics[:2, 2], np.diag(self.intrinsics)[:2]
+            return (pixels[:, 0] - centre) / focal
+        coefficients = np.array(self.distortion)
+        if self.distortion_model == "equidistant":
+            rays = cv2.fisheye.undistortPoints(pixels, self.intrinsics, coefficients)
+        else:
+            rays = cv2.undistortPoints(pixels, self.intrinsics, coefficients)
+        return np.asarray(rays, dtype=np.float64).reshape(-1, 2)
+
 
 def resized_intrinsics(
     intrinsics: NDArray, scale: tuple[float, float], offset: tuple[float, float] = (0.0, 0.0)

@@ -40,6 +40,10 @@ class Cloud:
         """Return the number of points."""
         return len(self.positions)
 
+    def write(self, path: Path | str) -> None:
+        """Write a binary PLY file, see `write_ply`."""
+        write_ply(Path(path), self)
+
     def moved(self, target_from_source: NDArray[np.float64]) -> Cloud:
         """Return the points in another frame, by a (4, 4) transform."""
         rotation = target_from_source[:3, :3]

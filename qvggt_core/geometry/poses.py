@@ -40,6 +40,12 @@ def inverse(a_from_b: NDArray) -> NDArray[np.float64]:
     return result
 
 
+def cross_matrix(vector: NDArray) -> NDArray[np.float64]:
+    """Return the (3, 3) matrix that multiplies like the cross product of a vector (3,)."""
+    x, y, z = vector
+    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
+
+
 def quaternion(rotation: NDArray) -> NDArray[np.float64]:
     """Return unit quaternions (x, y, z, w), shape (..., 4), of (..., 3, 3) rotations; w >= 0."""
     return Rotation.from_matrix(rotation).as_quat(canonical=True)

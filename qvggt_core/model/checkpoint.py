@@ -22,6 +22,7 @@ from qvggt_core.model.published_names import own_names
 from qvggt_core.model.sizes_from_shapes import Sizes, read_config_json, sizes_from_shapes
 from qvggt_core.model.weight_files import Weights, open_weights
 from qvggt_core.model.weight_source import source_metadata
+from qvggt_core.util.quoting import short
 
 FORMAT_VERSION = "1"
 SHIPPED_MODEL = "qvggt-small-int4.safetensors"
@@ -103,14 +104,16 @@ class Checkpoint:
             return sizes_from_shapes(self.path, self._shapes, stated)
         if version != FORMAT_VERSION:
             raise CheckpointError(
-                f"{self.path} has format version {version!r}, this qvggt reads "
+                f"{self.path} has format version {short(version)}, this qvggt reads "
                 f"{FORMAT_VERSION!r}: install the release that wrote it, or quantize again"
             )
         try:
             return Sizes(ModelConfig.from_dict(json.loads(self.metadata[_CONFIG_KEY])))
-        except (KeyError, ValueError) as error:
+        except CheckpointError as error:
+            raise CheckpointError(f"{self.path}: {error}") from None
+        except (KeyError, ValueError, RecursionError) as error:
             raise CheckpointError(
-                f"{self.path}: its description of the network cannot be read: {error!r}"
+                f"{self.path}: its description of the network cannot be read: {short(error)}"
             ) from error
 
     def _refuse_awq(self) -> None:

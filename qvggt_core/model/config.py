@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.model.config_bounds import check_values
+from qvggt_core.util.quoting import short
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,13 @@ class EncoderConfig:
     embed_dim: int = 1024
     depth: int = 24
     num_heads: int = 16
+
+    def __post_init__(self) -> None:
+        check_values(self)
+        if self.embed_dim % self.num_heads:
+            raise CheckpointError(
+                f"an encoder of width {self.embed_dim} does not divide into {self.num_heads} heads"
+            )
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,9 @@ class StackConfig:
 
     alternate_from: int | None = 4
     feed_forward: Literal["gelu", "swiglu"] = "gelu"
+
+    def __post_init__(self) -> None:
+        check_values(self)
 
 
 @dataclass(frozen=True)
@@ -94,6 +106,11 @@ class ModelConfig:
     sky_head: bool = False
 
     def __post_init__(self) -> None:
+        check_values(self)
+        if self.img_size < self.patch_size:
+            raise CheckpointError(
+                f"images of {self.img_size} pixels hold no patch of {self.patch_size}"
+            )
         if self.embed_dim % self.num_heads or (self.embed_dim // self.num_heads) % 4:
             raise CheckpointError(
                 f"embed_dim {self.embed_dim} over {self.num_heads} heads leaves no head width "
@@ -169,22 +186,27 @@ class ModelConfig:
         """Return the sizes that `to_dict` wrote.
 
         Raises:
-            CheckpointError: a size is unknown or the sizes contradict each other.
+            CheckpointError: a size is unknown, not of its kind or out of bounds, or the sizes
+                contradict each other.
         """
+        if not isinstance(values, Mapping):
+            raise CheckpointError(
+                f"the network's description is a {type(values).__name__}, not sizes by name"
+            )
         known = {field.name for field in fields(cls)}
-        unknown = sorted(set(values) - known)
+        unknown = sorted(str(name) for name in set(values) - known)
         if unknown:
             raise CheckpointError(
-                f"the network's description has unknown sizes {unknown}: "
+                f"the network's description has unknown sizes {short(unknown)}: "
                 "it was made by a newer qvggt, or is none of ours"
             )
         data = dict(values)
         for name in ("dpt_out_channels", "taps"):
-            if name in data:
+            if isinstance(data.get(name), list):
                 data[name] = tuple(data[name])
         try:
             for name, kind in (("encoder", EncoderConfig), ("stack", StackConfig)):
-                if data.get(name) is not None:
+                if isinstance(data.get(name), Mapping):
                     data[name] = kind(**data[name])
             return cls(**data)
         except TypeError as error:

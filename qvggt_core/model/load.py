@@ -12,6 +12,7 @@ from qvggt_kernels import PackingError, fastest_dtype
 from torch import Tensor, nn
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.model.checkpoint import Checkpoint, read_checkpoint
 from qvggt_core.model.config import ModelConfig
 from qvggt_core.model.packed_format import (
@@ -24,6 +25,7 @@ from qvggt_core.model.packed_format import (
 )
 from qvggt_core.model.published_names import UNUSED_PREFIXES
 from qvggt_core.model.vggt import VGGT
+from qvggt_core.util.quoting import short
 
 _COMPENSATION = "camera_head.cict_token"
 _SHOWN = 3
@@ -58,15 +60,29 @@ def load_model(
     checkpoint = read_checkpoint(path)
     for assumption in checkpoint.assumptions:
         logger.warning("%s: assumed that %s; state it in a config.json beside it", path, assumption)
-    with torch.device("meta"):
-        model = VGGT(with_heads(checkpoint.config, heads))
-        _replace_packed_linears(model, checkpoint)
-        model.to_compute(dtype)
+    model = _empty_network(checkpoint, heads, dtype)
     expected = model.state_dict()
     check_entries(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
     model.load_state_dict(_tensors(checkpoint, expected, device), assign=True)
     # Once more for what the meta device does not carry over: buffers.
     return model.to_compute(dtype).to(device).eval().requires_grad_(False)
+
+
+def _empty_network(checkpoint: Checkpoint, heads: Collection[str], dtype: torch.dtype) -> VGGT:
+    """Return the network that a file describes, without memory for its tensors."""
+    try:
+        with torch.device("meta"):
+            model = VGGT(with_heads(checkpoint.config, heads))
+            _replace_packed_linears(model, checkpoint)
+            return model.to_compute(dtype)
+    except CheckpointError:
+        raise
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        # Sizes that are each within bounds, and of which no layer can be built.
+        raise CheckpointError(
+            f"{checkpoint.path}: no network can be built of the sizes that it describes: "
+            f"{short(error)}"
+        ) from error
 
 
 def with_heads(config: ModelConfig, heads: Collection[str]) -> ModelConfig:
@@ -111,7 +127,7 @@ def _is_channels_last(entry: Tensor) -> bool:
     return entry.dim() == 4 and entry.is_contiguous(memory_format=torch.channels_last)
 
 
-def _replace_packed_linears(model: nn.Module, checkpoint: Checkpoint) -> None:
+def _replace_packed_linears(model: VGGT, checkpoint: Checkpoint) -> None:
     """Replace the linears that the file holds in integers, leaving them empty."""
     try:
         descriptions = linear_descriptions(checkpoint.metadata)
@@ -144,8 +160,23 @@ def _replace_packed_linears(model: nn.Module, checkpoint: Checkpoint) -> None:
             raise CheckpointError(f"{checkpoint.path}: {path}: {error}") from error
         setattr(parent, leaf, packed)
     if _COMPENSATION in checkpoint:
-        (width,) = checkpoint.shape(_COMPENSATION) or (0,)
-        model.get_submodule("camera_head").register_buffer("cict_token", torch.zeros(width))
+        shape, width = checkpoint.shape(_COMPENSATION), 2 * checkpoint.config.embed_dim
+        if shape != (width,) or not isinstance(model.camera_head, CameraHead):
+            raise CheckpointError(
+                f"{checkpoint.path}: its compensation token is {shape}, a camera head that refines "
+                f"poses takes ({width},)"
+            )
+        model.camera_head.register_buffer("cict_token", torch.zeros(width))
+
+
+def check_complete(checkpoint: Checkpoint, heads: Collection[str]) -> None:
+    """Check that a full-precision file has every entry of its network with these heads.
+
+    Raises:
+        CheckpointError: names the first differences.
+    """
+    expected = _empty_network(checkpoint, heads, torch.float32).state_dict()
+    check_entries(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
 
 
 def check_entries(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:

@@ -18,6 +18,7 @@ from qvggt_kernels import (
 from torch import nn
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.util.quoting import short
 
 WORDS_SUFFIX = ".qweight"
 SCALES_SUFFIX = ".scales"
@@ -69,7 +70,7 @@ def linear_descriptions(metadata: Mapping[str, str]) -> dict[str, dict[str, int]
     for layout in layouts:
         if layout not in (LAYOUT, *INTEGER_LAYOUTS.values()):
             raise CheckpointError(
-                f"it packs its weights as {layout!r}, this qvggt reads {LAYOUT!r} "
+                f"it packs its weights as {short(layout)}, this qvggt reads {LAYOUT!r} "
                 f"and {', '.join(INTEGER_LAYOUTS.values())}: install the release that wrote it, "
                 "or quantize again"
             )
@@ -81,7 +82,7 @@ def linear_descriptions(metadata: Mapping[str, str]) -> dict[str, dict[str, int]
         }
     except (ValueError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
-            f"its description of packed linears cannot be read: {error!r}"
+            f"its description of packed linears cannot be read: {short(error)}"
         ) from error
 
 

@@ -7,8 +7,8 @@ Files are mapped and read tensor by tensor. Nothing is unpickled but tensors
 from __future__ import annotations
 
 import json
-import pickle
 import re
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.util.quoting import cut, short
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -27,6 +28,7 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _LEGACY_TORCH = (b"\x80\x02\x8a", b"\x80\x02}")
 _HEAD_BYTES = 512
 _MAX_INDEX_BYTES = 1 << 26
+_MAX_PICKLE_BYTES = 1 << 26
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # Where trainers put a network's entries, in the order in which they are looked for.
@@ -83,19 +85,49 @@ def torch_entries(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: the file cannot be read, or holds no named tensors.
     """
+    _check_torch_zip(path)
     try:
         content: Any = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, ValueError) as error:
+    except Exception as error:
+        # On a damaged or hostile file PyTorch's reader raises whatever it meets.
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) cannot be read as tensors: "
-            f"{str(error).splitlines()[0]}; it is truncated, or holds more than weights"
+            f"{path} ({path.stat().st_size} bytes) cannot be read as tensors: {cut(reason)}; it "
+            "is truncated, or holds more than weights"
         ) from error
     for _ in range(2):
         key = next((k for k in _NESTING_KEYS if isinstance(_get(content, k), dict)), None)
         content = content if key is None else content[key]
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
-    return {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    entries = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    odd = [name for name, value in entries.items() if not isinstance(name, str)]
+    odd += [name for name, value in entries.items() if value.layout != torch.strided]
+    if odd:
+        raise CheckpointError(
+            f"{path}: its entry {short(odd[0])} is no dense tensor with a name: it is no "
+            "state_dict of a network"
+        )
+    return entries
+
+
+def _check_torch_zip(path: Path) -> None:
+    """Raise if a file is no zip, or its names and shapes alone would fill the memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [each for each in archive.infolist() if each.compress_type]
+            large = sum(each.file_size for each in packed)
+            pickles = [e.file_size for e in archive.infolist() if e.filename.endswith(".pkl")]
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, EOFError) as error:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) cannot be read as tensors: {error}; it is "
+            "truncated, or holds more than weights"
+        ) from error
+    if large > _MAX_PICKLE_BYTES or sum(pickles) > _MAX_PICKLE_BYTES:
+        raise CheckpointError(
+            f"{path} unpacks to {max(large, sum(pickles))} bytes beside its tensors: no network's "
+            "names and shapes are so long"
+        )
 
 
 def _get(content: Any, key: str) -> Any:
@@ -199,7 +231,9 @@ def _weight_map(index: Path) -> dict[str, str]:
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index} is no index of .safetensors files: {error!r}") from error
+        raise CheckpointError(
+            f"{index} is no index of .safetensors files: {short(error)}"
+        ) from error
     if not isinstance(places, dict) or not all(
         isinstance(place, str) and Path(place).name == place for place in places.values()
     ):

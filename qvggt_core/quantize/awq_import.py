@@ -19,15 +19,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from qvggt_kernels import LAYOUT, Int4Linear
+from qvggt_kernels import GROUP_SIZES, LAYOUT, Int4Linear
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, QuantizationError
 from qvggt_core.model import describe_linears, read_checkpoint, save_checkpoint
 from qvggt_core.model.sizes_from_shapes import sizes_from_shapes
 from qvggt_core.model.weight_files import torch_entries
+from qvggt_core.quantize.plan import PRESETS
+from qvggt_core.quantize.target import check_target
 
-GROUP_SIZE = 128
 _ROWS, _STRIDE, _SHUFFLED = 4, 64, 32
 _TOKENS = ("camera_head.cict_token", "cict_token")
 _AUXILIARY = ("cict_topk", "unquantized_patch_start_idx", *_TOKENS)
@@ -66,7 +67,6 @@ def import_awq_linear(
     qweight: Tensor,
     scales: Tensor,
     scaled_zeros: Tensor,
-    group_size: int = GROUP_SIZE,
     input_scale: Tensor | None = None,
 ) -> Int4Linear:
     """Return our layer of one released weight.
@@ -76,9 +76,9 @@ def import_awq_linear(
 
     Args:
         qweight: (N/4, K) int16.
-        scales: (>= K/g, N) float16, padded.
+        scales: (>= K/g, N) float16, padded with rows of zeros; the others show the number of
+            columns g that share a scale.
         scaled_zeros: the same shape.
-        group_size: columns per scale g.
         input_scale: (K,) factors on the input, or None.
 
     Raises:
@@ -86,15 +86,17 @@ def import_awq_linear(
     """
     u = unpack_awq(qweight)
     rows, columns = u.shape
-    groups = columns // group_size
     for name, tensor in (("scales", scales), ("scaled_zeros", scaled_zeros)):
-        if tensor.dim() != 2 or tensor.shape[0] < groups or tensor.shape[1] != rows:
+        if tensor.dim() != 2 or tensor.shape[1] != rows or tensor.shape != scales.shape:
             raise QuantizationError(
-                f"{name} are {tuple(tensor.shape)}, a weight of {rows}x{columns} in groups of "
-                f"{group_size} needs ({groups} or more, {rows})"
+                f"{name} are {tuple(tensor.shape)}, a weight of {rows}x{columns} needs "
+                f"(groups, {rows}) of both"
             )
-    steps = scales[:groups].t().float()
-    zeros = -scaled_zeros[:groups].t().float() / torch.where(steps == 0, 1, steps)
+    groups, repeats = _groups(scales, columns)
+    scales = scales[:groups].repeat_interleave(repeats, dim=0)
+    scaled_zeros = scaled_zeros[:groups].repeat_interleave(repeats, dim=0)
+    steps = scales.t().float()
+    zeros = -scaled_zeros.t().float() / torch.where(steps == 0, 1, steps)
     whole = zeros.round()
     # float16 holds a product of 15 and a scale to a relative 2^-11.
     if (zeros - whole).abs().max() > 0.05 or whole.min() < 0 or whole.max() > 15:
@@ -109,6 +111,24 @@ def import_awq_linear(
         zeros=None if symmetric else whole.to(torch.uint8).contiguous(),
         input_scale=input_scale,
     )
+
+
+def _groups(scales: Tensor, columns: int) -> tuple[int, int]:
+    """Return the number of groups, and how many of ours each of them is."""
+    groups = int((scales != 0).any(dim=1).sum())
+    padded = groups == 0 or bool((scales[groups:] != 0).any())
+    size = 0 if padded or columns % groups else columns // groups
+    if size in GROUP_SIZES:
+        return groups, 1
+    # One scale for more columns than our widest group has: the same scale for several of ours.
+    ours = next((each for each in sorted(GROUP_SIZES, reverse=True) if size and not size % each), 0)
+    if not ours:
+        raise QuantizationError(
+            f"{groups} of {len(scales)} rows of scales are not zero, for {columns} columns: "
+            f"groups of {size or 'no whole number of'} columns are none of {GROUP_SIZES} or a "
+            "multiple of them"
+        )
+    return groups, size // ours
 
 
 def import_released(
@@ -129,6 +149,7 @@ def import_released(
         CheckpointError: a file cannot be read or is no such checkpoint.
         QuantizationError: a packed weight is not of the layout.
     """
+    check_target(target, (source, *([] if base is None else [base])))
     released = _entries(source)
     state: dict[str, Tensor] = {}
     linears: dict[str, Int4Linear] = {}
@@ -145,7 +166,7 @@ def import_released(
             continue
         if name.endswith((_FACTORS, *_AUXILIARY)) or name.startswith("track_head."):
             continue
-        state[name] = _stored(tensor)
+        state[name] = _stored(name, tensor)
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     for path, layer in linears.items():
         shapes[f"{path}.weight"] = (layer.out_features, layer.in_features)
@@ -153,7 +174,7 @@ def import_released(
         original = read_checkpoint(base)
         for name in original.names():
             if name not in shapes and not name.startswith("track_head."):
-                state[name] = _stored(original.tensor(name))
+                state[name] = _stored(name, original.tensor(name))
                 shapes[name] = tuple(state[name].shape)
     config = sizes_from_shapes(source, shapes, {}).config
     token = next((released[name] for name in _TOKENS if name in released), None)
@@ -163,7 +184,7 @@ def import_released(
         **describe_linears(linears),
         "layout": LAYOUT,
         "recipe": "imported from QVGGT",
-        "group_size": str(GROUP_SIZE),
+        "group_size": " ".join(sorted({str(each.group_size) for each in linears.values()})),
         "base_model": source.name,
         "licence": licence or "unknown",
     }
@@ -194,5 +215,9 @@ def _entries(source: Path) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in torch_entries(source).items()}
 
 
-def _stored(tensor: Tensor) -> Tensor:
-    return tensor.to(torch.bfloat16) if tensor.is_floating_point() else tensor
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    """Return an entry in the precision in which our own quantization keeps it."""
+    if not tensor.is_floating_point():
+        return tensor
+    is_fine = PRESETS["uniform"].precision(name, tensor.shape).bits == 32
+    return tensor.to(torch.float32 if is_fine else torch.bfloat16)

@@ -89,8 +89,8 @@ def calibrate(
         recipe: which steps are taken.
         data: calibration images.
         options: device, batch size and judged images.
-        workspace: directory for finished blocks, from which an interrupted run continues; None
-            keeps nothing.
+        workspace: directory for finished blocks, from which an interrupted run continues; they
+            stay until `remove_blocks`. None keeps nothing.
         progress: called before each block with its index, the number of blocks, its path.
 
     Raises:
@@ -134,7 +134,6 @@ def calibrate(
         runner.advance()
     if recipe.compensation and all(site.part != "camera" for site in runner.sites):
         result.notes.append("no compensation token: the network has no camera trunk to give it to")
-    store.remove()
     _note_views(result)
     result.seconds = time.perf_counter() - started
     return result

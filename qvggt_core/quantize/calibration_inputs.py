@@ -136,6 +136,8 @@ def windows_of_frames(
     Raises:
         QuantizationError: no image, one image, images of several sizes, or nothing but black.
     """
+    if size < 1:
+        raise QuantizationError(f"windows of {size} frames: give at least 1")
     if not frames:
         raise QuantizationError(f"{source} gives no images to calibrate on")
     sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})

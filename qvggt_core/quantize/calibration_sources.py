@@ -118,6 +118,8 @@ def pool_windows(pool: Pool, frames: int, source: str) -> CalibrationSet:
     Raises:
         QuantizationError: the clips are too short, or the pool is of the evaluation split.
     """
+    if frames < 1:
+        raise QuantizationError(f"windows of {frames} frames: give at least 1")
     if pool.config.evaluation:
         raise QuantizationError(
             f"{source} is of the evaluation split: calibrate on training flights, or the held-out "

@@ -5,26 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from qvggt_kernels import PackedLinear
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qvggt_core.errors import QuantizationError
 from qvggt_core.model import describe_linears
 from qvggt_core.model.packed_format import LINEARS_KEY, empty_packed_linear
 from qvggt_core.quantize.block_calibration import LinearReport
 from qvggt_core.quantize.block_linears import packed_linears, replace_linear
 from qvggt_core.quantize.blockwise import BlockSite
-from qvggt_core.util.files import atomic_path
+from qvggt_core.util.files import atomic_path, write_atomically
 
 logger = logging.getLogger(__name__)
 
 _RUN = "run.json"
+_OWN = re.compile(r"run\.json|(aggregator|camera_\w+)\.[\w.]+\.safetensors|\..+\.tmp")
 
 
 def fingerprint(facts: Iterable[str]) -> str:
@@ -36,22 +40,36 @@ class CalibrationStore:
     """A directory of finished blocks of one run; those of another run in it are deleted."""
 
     def __init__(self, directory: Path | None, run_fingerprint: str) -> None:
-        """Open a directory; None keeps nothing."""
+        """Open a directory; None keeps nothing.
+
+        Raises:
+            QuantizationError: the directory holds files that no calibration has written.
+        """
         self._directory = directory
+        self._fingerprint = run_fingerprint
         if directory is None:
             return
+        _check_own(directory)
         run = directory / _RUN
         try:
             same = json.loads(run.read_text(encoding="utf-8"))["fingerprint"] == run_fingerprint
         except (OSError, ValueError, KeyError, TypeError):
             same = False
         if not same:
-            self.remove()
+            others = len(list(directory.glob("*.safetensors"))) if directory.exists() else 0
+            if others:
+                logger.warning(
+                    "%s holds %d finished block(s) of a calibration with other settings, images "
+                    "or weights: they are deleted, and all blocks are calibrated",
+                    directory,
+                    others,
+                )
+            remove_blocks(directory)
             directory.mkdir(parents=True)
-            run.write_text(json.dumps({"fingerprint": run_fingerprint}), encoding="utf-8")
+            write_atomically(run, json.dumps({"fingerprint": run_fingerprint}))
 
     def read(self, site: BlockSite) -> list[LinearReport] | None:
-        """Replace a block's entries by its finished ones; None if there are none."""
+        """Replace a block's entries by its finished ones; None if there are none, or damaged."""
         path = self._path(site)
         if path is None or not path.is_file():
             return None
@@ -59,8 +77,12 @@ class CalibrationStore:
             with safe_open(path, framework="pt", device="cpu") as file:
                 metadata = file.metadata() or {}
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            logger.warning("%s cannot be read (%s): the block is calibrated again", path, error)
+            if metadata["block"] != self._identity(site):
+                raise ValueError("it is of another block or run")
+            if metadata["sha256"] != _sha256(state, metadata["reports"]):
+                raise ValueError("its bytes have changed since it was written")
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            logger.warning("%s cannot be used (%s): the block is calibrated again", path, error)
             return None
         descriptions = json.loads(metadata.get(LINEARS_KEY, "{}"))
         device = next(site.block.parameters()).device
@@ -79,21 +101,55 @@ class CalibrationStore:
         path = self._path(site)
         if path is None:
             return
+        state = {name: tensor.contiguous() for name, tensor in site.block.state_dict().items()}
+        text = json.dumps([asdict(report) for report in reports])
         metadata = {
             **describe_linears(packed_linears(site.block)),
-            "reports": json.dumps([asdict(report) for report in reports]),
+            "block": self._identity(site),
+            "reports": text,
+            "sha256": _sha256(state, text),
         }
-        state = {name: tensor.contiguous() for name, tensor in site.block.state_dict().items()}
         with atomic_path(path) as temporary:
             save_file(state, temporary, metadata)
 
-    def remove(self) -> None:
-        """Delete the directory."""
-        if self._directory is not None and self._directory.exists():
-            shutil.rmtree(self._directory)
+    def _identity(self, site: BlockSite) -> str:
+        return f"{self._fingerprint} {site.path}"
 
     def _path(self, site: BlockSite) -> Path | None:
         return None if self._directory is None else self._directory / f"{site.path}.safetensors"
+
+
+def remove_blocks(directory: Path) -> None:
+    """Delete the finished blocks of a calibration and their directory.
+
+    Raises:
+        QuantizationError: the directory holds files that no calibration has written.
+    """
+    _check_own(directory)
+    if directory.exists():
+        shutil.rmtree(directory)
+
+
+def _check_own(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise QuantizationError(f"{directory} is in the way of the calibration: it is a file")
+    entries = sorted(directory.iterdir()) if directory.exists() else []
+    foreign = [each.name for each in entries if not _OWN.fullmatch(each.name)]
+    if foreign:
+        raise QuantizationError(
+            f"{directory} is where this calibration keeps its finished blocks, and holds "
+            f"{len(foreign)} other file(s), first: {foreign[0]}; move them, or choose another "
+            "output"
+        )
+
+
+def _sha256(state: Mapping[str, Tensor], reports: str) -> str:
+    digest = hashlib.sha256(reports.encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        data = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(data.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _empty_packed(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import (
     Checkpoint,
@@ -14,10 +16,11 @@ from qvggt_core.model import (
     read_checkpoint,
     save_checkpoint,
 )
-from qvggt_core.model.load import with_heads
+from qvggt_core.model.load import check_complete, with_heads
 from qvggt_core.model.published_names import UNUSED_PREFIXES, is_ray_part
 from qvggt_core.quantize.calibrate import Calibrated, CalibrationOptions, calibrate
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
+from qvggt_core.quantize.calibration_store import remove_blocks
 from qvggt_core.quantize.plan import (
     DEFAULT_GROUP_SIZE,
     PRESETS,
@@ -29,6 +32,7 @@ from qvggt_core.quantize.quantization_report import QuantizationReport
 from qvggt_core.quantize.quantized_state import QuantizedState
 from qvggt_core.quantize.recipes import RECIPES, Recipe
 from qvggt_core.quantize.stored_size import stored_sizes
+from qvggt_core.quantize.target import check_target
 
 _PARTS: Mapping[str, Callable[[str], bool]] = {
     "camera": lambda name: name.startswith("camera_head."),
@@ -102,9 +106,12 @@ def quantize_checkpoint(
             cannot be quantized.
     """
     checkpoint = source if isinstance(source, Checkpoint) else read_checkpoint(Path(source))
+    target = Path(target)
+    check_target(target, checkpoint.files)
     recipe = _recipe(settings.recipe)
     plan = planned(settings.plan, recipe, settings.precision)
     names = _written_names(checkpoint, settings.heads)
+    check_complete(checkpoint, _wanted_parts(checkpoint, settings.heads))
     calibrated = Calibrated()
     if not recipe.calibrated:
         data = None
@@ -139,9 +146,14 @@ def quantize_checkpoint(
         "calibration": data.to_metadata() if data else UNCALIBRATED,
         **_base_metadata(checkpoint, settings.licence),
     }
-    target = Path(target)
     config = with_heads(checkpoint.config, _wanted_parts(checkpoint, settings.heads))
-    save_checkpoint(target, entries.state, config, metadata)
+    try:
+        save_checkpoint(target, entries.state, config, metadata)
+    except (OSError, SafetensorError) as error:
+        kept = f"; finished blocks are kept in {workspace}" if workspace else ""
+        raise QuantizationError(f"cannot write {target}: {error}{kept}") from error
+    if workspace is not None and recipe.calibrated:
+        remove_blocks(workspace)
     return QuantizationReport(
         target=target,
         file_bytes=target.stat().st_size,

@@ -13,6 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from qvggt_kernels import GROUP_SIZES
 
 from qvggt_core.errors import QuantizationError
+from qvggt_core.util.files import read_bounded_text
+from qvggt_core.util.quoting import short
+from qvggt_core.util.yaml_text import MOST_BYTES, load_yaml
 
 DEFAULT_GROUP_SIZE = 128
 CHANNEL: Literal["channel"] = "channel"
@@ -52,7 +55,7 @@ class Rule(BaseModel):
         activations: 16, or 8 or 4 bits per token; 8-bit weights need integer activations.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     match: str = Field(min_length=1)
     bits: Literal[3, 4, 8, 16, 32]
@@ -84,7 +87,7 @@ class Plan(BaseModel):
         default_bits: for tensors that no rule matches.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field("custom", min_length=1)
     rules: tuple[Rule, ...]
@@ -166,18 +169,18 @@ class Plan(BaseModel):
             QuantizationError: no YAML, or a rule is refused, which is named.
         """
         try:
-            return cls.model_validate(yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise QuantizationError(f"the plan is not YAML: {error}") from error
+            return cls.model_validate(load_yaml(text))
         except ValidationError as error:
             raise QuantizationError(_reasons(error)) from None
+        except ValueError as error:
+            raise QuantizationError(f"the plan cannot be read: {error}") from None
 
 
 def _reasons(error: ValidationError) -> str:
     lines = []
     for item in error.errors():
         place = ".".join(str(part + 1) if isinstance(part, int) else part for part in item["loc"])
-        found = "nothing" if item["type"] == "missing" else repr(item["input"])
+        found = "nothing" if item["type"] == "missing" else short(item["input"])
         lines.append(f"{place or 'document'}: {item['msg']}, found {found}")
     return "the plan is refused (rules count from 1): " + "; ".join(lines)
 
@@ -247,8 +250,8 @@ def load_plan(source: str | Path) -> Plan:
     if str(source) in PRESETS:
         return PRESETS[str(source)]
     try:
-        text = Path(source).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_bounded_text(Path(source), MOST_BYTES)
+    except (OSError, ValueError) as error:
         raise QuantizationError(
             f"{str(source)!r} is no preset ({', '.join(PRESETS)}) and no readable file: {error}"
         ) from error

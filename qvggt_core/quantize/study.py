@@ -7,12 +7,12 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.quantize.plan import DEFAULT_GROUP_SIZE, GroupSize
 from qvggt_core.quantize.recipes import RECIPES, Recipe
+from qvggt_core.util.yaml_text import read_yaml, reasons
 
 _STUDIES = Path(__file__).parent / "studies"
 STUDIES = tuple(sorted(path.stem for path in _STUDIES.glob("*.yaml")))
@@ -36,7 +36,7 @@ class Row(BaseModel):
         changes: fields of the recipe that are set otherwise, nested as the recipe is.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     label: str = Field(min_length=1)
     recipe: str
@@ -70,7 +70,7 @@ class Study(BaseModel):
         auto_bits: average bits per weight of the whole file that rows with an auto plan may take.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     name: str = Field(min_length=1, pattern=r"^[a-z0-9_-]+$")
     title: str
@@ -86,15 +86,15 @@ def load_study(source: str | Path) -> Study:
     """
     path = _STUDIES / f"{source}.yaml" if str(source) in STUDIES else Path(source)
     try:
-        return Study.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_yaml(path)
+    except (OSError, ValueError) as error:
         raise QuantizationError(
             f"{str(source)!r} is no study ({', '.join(STUDIES)}) and no readable file: {error}"
         ) from None
-    except yaml.YAMLError as error:
-        raise QuantizationError(f"the study {path} is not YAML: {error}") from None
+    try:
+        return Study.model_validate(content)
     except ValidationError as error:
-        raise QuantizationError(f"the study {path} is refused: {error}") from None
+        raise QuantizationError(f"the study {path} is refused: {reasons(error)}") from None
 
 
 def _changed(value: Any, changes: Mapping[str, Any], label: str) -> Any:

@@ -130,7 +130,7 @@ def evaluate(
         The result with `accuracy` in its metrics, errors, and the samples' true depth.
 
     Raises:
-        EvaluationError: nothing can be compared; the message says why.
+        EvaluationError: nothing can be compared; the message has the reason.
     """
     offset, offset_source = _clock_offset(options.clock_offset, result.track, truth.track)
     segments = [

@@ -63,6 +63,7 @@ def metrics_of(
             delay_images_median=float(np.median(delays)) if delays else None,
             delay_images_maximum=max(delays, default=None),
         ),
+        confirmation=schema.ConfirmationFacts(**counts) if counts.get("verdicts") else None,
         events=list(events),
         warnings=list(warnings),
         model=dict(model or {}),

@@ -8,9 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from qvggt_core.util.directories import OutputKind
+from qvggt_core.util.yaml_text import read_yaml
 
 BAG = "bag"
 PICTURES = "pictures"
@@ -67,8 +66,8 @@ def bag_files(bag: Path) -> list[str]:
     if not bag.is_dir():
         return []
     listed: set[str] = set()
-    with suppress(OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError):
-        metadata = yaml.safe_load((bag / "metadata.yaml").read_text(encoding="utf-8"))
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        metadata = read_yaml(bag / "metadata.yaml")
         listed = {str(n) for n in metadata["rosbag2_bagfile_information"]["relative_file_paths"]}
     return sorted(
         path.name

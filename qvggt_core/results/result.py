@@ -73,7 +73,7 @@ class Result:
 
     @classmethod
     def read(cls, directory: Path) -> Result:
-        """Read a result directory; maps and samples are read when they are asked for.
+        """Read a result directory; maps and samples are read late.
 
         Raises:
             RecordingError: it is no result, or a file of it cannot be read.

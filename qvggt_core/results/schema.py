@@ -7,7 +7,14 @@ import typing
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.drift import Span
@@ -54,7 +61,7 @@ class AlignedAccuracy(_Part):
     scale: float = Field(description="Factor that the estimate was multiplied with.")
     translation: Numbers = Field(description="ATE: distances, in the truth's unit.")
     rotation_deg: Numbers = Field(description="ATE of the rotation: angles, in degrees.")
-    relative: list[RelativeError] = Field(description="RPE, for each distance and time asked for.")
+    relative: list[RelativeError] = Field(description="RPE, for each requested distance and time.")
 
 
 class ScaleDrift(_Part):
@@ -140,6 +147,9 @@ class RecordingFacts(_Part):
     image_topic: str = Field(description="Topic of the images.")
     camera_info_topic: str | None = Field(description="Topic of their calibration.")
     reference_topics: list[str] = Field(description="Topics with poses of another source.")
+    odometry_topic: str | None = Field(
+        None, description="Topic of the odometry that gave the scale; null if none was used."
+    )
 
 
 class Result(_Part):
@@ -155,7 +165,7 @@ class Result(_Part):
     gated: Count = Field(description="Frames without geometry because they showed nothing new.")
     segments: Count = Field(description="Map segments.")
     metres_per_unit: float | None = Field(description="Scale of the map; null while unknown.")
-    scale_source: str = Field(description="Who says so.")
+    scale_source: str = Field(description="Its source.")
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")
     path_lengths: list[float] = Field(description="Length of the path in each segment.")
@@ -179,6 +189,16 @@ class Coverage(_Part):
     delay_images_maximum: Count | None = Field(description="The most of these.")
 
 
+class ConfirmationFacts(_Part):
+    """What the images say of the network, see docs/confirmation.md."""
+
+    verdicts: dict[str, int] = Field(
+        description="Windows per verdict, before refinement: confirmed, undecided, contradicted."
+    )
+    lost: Count = Field(description="Published frames whose pose is only the last known one.")
+    withheld: Count = Field(description="Frames kept back because the images contradict them.")
+
+
 class Metrics(_Part):
     """The content of metrics.json.
 
@@ -191,14 +211,24 @@ class Metrics(_Part):
     recording: RecordingFacts = Field(description="What was reconstructed.")
     result: Result = Field(description="What was counted.")
     coverage: Coverage = Field(description="What part of the recording is covered.")
+    confirmation: ConfirmationFacts | None = Field(
+        None, description="Left out where the parameter `confirm` is off."
+    )
     accuracy: Accuracy | None = Field(None, description="Null without a ground truth.")
     events: list[str] = Field(description="What happened on the way.")
     warnings: list[str] = Field(description="What an operator should know.")
-    model: dict[str, Any] = Field(description="What the network's file says of itself.")
+    model: dict[str, Any] = Field(description="Facts about the network, from its file.")
 
     def to_json(self) -> str:
         """Return the text of metrics.json."""
         return self.model_dump_json(indent=2) + "\n"
+
+    @model_serializer(mode="wrap")
+    def _without_what_was_not_asked(self, serialize: SerializerFunctionWrapHandler) -> Any:
+        content = serialize(self)
+        if content.get("confirmation", 0) is None:
+            del content["confirmation"]
+        return content
 
     @classmethod
     def read(cls, path: Path) -> Metrics:
@@ -233,6 +263,7 @@ _PARTS: tuple[type[_Part], ...] = (
     RecordingFacts,
     Result,
     Coverage,
+    ConfirmationFacts,
     Accuracy,
     Truth,
     SegmentAccuracy,

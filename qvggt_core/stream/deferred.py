@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, FrameGeometry, Reconstruction, Scale
+from qvggt_core.stream.frame import Frame, Reconstruction, Scale
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _MAX_FRAMES = 400
@@ -36,6 +36,16 @@ class DeferredReconstructor:
     def gated(self) -> int:
         """Number of frames that left the window without geometry."""
         return self._inner.gated
+
+    @property
+    def withheld(self) -> int:
+        """As of the reconstructor."""
+        return self._inner.withheld
+
+    @property
+    def not_finite(self) -> int:
+        """As of the reconstructor."""
+        return self._inner.not_finite
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known, in metres if that is known."""
@@ -90,15 +100,9 @@ class DeferredReconstructor:
 def _in_metres(result: Reconstruction, scale: Scale) -> Reconstruction:
     factor = scale.metres_per_unit or 1.0
 
-    def scaled(geometry: FrameGeometry) -> FrameGeometry:
-        pose = geometry.map_from_camera.copy()
-        pose[:3, 3] *= factor
-        depth = np.float32(factor) * geometry.depth
-        return replace(geometry, map_from_camera=pose, depth=depth)
-
     return replace(
         result,
-        frames=tuple(scaled(geometry) for geometry in result.frames),
+        frames=tuple(geometry.scaled(factor) for geometry in result.frames),
         scale=scale,
         position_sigma=factor * result.position_sigma,
     )

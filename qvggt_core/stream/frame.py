@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,8 @@ class Frame:
         camera: calibration of the image, or None when nothing is known of it.
         frame_id: name of the camera's optical frame.
         source: name of the camera among those of a rig; empty where there is one.
+        mask: (H, W) uint8, 0 where the image shows what does not stand still, as the robot's own
+            body; None where nothing is known.
     """
 
     stamp_ns: int
@@ -27,6 +30,7 @@ class Frame:
     camera: Camera | None = None
     frame_id: str = ""
     source: str = ""
+    mask: NDArray[np.uint8] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class FrameGeometry:
         depth: (H, W) float32 along the optical axis in the map's unit; NaN where invalid.
         confidence: (H, W) float32, as predicted.
         is_keyframe: whether the view stays in the window.
+        covariance: (6, 6) of position and rotation along the map's axes; None where it is only
+            known for the window, see `Reconstruction.position_sigma`.
+        motion_covariance: (6, 6) of translation and rotation since the frame before, in the
+            camera's frame; None as above.
+        is_lost: whether the pose is only the last known one.
     """
 
     view: View
@@ -94,6 +103,28 @@ class FrameGeometry:
     depth: NDArray[np.float32]
     confidence: NDArray[np.float32]
     is_keyframe: bool = True
+    covariance: NDArray[np.float64] | None = None
+    motion_covariance: NDArray[np.float64] | None = None
+    is_lost: bool = False
+
+    def scaled(self, factor: float) -> FrameGeometry:
+        """Return the geometry in another unit of length, about the map's origin."""
+        pose = self.map_from_camera.copy()
+        pose[:3, 3] *= factor
+        return replace(
+            self,
+            map_from_camera=pose,
+            depth=np.float32(factor) * self.depth,
+            covariance=_scaled(self.covariance, factor),
+            motion_covariance=_scaled(self.motion_covariance, factor),
+        )
+
+
+def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np.float64] | None:
+    if covariance is None:
+        return None
+    unit = np.repeat([factor, 1.0], 3)
+    return covariance * np.outer(unit, unit)
 
 
 @dataclass(frozen=True)
@@ -109,6 +140,40 @@ class Scale:
     metres_per_unit: float | None = None
     source: str = "unknown"
     stamp_ns: int | None = None
+
+
+class Verdict(str, Enum):
+    """What the images say of a window."""
+
+    CONFIRMED = "confirmed"
+    UNDECIDED = "undecided"
+    CONTRADICTED = "contradicted"
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """A verdict, and the numbers that it comes from. Lengths are shares of the image's width.
+
+    Attributes:
+        verdict: of the window as predicted, before any refinement.
+        reason: what it comes from, for an operator, in a few words.
+        followed: median number of points that two views share.
+        motion: median motion of the points between two views.
+        parallax: what is left of it once the best rotation is taken out.
+        residual: median distance between where the points are and where the prediction puts them.
+    """
+
+    verdict: Verdict
+    reason: str
+    followed: int = 0
+    motion: float = 0.0
+    parallax: float = 0.0
+    residual: float = 0.0
+
+    @property
+    def ratio(self) -> float:
+        """Residual as a share of the motion; 0 where nothing moves."""
+        return self.residual / self.motion if self.motion > 0.0 else 0.0
 
 
 @dataclass(frozen=True)
@@ -128,6 +193,7 @@ class Reconstruction:
         rotation_sigma: the same for its orientation, in radians.
         seconds: wall time per step ("encode", "network", "align").
         events: sentences for the operator, such as why a new segment began.
+        confirmation: what the images say of the window as predicted; None where it was not asked.
     """
 
     segment: int
@@ -141,3 +207,4 @@ class Reconstruction:
     rotation_sigma: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
+    confirmation: Confirmation | None = None

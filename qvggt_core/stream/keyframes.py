@@ -67,10 +67,10 @@ class KeyframeGate:
         self._reference: NDArray[np.uint8] | None = None
         self._corners: NDArray[np.float32] = np.empty((0, 1, 2), np.float32)
 
-    def is_keyframe(self, view: View) -> KeyframeDecision:
+    def decide(self, view: View) -> KeyframeDecision:
         """Decide on the next view; one that becomes a keyframe is what later ones compare to."""
         grey = _grey(view.image)
-        decision = self._decide(grey)
+        decision = self._decision(grey)
         if decision.is_keyframe:
             self._reference = grey
             self._corners = _corners(grey)
@@ -80,7 +80,7 @@ class KeyframeGate:
         """Forget the last keyframe; the next view becomes one."""
         self._reference = None
 
-    def _decide(self, grey: NDArray[np.uint8]) -> KeyframeDecision:
+    def _decision(self, grey: NDArray[np.uint8]) -> KeyframeDecision:
         if self._reference is None or self.min_motion == 0.0:
             return KeyframeDecision(True, float("nan"), 0)
         motions = _motions(self._reference, grey, self._corners)

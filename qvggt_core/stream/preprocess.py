@@ -107,6 +107,33 @@ class Preprocessor:
             intrinsics = None if camera is None else _view_intrinsics(camera.intrinsics, layout)
         return View(frame.stamp_ns, image, intrinsics, frame.frame_id, frame.source)
 
+    def view_pixels(
+        self, frame: Frame, view: View, pixels: NDArray[np.float64], rays: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Return where in a frame's view its pixels lie, (N, 2).
+
+        Args:
+            frame: the frame.
+            view: what `view` made of it.
+            pixels: (N, 2) in the frame's image.
+            rays: (N, 2) x / z and y / z of the same, without distortion.
+        """
+        if frame.camera is not None and frame.camera.is_distorted and self._rectify:
+            assert view.intrinsics is not None
+            return rays * np.diag(view.intrinsics)[:2] + view.intrinsics[:2, 2]
+        layout = self._layout(frame.image.shape[1], frame.image.shape[0])
+        return (pixels + 0.5) * np.array(layout.scale) - 0.5 - np.array([0.0, layout.top])
+
+    def camera(self, frame: Frame, intrinsics: NDArray[np.float64]) -> Camera:
+        """Return the pinhole camera of a frame whose view has these intrinsics (3, 3)."""
+        height, width = frame.image.shape[:2]
+        layout = self._layout(width, height)
+        matrix = np.eye(3)
+        for axis, offset in ((0, 0.0), (1, float(layout.top))):
+            matrix[axis, axis] = intrinsics[axis, axis] / layout.scale[axis]
+            matrix[axis, 2] = (intrinsics[axis, 2] + offset + 0.5) / layout.scale[axis] - 0.5
+        return Camera(width, height, matrix)
+
     def _layout(self, width: int, height: int) -> _Layout:
         patches = max(1, round(height * self._width / width / self._patch))
         resized_height = patches * self._patch

@@ -23,9 +23,11 @@ from qvggt_core.stream.align import (
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
+    Confirmation,
     Frame,
     FrameGeometry,
     Reconstruction,
+    Verdict,
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
@@ -33,6 +35,7 @@ from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.verification import PlacedView, Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
@@ -54,6 +57,8 @@ class Reconstructor:
     Attributes:
         gated: number of frames that left the window without geometry; none do, unless the
             network fails.
+        not_finite: number of windows for which the network gave poses that are not finite.
+        withheld: number of frames whose geometry the images contradict, and that were kept back.
         segment: number of the current map.
         parameters: how to reconstruct, see `set_parameters`.
     """
@@ -72,6 +77,8 @@ class Reconstructor:
             metric_depth: gives the scale every `scale_period_s`, None to do without.
         """
         self.gated = 0
+        self.not_finite = 0
+        self.withheld = 0
         self.segment = 0
         self._network = network
         self.parameters = parameters
@@ -86,6 +93,7 @@ class Reconstructor:
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
+        self._verifier = Verifier()
         self._ran_unconditioned = False
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
 
@@ -106,19 +114,30 @@ class Reconstructor:
         frames = (frame, *others)
         views = [self._preprocessor(each).view(each) for each in frames]
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
-            self._tell(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
+            self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
             return ()
         done: tuple[Reconstruction, ...] = ()
         interruption = self._interruption(frames)
         if interruption:
             done = self.flush()
             self._leave_map(interruption)
+            self._verifier.reset()
         self._last = frames
 
-        is_keyframe = self._gate.is_keyframe(views[0]).is_keyframe
+        tracked, begins_anew = None, False
+        if self._follows:
+            preprocessor = self._preprocessor(frame)
+            tracked, begins_anew = self._verifier.follow(frame, views[0], preprocessor)
+        if begins_anew:
+            done += self.flush()
+            self._leave_map("the camera was lost: no point of the map was found again")
+        is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
             left = self._window.add(view, is_keyframe)
             self.gated += left is not None and not left.is_published
+        if tracked is not None:
+            first = self._window.entries[-len(views)]
+            first.observation = self._verifier.observe(tracked, is_keyframe)
         if self._window.is_due:
             done += self._run()
         return done
@@ -166,6 +185,12 @@ class Reconstructor:
         self.segment = 0
         self._map_is_empty = True
         self._leave_map(reason)
+        self._verifier.reset()
+
+    @property
+    def _follows(self) -> bool:
+        """Whether points are followed at all."""
+        return self.parameters.confirm or self.parameters.refine
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
@@ -182,11 +207,19 @@ class Reconstructor:
         clock.append(time.perf_counter())
         self._window.ran()
         if not np.isfinite(prediction.camera_from_world).all():
-            self._tell(
+            self.not_finite += 1
+            self._add_event(
                 f"the network gave poses that are not finite, its window of {len(entries)} views "
                 "was left out; does compute_dtype float32 help?"
             )
-            return ()
+            if not self._has_observations(entries):
+                return ()
+        confirmation = self._judge(entries, prediction)
+        if self._goes_by_tracks(entries, confirmation):
+            frames = self._place_by_tracks(entries, prediction, confirmation)
+            clock.append(time.perf_counter())
+            seconds = _seconds(clock)
+            return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
         depth = self._trusted_depth(prediction)
         try:
             alignment = self._align(entries, prediction, depth)
@@ -194,16 +227,94 @@ class Reconstructor:
             self._refusals += 1
             is_final = is_last or self._refusals == _MAX_REFUSALS
             if not is_final and self._window.run_again(coming=len(self._last)):
-                self._tell(f"a window was refused, the next frame tries again: {refusal}")
+                self._add_event(f"a window was refused, the next frame tries again: {refusal}")
                 return ()
             self._restart_map(f"{self._refusals} window(s) refused in a row: {refusal}")
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
-        frames = self._with_scale(entries, frames, prediction, alignment)
+        frames = self._with_scale(entries, frames, prediction, alignment.map_from_window.scale)
         clock.append(time.perf_counter())
-        seconds = dict(zip(("encode", "network", "align"), np.diff(clock).tolist(), strict=True))
-        return (self._reconstruction(frames, alignment, len(entries), seconds),)
+        if self._is_withheld(confirmation):
+            self.withheld += len(frames)
+            frames = ()
+        self._calibrate(entries, prediction)
+        seconds = _seconds(clock)
+        return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _has_observations(self, entries: list[Entry]) -> bool:
+        return all(
+            entry.observation is not None
+            for entry in entries
+            if not entry.is_published and entry.view.source == self._last[0].source
+        )
+
+    def _judge(self, entries: list[Entry], prediction: WindowPrediction) -> Confirmation | None:
+        if not self.parameters.confirm:
+            return None
+        return self._verifier.judge(prediction, [entry.observation for entry in entries])
+
+    def _goes_by_tracks(self, entries: list[Entry], confirmation: Confirmation | None) -> bool:
+        """Return whether poses come from followed points and depth from what they support."""
+        if not self._refines or not self._has_observations(entries):
+            return False
+        contradicted = confirmation is not None and confirmation.verdict is Verdict.CONTRADICTED
+        return not (contradicted and self.parameters.on_contradiction == "publish")
+
+    def _is_withheld(self, confirmation: Confirmation | None) -> bool:
+        if confirmation is None or confirmation.verdict is not Verdict.CONTRADICTED:
+            return False
+        action = self.parameters.on_contradiction
+        return action == "withhold" or (action == "tracks" and not self._refines)
+
+    @property
+    def _refines(self) -> bool:
+        """Whether poses are refined; those of a rig are the network's, it alone relates them."""
+        return self.parameters.refine and len(self._last) == 1
+
+    def _calibrate(self, entries: list[Entry], prediction: WindowPrediction) -> None:
+        """Let points be followed by predicted intrinsics, where there are no others."""
+        frame = self._last[0]
+        if not self._follows or frame.camera is not None or self._verifier.is_calibrated:
+            return
+        newest = max(i for i, entry in enumerate(entries) if entry.view.source == frame.source)
+        anchor = entries[newest].anchor
+        assert anchor is not None
+        camera = self._preprocessor(frame).camera(frame, prediction.intrinsics[newest])
+        self._verifier.calibrate(camera, anchor.map_from_camera)
+
+    def _place_by_tracks(
+        self,
+        entries: list[Entry],
+        prediction: WindowPrediction,
+        confirmation: Confirmation | None,
+    ) -> tuple[FrameGeometry, ...]:
+        """Place the window's views by followed points; return those that were never given out."""
+        observations = [entry.observation for entry in entries]
+        verdict = Verdict.CONFIRMED if confirmation is None else confirmation.verdict
+        map_units = self._verifier.expect(prediction, observations, verdict)
+        without_depth = len(entries) - len(prediction.depth)
+        frames = []
+        for index, entry in enumerate(entries):
+            if entry.observation is None or entry.is_published:
+                continue
+            placed = self._verifier.place(
+                entry.observation,
+                prediction.depth[index - without_depth],
+                prediction.confidence[index - without_depth],
+                self.parameters.min_confidence_percentile,
+            )
+            entry.anchor = Anchor(placed.map_from_camera, placed.depth)
+            frames.append(self._publish(entry, prediction.intrinsics[index], placed))
+        self._map_is_empty = False
+        self._refusals = 0
+        # Lengths of a prediction that the images contradict tell nothing of the scale.
+        known = map_units if verdict is not Verdict.CONTRADICTED else None
+        in_metres = self._with_scale(entries, tuple(frames), prediction, known)
+        if self._is_withheld(confirmation):
+            self.withheld += len(frames)
+            return ()
+        return in_metres
 
     def _encode(self, entries: list[Entry]) -> None:
         # An encoding does not depend on the window: made once, it stays with its view.
@@ -273,25 +384,13 @@ class Reconstructor:
             has_depth = index >= without_depth
             entry.anchor = Anchor(pose, map_depth[index - without_depth] if has_depth else None)
             if not entry.is_published:
-                entry.is_published = True
-                if entry.view.source == self._last[0].source:
-                    told = self._metric.observe(entry.view.stamp_ns, pose[:3, 3])
-                    if told:
-                        self._tell(told)
-                intrinsics = prediction.intrinsics[index]
-                if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
-                    intrinsics = entry.view.intrinsics
-                frames.append(
-                    FrameGeometry(
-                        view=entry.view,
-                        map_from_camera=pose,
-                        intrinsics=intrinsics,
-                        # Copies: whoever keeps a frame shall not keep its whole window in memory.
-                        depth=map_depth[index - without_depth].copy(),
-                        confidence=prediction.confidence[index - without_depth].copy(),
-                        is_keyframe=entry.is_keyframe,
-                    )
+                # Copies: whoever keeps a frame shall not keep its whole window in memory.
+                placed = PlacedView(
+                    pose,
+                    map_depth[index - without_depth].copy(),
+                    prediction.confidence[index - without_depth].copy(),
                 )
+                frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
         return tuple(frames)
 
@@ -299,7 +398,7 @@ class Reconstructor:
         cameras = self._conditioning.cameras([entry.view for entry in entries])
         shortfall = self._conditioning.shortfall
         if shortfall and not self._ran_unconditioned:
-            self._tell(f"a window ran without its known cameras: {shortfall}")
+            self._add_event(f"a window ran without its known cameras: {shortfall}")
         self._ran_unconditioned = bool(shortfall)
         return cameras
 
@@ -308,19 +407,49 @@ class Reconstructor:
         entries: list[Entry],
         frames: tuple[FrameGeometry, ...],
         prediction: WindowPrediction,
-        alignment: Alignment,
+        map_units: float | None,
     ) -> tuple[FrameGeometry, ...]:
-        """Take what the window gives of the scale; return its frames in metres if it is known."""
+        """Take what the window gives of the scale; return its frames in metres if it is known.
+
+        Args:
+            entries: the window.
+            frames: its new frames, in map units.
+            prediction: the network's.
+            map_units: map units per unit of the prediction, None if unknown.
+        """
         newest = entries[-1].view.stamp_ns
         event = None
-        if prediction.metres_per_unit is not None:
-            unit = prediction.metres_per_unit / alignment.map_from_window.scale
+        if prediction.metres_per_unit is not None and map_units is not None:
+            unit = prediction.metres_per_unit / map_units
             event = self._metric.observe_unit(newest, unit, "odometry")
         elif self._is_metric_depth_due(newest) and frames:
             frames, event = self._observe_metric_depth(entries, frames)
         if event:
-            self._tell(event)
+            self._add_event(event)
         return tuple(self._in_metres(frame) for frame in frames)
+
+    def _publish(
+        self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
+    ) -> FrameGeometry:
+        """Return a view's geometry in map units, once."""
+        entry.is_published = True
+        if entry.view.source == self._last[0].source and not placed.is_lost:
+            change = self._metric.observe(entry.view.stamp_ns, placed.map_from_camera[:3, 3])
+            if change:
+                self._add_event(change)
+        if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
+            intrinsics = entry.view.intrinsics
+        return FrameGeometry(
+            view=entry.view,
+            map_from_camera=placed.map_from_camera,
+            intrinsics=intrinsics,
+            depth=placed.depth,
+            confidence=placed.confidence,
+            is_keyframe=entry.is_keyframe,
+            covariance=placed.covariance,
+            motion_covariance=placed.motion_covariance,
+            is_lost=placed.is_lost,
+        )
 
     def _is_metric_depth_due(self, stamp_ns: int) -> bool:
         if self._metric_depth is None:
@@ -348,11 +477,8 @@ class Reconstructor:
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.
-        return replace(
-            geometry,
-            map_from_camera=self._metric.place(geometry.map_from_camera),
-            depth=np.float32(self._metric.factor) * geometry.depth,
-        )
+        placed = self._metric.place(geometry.map_from_camera)
+        return replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
 
     def _reconstruction(
         self,
@@ -360,6 +486,7 @@ class Reconstructor:
         alignment: Alignment | None = None,
         window_size: int = 0,
         seconds: dict[str, float] | None = None,
+        confirmation: Confirmation | None = None,
     ) -> Reconstruction:
         events = tuple(self._events)
         self._events.clear()
@@ -375,6 +502,7 @@ class Reconstructor:
             rotation_sigma=max(alignment.rotation_residual, USUAL_ANGLE) if alignment else 0.0,
             seconds=seconds or {},
             events=events,
+            confirmation=confirmation,
         )
 
     def _position_sigma(
@@ -421,6 +549,7 @@ class Reconstructor:
         """Begin a segment with the next frame."""
         self._window.clear()
         self._gate.reset()
+        self._verifier.forget_map()
         self._restart_map(reason)
 
     def _restart_map(self, reason: str) -> None:
@@ -430,7 +559,14 @@ class Reconstructor:
         self._map_is_empty = True
         self._metric.reset()
         self._refusals = 0
-        self._tell(f"segment {self.segment} begins with an origin and a unit of its own: {reason}")
+        self._add_event(
+            f"segment {self.segment} begins with an origin and a unit of its own: {reason}"
+        )
 
-    def _tell(self, event: str) -> None:
+    def _add_event(self, event: str) -> None:
         self._events.append(event)
+
+
+def _seconds(clock: list[float]) -> dict[str, float]:
+    """Return the time of each step between successive readings of a clock."""
+    return dict(zip(("encode", "network", "align"), np.diff(clock).tolist(), strict=True))

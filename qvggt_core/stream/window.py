@@ -7,6 +7,7 @@ from typing import Any
 
 from qvggt_core.stream.align import Anchor
 from qvggt_core.stream.frame import View
+from qvggt_core.stream.track_odometry import Observation
 
 
 @dataclass
@@ -19,6 +20,7 @@ class Entry:
         tokens: what the network's encoder made of it; None before its first run.
         anchor: its place in the current map; None while it has none.
         is_published: whether its geometry was given out; once is enough.
+        observation: what followed points tell of it; None where none are followed.
     """
 
     view: View
@@ -26,6 +28,7 @@ class Entry:
     tokens: Any = None
     anchor: Anchor | None = None
     is_published: bool = False
+    observation: Observation | None = None
 
 
 class SlidingWindow:

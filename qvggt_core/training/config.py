@@ -6,12 +6,12 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
 
 from qvggt_core.errors import TrainingError
 from qvggt_core.training.clips import PoolConfig
 from qvggt_core.training.init_weights import InitialWeights
+from qvggt_core.util.yaml_text import read_yaml, reasons
 
 
 class Stage(BaseModel):
@@ -30,7 +30,7 @@ class Stage(BaseModel):
         depth_stride: the depth loss reads every n-th pixel.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     until: int = Field(gt=0)
     images: int = Field(32, gt=0)
@@ -83,7 +83,7 @@ class TrainConfig(BaseModel):
         evaluation_clips: clips of the evaluation pool that the run looks at.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     licence: str = "unknown"
     seed: int = 0
@@ -143,12 +143,13 @@ class TrainConfig(BaseModel):
             TrainingError: the file cannot be read, or a value is unknown or refused.
         """
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-            config = cls.model_validate(values)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            values = read_yaml(path)
+        except (OSError, ValueError) as error:
             raise TrainingError(f"cannot read the training configuration {path}: {error}") from None
+        try:
+            config = cls.model_validate(values)
         except ValidationError as error:
-            raise TrainingError(f"{path} is refused: {error}") from None
+            raise TrainingError(f"{path} is refused: {reasons(error)}") from None
         config._directory = path.parent
         return config
 

@@ -35,6 +35,8 @@ from qvggt_core.training.matching import (
     start_matching,
 )
 from qvggt_core.training.windows import Windows, WindowSampler
+from qvggt_core.util.files import atomic_path
+from qvggt_core.util.quoting import cut
 
 STATE = "state.pt"
 """File of a run's directory from which it goes on."""
@@ -203,9 +205,12 @@ class TrainingRun:
             "auxiliary": self.auxiliary.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        temporary = output / (STATE + ".tmp")
-        torch.save(state, temporary)
-        temporary.replace(output / STATE)
+        with atomic_path(output / STATE) as temporary:
+            torch.save(state, temporary)
+        self.save_model(output)
+
+    def save_model(self, output: Path) -> None:
+        """Write averaged network and base alone."""
         metadata = {
             "training_step": str(self.step),
             "training_config": self.config.model_dump_json(),
@@ -233,8 +238,14 @@ class TrainingRun:
             self.auxiliary.load_state_dict(state["auxiliary"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = int(state["step"])
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
-            raise TrainingError(f"cannot resume from {path}: {error}") from error
+        except TrainingError:
+            raise
+        except Exception as error:
+            # On a damaged or foreign file PyTorch's reader raises whatever it meets.
+            raise TrainingError(
+                f"cannot go on from {path}: {cut(error) or type(error).__name__}; delete it to "
+                "begin again"
+            ) from error
 
 
 class _Computing:

@@ -14,13 +14,15 @@ from typing import Any
 
 import torch
 
-from qvggt_core.errors import TrainingError
+from qvggt_core.errors import CheckpointError, TrainingError
+from qvggt_core.model import read_checkpoint
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
 from qvggt_core.training.config import Stage, TrainConfig
 from qvggt_core.training.curves import draw_curves
 from qvggt_core.training.run import MODEL, STATE, TrainingRun
 from qvggt_core.training.validation import WindowMetrics, evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, WindowSampler, evaluation_windows
+from qvggt_core.util.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -112,8 +114,32 @@ def _start(config: TrainConfig, output: Path, device: torch.device, resume: bool
     run = TrainingRun(config, device)
     if resume and (output / STATE).exists():
         run.load(output)
+        _trim_log(output, run.step)
+        if _model_step(output) != run.step:
+            # The run ended between writing its state and its network.
+            run.save_model(output)
         logger.info("going on from step %d", run.step)
     return run
+
+
+def _model_step(output: Path) -> int | None:
+    """Return the step of the network in a run's directory, None if there is none."""
+    with contextlib.suppress(CheckpointError, KeyError, ValueError):
+        return int(read_checkpoint(output / MODEL).metadata["training_step"])
+    return None
+
+
+def _trim_log(output: Path, step: int) -> None:
+    """Drop what the log has of steps that will be taken again, and a line that was cut off."""
+    log = output / _LOG
+    if not log.exists():
+        return
+    kept = []
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            if int(json.loads(line)["step"]) <= step:
+                kept.append(line + "\n")
+    write_atomically(log, "".join(kept))
 
 
 def _pool(config: PoolConfig, directory: Path, clips: int) -> Pool:

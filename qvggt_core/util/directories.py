@@ -18,7 +18,7 @@ _MARKER = ".unfinished"
 
 @dataclass(frozen=True)
 class OutputKind:
-    """What a command makes, so that a former output is not mistaken for a user's directory, nor the reverse.
+    """What a command makes, which makes a former output recognisable beside a user's directory.
 
     Attributes:
         name: what messages call it, such as "result of a reconstruction".
@@ -57,13 +57,18 @@ class OutputKind:
 
 @contextmanager
 def new_output(
-    output: Path, kind: OutputKind, *, overwrite: bool = False, inputs: Sequence[Path] = ()
+    output: Path,
+    kind: OutputKind,
+    *,
+    overwrite: bool = False,
+    inputs: Sequence[Path] = (),
+    keep_unfinished: bool = True,
 ) -> Iterator[Path]:
     """Yield a directory to fill; it becomes `output` when the block ends without an error.
 
     The directory is `OUTPUT.partial` beside the output. Where the output cannot be renamed (it is
     a mount point, the working directory, or in a directory that is read-only) it is `.partial`
-    inside, and its entries are moved up at the end. If the block raises, it stays as it is.
+    inside, and its entries are moved up at the end.
     Symbolic links are followed: what they point to becomes the output.
 
     Args:
@@ -71,6 +76,7 @@ def new_output(
         kind: what is made there.
         overwrite: whether a former output of this kind is replaced.
         inputs: files and directories that must not lie in the output.
+        keep_unfinished: whether what was made until then stays if the block raises.
 
     Raises:
         OutputError: something is in the way, or the place cannot be written; nothing was changed.
@@ -78,7 +84,12 @@ def new_output(
     place = _Place.of(output)
     place.check(kind, overwrite, inputs)
     with _made(place.partial, kind) as partial:
-        yield partial
+        try:
+            yield partial
+        except BaseException:
+            if not keep_unfinished:
+                kind.remove(partial)
+            raise
         place.put(kind)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,8 +36,14 @@ def read_bounded_text(path: Path, most_bytes: int, encoding: str = "utf-8") -> s
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it has more bytes than that, or is not text.
+        ValueError: it has more bytes than that, is not text, or is no regular file (a pipe or a
+            device may never end).
     """
-    if path.stat().st_size > most_bytes:
+    status = path.stat()
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "it is a directory", str(path))
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("it is a pipe or a device, not a file")
+    if status.st_size > most_bytes:
         raise ValueError(f"it is larger than {most_bytes} bytes")
     return path.read_text(encoding=encoding)

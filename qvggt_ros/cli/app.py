@@ -14,6 +14,7 @@ from qvggt_core.errors import QvggtError
 from qvggt_core.optional import missing_package
 from qvggt_ros.cli import (
     bench,
+    bench_node,
     benchmark,
     checkpoint,
     collect,
@@ -95,6 +96,7 @@ for _command in (
     synthetic.synth,
     synthetic.train,
     bench.bench,
+    bench_node.bench_node,
     tune.tune,
     parameters.params,
 ):

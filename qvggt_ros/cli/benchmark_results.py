@@ -26,7 +26,7 @@ class ModelRun:
     """One network and what it did.
 
     Attributes:
-        facts: `name`, `file`, `megabytes`, `sha256`, `parameters` and what the file says of itself.
+        facts: `name`, `file`, `megabytes`, `sha256`, `parameters` and the file's metadata.
         run: results and failures.
     """
 

@@ -21,7 +21,7 @@ _SHOWN_LICENCE = 12_000
 def info(
     file: Annotated[Path, typer.Argument(help="Checkpoint: .pt or .safetensors.")],
 ) -> None:
-    """Show what a checkpoint holds: size and bits per part, and what it says of itself."""
+    """Show what a checkpoint holds: size and bits per part, and its metadata."""
     from qvggt_core.model import part_sizes, read_checkpoint
     from qvggt_core.model.packed_format import LINEARS_KEY
 

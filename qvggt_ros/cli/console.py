@@ -53,7 +53,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str =
 
 @contextmanager
 def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that returns whether Ctrl-C was pressed; pressed twice, it interrupts at once."""
+    """Yield a function that is true after Ctrl-C; pressed twice, that interrupts at once."""
     pressed = False
 
     def press(signum: int, frame: Any) -> None:

@@ -32,7 +32,7 @@ def evaluate(
         files = [result / METRICS_FILE, *(write_report(compared, result) if report else ())]
     metrics = compared.metrics.model_dump()
     console.print_facts(str(result), accuracy_rows(metrics))
-    for problem in _problems(metrics["accuracy"]):
+    for problem in problems(metrics["accuracy"]):
         console.note("[yellow]note:[/]", problem)
     console.wrote(*files)
 
@@ -87,7 +87,10 @@ _SCALED = {
 _UNITS = {"frames": "frame", "distance": "m", "time": "s"}
 
 
-def _problems(accuracy: Mapping[str, Any]) -> Iterable[str]:
+def problems(accuracy: Mapping[str, Any] | None) -> Iterable[str]:
+    """Yield what could not be compared, and why."""
+    if accuracy is None:
+        return
     yield from accuracy["problems"]
     for segment in accuracy["segments"]:
         yield from segment["problems"]

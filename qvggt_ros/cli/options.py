@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
-import yaml
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.util.options import option
+from qvggt_core.util.yaml_text import load_yaml
 
 if TYPE_CHECKING:
     from qvggt_core.parameters import Parameters
@@ -69,8 +69,8 @@ def _setting(setting: str) -> tuple[str, Any]:
     if not equals:
         raise ParameterError(f"--set {setting} has no value: write NAME=VALUE")
     try:
-        return name.strip(), yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        return name.strip(), load_yaml(value)
+    except ValueError as error:
         raise ParameterError(f"--set {setting}: the value cannot be read: {error}") from error
 
 

@@ -10,7 +10,7 @@ import typer
 
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_ros.cli import console
-from qvggt_ros.cli.evaluate import accuracy_rows
+from qvggt_ros.cli.evaluate import accuracy_rows, problems
 from qvggt_ros.cli.options import Evaluate, NetworkOptions, OutputDirectory, RecordingPath
 from qvggt_ros.drivers.options import ReplayOptions
 
@@ -50,7 +50,7 @@ def replay(
             output,
             loaded,
             options,
-            comparison=Comparison.asked(evaluate, compared),
+            comparison=Comparison.requested(evaluate, compared),
             watcher=Watcher(progress, stop, grown),
         )
     _print_summary(summary)
@@ -75,9 +75,16 @@ def _print_summary(summary: ReplaySummary) -> None:
     result, timings = summary.metrics["result"], summary.run["timings"]
     unit = result["unit"]
     metres = result["metres_per_unit"]
+    recording = summary.metrics["recording"]
+    info = recording["camera_info_topic"] or "none: the network's own intrinsics"
     rows = [
+        ("image topic", recording["image_topic"]),
+        ("camera_info topic", info),
+        ("odometry topic", recording["odometry_topic"] or "not used"),
         ("images", f"{result['received']} received, {sum(result['rejected'].values())} rejected"),
         ("frames with geometry", f"{result['published']} in {result['windows']} windows"),
+        ("frames without calibration", str(result["uncalibrated"])),
+        ("images left out", str(summary.metrics["coverage"]["dropped"])),
         ("map segments", str(result["segments"])),
         ("map points", ", ".join(f"{points:,}" for points in result["map_points"])),
         ("path", ", ".join(f"{length:.2f} {unit}" for length in result["path_lengths"])),
@@ -89,6 +96,13 @@ def _print_summary(summary: ReplaySummary) -> None:
     console.print_facts(str(summary.output), [*rows, *accuracy_rows(summary.metrics)])
     for warning in summary.warnings:
         console.note("[yellow]warning:[/]", warning)
+    for reason, count in result["rejected"].items():
+        console.note("[yellow]left out:[/]", f"{reason} ({count} times)")
+    for event in summary.metrics["events"] if result["segments"] > 1 else ():
+        if event not in result["rejected"]:
+            console.note("[yellow]note:[/]", event)
+    for problem in problems(summary.metrics["accuracy"]):
+        console.note("[yellow]note:[/]", problem)
     console.wrote(*summary.files)
 
 

@@ -54,7 +54,7 @@ def replay_many(
     """Reconstruct many recordings; a bag that fails is named, and the others are not affected.
 
     In --ground-truth, {name} stands for the name of the recording. Each process computes with one
-    thread unless the parameters say otherwise, so that the results are the same however many work.
+    thread unless a parameter sets more, so that the results are the same however many work.
     """
     from qvggt_ros.drivers.batch import Job, output_names, with_one_thread
     from qvggt_ros.drivers.replay import Comparison
@@ -67,7 +67,7 @@ def replay_many(
             output / name,
             parameters,
             options,
-            Comparison.asked(
+            Comparison.requested(
                 evaluate,
                 replace(compared, ground_truth=truth and truth.replace("{name}", name)),
             ),

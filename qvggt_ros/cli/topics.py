@@ -23,12 +23,8 @@ def topics(
     as_json: Annotated[bool, typer.Option("--json", help="Print the choice as JSON.")] = False,
 ) -> None:
     """List the topics of a recording, and which of them a reconstruction takes."""
-    from qvggt_ros.io.recording import (
-        choose_topics,
-        odometry_topic,
-        open_recording,
-        playable_topics,
-    )
+    from qvggt_ros.io.recording import open_recording
+    from qvggt_ros.io.topics import choose_topics, odometry_topic, playable_topics
 
     with open_recording(bag) as recording:
         chosen = choose_topics(recording, image_topic, camera_info_topic)

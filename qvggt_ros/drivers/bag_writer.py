@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,7 +14,8 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from qvggt_ros.io.messages import LATCHED, TYPES, rosbags_typestore
-from qvggt_ros.io.recording import OWN_NAMESPACE, Recording, Topics
+from qvggt_ros.io.recording import Recording
+from qvggt_ros.io.topics import OWN_NAMESPACE, Topics
 from qvggt_ros.publishing import OUTPUTS
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
@@ -18,6 +23,30 @@ STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 
 BAG_VERSION: Final = 9
 """Of rosbag2's metadata, as Jazzy writes and Humble reads it."""
+
+
+_MEANINGFUL = re.compile(r"[#?%]")
+
+
+def is_plain(name: str) -> bool:
+    """Return whether a name has no character that means something in the addresses of SQLite."""
+    return _MEANINGFUL.search(name) is None
+
+
+@contextmanager
+def addressable(path: Path) -> Iterator[Path]:
+    """Yield the path of a recording to write, by a way whose names SQLite takes as they are.
+
+    rosbags hands the path to SQLite as an address, where `#`, `?` and `%` would lead elsewhere.
+    """
+    path = path.absolute()
+    if is_plain(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="qvggt_") as directory:
+        link = Path(directory) / "output"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 class BagWriter:
@@ -32,6 +61,8 @@ class BagWriter:
             recording: what is reconstructed; the types of its reference poses are taken over.
             topics: those that are used of it.
         """
+        self._stack = ExitStack()
+        path = self._stack.enter_context(addressable(path))
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=STORAGES[storage])
         self._writer.open()
         self._typestore = rosbags_typestore()
@@ -46,7 +77,7 @@ class BagWriter:
         }
         self._references: dict[str, Connection] = {
             topic: self._writer.add_connection(
-                topic, recording.types[topic], typestore=recording.reader.typestore
+                topic, recording.types[topic], typestore=recording.typestore
             )
             for topic in topics.reference
         }
@@ -66,8 +97,9 @@ class BagWriter:
 
     def close(self) -> None:
         """Write what is kept, and end the recording."""
-        self._write_references_until(None)
-        self._writer.close()
+        with self._stack:
+            self._write_references_until(None)
+            self._writer.close()
 
     def _write_references_until(self, stamp_ns: int | None) -> None:
         self._pending.sort(key=lambda entry: entry[:2])

@@ -73,7 +73,7 @@ def output_names(bags: Sequence[Path]) -> list[str]:
     """Return a name for the result of each recording.
 
     Raises:
-        ParameterError: two recordings have equal names.
+        ParameterError: two recordings have one name.
     """
     names = [bag.resolve().stem if bag.is_file() else bag.resolve().name for bag in bags]
     if len(set(names)) < len(names):
@@ -142,7 +142,7 @@ def run_on_processes(
         workers: number of processes.
         retries: how often to try again what failed for a reason that may pass.
         load: loads the network.
-        stop: asked before each job; true begins no more.
+        stop: called before each job; true begins no more.
 
     Raises:
         ParameterError: the number of workers or of retries is refused.
@@ -254,7 +254,7 @@ def run_on_ray(
         address: of the cluster, as `ray.init` takes it; "local" starts one on this machine.
         retries: how often to try again what failed for a reason that may pass.
         load: loads the network.
-        stop: asked before each job; true begins no more.
+        stop: called before each job; true begins no more.
 
     Raises:
         MissingPackageError: Ray is not installed.

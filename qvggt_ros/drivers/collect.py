@@ -23,7 +23,8 @@ from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.live_session import DIAGNOSTICS_NAME
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.images import decode_depth, decode_image
-from qvggt_ros.io.recording import Recording, Topics, choose_topics, open_recording
+from qvggt_ros.io.recording import Recording, open_recording
+from qvggt_ros.io.topics import Topics, choose_topics
 
 _LONGEST_LATENCY_S = 60.0
 _STORAGE = re.compile(r"\.(mcap|db3)(\.zstd|-wal|-shm)?$")
@@ -93,32 +94,27 @@ def collect(
     with (
         open_recording(live) as outputs,
         open_recording(source) as original,
-        new_output(output, layout.RESULT, inputs=[live, source]) as partial,
+        new_output(output, layout.RESULT, inputs=[live, source], keep_unfinished=False) as partial,
     ):
-        try:
-            recorded = _read(outputs, namespace)
-            topics = choose_topics(original)
-            built = ResultBuilder(parameters := Parameters())
-            worlds: list[str] = []
-            for geometry, world in _geometries(recorded, original, topics.image):
-                if world not in worlds:
-                    worlds.append(world)
-                built.add(Reconstruction(worlds.index(world), (geometry,)))
-            if not built.tracks:
-                raise RecordingError(
-                    f"none of the {len(recorded.frames)} poses in {live} belongs to an image of "
-                    f"{topics.image} in {source}: is it what was played?"
-                )
-            metrics = _metrics(recorded, built, original, topics, worlds)
-            latencies = recorded.latencies if recording is None else {}
-            result = Result.of(built, metrics, _run_facts(recorded, source, parameters, latencies))
-            _copy(live, partial / layout.BAG)
-            files = [partial / layout.BAG, *write_reconstruction(partial, built, parameters)]
-            files += result.write_facts(partial)
-        except BaseException:
-            # It can be made again in no time, so nothing is kept.
-            layout.RESULT.remove(partial)
-            raise
+        recorded = _read(outputs, namespace)
+        topics = choose_topics(original)
+        built = ResultBuilder(parameters := Parameters())
+        worlds: list[str] = []
+        for geometry, world in _geometries(recorded, original, topics.image):
+            if world not in worlds:
+                worlds.append(world)
+            built.add(Reconstruction(worlds.index(world), (geometry,)))
+        if not built.tracks:
+            raise RecordingError(
+                f"none of the {len(recorded.frames)} poses in {live} belongs to an image of "
+                f"{topics.image} in {source}: is it what was played?"
+            )
+        metrics = _metrics(recorded, built, original, topics, worlds)
+        latencies = recorded.latencies if recording is None else {}
+        result = Result.of(built, metrics, _run_facts(recorded, source, parameters, latencies))
+        _copy(live, partial / layout.BAG)
+        files = [partial / layout.BAG, *write_reconstruction(partial, built, parameters)]
+        files += result.write_facts(partial)
     return [output / file.relative_to(partial) for file in files]
 
 

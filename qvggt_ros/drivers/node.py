@@ -109,7 +109,7 @@ class ReconstructNode(LifecycleNode):
     # The life cycle
 
     def start(self) -> bool:
-        """Configure and activate, if the parameter `autostart` says so; return whether it went."""
+        """Configure and activate if the parameter `autostart` is set; return whether it worked."""
         if not self._parameters_given.autostart:
             return True
         success = TransitionCallbackReturn.SUCCESS

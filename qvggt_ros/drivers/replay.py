@@ -31,15 +31,11 @@ from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.evaluation import camera_frame_of, compare, truth_of
 from qvggt_ros.io.conversions import read_pose, stamp_ns
 from qvggt_ros.io.ground_truth import named_ground_truth
+from qvggt_ros.io.image_order import Received, in_order_of_stamps
 from qvggt_ros.io.messages import rosbags_messages
-from qvggt_ros.io.recording import (
-    Recording,
-    Topics,
-    choose_topics,
-    odometry_topic,
-    open_recording,
-)
+from qvggt_ros.io.recording import Recording, open_recording
 from qvggt_ros.io.tf_tree import TransformTree
+from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
 
@@ -57,7 +53,7 @@ class Watcher:
 
     Attributes:
         progress: called with the number of images done and the number of images in all.
-        stop: asked before each image; true ends the replay as the end of the recording would.
+        stop: called before each image; true ends the replay as the end of the recording would.
         grown: called with each reconstruction as it becomes known, and all that was built so far.
     """
 
@@ -80,8 +76,8 @@ class Comparison:
     required: bool = False
 
     @classmethod
-    def asked(cls, evaluate: bool | None, options: EvaluationOptions) -> Comparison:
-        """Return the comparison that a command was asked for: yes, no, or if there is a truth."""
+    def requested(cls, evaluate: bool | None, options: EvaluationOptions) -> Comparison:
+        """Return the comparison that a command requests: yes, no, or if there is a truth."""
         required = bool(evaluate) or options.ground_truth is not None
         return cls(None if evaluate is False else options, required)
 
@@ -254,6 +250,7 @@ class _Run:
         self._series = Series()
         self._images: dict[int, int] = {}
         self._image_count = 0
+        self._odometry_stamps: list[int] = []
         self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
         self._writer: BagWriter
         self._session: ReconstructionSession
@@ -286,7 +283,8 @@ class _Run:
         """Return what metrics.json holds before it is compared."""
         session, model = self._session, self._loaded.facts
         status = session.status()
-        warnings = [*self._recording.warnings]
+        warnings = [*self._recording.warnings, *self._topics.notes, *self._tree.warnings]
+        warnings += self._odometry_warnings()
         if status.level != "OK":
             warnings.append(status.message)
         if "note" in model:
@@ -299,6 +297,7 @@ class _Run:
                 image_topic=self._topics.image,
                 camera_info_topic=self._topics.camera_info,
                 reference_topics=list(self._topics.reference),
+                odometry_topic=self._odometry,
             ),
             {
                 **session.counters.values(session.scale),
@@ -351,13 +350,14 @@ class _Run:
         if info is not None:
             self._session.on_camera_info(info)
         done = 0
-        for topic, msgtype, received_ns, data in self._recording.messages(sorted(used)):
+        stream = in_order_of_stamps(self._recording, sorted(used), topics.image)
+        for received in stream:
             if self._watcher.stop():
                 self.interrupted = True
                 self._events.append(f"stopped on request after {done} of {total} images")
                 break
-            self._take(topic, msgtype, received_ns, data)
-            if topic == topics.image:
+            self._take(received)
+            if received.topic == topics.image:
                 done += 1
                 self._series.add_memory(done)
                 self._watcher.progress(done, total)
@@ -365,13 +365,15 @@ class _Run:
                 break
         self._gather(self._session.finish())
 
-    def _take(self, topic: str, msgtype: str, received_ns: int, data: bytes) -> None:
+    def _take(self, received: Received) -> None:
+        topic, message = received.topic, received.message
         is_image = topic == self._topics.image
         try:
-            message = self._recording.deserialize(data, msgtype)
+            if received.error:
+                raise RecordingError(received.error)
             if is_image:
                 # Stamps may repeat, where a camera sets none.
-                self._images[stamp_ns(message)] = self._image_count
+                self._images[received.stamp_ns] = self._image_count
                 self._image_count += 1
                 self._gather(self._session.on_image(message))
             elif topic == self._topics.camera_info:
@@ -379,8 +381,9 @@ class _Run:
             else:
                 read_pose(message)  # what is no pose is not copied
                 if topic == self._odometry:
+                    self._odometry_stamps.append(stamp_ns(message))
                     self._session.on_odometry(message)
-                self._writer.copy(topic, data, stamp_ns(message) or received_ns)
+                self._writer.copy(topic, received.data, stamp_ns(message) or received.received_ns)
         except QvggtError as error:
             self._session.reject(f"{topic}: {error}", is_image=is_image)
 
@@ -395,6 +398,21 @@ class _Run:
         latencies = self._session.counters.latencies
         for latency in list(latencies)[max(0, len(latencies) - published) :]:
             self._series.add_latency(self._image_count, latency)
+
+    def _odometry_warnings(self) -> list[str]:
+        """Return why odometry gave no scale, where its times do not fit the images'."""
+        if self._odometry is None or self._session.scale.metres_per_unit is not None:
+            return []
+        if not self._odometry_stamps:
+            return [f"{self._odometry} holds no pose that can be used, so there is no scale"]
+        images, odometry = sorted(self._images), sorted(self._odometry_stamps)
+        gap_ns = max(odometry[0] - images[-1], images[0] - odometry[-1])
+        if gap_ns <= 0:
+            return []
+        return [
+            f"{self._odometry} and the images have no time in common, {gap_ns * 1e-9:.1f} s lie "
+            "between them, so there is no scale: were their clocks the same?"
+        ]
 
     def _why_nothing(self) -> str:
         counters = self._session.counters

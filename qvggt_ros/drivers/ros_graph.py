@@ -18,7 +18,7 @@ from qvggt_core.doctor.finding import ok, problem, warn
 from qvggt_ros.io.camera_streams import stream_of
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.messages import TYPES, Messages, installed_messages
-from qvggt_ros.io.recording import OWN_NAMESPACE, Topics
+from qvggt_ros.io.topics import OWN_NAMESPACE, Topics
 
 _NAME = "qvggt_doctor"
 _IMAGES = (TYPES["Image"], TYPES["CompressedImage"])

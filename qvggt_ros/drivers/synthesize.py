@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.rosbag2 import Writer
 
-from qvggt_core.errors import ParameterError, RecordingError
+from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, quaternion, transform
 from qvggt_core.synthetic.flight import exposure_poses, fly
 from qvggt_core.synthetic.lens import Lens
@@ -22,18 +21,23 @@ from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
+from qvggt_core.util.directories import OutputKind, new_output
+from qvggt_ros.drivers.bag_writer import BAG_VERSION, STORAGES, addressable, is_plain
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore
 
 _EPOCH_NS = 1_700_000_000_000_000_000
-_BAG_VERSION: Final = 9
 _BASE_FRAME = "base_link"
 _CAMERA_FRAME = "camera_optical_frame"
 # plumb_bob k1 k2 p1 p2 k3 of a wide lens.
 _DISTORTION = (-0.22, 0.06, 0.001, -0.0005, 0.0)
 # Rays per pixel beside the one through its centre; each has an instant of the exposure.
 _SAMPLES = 4
-_STORAGE = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
+_SUFFIXES = ("mcap", "db3", "db3-wal", "db3-shm", "db3-journal")
+_OTHER_NAME = "recording"
+_MARK = ("qvggt", "synthetic")
+"""What metadata.yaml has in its custom data, so that a recording of ours is recognised."""
+
 # The camera sits 10 cm ahead of and 5 cm above the robot's base.
 _BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([0.1, 0.0, 0.05]))
 
@@ -98,8 +102,8 @@ class BagOptions:
 
     def check(self) -> None:
         """Raise ParameterError if a value is out of range."""
-        if self.storage not in _STORAGE:
-            known = ", ".join(_STORAGE)
+        if self.storage not in STORAGES:
+            known = ", ".join(STORAGES)
             raise ParameterError(f"there is no storage {self.storage!r}; known: {known}")
         sides = (self.width, self.height)
         if not (all(16 <= side <= 4096 for side in sides) and 0 < self.rate_hz <= 1000):
@@ -130,34 +134,40 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
     Args:
         output: directory to create.
         options: the flight and the camera.
-        overwrite: whether an existing bag at `output` is replaced.
+        overwrite: whether a former synthetic recording at `output` is replaced.
 
     Raises:
         ParameterError: an option is unknown or out of range, or no such flight fits.
-        RecordingError: `output` exists and is not to be replaced, or is no bag.
+        OutputError: `output` exists and is not to be replaced, or is nothing of our making.
     """
     options.check()
     scene = Scene(make_world(options.world, options.world_seed))
     poses = fly(scene.world, options.flight, options.frames, options.seed, step=options.step)
-    _check_output(output, overwrite)
     messages = rosbags_messages()
     typestore = rosbags_typestore()
     topics: dict[str, Any] = {}
-    storage = _STORAGE[options.storage]
-    with (
-        _put_in_place(output) as partial,
-        Writer(partial, version=_BAG_VERSION, storage_plugin=storage) as writer,
-    ):
-        for topic, stamp, message in _messages(messages, scene, poses, options):
-            if topic not in topics:
-                topics[topic] = writer.add_connection(
-                    topic,
-                    message.__msgtype__,
-                    typestore=typestore,
-                    offered_qos_profiles=LATCHED if topic == "/tf_static" else (),
-                )
-            data = typestore.serialize_cdr(message, message.__msgtype__)
-            writer.write(topics[topic], stamp, data)
+    with new_output(output, _SYNTHETIC_BAG, overwrite=overwrite, keep_unfinished=False) as partial:
+        # A recording's files are named after its directory.
+        name = output.resolve().name
+        bag = partial / (name if is_plain(name) else _OTHER_NAME)
+        with (
+            addressable(bag) as path,
+            Writer(path, version=BAG_VERSION, storage_plugin=STORAGES[options.storage]) as writer,
+        ):
+            writer.set_custom_data(*_MARK)
+            for topic, stamp, message in _messages(messages, scene, poses, options):
+                if topic not in topics:
+                    topics[topic] = writer.add_connection(
+                        topic,
+                        message.__msgtype__,
+                        typestore=typestore,
+                        offered_qos_profiles=LATCHED if topic == "/tf_static" else (),
+                    )
+                data = typestore.serialize_cdr(message, message.__msgtype__)
+                writer.write(topics[topic], stamp, data)
+        for file in bag.iterdir():
+            file.rename(partial / file.name)
+        bag.rmdir()
     steps = np.linalg.norm(np.diff(poses[:, :3, 3], axis=0), axis=1)
     return SyntheticBag(output, options.frames, float(steps.sum()), tuple(topics))
 
@@ -196,31 +206,26 @@ def _messages(
         yield "/tf", stamp, messages.TFMessage(transforms=[moved])
 
 
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not output.exists():
-        return
-    if not overwrite:
-        raise RecordingError(f"{output} exists: choose another path or ask to overwrite it")
-    # Only what is a bag is ever removed.
-    if not (output / "metadata.yaml").is_file():
-        raise RecordingError(f"{output} is no rosbag2 and is not overwritten")
+def _is_marked(directory: Path) -> bool:
+    try:
+        metadata = yaml.safe_load((directory / "metadata.yaml").read_text(encoding="utf-8"))
+        return _MARK[0] in (metadata["rosbag2_bagfile_information"]["custom_data"] or {})
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+        return False
 
 
-@contextmanager
-def _put_in_place(output: Path) -> Iterator[Path]:
-    """Give a path of the same name beside `output`, and move what is written there to it.
+def _entries(directory: Path) -> list[Path]:
+    """Return the files of a recording in a directory, and of one in the making below it."""
+    found = [Path("metadata.yaml")]
+    for name in (directory.name, directory.name.removesuffix(".partial"), _OTHER_NAME):
+        found += [Path(f"{name}.{each}") for each in _SUFFIXES]
+        found += [Path(name), Path(name) / "metadata.yaml"]
+        found += [Path(name) / f"{name}.{each}" for each in _SUFFIXES]
+    found = [path for path in dict.fromkeys(found) if path != Path()]
+    return [path for path in found if (directory / path).exists()]
 
-    A run that is killed leaves a hidden directory and nothing at `output`; what was there
-    before is only removed when the new recording is complete.
-    """
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=f".{output.name}.") as directory:
-        # A recording's files are named after its directory.
-        partial = Path(directory) / output.name
-        yield partial
-        if output.exists():
-            output.rename(Path(directory) / "former")
-        partial.rename(output)
+
+_SYNTHETIC_BAG = OutputKind("synthetic recording", _entries, _is_marked)
 
 
 def _drifting(world_from_base: NDArray, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -40,7 +40,7 @@ class Worker:
         self._newest: Callable[[], Any] | None = None
         self._condition = threading.Condition()
         self._stopping = False
-        # Not joined by the interpreter: a network that runs for minutes must not hold an exit.
+        # Not joined by the interpreter: a network that runs for minutes must not delay an exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 

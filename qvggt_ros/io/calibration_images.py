@@ -24,7 +24,8 @@ from qvggt_core.training.clips import open_pool
 from qvggt_core.util.image_files import VIDEO_SUFFIXES
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.images import decode_image
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 
 _MAX_CANDIDATES = 1024
 """Images that are decoded of a recording, taken evenly over it."""

@@ -13,7 +13,8 @@ from qvggt_core.doctor.finding import ok, problem, warn
 from qvggt_core.errors import ImageError, RecordingError
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.images import decode_image
-from qvggt_ros.io.recording import Recording, Topics, choose_topics, odometry_topic, open_recording
+from qvggt_ros.io.recording import Recording, open_recording
+from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic
 
 _MAX_IMAGES = 3000
 """Images whose stamps are checked, from the first on."""
@@ -42,7 +43,7 @@ def check_recording(
                 warn("recording", text, "record again, or use what there is: it is read so far")
                 for text in recording.warnings
             ]
-            count = recording.reader.message_count
+            count = recording.message_count
             return [*(damage or [ok("recording", f"{path}: {count} messages")]), *findings]
     except RecordingError as error:
         advice = "see what it holds with `qvggt topics` or `ros2 bag info`; record images with "

@@ -7,6 +7,7 @@ world is z-up. `PoseStamped` and TF give the pose of the camera's optical frame 
 from __future__ import annotations
 
 import dataclasses
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ from qvggt_ros.io.messages import Messages
 
 NANOSECONDS = 1_000_000_000
 
+_LAST_NS = ((1 << 31) - 1) * NANOSECONDS + NANOSECONDS - 1
+# Less, and it is a quaternion that nobody set; more, and its square overflows.
+_LEAST_NORM = 1e-6
+# Beyond, differences of positions drown in the rounding of their sums: 70 times around the sun.
+_FARTHEST_M = 1e14
+
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
 )
@@ -38,20 +45,33 @@ class OdometryEstimate:
     Attributes:
         world_from_child: (4, 4) float64.
         twist: (6,) linear m/s and angular rad/s, in the child's frame.
-        pose_variance: (6,) of x, y, z and rotation about x, y, z.
-        twist_variance: (6,) of the twist.
+        pose_covariance: (6, 6) of x, y, z and rotation about the world's axes.
+        twist_covariance: (6, 6) of the twist.
     """
 
     world_from_child: NDArray[np.float64]
     twist: NDArray[np.float64]
-    pose_variance: NDArray[np.float64]
-    twist_variance: NDArray[np.float64]
+    pose_covariance: NDArray[np.float64]
+    twist_covariance: NDArray[np.float64]
 
 
 def stamp_ns(message: Any) -> int:
-    """Return the header stamp of a message in integer nanoseconds."""
+    """Return the header stamp of a message in integer nanoseconds.
+
+    Raises:
+        RecordingError: it is no time that a stamp can hold.
+    """
     stamp = message.header.stamp
-    return stamp.sec * NANOSECONDS + stamp.nanosec
+    nanoseconds = int(stamp.sec) * NANOSECONDS + int(stamp.nanosec)
+    if not -_LAST_NS <= nanoseconds <= _LAST_NS:
+        raise RecordingError(f"a stamp of {stamp.sec} s and {stamp.nanosec} ns is no time")
+    return nanoseconds
+
+
+def set_stamp(message: Any, nanoseconds: int) -> None:
+    """Replace the header stamp of one of rosbags' messages."""
+    stamp = message.header.stamp
+    stamp.sec, stamp.nanosec = divmod(nanoseconds, NANOSECONDS)
 
 
 def time_message(messages: Messages, nanoseconds: int) -> Any:
@@ -85,7 +105,7 @@ def header(messages: Messages, nanoseconds: int, frame_id: str) -> Any:
 
 
 def world_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
-    """Return the name of the world: it says whether its unit is the metre, and which map it is."""
+    """Return the name of the world: it shows whether its unit is the metre, and which map it is."""
     if scale.metres_per_unit is None:
         name = parameters.unscaled_frame
     elif parameters.publish_tf == "odom_to_base":
@@ -144,14 +164,14 @@ def odometry_message(
                 position=messages.Point(x=x, y=y, z=z),
                 orientation=_quaternion_message(messages, odometry.world_from_child),
             ),
-            covariance=messages.doubles(np.diag(odometry.pose_variance).ravel()),
+            covariance=messages.doubles(odometry.pose_covariance.ravel()),
         ),
         twist=messages.TwistWithCovariance(
             twist=messages.Twist(
                 linear=messages.Vector3(**dict(zip("xyz", linear, strict=True))),
                 angular=messages.Vector3(**dict(zip("xyz", angular, strict=True))),
             ),
-            covariance=messages.doubles(np.diag(odometry.twist_variance).ravel()),
+            covariance=messages.doubles(odometry.twist_covariance.ravel()),
         ),
     )
 
@@ -327,6 +347,14 @@ def read_pose(message: Any) -> NDArray[np.float64]:
 
 def _rigid(values: Sequence[float]) -> NDArray[np.float64]:
     numbers = np.array(values, dtype=np.float64)
-    if not np.isfinite(numbers).all() or not numbers[3:].any():
-        raise RecordingError(f"a pose of {numbers.tolist()} is no pose")
-    return transform(Rotation.from_quat(numbers[3:]).as_matrix(), numbers[:3])
+    norm = math.hypot(*numbers[3:])
+    if not (
+        np.isfinite(numbers).all()
+        and _LEAST_NORM < norm < 1 / _LEAST_NORM
+        and np.abs(numbers[:3]).max() < _FARTHEST_M
+    ):
+        raise RecordingError(
+            f"a pose of position {numbers[:3].tolist()} and quaternion {numbers[3:].tolist()} is "
+            "no pose"
+        )
+    return transform(Rotation.from_quat(numbers[3:] / norm).as_matrix(), numbers[:3])

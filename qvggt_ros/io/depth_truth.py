@@ -18,7 +18,8 @@ from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import frames_of, stamp_ns
 from qvggt_ros.io.images import decode_depth, is_depth
 from qvggt_ros.io.messages import TYPES
-from qvggt_ros.io.recording import OWN_NAMESPACE, Recording
+from qvggt_ros.io.recording import Recording
+from qvggt_ros.io.topics import OWN_NAMESPACE
 
 # How far true depth may come before the frame that it belongs to, in messages.
 _TRUTHS_KEPT = 64

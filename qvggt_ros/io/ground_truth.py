@@ -11,16 +11,16 @@ from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.results.evaluation import GroundTruth
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
-from qvggt_ros.io.recording import OWN_NAMESPACE, POSE_TYPES, Recording
+from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.tf_tree import TransformTree
+from qvggt_ros.io.topics import POSE_TYPES, is_truth, pose_topics
 
 TF_PREFIX = "/tf:"
 
 
 def named_ground_truth(recording: Recording) -> str | None:
     """Return the topic of poses that is called ground truth, or None."""
-    topics = _pose_topics(recording)
-    return next((t for t in topics if "ground" in t.lower() or "gt" in t.split("/")), None)
+    return next((topic for topic in pose_topics(recording) if is_truth(topic)), None)
 
 
 def read_ground_truth(
@@ -42,7 +42,7 @@ def read_ground_truth(
             EuRoC, KITTI).
         recordings: where topics are looked for, in this order.
         camera_frame: name of the camera's optical frame.
-        truth_frame: name of the frame that the poses are of, where messages do not say.
+        truth_frame: name of the frame that the poses are of, where messages do not name it.
         times: stamps of a KITTI file.
 
     Raises:
@@ -60,14 +60,6 @@ def read_ground_truth(
             raise RecordingError(_nowhere(source, recordings))
         truth = GroundTruth.read(Path(source), times)
     return _of_camera(truth, truth_frame or truth.frame, camera_frame, recordings)
-
-
-def _pose_topics(recording: Recording) -> list[str]:
-    return [
-        topic
-        for topic, kind in recording.types.items()
-        if kind in POSE_TYPES and not topic.startswith(OWN_NAMESPACE)
-    ]
 
 
 def _from_topic(topic: str, recording: Recording) -> GroundTruth:
@@ -108,7 +100,7 @@ def _from_tf(source: str, recordings: Sequence[Recording], camera_frame: str) ->
                 child == camera_frame,
                 sample=partial(tree.track, parent, child),
             )
-        problem = RecordingError(f"TF never knows all of the way from {parent!r} to {child!r}")
+        problem = RecordingError(f"TF never connects all of the way from {parent!r} to {child!r}")
     raise problem or RecordingError(f"{source} needs a recording: there is none to read TF from")
 
 
@@ -132,7 +124,7 @@ def _tf_frames(source: str, tree: TransformTree, camera_frame: str) -> tuple[str
 def _of_camera(
     truth: GroundTruth, frame: str, camera_frame: str, recordings: Sequence[Recording]
 ) -> GroundTruth:
-    """Return the poses of the camera where TF has how it sits on what moves."""
+    """Return the poses of the camera where TF has its mounting on what moves."""
     if not frame or not camera_frame or frame == camera_frame:
         return replace(truth, frame=frame)
     for recording in recordings:
@@ -141,7 +133,7 @@ def _of_camera(
             track = Track(truth.track.stamps_ns, list(truth.track.matrices @ mounted))
             return replace(truth, track=track, frame=frame, moved_to_camera=True)
     note = (
-        f"the truth is that of {frame!r} and TF does not say how {camera_frame!r} sits on it: its "
+        f"the truth is that of {frame!r} and TF does not have how {camera_frame!r} sits on it: its "
         "poses are compared as if they were the camera's, so rotations have a constant error and "
         "a lever arm adds to positions"
     )
@@ -149,7 +141,7 @@ def _of_camera(
 
 
 def _nowhere(source: str, recordings: Sequence[Recording]) -> str:
-    topics = sorted({topic for recording in recordings for topic in _pose_topics(recording)})
+    topics = sorted({topic for recording in recordings for topic in pose_topics(recording)})
     where = " or ".join(str(recording.path) for recording in recordings) or "a recording"
     return (
         f"the ground truth {source} is no file and no topic with poses of {where}; such topics "

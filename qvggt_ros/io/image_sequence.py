@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rosbags.interfaces import Connection
 
 from qvggt_core.errors import ImageError, RecordingError
 from qvggt_core.util.image_files import (
@@ -21,6 +20,7 @@ from qvggt_core.util.image_files import (
     read_image,
 )
 from qvggt_ros.io import conversions
+from qvggt_ros.io.bag import Recording
 from qvggt_ros.io.messages import TYPES, rosbags_messages, rosbags_typestore
 
 logger = logging.getLogger(__name__)
@@ -40,12 +40,12 @@ def is_image_sequence(path: Path) -> bool:
     """Return whether a path is a video, or a folder of images that is no rosbag2 directory."""
     if path.is_file():
         return path.suffix.lower() in VIDEO_SUFFIXES
-    if not path.is_dir() or any(p.suffix in (".mcap", ".db3") for p in path.iterdir()):
+    if not path.is_dir() or any({".mcap", ".db3"} & set(file.suffixes) for file in path.iterdir()):
         return False
     return bool(image_files(path))
 
 
-class ImageSequence:
+class ImageSequence(Recording):
     """Images with times and, where their EXIF has it, a calibration; see `Recording`.
 
     Attributes:
@@ -55,9 +55,10 @@ class ImageSequence:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.storages = ()
         self.warnings: list[str] = []
         self._messages = rosbags_messages()
-        self._store = rosbags_typestore()
+        self.typestore = rosbags_typestore()
         self._video = Video(path) if path.is_file() else None
         self._files = [] if self._video else image_files(path)
         self._stamps: list[int] = []
@@ -105,15 +106,16 @@ class ImageSequence:
         types = {IMAGE_TOPIC: TYPES["Image"]}
         return {CAMERA_INFO_TOPIC: TYPES["CameraInfo"], **types} if self._focal_lengths else types
 
+    @property
+    def message_count(self) -> int:
+        """Number of messages."""
+        return sum(map(self.count, self.types))
+
     def count(self, topic: str) -> int:
         """Return the number of messages of a topic."""
         if topic not in self.types:
             return 0
         return len(self._files) if self._video is None else len(self._video)
-
-    def connections(self, topics: Sequence[str]) -> list[Connection]:
-        """Return nothing: there is no bag below."""
-        return []
 
     def messages(self, topics: Sequence[str]) -> Iterator[tuple[str, str, int, bytes]]:
         """Yield topic, type, time in nanoseconds and CDR bytes, in order of time."""
@@ -157,12 +159,12 @@ class ImageSequence:
         """
         if data.startswith(_UNREADABLE):
             raise RecordingError(data.removeprefix(_UNREADABLE).decode())
-        return self._store.deserialize_cdr(data, msgtype)
+        return self.typestore.deserialize_cdr(data, msgtype)
 
     def _picture(self, image: NDArray[np.uint8], stamp: int) -> bytes:
         head = conversions.header(self._messages, stamp, FRAME_ID)
         message = conversions.picture_message(self._messages, image, head)
-        return bytes(self._store.serialize_cdr(message, TYPES["Image"]))
+        return bytes(self.typestore.serialize_cdr(message, TYPES["Image"]))
 
     def _info(self, size: tuple[int, int], focal_length: float, stamp: int) -> bytes:
         width, height = size
@@ -171,7 +173,7 @@ class ImageSequence:
         )
         head = conversions.header(self._messages, stamp, FRAME_ID)
         message = conversions.pinhole_info_message(self._messages, matrix, width, height, head)
-        return bytes(self._store.serialize_cdr(message, TYPES["CameraInfo"]))
+        return bytes(self.typestore.serialize_cdr(message, TYPES["CameraInfo"]))
 
 
 def open_image_sequence(path: Path) -> ImageSequence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
@@ -54,6 +55,16 @@ _ENCODINGS: dict[str, _Encoding] = {
     for bits in (8, 16)
 }
 
+_PLANAR = {
+    "nv12": cv2.COLOR_YUV2RGB_NV12,
+    "nv21": cv2.COLOR_YUV2RGB_NV21,
+    "yuv420": cv2.COLOR_YUV2RGB_I420,
+    "i420": cv2.COLOR_YUV2RGB_I420,
+    "yv12": cv2.COLOR_YUV2RGB_YV12,
+}
+_THREE_PLANES = ("yuv420", "i420", "yv12")
+_SENSOR_BITS = (8, 10, 12, 14, 16)
+
 _DEPTH_ENCODINGS = {"32fc1": ("f4", 1.0), "64fc1": ("f8", 1.0), "16uc1": ("u2", 1e-3)}
 """Kind of number and metres per unit (REP-118)."""
 
@@ -71,11 +82,57 @@ def _is_depth(encoding: str) -> bool:
     return encoding.strip().lower() in _DEPTH_ENCODINGS
 
 
-def decode_image(message: Any) -> NDArray[np.uint8]:
+def picture_size(message: Any) -> tuple[int, int]:
+    """Return width and height of the picture of an Image or CompressedImage.
+
+    Raises:
+        ImageError: it is compressed, and has no header that can be read.
+    """
+    if hasattr(message, "format"):
+        return _compressed_picture(message).size
+    return message.width, message.height
+
+
+class PictureDecoder:
+    """Decodes the images of one camera: what it delivers in 16 bits is seen from its values.
+
+    Cameras of 10, 12 and 14 bits put them into the lower bits; as 16 bits their pictures would be
+    nearly black.
+    """
+
+    def __init__(self, warn: Callable[[str], None]) -> None:
+        """Start with no image; `warn` is called with what an operator should know."""
+        self._warn = warn
+        self._bits = 0
+
+    def decode(self, message: Any) -> NDArray[np.uint8]:
+        """Return the picture of a message, see `decode_image`.
+
+        Raises:
+            ImageError: as `decode_image`.
+        """
+        if hasattr(message, "format") or _itemsize(message.encoding) != 2:
+            return decode_image(message)
+        largest = int(_raw_rows(message).max(initial=0))
+        bits = next(bits for bits in _SENSOR_BITS if largest < 1 << bits)
+        if bits > self._bits:
+            self._bits = bits
+            if bits < 16:
+                self._warn(
+                    f"images of encoding {message.encoding} hold values below {1 << bits}: they "
+                    f"are taken for a camera of {bits} bits"
+                )
+        return decode_image(message, bits=self._bits)
+
+
+def decode_image(message: Any, bits: int = 16) -> NDArray[np.uint8]:
     """Return the picture of a sensor_msgs/Image or CompressedImage.
 
-    Pictures of 16 bits a channel keep their upper 8 bits, as cv_bridge does: 0 to 65535 is the
-    full range. Alpha is dropped.
+    Pictures of 16 bits a channel keep the upper 8 of the bits in use. Alpha is dropped.
+
+    Args:
+        message: the message.
+        bits: in use in a 16-bit channel; 16, as cv_bridge has it, makes 0 to 65535 the full range.
 
     Returns:
         (H, W, 3) uint8, RGB, writable.
@@ -85,15 +142,33 @@ def decode_image(message: Any) -> NDArray[np.uint8]:
     """
     if hasattr(message, "format"):
         return _decode_compressed(message)
-    return _decode_raw(message)
-
-
-def _decode_raw(message: Any) -> NDArray[np.uint8]:
-    width, height, step = message.width, message.height, message.step
-    _check_size(width, height)
-    encoding = _ENCODINGS.get(message.encoding.strip().lower())
+    name = message.encoding.strip().lower()
+    if name in _PLANAR:
+        return _decode_planar(message, name)
+    encoding = _ENCODINGS.get(name)
     if encoding is None:
         return _decode_by_cv_bridge(message)
+    rows = _raw_rows(message)
+    if encoding.itemsize == 2:
+        rows = (rows >> (bits - 8)).astype(np.uint8)
+    shape = message.height, message.width, encoding.channels
+    return _to_rgb(rows.reshape(shape), encoding, message.encoding)
+
+
+def _itemsize(name: str) -> int:
+    encoding = _ENCODINGS.get(name.strip().lower())
+    return 0 if encoding is None else encoding.itemsize
+
+
+def _raw_rows(message: Any) -> NDArray:
+    """Return the numbers of a raw image, (H, W times channels), uint8 or uint16.
+
+    Raises:
+        ImageError: the picture is empty or too large, or its data is short.
+    """
+    width, height, step = message.width, message.height, message.step
+    _check_size(width, height)
+    encoding = _ENCODINGS[message.encoding.strip().lower()]
     row = width * encoding.channels * encoding.itemsize
     if step < row:
         raise ImageError(
@@ -108,9 +183,25 @@ def _decode_raw(message: Any) -> NDArray[np.uint8]:
         )
     rows = np.ascontiguousarray(data[: step * height].reshape(height, step)[:, :row])
     if encoding.itemsize == 2:
-        pixels = rows.view(">u2" if message.is_bigendian else "<u2")
-        rows = (pixels >> 8).astype(np.uint8)
-    return _to_rgb(rows.reshape(height, width, encoding.channels), encoding, message.encoding)
+        return rows.view(">u2" if message.is_bigendian else "<u2")
+    return rows
+
+
+def _decode_planar(message: Any, name: str) -> NDArray[np.uint8]:
+    """Return a picture whose brightness is followed by its colours, at half the size (4:2:0)."""
+    width, height = message.width, message.height
+    _check_size(width, height)
+    step = message.step or width
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    if width % 2 or height % 2 or step < width or data.size < step * height * 3 // 2:
+        raise ImageError(
+            f"image of encoding {message.encoding}, {width}x{height}, with {data.size} bytes in "
+            f"rows of {step}: both sides must be even, and {step * height * 3 // 2} bytes there"
+        )
+    if step != width and name in _THREE_PLANES:
+        raise ImageError(f"image of encoding {message.encoding} has rows of {step} bytes: padded")
+    rows = data[: step * height * 3 // 2].reshape(height * 3 // 2, step)[:, :width]
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(rows), _PLANAR[name]), dtype=np.uint8)
 
 
 def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
@@ -119,7 +210,7 @@ def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
     if _is_depth(message.encoding):
         raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
     try:
-        # Its C++ part was built for one major version of NumPy, and says so in several ways.
+        # Its C++ part was built for one major version of NumPy, and fails in several ways.
         from cv_bridge import CvBridge
     except Exception as error:
         raise ImageError(
@@ -159,22 +250,14 @@ def _decode_compressed(message: Any) -> NDArray[np.uint8]:
             f"compressed image of format {message.format!r} is depth, not a picture: "
             "name the topic of the camera's colour or grey image"
         )
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    # Pillow reads the size from the header before it decodes, and unlike OpenCV it refuses a
-    # JPEG that was cut off instead of filling the rest with grey.
-    try:
-        picture = PilImage.open(BytesIO(data.tobytes()), formats=("JPEG", "PNG"))
-    except Exception as error:
-        raise ImageError(
-            f"compressed image of {data.size} bytes, format {message.format!r}, has no JPEG or "
-            f"PNG header that can be read ({type(error).__name__})"
-        ) from error
+    picture = _compressed_picture(message)
     _check_size(*picture.size)
     try:
         pixels = _pixels_8_bit(picture)
     except Exception as error:  # a decoder may raise anything on bytes from a broken camera
         raise ImageError(
-            f"compressed image of {data.size} bytes, format {message.format!r}, is broken: {error}"
+            f"compressed image of {len(message.data)} bytes, format {message.format!r}, is "
+            f"broken: {error}"
         ) from error
     if pixels.ndim == 3:
         return pixels
@@ -182,6 +265,20 @@ def _decode_compressed(message: Any) -> NDArray[np.uint8]:
     name = message.format.split(";")[0].strip().lower()
     encoding = _ENCODINGS.get(name if name.startswith("bayer") else "mono8", _ENCODINGS["mono8"])
     return _to_rgb(pixels[..., None], encoding, name)
+
+
+def _compressed_picture(message: Any) -> PilImage.Image:
+    """Return a JPEG or PNG whose header is read and whose pixels are not decoded yet."""
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    # Pillow reads the size from the header before it decodes, and unlike OpenCV it refuses a
+    # JPEG that was cut off instead of filling the rest with grey.
+    try:
+        return PilImage.open(BytesIO(data.tobytes()), formats=("JPEG", "PNG"))
+    except Exception as error:
+        raise ImageError(
+            f"compressed image of {data.size} bytes, format {message.format!r}, has no JPEG or "
+            f"PNG header that can be read ({type(error).__name__})"
+        ) from error
 
 
 def _pixels_8_bit(picture: PilImage.Image) -> NDArray[np.uint8]:

@@ -131,7 +131,7 @@ def installed_messages() -> Messages:
     """Return the message classes of the installed ROS.
 
     Raises:
-        ImportError: a message package is not installed; says which, and how to install it.
+        ImportError: a message package is not installed; the message has its name.
     """
 
     def module(name: str) -> Any:

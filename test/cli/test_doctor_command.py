@@ -8,19 +8,8 @@ import shutil
 import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
+from support import recordings as room
 from support.commands import run
-from support.recordings import (
-    HEIGHT,
-    INTRINSICS,
-    WIDTH,
-    camera_info_message,
-    header,
-    image_message,
-    pose_message,
-    room_entries,
-    stamp_of,
-    write_recording,
-)
 
 from qvggt_core.model.checkpoint import shipped_checkpoint
 from qvggt_ros.io.messages import rosbags_messages
@@ -29,7 +18,7 @@ M = rosbags_messages()
 
 
 def odometry(index: int):
-    pose = pose_message(index)
+    pose = room.pose_message(index)
     zero = M.Vector3(x=0.0, y=0.0, z=0.0)
     return M.Odometry(
         header=pose.header,
@@ -41,35 +30,35 @@ def odometry(index: int):
     )
 
 
-def recording(path, image=image_message, info=camera_info_message, frames=6):
+def recording(path, image=room.image_message, info=room.camera_info_message, frames=6):
     entries = []
     for index in range(frames):
-        received = stamp_of(index) + 1_000_000
+        received = room.stamp_of(index) + 1_000_000
         entries += [
             ("/camera/image_raw", "Image", received, image(index)),
             ("/camera/camera_info", "CameraInfo", received, info(index)),
             ("/odom", "Odometry", received, odometry(index)),
         ]
-    return write_recording(path / "bag", entries)
+    return room.write_recording(path / "bag", entries)
 
 
 def info_with(**changes):
-    return lambda index: camera_info_message(index, **changes)
+    return lambda index: room.camera_info_message(index, **changes)
 
 
 def matrix(**changes):
-    values = INTRINSICS.copy()
+    values = room.INTRINSICS.copy()
     for (row, column), value in changes.pop("at").items():
         values[row, column] = value
     return values.ravel()
 
 
 def image_at(stamp):
-    return lambda index: image_message(index, header=header(index, stamp_ns=stamp(index)))
+    return lambda index: room.image_message(index, header=room.header(index, stamp_ns=stamp(index)))
 
 
 def outside_point(path, monkeypatch):
-    info = info_with(k=matrix(at={(0, 2): 3.0 * WIDTH}))
+    info = info_with(k=matrix(at={(0, 2): 3.0 * room.WIDTH}))
     return ["--bag", recording(path, info=info)], "principal point", "calibrate"
 
 
@@ -79,7 +68,7 @@ def focal_in_millimetres(path, monkeypatch):
 
 
 def info_of_another_aspect(path, monkeypatch):
-    info = info_with(width=WIDTH, height=WIDTH, k=INTRINSICS.ravel())
+    info = info_with(width=room.WIDTH, height=room.WIDTH, k=room.INTRINSICS.ravel())
     return ["--bag", recording(path, info=info)], "calibration", "calibrate"
 
 
@@ -89,7 +78,7 @@ def unknown_lens(path, monkeypatch):
 
 
 def stamps_that_stand_still(path, monkeypatch):
-    image = image_at(lambda index: stamp_of(index // 2))
+    image = image_at(lambda index: room.stamp_of(index // 2))
     return ["--bag", recording(path, image=image)], "stamps", "stamp of its own"
 
 
@@ -100,8 +89,11 @@ def stamps_of_zero(path, monkeypatch):
 
 def depth_only(path, monkeypatch):
     def depth(index):
-        return image_message(
-            index, encoding="32FC1", step=4 * WIDTH, data=np.zeros(4 * WIDTH * HEIGHT, np.uint8)
+        return room.image_message(
+            index,
+            encoding="32FC1",
+            step=4 * room.WIDTH,
+            data=np.zeros(4 * room.WIDTH * room.HEIGHT, np.uint8),
         )
 
     return ["--bag", recording(path, image=depth)], "recording", "ros2 bag record"
@@ -214,7 +206,7 @@ def test_what_is_sound_has_no_problem(capsys, tmp_path):
 
 def test_the_printed_form_has_the_advice_below_its_finding(capsys, tmp_path):
     status, printed, _ = run(
-        capsys, "doctor", "--bag", write_recording(tmp_path / "b", room_entries(3))
+        capsys, "doctor", "--bag", room.write_recording(tmp_path / "b", room.room_entries(3))
     )
     assert status == 0
     lines = printed.splitlines()

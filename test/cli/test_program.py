@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from qvggt_kernels import GROUP_SIZES, Int4Linear
+from support.small_network import ENCODED
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,14 +14,13 @@ from qvggt_core.model import VGGT, ComputeSettings, EncoderConfig, ModelConfig, 
 MAX_OPERATORS = 1500
 """The original launches 4,294 operators that are no views, and waits for the device 96 times."""
 
-NARROW = ModelConfig(
-    img_size=56,
-    embed_dim=64,
+NARROW = replace(
+    ENCODED,
+    depth=24,
     num_heads=4,
-    encoder=EncoderConfig(embed_dim=64, depth=24, num_heads=4),
+    encoder=EncoderConfig(64, 24, 4),
     camera_num_heads=4,
-    dpt_features=16,
-    dpt_out_channels=(8, 8, 16, 16),
+    taps=(4, 11, 17, 23),
 )
 """VGGT-1B's depths: 24 encoder, 24 frame and 24 global blocks, 4 x 4 camera blocks, two heads."""
 

@@ -81,7 +81,7 @@ def recording(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(recording, tmp_path_factory):
     directory = tmp_path_factory.mktemp("results") / "room"
-    done = without(ALL_BUT_TORCH, "replay", recording, "-o", directory)
+    done = without(ALL_BUT_TORCH, "replay", recording, "-o", directory, "--no-evaluate")
     assert done.returncode == 0, done.stderr
     assert (directory / "report.html").is_file()
     return directory
@@ -98,24 +98,22 @@ def test_a_recording_is_looked_at_without_pytorch(recording):
 
 
 def test_a_result_is_evaluated_without_pytorch(result):
-    for table in result.glob("*.csv"):
-        table.unlink()
     done = without(ALL_BUT_TORCH + ",torch", "evaluate", result)
     assert done.returncode == 0, done.stderr
-    assert list(result.glob("*.csv"))
+    assert (result / "errors.csv").is_file()
 
 
 def test_the_doctor_works_without_pytorch_and_names_it(recording):
     done = without(ALL, "doctor", "--bag", recording)
     assert done.returncode == 3, done.stderr
-    assert "pip install 'torch>=2.5'" in done.stdout
+    assert "pip install 'torch>=2.5,<2.14'" in done.stdout
     assert done.stderr == ""
 
 
 @pytest.mark.parametrize(
     ("absent", "arguments", "install"),
     [
-        ("torch", ["replay", "BAG", "-o", "OUT"], "pip install 'torch>=2.5'"),
+        ("torch", ["replay", "BAG", "-o", "OUT"], "pip install 'torch>=2.5,<2.14'"),
         ("viser", ["view", "RESULT"], "pip install 'qvggt_ros[viz]'"),
         ("cyclonedds", ["live"], "pip install 'qvggt_ros[dds]'"),
         ("cyclonedds", ["play", "BAG"], "pip install 'qvggt_ros[dds]'"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import subprocess
 import sys
@@ -10,13 +9,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.modules import load_script
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("docs_links", ROOT / "tools/docs_links.py")
-assert _spec is not None
-assert _spec.loader is not None
-docs_links = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(docs_links)
+docs_links = load_script("tools/docs_links.py")
 
 
 class _Loader(yaml.SafeLoader):

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from support.modules import load_script
 
 ROOT = Path(__file__).parents[2]
-_spec = importlib.util.spec_from_file_location("install_torch", ROOT / "tools/install_torch.py")
-assert _spec is not None
-assert _spec.loader is not None
-install_torch = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(install_torch)
+install_torch = load_script("tools/install_torch.py")
 
 
 def wheel(folder: Path, name: str, version: str, *requires: str) -> None:

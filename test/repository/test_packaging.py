@@ -62,7 +62,13 @@ def test_colcon_sees_an_ament_python_package(tmp_path: Path) -> None:
     assert listed.stdout.strip().endswith("(ros.ament_python)")
 
 
-@pytest.mark.parametrize("option", [[], ["--symlink-install"]], ids=["copy", "symlink"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        pytest.param([], id="copy"),
+        pytest.param(["--symlink-install"], id="symlink", marks=pytest.mark.slow),
+    ],
+)
 def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[str]) -> None:
     workspace = tmp_path / "src" / "qvggt"
     shutil.copytree(

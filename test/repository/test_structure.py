@@ -57,7 +57,8 @@ LAYERS = {
     ),
     "qvggt_core": (
         ("errors",),
-        ("optional", "parameters", "util"),
+        ("optional", "util"),
+        ("parameters",),
         ("geometry",),
         ("model",),
         ("stream",),
@@ -68,7 +69,7 @@ LAYERS = {
         ("measure",),
         ("quantize",),
         ("results",),
-        ("report",),
+        ("report", "sequence"),
     ),
     "qvggt_ros": (
         ("io",),

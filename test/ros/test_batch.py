@@ -14,7 +14,7 @@ from support.recordings import (
     write_recording,
 )
 
-from qvggt_core.errors import ParameterError
+from qvggt_core.errors import MissingPackageError, ParameterError
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.schema import Metrics
 from qvggt_ros.cli import app as cli
@@ -32,6 +32,8 @@ from qvggt_ros.drivers.options import ReplayOptions
 BAGS = 20
 CORRUPT = 7
 PARAMETERS = Parameters(
+    confirm=False,
+    refine=False,
     keyframe_min_motion=0.0,
     min_confidence_percentile=0.0,
     window_size=3,
@@ -189,5 +191,5 @@ def test_the_command_names_what_failed_and_keeps_the_rest(capsys, monkeypatch, b
 
 def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch, bags, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    with pytest.raises(ParameterError, match=r"qvggt_ros\[ray\]"):
+    with pytest.raises(MissingPackageError, match=r"qvggt_ros\[ray\]"):
         list(run_on_ray(jobs_for(bags[:1], tmp_path), "local"))

@@ -29,7 +29,9 @@ def flight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def replayed(flight, tmp_path_factory):
-    parameters = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+    parameters = Parameters(
+        confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+    )
     output = tmp_path_factory.mktemp("out") / "replay"
     return replay(flight, output, RoomNetwork(), parameters, report=False)
 

@@ -19,18 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
-from support.recordings import (
-    PERIOD_NS,
-    M,
-    camera_info_message,
-    header,
-    image_message,
-    pose_message,
-    read_recording,
-    room_entries,
-    stamp_of,
-    write_recording,
-)
+from support import recordings as room
 
 pytest.importorskip("cyclonedds", reason="Cyclone DDS is not installed (the extra dds)")
 
@@ -49,7 +38,7 @@ from qvggt_ros.drivers.dds.player import Played, play
 from qvggt_ros.drivers.dds.types import idl_type
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
-from qvggt_ros.session import OUTPUTS
+from qvggt_ros.publishing import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 TYPESTORE = rosbags_typestore()
@@ -118,7 +107,7 @@ def test_a_message_arrives_as_it_was(participant):
     subscription = participant.subscribe(IMAGE, TYPES["Image"], arrived.append)
     publisher = participant.publisher(IMAGE, TYPES["Image"])
     assert (publisher.subscribers, subscription.publishers) == (1, 1)
-    sent = [image_message(index) for index in range(3)]
+    sent = [room.image_message(index) for index in range(3)]
     for message in sent:
         publisher.publish(message)
     assert spin_until(participant, lambda: len(arrived) == 3)
@@ -129,17 +118,17 @@ def test_a_message_arrives_as_it_was(participant):
 
 
 def diagnostics() -> Any:
-    value = M.KeyValue(key="rate_hz", value="29.97")
-    status = M.DiagnosticStatus(
+    value = room.M.KeyValue(key="rate_hz", value="29.97")
+    status = room.M.DiagnosticStatus(
         level=1, name="qvggt", message="warns", hardware_id="", values=[value, value]
     )
-    return M.DiagnosticArray(header=header(1, ""), status=[status])
+    return room.M.DiagnosticArray(header=room.header(1, ""), status=[status])
 
 
 def cloud() -> Any:
-    field = M.PointField(name="x", offset=0, datatype=M.PointField.FLOAT32, count=1)
-    return M.PointCloud2(
-        header=header(2),
+    field = room.M.PointField(name="x", offset=0, datatype=room.M.PointField.FLOAT32, count=1)
+    return room.M.PointCloud2(
+        header=room.header(2),
         height=1,
         width=3,
         fields=[field],
@@ -167,7 +156,13 @@ def as_sample(message: Any, known: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize(
     "message",
-    [image_message(0), camera_info_message(1), pose_message(2), cloud(), diagnostics()],
+    [
+        room.image_message(0),
+        room.camera_info_message(1),
+        room.pose_message(2),
+        cloud(),
+        diagnostics(),
+    ],
     ids=lambda message: message.__msgtype__,
 )
 def test_what_is_sent_is_what_cyclone_dds_makes_of_the_announced_type(message):
@@ -177,7 +172,7 @@ def test_what_is_sent_is_what_cyclone_dds_makes_of_the_announced_type(message):
     own = bytes(TYPESTORE.serialize_cdr(message, message.__msgtype__))
     theirs = as_sample(message, known).serialize(use_version_2=False)
     assert theirs[:2] == own[:2] == b"\x00\x01"
-    # Both pad the end to whole words, and one of them says so in the header.
+    # Both pad the end to whole words, and one of them says so in the room.header.
     size = min(len(own), len(theirs))
     assert own[4:size] == theirs[4:size]
     assert max(len(own), len(theirs)) - size < 4
@@ -263,19 +258,19 @@ def test_the_node_says_which_endpoints_are_its_own(participant, domain_id):
 
 def test_who_comes_late_gets_what_is_latched(participant):
     publisher = participant.publisher("/path", TYPES["PoseStamped"], latched=True)
-    publisher.publish(pose_message(1))
-    publisher.publish(pose_message(2))
+    publisher.publish(room.pose_message(1))
+    publisher.publish(room.pose_message(2))
     arrived: list[Any] = []
     participant.subscribe(
         "/path", TYPES["PoseStamped"], arrived.append, reliable=True, latched=True
     )
     assert spin_until(participant, lambda: arrived)
-    assert [stamp_ns(message) for message in arrived] == [stamp_of(2)]
+    assert [stamp_ns(message) for message in arrived] == [room.stamp_of(2)]
 
 
 def with_frame_id(frame_id: bytes) -> bytes:
     """Return an Image on the wire whose frame_id has these bytes."""
-    data = bytes(TYPESTORE.serialize_cdr(image_message(0), TYPES["Image"]))
+    data = bytes(TYPESTORE.serialize_cdr(room.image_message(0), TYPES["Image"]))
     own = b"camera_optical_frame"
     assert data.count(own) == 1
     return data.replace(own, frame_id.ljust(len(own), b"x"))
@@ -288,7 +283,7 @@ def test_bytes_that_are_no_message_cost_themselves(participant):
     participant.subscribe(IMAGE, TYPES["Image"], arrived.append, refuse=refused.append)
     publisher = participant.publisher(IMAGE, TYPES["Image"])
     publisher.publish_cdr(with_frame_id(b"\xff"))
-    publisher.publish(image_message(1))
+    publisher.publish(room.image_message(1))
     assert spin_until(participant, lambda: arrived)
     (reason,) = refused
     assert re.match(r"a sensor_msgs/msg/Image of \d+ bytes cannot be read .*utf-8", reason)
@@ -397,7 +392,7 @@ class Camera:
         self.stamps: list[int] = []
         self.image = participant.publisher(IMAGE, TYPES["Image"])
         self._info = participant.publisher(INFO, TYPES["CameraInfo"])
-        self._pictures = [image_message(index) for index in range(20)]
+        self._pictures = [room.image_message(index) for index in range(20)]
         self._stopped = threading.Event()
         self._running = threading.Event()
         self._running.set()
@@ -425,8 +420,8 @@ class Camera:
             self._running.wait()
             stamp = time.time_ns()
             message = self._pictures[index % len(self._pictures)]
-            message.header = header(0, stamp_ns=stamp)
-            self._info.publish(camera_info_message(0, header=message.header))
+            message.header = room.header(0, stamp_ns=stamp)
+            self._info.publish(room.camera_info_message(0, header=message.header))
             self.image.publish(message)
             self.stamps.append(stamp)
             due += 1.0 / RATE_HZ
@@ -458,6 +453,7 @@ class Listener:
         self.state = {value.key: value.value for value in status.values}
 
 
+@pytest.mark.timing
 def test_a_camera_at_30_hz_against_a_slow_network(participant, domain_id):
     """The newest image wins, what is older is dropped and counted, and Ctrl-C ends it at once."""
     listener = Listener(participant)
@@ -500,9 +496,9 @@ def test_who_listens_late_is_served_and_garbage_is_left_out(participant, domain_
 
     participant.subscribe("/diagnostics", TYPES["DiagnosticArray"], take)
     garbage = [
-        image_message(0, data=np.zeros(10, dtype=np.uint8)),
-        image_message(0, encoding="32FC1"),
-        image_message(0, width=2**31),
+        room.image_message(0, data=np.zeros(10, dtype=np.uint8)),
+        room.image_message(0, encoding="32FC1"),
+        room.image_message(0, width=2**31),
     ]
     with (
         live(
@@ -521,7 +517,7 @@ def test_who_listens_late_is_served_and_garbage_is_left_out(participant, domain_
         camera.pause()
         for message in garbage:
             before = rejected()
-            message.header = header(0, stamp_ns=time.time_ns())
+            message.header = room.header(0, stamp_ns=time.time_ns())
             camera.image.publish(message)
             assert spin_until(participant, lambda before=before: rejected() == before + 1)
         camera.image.publish_cdr(with_frame_id(b"\xff"))
@@ -539,7 +535,7 @@ def test_who_listens_late_is_served_and_garbage_is_left_out(participant, domain_
 
 
 def test_a_recording_is_played_as_if_it_happened_now(participant, domain_id, tmp_path):
-    bag = write_recording(tmp_path / "room", room_entries(12))
+    bag = room.write_recording(tmp_path / "room", room.room_entries(12))
     arrived: dict[str, list[Any]] = {IMAGE: [], INFO: []}
     for topic, name in ((IMAGE, "Image"), (INFO, "CameraInfo")):
         participant.subscribe(topic, TYPES[name], arrived[topic].append, reliable=True, depth=100)
@@ -551,19 +547,19 @@ def test_a_recording_is_played_as_if_it_happened_now(participant, domain_id, tmp
     assert began < stamps[0]
     assert stamps[-1] < time.time_ns()
     # Twice as fast, so half the period, to the rounding of nanoseconds.
-    np.testing.assert_allclose(np.diff(stamps), PERIOD_NS / 2, atol=1)
+    np.testing.assert_allclose(np.diff(stamps), room.PERIOD_NS / 2, atol=1)
     assert [stamp_ns(message) for message in arrived[INFO]] == stamps
-    np.testing.assert_array_equal(arrived[IMAGE][5].data, image_message(5).data)
+    np.testing.assert_array_equal(arrived[IMAGE][5].data, room.image_message(5).data)
     assert f"played 36 messages of {bag}" in printed
 
 
 def test_a_recording_is_played_with_its_own_stamps_on_request(participant, tmp_path):
-    bag = write_recording(tmp_path / "room", room_entries(3))
+    bag = room.write_recording(tmp_path / "room", room.room_entries(3))
     arrived: list[Any] = []
     participant.subscribe(IMAGE, TYPES["Image"], arrived.append, reliable=True, depth=100)
     assert play(bag, participant, rate=10.0, keep_stamps=True) == Played(9, ())
     assert spin_until(participant, lambda: len(arrived) == 3)
-    recorded = [data for _, data, _ in read_recording(bag)[IMAGE]]
+    recorded = [data for _, data, _ in room.read_recording(bag)[IMAGE]]
     sent = [bytes(TYPESTORE.serialize_cdr(message, TYPES["Image"])) for message in arrived]
     assert sent == recorded
 
@@ -572,9 +568,9 @@ def test_a_message_that_is_broken_costs_itself(participant, tmp_path):
     bag = tmp_path / "room"
     with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         connection = writer.add_connection(IMAGE, TYPES["Image"], typestore=TYPESTORE)
-        writer.write(connection, stamp_of(0), with_frame_id(b"\xff"))
-        good = TYPESTORE.serialize_cdr(image_message(1), TYPES["Image"])
-        writer.write(connection, stamp_of(1), good)
+        writer.write(connection, room.stamp_of(0), with_frame_id(b"\xff"))
+        good = TYPESTORE.serialize_cdr(room.image_message(1), TYPES["Image"])
+        writer.write(connection, room.stamp_of(1), good)
     arrived: list[Any] = []
     participant.subscribe(IMAGE, TYPES["Image"], arrived.append, reliable=True, depth=100)
     played = play(bag, participant)

@@ -42,7 +42,9 @@ from qvggt_ros.io.messages import rosbags_typestore
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 14
-PARAMETERS = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+PARAMETERS = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 CAMERA = "camera_optical_frame"
 # The camera looks forward from a mast, 1 m ahead of and 2 m above the base.
 BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([1.0, 0.0, 2.0]))

@@ -14,19 +14,21 @@ from support.recordings import (
     world_from_camera,
     write_recording,
 )
+from support.replays import replay
 
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.load_network import LoadedNetwork
-from qvggt_ros.drivers.replay import replay
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.image_sequence import CAMERA_INFO_TOPIC, IMAGE_TOPIC
 from qvggt_ros.io.images import decode_image
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 
 FRAMES = 12
-PARAMETERS = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+PARAMETERS = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 EXIF_IFD, FOCAL_35 = 0x8769, 0xA405
 
 
@@ -44,7 +46,7 @@ def photos(tmp_path):
 
 
 def run(path, output):
-    return replay(path, output, LoadedNetwork(RoomNetwork(), PARAMETERS, {}))
+    return replay(path, output, RoomNetwork(), PARAMETERS)
 
 
 def poses(summary) -> np.ndarray:
@@ -135,4 +137,4 @@ def test_images_beside_a_bag_are_not_taken_for_the_recording(tmp_path) -> None:
     Image.fromarray(picture(0)).save(bag / "cover.png")
     with open_recording(bag) as recording:
         assert IMAGE_TOPIC in recording.types
-        assert recording.reader.message_count > 0
+        assert recording.message_count > 0

@@ -33,10 +33,13 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
 from qvggt_ros.drivers.replay import Watcher
 from qvggt_ros.io.conversions import read_pose
-from qvggt_ros.io.recording import choose_topics, open_recording
+from qvggt_ros.io.recording import open_recording
+from qvggt_ros.io.topics import choose_topics
 
 FRAMES = 10
-EVERY_FRAME = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+EVERY_FRAME = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 
 
 def run(bag, output, parameters=EVERY_FRAME, report=False, **options):

@@ -35,7 +35,7 @@ class PairReconstructor:
     def __init__(self, scale=Scale(), refuse=()):  # noqa: B008
         self.frames = []
         self.waiting = []
-        self.gated = 0
+        self.gated = self.withheld = self.not_finite = 0
         self.segment = 0
         self.scale = scale
         self.refuse = refuse

@@ -14,13 +14,14 @@ import pytest
 from rosbags.highlevel import AnyReader
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.errors import ParameterError, RecordingError
+from qvggt_core.errors import OutputError, ParameterError
 from qvggt_core.geometry.poses import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_ros.drivers import synthesize as synthetic_bag
 from qvggt_ros.drivers.synthesize import BagOptions, SyntheticBag
 from qvggt_ros.drivers.synthesize import write_bag as write_with_options
+from qvggt_ros.io.recording import open_recording
 
 SMALL = {"world": "studio", "flight": "survey", "seed": 1, "frames": 3, "width": 64, "height": 48}
 
@@ -158,14 +159,36 @@ def test_a_distorted_picture_undistorts_to_the_plain_one(tmp_path: Path) -> None
 
 def test_what_exists_is_only_replaced_when_asked(tmp_path: Path) -> None:
     path = write_bag(tmp_path / "bag", **SMALL).path
-    with pytest.raises(RecordingError, match="exists"):
+    with pytest.raises(OutputError, match="exists"):
         write_bag(path, **SMALL)
     write_bag(path, **SMALL, overwrite=True)
     (tmp_path / "precious").mkdir()
     (tmp_path / "precious" / "file").write_text("keep")
-    with pytest.raises(RecordingError, match="no rosbag2"):
+    with pytest.raises(OutputError, match="no synthetic recording"):
         write_bag(tmp_path / "precious", **SMALL, overwrite=True)
     assert (tmp_path / "precious" / "file").read_text() == "keep"
+
+
+def test_a_recording_of_the_user_and_files_beside_ours_are_never_replaced(tmp_path: Path) -> None:
+    ours = write_bag(tmp_path / "bag", **SMALL).path
+    (ours / "notes.txt").write_text("keep")
+    with pytest.raises(OutputError, match="left alone"):
+        write_bag(ours, **SMALL, overwrite=True)
+    assert (ours / "notes.txt").read_text() == "keep"
+    (ours / "notes.txt").unlink()
+    text = (ours / "metadata.yaml").read_text()
+    (ours / "metadata.yaml").write_text(text.replace("qvggt: synthetic", "robot: 7"))
+    with pytest.raises(OutputError, match="no synthetic recording"):
+        write_bag(ours, **SMALL, overwrite=True)
+    assert len(_read(ours)["/camera/image_raw"]) == 3
+
+
+@pytest.mark.parametrize("name", ["flight#2", "run?1", "50%20speed"])
+def test_names_that_mean_something_in_addresses_are_names(name: str, tmp_path: Path) -> None:
+    path = write_bag(tmp_path / name, **SMALL, storage="sqlite3").path
+    with open_recording(path) as recording:
+        assert recording.count("/camera/image_raw") == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:

@@ -10,7 +10,13 @@ from support import known_room as room
 
 def start(poses, noise=None, **values):
     """Return a reconstructor with a network that knows the poses; every frame a keyframe."""
-    values = {"keyframe_min_motion": 0.0, "min_confidence_percentile": 0.0, **values}
+    values = {
+        "keyframe_min_motion": 0.0,
+        "min_confidence_percentile": 0.0,
+        "confirm": False,
+        "refine": False,
+        **values,
+    }
     network = room.KnowingNetwork(poses, noise or room.Noise())
     return Reconstructor(network, Parameters(**values)), network
 

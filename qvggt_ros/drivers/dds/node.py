@@ -113,7 +113,7 @@ class DdsNode:
         """Reconstruct until `stop` returns true.
 
         Args:
-            stop: asked ten times a second and after each message.
+            stop: called ten times a second and after each message.
             show: called with each DiagnosticArray, which is published too.
         """
         period = self.parameters.diagnostics_period_s

@@ -10,7 +10,8 @@ from pathlib import Path
 from qvggt_core.errors import ParameterError, RecordingError, TransportError
 from qvggt_ros.drivers.dds.participant import Participant, Publisher
 from qvggt_ros.io.conversions import NANOSECONDS, move_stamps
-from qvggt_ros.io.recording import Recording, open_recording, playable_topics
+from qvggt_ros.io.recording import Recording, open_recording
+from qvggt_ros.io.topics import playable_topics
 
 _LISTENERS_S = 1.0
 _SLICE_S = 0.05
@@ -51,7 +52,7 @@ def play(
         rate: speed; 2 is twice as fast as it was recorded.
         keep_stamps: leave the stamps as recorded. By default they are moved to now, so that ages
             and latencies are true; there is no /clock here.
-        stop: asked before each message and while waiting.
+        stop: called before each message and while waiting.
         progress: called with the number of messages done and the number in all.
 
     Raises:
@@ -82,7 +83,7 @@ def _publishers(recording: Recording, participant: Participant) -> dict[str, Pub
                 msgtype,
                 latched=topic == _LATCHED,
                 depth=_DEPTH,
-                typestore=recording.reader.typestore,
+                typestore=recording.typestore,
             )
         except TransportError as error:
             recording.warnings.append(f"{topic} is left out: {error}")
@@ -103,7 +104,7 @@ def _play(
 
     def moved(stamp_ns: int) -> int:
         now_ns = start_ns + round((stamp_ns - first_ns) / rate)
-        # A clock that is not the recorder's may lead beyond what a stamp can say.
+        # A clock that is not the recorder's may lead beyond what a stamp can hold.
         return min(max(now_ns, 0), _LAST_STAMP_NS)
 
     messages = recording.messages(list(publishers))

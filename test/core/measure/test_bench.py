@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 from pathlib import Path
 
 import pytest
 import torch
 from qvggt_kernels import PackedWeight, dequantize, pack
+from support.modules import load_script
 from support.small_network import TINY
 
 from qvggt_core.errors import BenchmarkError
@@ -215,11 +215,7 @@ def test_foreign_results_are_refused(tmp_path):
 
 def test_the_table_of_speed_is_that_of_the_raw_results():
     root = Path(__file__).parents[3]
-    spec = importlib.util.spec_from_file_location("speed_table", root / "benchmarks/speed_table.py")
-    assert spec
-    assert spec.loader
-    writer = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(writer)
+    writer = load_script("benchmarks/speed_table.py")
     text = (root / "docs/performance.md").read_text(encoding="utf-8")
     assert writer.BEGIN in text
     assert writer.replaced(text, read_results(writer.RESULTS)) == text

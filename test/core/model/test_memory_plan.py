@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support import small_network
+from support.small_network import ENCODED
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -20,17 +21,16 @@ from qvggt_core.stream.load_network import load_network
 MEASURED = Path(__file__).parents[3] / "benchmarks/results/memory.json"
 MIB = 1 << 20
 
-SMALL = ModelConfig(
+SMALL = replace(
+    ENCODED,
     img_size=140,
     embed_dim=128,
-    depth=4,
     num_heads=4,
-    encoder=EncoderConfig(embed_dim=128, depth=1, num_heads=4),
+    encoder=EncoderConfig(128, 1, 4),
     camera_trunk_depth=1,
     camera_num_heads=4,
     dpt_features=64,
     dpt_out_channels=(32, 64, 128, 128),
-    taps=(0, 1, 2, 3),
 )
 
 

@@ -28,7 +28,7 @@ from qvggt_core.stream import Frame, Preprocessor
 from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
 
 FRAMES = 12
-PARAMETERS = Parameters(keyframe_min_motion=0.0)
+PARAMETERS = Parameters(confirm=False, refine=False, keyframe_min_motion=0.0)
 
 
 @pytest.fixture(scope="module")

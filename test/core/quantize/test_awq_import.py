@@ -42,16 +42,16 @@ def packed_as_awq(u):
     return torch.from_numpy(words.view(np.int16))
 
 
-def released_weight(rows, columns, seed=0, symmetric=False):
+def released_weight(rows, columns, seed=0, symmetric=False, size=128):
     rng = np.random.default_rng(seed)
     u = rng.integers(0, 16, (rows, columns))
-    groups = columns // 128
+    groups = columns // size
     padded = -(-groups // 8) * 8
     steps, zeros = np.zeros((padded, rows), np.float16), np.zeros((padded, rows))
     steps[:groups] = rng.uniform(0.001, 0.02, (groups, rows))
     zeros[:groups] = 8 if symmetric else rng.integers(3, 13, (groups, rows))
     scaled = (-steps.astype(np.float32) * zeros).astype(np.float16)
-    per_column = np.repeat(np.arange(groups), 128)
+    per_column = np.repeat(np.arange(groups), size)
     weight = u * steps.astype(np.float64)[per_column].T + scaled.astype(np.float64)[per_column].T
     return u, torch.from_numpy(steps), torch.from_numpy(scaled), torch.from_numpy(weight)
 
@@ -73,6 +73,24 @@ def test_a_weight_carries_over_but_for_its_scales_last_bits(symmetric):
     assert torch.allclose(layer(x), x @ ours.float().t(), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("size", [32, 64, 128, 256, 512])
+def test_the_number_of_columns_that_share_a_scale_is_read_from_the_scales(size):
+    u, steps, scaled, weight = released_weight(8, 512, size=size)
+    layer = import_awq_linear(packed_as_awq(u), steps, scaled)
+    assert layer.group_size == min(size, 128)
+    ours = dequantize(layer.packed(), torch.float64)
+    assert (ours - weight).abs().max() <= weight.abs().max() / 256
+
+
+@pytest.mark.parametrize("used", [0, 3, 32])
+def test_scales_of_no_known_group_are_refused(used):
+    u, _, _, _ = released_weight(8, 512)
+    scales = torch.zeros(32, 8, dtype=torch.float16)
+    scales[:used] = 0.01
+    with pytest.raises(QuantizationError, match=f"{used} of 32 rows of scales are not zero"):
+        import_awq_linear(packed_as_awq(u), scales, -8 * scales)
+
+
 @pytest.mark.parametrize("dtype", sorted(cpu.DTYPES, key=str))
 def test_zero_points_give_the_same_bits_on_the_fast_path(dtype):
     u, steps, scaled, _ = released_weight(8, 256)
@@ -85,7 +103,7 @@ def test_other_formats_are_refused_with_what_was_found():
     u, steps, scaled, _ = released_weight(8, 128)
     with pytest.raises(QuantizationError, match="are no whole numbers of 0 to 15"):
         import_awq_linear(packed_as_awq(u), steps, scaled * 0.9)
-    with pytest.raises(QuantizationError, match=r"needs \(1 or more, 8\)"):
+    with pytest.raises(QuantizationError, match=r"needs \(groups, 8\)"):
         import_awq_linear(packed_as_awq(u), steps[:, :5], scaled)
     with pytest.raises(QuantizationError, match="not \\(N/4, K\\) int16"):
         unpack_awq(torch.zeros(2, 100, dtype=torch.int16))
@@ -144,6 +162,20 @@ def test_a_released_checkpoint_becomes_one_of_ours_and_says_the_same(tmp_path, q
     with torch.inference_mode():
         ours, theirs = network(images), reference.eval()(images)
     assert (ours.depth - theirs.depth).norm() < 0.02 * theirs.depth.norm()
+
+
+def test_what_carries_poses_and_depth_out_keeps_what_the_file_has(tmp_path, quantized_names):
+    state = initial_state()
+    released_file(tmp_path / "model-v2.pt", state, quantized_names, {})
+    import_released(tmp_path / "model-v2.pt", tmp_path / "ours.safetensors")
+    checkpoint = read_checkpoint(tmp_path / "ours.safetensors")
+    for name in (
+        "camera_head.pose_branch.fc2.weight",
+        "camera_head.embed_pose.weight",
+        "camera_head.empty_pose_tokens",
+        "depth_head.scratch.output_conv2.2.weight",
+    ):
+        assert torch.equal(checkpoint.tensor(name), state[name].half().float())
 
 
 def test_blocks_alone_need_their_base(tmp_path, quantized_names):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from qvggt_kernels import IntegerLinear, hadamard_transform
+from safetensors.torch import load_file, save_file
 from support import small_network
 from support.small_network import open_state
 
@@ -652,6 +653,66 @@ def test_blocks_of_another_run_are_not_taken_over(source, data, tmp_path):
     other = data.part([0, 1, 2])
     report = quantize_checkpoint(source, target, settings, data=other, workspace=workspace)
     assert report.resumed_blocks == 0
+
+
+@pytest.mark.parametrize("fault", ["flipped bit", "no metadata", "another block"])
+def test_a_damaged_block_is_calibrated_again(source, data, tmp_path, fault, caplog):
+    workspace, target = tmp_path / "work", tmp_path / "q.safetensors"
+    settings = QuantizationSettings(recipe="gptq")
+
+    def stop(index, total, name):
+        if index == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_checkpoint(source, target, settings, data=data, workspace=workspace, progress=stop)
+    first, second = sorted(workspace.glob("*.safetensors"))
+    if fault == "flipped bit":
+        content = bytearray(first.read_bytes())
+        content[-3] ^= 1
+        first.write_bytes(content)
+    elif fault == "no metadata":
+        save_file(load_file(first), first)
+    else:
+        second.replace(first)
+    report = quantize_checkpoint(source, target, settings, data=data, workspace=workspace)
+    assert report.resumed_blocks == (0 if fault == "another block" else 1)
+    assert "is calibrated again" in caplog.text
+    whole = tmp_path / "whole.safetensors"
+    quantize_checkpoint(source, whole, settings, data=data)
+    one, other = load_file(target), load_file(whole)
+    assert all(torch.equal(one[name], other[name]) for name in other)
+
+
+def test_finished_blocks_stay_until_the_file_is_written(source, data, tmp_path, monkeypatch):
+    workspace, target = tmp_path / "work", tmp_path / "q.safetensors"
+    settings = QuantizationSettings(recipe="gptq")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("qvggt_core.quantize.pipeline.save_checkpoint", full)
+        with pytest.raises(QuantizationError, match=r"No space left.*kept in .*work"):
+            quantize_checkpoint(source, target, settings, data=data, workspace=workspace)
+    report = quantize_checkpoint(source, target, settings, data=data, workspace=workspace)
+    assert report.resumed_blocks == 10
+    assert not workspace.exists()
+
+
+def test_a_folder_of_other_files_is_not_taken_for_a_workspace(source, data, tmp_path):
+    workspace = tmp_path / "q.safetensors.partial"
+    workspace.mkdir()
+    (workspace / "thesis.tex").write_text("mine")
+    with pytest.raises(QuantizationError, match="thesis"):
+        quantize_checkpoint(
+            source,
+            tmp_path / "q.safetensors",
+            QuantizationSettings(recipe="gptq"),
+            data=data,
+            workspace=workspace,
+        )
+    assert (workspace / "thesis.tex").read_text() == "mine"
 
 
 def test_integer_layers_of_a_recipe_rotate_at_run_time_but_for_proj(source, data, tmp_path):

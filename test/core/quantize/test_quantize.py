@@ -16,7 +16,7 @@ from qvggt_kernels import LAYOUT, Int4Linear, IntegerLinear, PackedWeight, dequa
 from support import small_network
 from support.small_network import open_state
 
-from qvggt_core.errors import QuantizationError
+from qvggt_core.errors import CheckpointError, QuantizationError
 from qvggt_core.model import VGGT, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize import (
     PRESETS,
@@ -461,3 +461,33 @@ def without_point_head(folder: Path) -> Path:
     config = replace(TINY, point_head=False)
     save_checkpoint(folder / "no_points.safetensors", VGGT(config).state_dict(), config)
     return folder / "no_points.safetensors"
+
+
+def test_an_output_that_would_lose_something_is_refused_before_the_work(source, tmp_path):
+    copy = tmp_path / "network.safetensors"
+    copy.write_bytes(source.read_bytes())
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(copy)
+    for target in (copy, link):
+        with pytest.raises(QuantizationError, match="is the file to quantize"):
+            quantize_checkpoint(copy, target)
+    assert copy.read_bytes() == source.read_bytes()
+    with pytest.raises(QuantizationError, match="is a directory: name the file"):
+        quantize_checkpoint(copy, tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(QuantizationError, match="cannot make the directory"):
+        quantize_checkpoint(copy, tmp_path / "file" / "q.safetensors")
+
+
+def test_a_checkpoint_with_missing_or_foreign_entries_is_refused(source, tmp_path):
+    checkpoint = read_checkpoint(source)
+    state = {name: checkpoint.tensor(name).clone() for name in checkpoint.names()}
+    name = "aggregator.frame_blocks.0.attn.qkv.weight"
+    adapter = {f"{name}.lora_A": torch.zeros(4, 4), **state}
+    part = {key: value for key, value in state.items() if key != name}
+    for entries, reason in ((adapter, "unexpected"), (part, "missing")):
+        path = tmp_path / "odd.safetensors"
+        save_checkpoint(path, entries, checkpoint.config)
+        with pytest.raises(CheckpointError, match=rf"1 {reason}, first: {name}"):
+            quantize_checkpoint(path, tmp_path / "q.safetensors")
+        assert not (tmp_path / "q.safetensors").exists()

@@ -28,7 +28,9 @@ pytestmark = needs_browser
 
 FRAMES = 12
 CANVAS = "document.querySelector('#cloud')"
-PARAMETERS = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+PARAMETERS = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 
 
 def depth_message(index):

@@ -98,7 +98,11 @@ def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() 
     poses = room.straight(24)
     network, depths = room.KnowingNetwork(poses), RoomDepth(poses)
     parameters = Parameters(
-        image_width=room.WIDTH, scale_period_s=1.0, min_confidence_percentile=0.0
+        confirm=False,
+        refine=False,
+        image_width=room.WIDTH,
+        scale_period_s=1.0,
+        min_confidence_percentile=0.0,
     )
     reconstructor = Reconstructor(network, parameters, depths)
     results = [r for frame in room.frames(poses) for r in reconstructor.add(frame)]

@@ -57,7 +57,12 @@ def test_a_stream_is_bit_equal_with_and_without_the_cache(made, dtype):
 
     # An untrained network agrees with itself on nothing, so that no window is refused.
     parameters = Parameters(
-        keyframe_min_motion=0, window_size=4, window_stride=2, max_scale_spread=10
+        confirm=False,
+        refine=False,
+        keyframe_min_motion=0,
+        window_size=4,
+        window_stride=2,
+        max_scale_spread=10,
     )
     runs = []
     for chosen in (torch_network, Forgetful()):

@@ -74,7 +74,12 @@ def test_the_encoder_sees_every_view_once_and_the_cache_changes_nothing():
 
     forgetful = Forgetful(poses, room.USUAL)
     parameters = Parameters(
-        keyframe_min_motion=0, min_confidence_percentile=0, window_size=6, window_stride=2
+        confirm=False,
+        refine=False,
+        keyframe_min_motion=0,
+        min_confidence_percentile=0,
+        window_size=6,
+        window_stride=2,
     )
     uncached = run(Reconstructor(forgetful, parameters), frames)
     assert len(forgetful.encoded) > 2 * len(poses)
@@ -338,6 +343,8 @@ def test_the_cameras_of_a_rig_see_one_window_and_lie_in_one_map():
     both, pairs = rig_frames(poses, turn)
     network = room.KnowingNetwork(both, room.Noise())
     parameters = Parameters(
+        confirm=False,
+        refine=False,
         keyframe_min_motion=0.0,
         min_confidence_percentile=0.0,
         cameras=["front", "side"],
@@ -376,7 +383,9 @@ def test_depth_is_asked_for_new_views_and_for_those_that_tell_the_scale(size, st
 
     values = {"window_size": size, "window_stride": stride, "scale_views": scale_views}
     network = Asked(poses)
-    parameters = Parameters(keyframe_min_motion=0, min_confidence_percentile=0, **values)
+    parameters = Parameters(
+        confirm=False, refine=False, keyframe_min_motion=0, min_confidence_percentile=0, **values
+    )
     frames = room.frames(poses)
     results = run(Reconstructor(network, parameters), frames)
     # Each frame gets its depth once, and the windows fit whatever number tells their scale.

@@ -7,22 +7,13 @@ import pytest
 from scipy.optimize import brentq
 
 from qvggt_core.geometry.poses import transform, unproject
+from qvggt_core.synthetic import world as shapes
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
-from qvggt_core.synthetic.world import (
-    Box,
-    Cylinder,
-    HeightField,
-    Light,
-    Rectangle,
-    Sphere,
-    Texture,
-    World,
-)
 
-PLAIN = Texture("noise", (0.5, 0.4, 0.3), (0.9, 0.8, 0.7), 1.0)
+PLAIN = shapes.Texture("noise", (0.5, 0.4, 0.3), (0.9, 0.8, 0.7), 1.0)
 # Looks along +x of the world from its origin: image right is -y, image down is -z.
 LOOK_X = transform(np.array([[0, 0, 1], [-1, 0, 0], [0, -1, 0]], dtype=float), np.zeros(3))
 HEIGHT, WIDTH = 24, 32
@@ -37,10 +28,10 @@ def _render(pose: np.ndarray = LOOK_X, **parts: object):
         "cylinders": (),
         "height_field": None,
     }
-    world = World(
+    world = shapes.World(
         name="made",
         seed=0,
-        light=Light((0.0, 0.0, 5.0), 10.0),
+        light=shapes.Light((0.0, 0.0, 5.0), 10.0),
         sky=(0.5, 0.5, 0.5),
         flight_low=(-1.0, -1.0, 0.0),
         flight_high=(1.0, 1.0, 2.0),
@@ -56,7 +47,7 @@ def _directions() -> np.ndarray:
 
 
 def test_a_wall_has_its_distance_and_its_edges() -> None:
-    wall = Rectangle((3.0, 0.2, 0.0), (0, 1, 0), (0, 0, 1), (0.8, 0.5), PLAIN)
+    wall = shapes.Rectangle((3.0, 0.2, 0.0), (0, 1, 0), (0, 0, 1), (0.8, 0.5), PLAIN)
     image = _render(rectangles=(wall,))
     hit = 3.0 * _directions()
     inside = (np.abs(hit[..., 1] - 0.2) < 0.8) & (np.abs(hit[..., 2]) < 0.5)
@@ -67,7 +58,7 @@ def test_a_wall_has_its_distance_and_its_edges() -> None:
 
 def test_a_sphere_has_its_distance_and_normals() -> None:
     centre, radius = np.array([4.0, 0.3, -0.2]), 1.0
-    image = _render(spheres=(Sphere(tuple(centre), radius, PLAIN),))
+    image = _render(spheres=(shapes.Sphere(tuple(centre), radius, PLAIN),))
     d = _directions()
     a, b, c = (d**2).sum(-1), d @ centre, centre @ centre - radius**2
     disc = b**2 - a * c
@@ -81,7 +72,7 @@ def test_a_sphere_has_its_distance_and_normals() -> None:
 @pytest.mark.parametrize("yaw", [0.0, 0.6])
 def test_a_box_is_where_its_faces_are(yaw: float) -> None:
     half = np.array([0.5, 0.7, 0.4])
-    image = _render(boxes=(Box((3.0, 0.0, 0.1), tuple(half), yaw, PLAIN),))
+    image = _render(boxes=(shapes.Box((3.0, 0.0, 0.1), tuple(half), yaw, PLAIN),))
     hit = np.isfinite(image.depth)
     assert 20 < hit.sum() < hit.size
     points = image.depth[hit][:, None] * _directions()[hit] - [3.0, 0.0, 0.1]
@@ -99,7 +90,7 @@ def test_a_box_is_where_its_faces_are(yaw: float) -> None:
 def test_a_cylinder_is_where_its_side_and_caps_are() -> None:
     up_high = LOOK_X.copy()
     up_high[:3, 3] = [0.0, 0.0, 1.2]
-    cylinder = Cylinder((2.5, 0.0, 0.4), 0.5, 0.5, PLAIN)
+    cylinder = shapes.Cylinder((2.5, 0.0, 0.4), 0.5, 0.5, PLAIN)
     image = _render(up_high, cylinders=(cylinder,))
     hit = np.isfinite(image.depth)
     points = up_high[:3, 3] + image.depth[hit][:, None] * _directions()[hit]
@@ -113,7 +104,7 @@ def test_a_cylinder_is_where_its_side_and_caps_are() -> None:
 
 
 def test_ground_is_hit_where_a_root_finder_says() -> None:
-    ground = HeightField(((0.3, 0.9, 0.2, 0.5), (0.1, -0.7, 1.8, 2.0)), PLAIN)
+    ground = shapes.HeightField(((0.3, 0.9, 0.2, 0.5), (0.1, -0.7, 1.8, 2.0)), PLAIN)
     pose = LOOK_X.copy()
     pose[:3, 3] = [0.0, 0.0, 1.5]
     image = _render(pose, height_field=ground)
@@ -141,7 +132,10 @@ def test_ground_is_hit_where_a_root_finder_says() -> None:
 
 
 def test_the_nearest_surface_wins_and_nothing_is_sky() -> None:
-    near, far = Sphere((2.0, 0.0, 0.0), 0.5, PLAIN), Sphere((5.0, 0.0, 0.0), 1.0, PLAIN)
+    near, far = (
+        shapes.Sphere((2.0, 0.0, 0.0), 0.5, PLAIN),
+        shapes.Sphere((5.0, 0.0, 0.0), 1.0, PLAIN),
+    )
     image = _render(spheres=(far, near))
     assert image.depth[HEIGHT // 2, WIDTH // 2] == pytest.approx(1.5, rel=1e-5)
     assert np.isnan(image.depth[0, 0])
@@ -172,9 +166,9 @@ def test_one_point_looks_alike_from_two_cameras() -> None:
 
 @pytest.mark.parametrize("kind", ["noise", "checker", "bricks", "stripes", "poster"])
 def test_textures_are_deterministic_and_have_structure(kind: str) -> None:
-    def wall(seed: int) -> Rectangle:
-        texture = Texture(kind, (0.9, 0.2, 0.1), (0.1, 0.3, 0.8), 0.5, seed)
-        return Rectangle((2.0, 0.0, 0.0), (0, 1, 0), (0, 0, 1), (5, 5), texture)
+    def wall(seed: int) -> shapes.Rectangle:
+        texture = shapes.Texture(kind, (0.9, 0.2, 0.1), (0.1, 0.3, 0.8), 0.5, seed)
+        return shapes.Rectangle((2.0, 0.0, 0.0), (0, 1, 0), (0, 0, 1), (5, 5), texture)
 
     first, again, other = (_render(rectangles=(wall(s),)).colour for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
@@ -201,17 +195,19 @@ def test_exposure_and_noise_do_what_they_say() -> None:
 
 
 def test_a_camera_that_moves_during_the_exposure_sees_the_mean_of_what_it_passes() -> None:
-    black = Texture("noise", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0)
+    black = shapes.Texture("noise", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0)
     scene = Scene(
-        World(
+        shapes.World(
             name="made",
             seed=0,
-            rectangles=(Rectangle((3.0, 50.0, 0.0), (0, 1, 0), (0, 0, 1), (50.0, 50.0), black),),
+            rectangles=(
+                shapes.Rectangle((3.0, 50.0, 0.0), (0, 1, 0), (0, 0, 1), (50.0, 50.0), black),
+            ),
             boxes=(),
             spheres=(),
             cylinders=(),
             height_field=None,
-            light=Light((0.0, 0.0, 5.0), 10.0),
+            light=shapes.Light((0.0, 0.0, 5.0), 10.0),
             sky=(1.0, 1.0, 1.0),
             flight_low=(-1.0, -1.0, 0.0),
             flight_high=(1.0, 1.0, 2.0),
@@ -223,7 +219,7 @@ def test_a_camera_that_moves_during_the_exposure_sees_the_mean_of_what_it_passes
     moved = scene.render(LOOK_X, CAMERA, HEIGHT, WIDTH, sample_poses=poses)
     np.testing.assert_array_equal(moved.depth, still.depth)
     # The wall ends at y = 0: a ray from y0 that has run to x = 3 at y0 + 3 slope sees the sky
-    # below that. Light adds up before the display's gamma.
+    # below that. shapes.Light adds up before the display's gamma.
     slope = _directions()[HEIGHT // 2, :, 1]
     beyond = [3 * slope + y < 0 for y in (0.0, -0.6, -0.2, 0.2, 0.6)]
     expected = 255 * np.mean(beyond, axis=0) ** (1 / 2.2)

@@ -6,17 +6,8 @@ import numpy as np
 import pytest
 
 from qvggt_core.errors import ParameterError, TrainingError
+from qvggt_core.synthetic import world as shapes
 from qvggt_core.synthetic.named_worlds import WORLDS, make_world
-from qvggt_core.synthetic.world import (
-    Box,
-    Cylinder,
-    HeightField,
-    Light,
-    Rectangle,
-    Sphere,
-    Texture,
-    World,
-)
 from qvggt_core.training.clips import PoolConfig, render_clip
 from qvggt_core.training.seeds import (
     evaluation_seed,
@@ -25,16 +16,16 @@ from qvggt_core.training.seeds import (
     training_seed,
 )
 
-PLAIN = Texture("noise", (0.5, 0.5, 0.5), (0.9, 0.9, 0.9), 1.0)
+PLAIN = shapes.Texture("noise", (0.5, 0.5, 0.5), (0.9, 0.9, 0.9), 1.0)
 
 
-def _world(**parts: object) -> World:
+def _world(**parts: object) -> shapes.World:
     empty: dict = {"rectangles": (), "boxes": (), "spheres": (), "cylinders": ()}
-    return World(
+    return shapes.World(
         name="made",
         seed=0,
         height_field=None,
-        light=Light((0.0, 0.0, 5.0), 10.0),
+        light=shapes.Light((0.0, 0.0, 5.0), 10.0),
         sky=(0.5, 0.5, 0.5),
         flight_low=(-1.0, -1.0, 0.0),
         flight_high=(1.0, 1.0, 2.0),
@@ -64,20 +55,20 @@ def test_unknown_worlds_are_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("parts", "point", "distance"),
     [
-        ({"spheres": (Sphere((1, 0, 0), 0.5, PLAIN),)}, (3, 0, 0), 1.5),
-        ({"spheres": (Sphere((1, 0, 0), 0.5, PLAIN),)}, (1, 0, 0.2), -0.3),
-        ({"boxes": (Box((0, 0, 0), (1, 2, 3), 0.0, PLAIN),)}, (4, 6, 0), 5.0),
-        ({"boxes": (Box((0, 0, 0), (1, 2, 3), np.pi / 2, PLAIN),)}, (5, 5, 0), 5.0),
-        ({"boxes": (Box((0, 0, 0), (1, 2, 3), 0.0, PLAIN),)}, (0.5, 0, 0), -0.5),
-        ({"cylinders": (Cylinder((0, 0, 0), 1.0, 2.0, PLAIN),)}, (4, 0, 6), 5.0),
-        ({"cylinders": (Cylinder((0, 0, 0), 1.0, 2.0, PLAIN),)}, (0, 3, 1), 2.0),
+        ({"spheres": (shapes.Sphere((1, 0, 0), 0.5, PLAIN),)}, (3, 0, 0), 1.5),
+        ({"spheres": (shapes.Sphere((1, 0, 0), 0.5, PLAIN),)}, (1, 0, 0.2), -0.3),
+        ({"boxes": (shapes.Box((0, 0, 0), (1, 2, 3), 0.0, PLAIN),)}, (4, 6, 0), 5.0),
+        ({"boxes": (shapes.Box((0, 0, 0), (1, 2, 3), np.pi / 2, PLAIN),)}, (5, 5, 0), 5.0),
+        ({"boxes": (shapes.Box((0, 0, 0), (1, 2, 3), 0.0, PLAIN),)}, (0.5, 0, 0), -0.5),
+        ({"cylinders": (shapes.Cylinder((0, 0, 0), 1.0, 2.0, PLAIN),)}, (4, 0, 6), 5.0),
+        ({"cylinders": (shapes.Cylinder((0, 0, 0), 1.0, 2.0, PLAIN),)}, (0, 3, 1), 2.0),
         (
-            {"rectangles": (Rectangle((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1), PLAIN),)},
+            {"rectangles": (shapes.Rectangle((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1), PLAIN),)},
             (4, 5, 0),
             5.0,
         ),
         (
-            {"rectangles": (Rectangle((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1), PLAIN),)},
+            {"rectangles": (shapes.Rectangle((0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1), PLAIN),)},
             (0.5, 0.5, -2),
             2.0,
         ),
@@ -88,8 +79,8 @@ def test_clearance_is_the_distance(parts: dict, point: tuple, distance: float) -
 
 
 def test_clearance_over_ground_is_never_too_large() -> None:
-    ground = HeightField(((0.5, 1.0, 0.3, 0.2), (0.2, -0.5, 2.0, 1.0)), PLAIN)
-    world = World(**{**vars(_world()), "height_field": ground})
+    ground = shapes.HeightField(((0.5, 1.0, 0.3, 0.2), (0.2, -0.5, 2.0, 1.0)), PLAIN)
+    world = shapes.World(**{**vars(_world()), "height_field": ground})
     rng = np.random.default_rng(1)
     points = rng.uniform([-2, -2, 1], [2, 2, 5], size=(40, 3))
     x, y = np.meshgrid(np.linspace(-6, 6, 300), np.linspace(-6, 6, 300))

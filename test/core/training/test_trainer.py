@@ -11,7 +11,7 @@ import pytest
 import torch
 import yaml
 from qvggt_kernels import PackedWeight, dequantize
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from support.tiny_run import TINY
 
 from qvggt_core.errors import TrainingError
@@ -59,6 +59,43 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tmp_path: Path, pools: Path) 
     for kind in ("network", "averaged", "auxiliary"):
         for name, value in state[kind].items():
             assert torch.equal(value, resumed[kind][name]), name
+
+
+def test_a_run_that_was_killed_after_its_state_writes_its_network(
+    tmp_path: Path, pools: Path
+) -> None:
+    config = TrainConfig.model_validate({**TINY, "log_every": 1})
+    train(config, tmp_path, steps=2, device="cpu", pool_directory=pools)
+    older = (tmp_path / "model.safetensors").read_bytes()
+    result = train(config, tmp_path, steps=4, device="cpu", pool_directory=pools)
+    newest = load(result.checkpoint.read_bytes())
+    result.checkpoint.write_bytes(older)
+    with (tmp_path / "log.jsonl").open("a") as log:
+        log.write('{"step": 9, "loss": 1.0}\n{"step": 4, "lo')
+    result = train(config, tmp_path, steps=4, device="cpu", pool_directory=pools)
+    assert read_checkpoint(result.checkpoint).metadata["training_step"] == "4"
+    found = load(result.checkpoint.read_bytes())
+    assert all(torch.equal(newest[name], each) for name, each in found.items())
+    lines = (tmp_path / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100])
+def test_a_damaged_state_is_refused_with_a_reason(
+    tmp_path: Path, pools: Path, content: bytes
+) -> None:
+    config = TrainConfig.model_validate(TINY)
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(TrainingError, match=r"cannot go on from .*state\.pt: \S"):
+        train(config, tmp_path, steps=1, device="cpu", pool_directory=pools)
+
+
+@pytest.mark.parametrize("content", [[1], {"step": 1}, {"config": 3}, torch.ones(2)])
+def test_a_state_of_something_else_is_refused(tmp_path: Path, pools: Path, content) -> None:
+    config = TrainConfig.model_validate(TINY)
+    torch.save(content, tmp_path / "state.pt")
+    with pytest.raises(TrainingError, match="cannot go on from"):
+        train(config, tmp_path, steps=1, device="cpu", pool_directory=pools)
 
 
 def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, pools: Path) -> None:

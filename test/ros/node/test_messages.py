@@ -28,7 +28,7 @@ GEOMETRY = FrameGeometry(
     confidence=RNG.uniform(1, 9, (HEIGHT, WIDTH)).astype(np.float32),
 )
 ESTIMATE = conversions.OdometryEstimate(
-    GEOMETRY.map_from_camera, np.arange(6.0), np.arange(6.0), np.arange(6.0)
+    GEOMETRY.map_from_camera, np.arange(6.0), np.arange(36.0).reshape(6, 6), np.eye(6)
 )
 STAMP = GEOMETRY.view.stamp_ns
 

@@ -1,0 +1,192 @@
+"""The pose of one camera from points of the map whose distances are more or less certain."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from qvggt_core.geometry.poses import transform
+
+_NO_DEPTH = 1e-3
+_ITERATIONS = 12
+_MAX_DAMPING = 1e3
+_CONVERGED = 1e-4
+_RANSAC_ITERATIONS = 100
+# Residual in standard deviations at which a point counts half, and from which it is an outlier.
+OUTLIER_SCALE = 2.0
+OUTLIER = 3.0
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """Points of the map, and where a camera sees them.
+
+    Attributes:
+        origins: (N, 3) centres in the map from which the points are described.
+        directions: (N, 3) of the points from there, unit length.
+        inverse_distance: (N,) one over the distance.
+        inverse_distance_sigma: (N,) its standard deviation.
+        rays: (N, 2) x / z and y / z where the camera sees them.
+        sigma: standard deviation of `rays`.
+    """
+
+    origins: NDArray[np.float64]
+    directions: NDArray[np.float64]
+    inverse_distance: NDArray[np.float64]
+    inverse_distance_sigma: NDArray[np.float64]
+    rays: NDArray[np.float64]
+    sigma: float
+
+
+@dataclass(frozen=True)
+class Resection:
+    """A camera's pose, and what speaks for it.
+
+    Attributes:
+        camera_from_map: (4, 4).
+        residual: (N,) in standard deviations, the points' own uncertainty included.
+        cost: mean robust cost of a point.
+        covariance: (6, 6) of rotation and translation in the camera's frame, the points taken as
+            they are and the residuals as what they show.
+    """
+
+    camera_from_map: NDArray[np.float64]
+    residual: NDArray[np.float64]
+    cost: float
+    covariance: NDArray[np.float64]
+
+    @property
+    def agrees(self) -> NDArray[np.bool_]:
+        """Which points are no outliers, (N,)."""
+        return self.residual < OUTLIER
+
+    @property
+    def share(self) -> float:
+        """Share of the points that agree."""
+        return float(np.mean(self.agrees)) if len(self.residual) else 0.0
+
+
+def resect(sighting: Sighting, starts: list[NDArray[np.float64]]) -> Resection:
+    """Return the pose that agrees best with the points, under Cauchy's robust cost.
+
+    A point of uncertain distance may lie anywhere along a line in the image: its residual along
+    that line counts less, so that it still helps to find the rotation.
+
+    Args:
+        sighting: at least 6 points.
+        starts: poses (4, 4) from which to begin, all are tried; if from none half of the points
+            agree, also one by RANSAC.
+    """
+    best = min((_descend(sighting, start) for start in starts), key=lambda found: found.cost)
+    if best.share >= 0.5:
+        return best
+    start = _by_ransac(sighting)
+    if start is not None:
+        best = min(best, _descend(sighting, start), key=lambda found: found.cost)
+    return best
+
+
+def _by_ransac(sighting: Sighting) -> NDArray[np.float64] | None:
+    points = sighting.origins + sighting.directions / sighting.inverse_distance[:, None]
+    found, turn, shift, _ = cv2.solvePnPRansac(
+        points,
+        sighting.rays,
+        np.eye(3),
+        np.zeros(4),
+        reprojectionError=float(OUTLIER * sighting.sigma),
+        iterationsCount=_RANSAC_ITERATIONS,
+    )
+    if not found or not np.isfinite(turn).all() or not np.isfinite(shift).all():
+        return None
+    return transform(Rotation.from_rotvec(turn.ravel()).as_matrix(), shift.ravel())
+
+
+@dataclass(frozen=True)
+class _Linearised:
+    """Whitened residuals at a pose, and what their derivatives need."""
+
+    residual: NDArray[np.float64]
+    rays: NDArray[np.float64]
+    inverse_depth: NDArray[np.float64]
+    along: NDArray[np.float64]
+    shrink: NDArray[np.float64]
+    square: NDArray[np.float64]
+
+    @property
+    def cost(self) -> float:
+        return OUTLIER_SCALE**2 * float(np.log1p(self.square).sum())
+
+    def jacobian(self) -> NDArray[np.float64]:
+        """Return d rays / d (rotation, translation), whitened as the residuals, (N, 2, 6)."""
+        x, y = self.rays.T
+        result = np.zeros((len(x), 2, 6))
+        result[:, 0, 0], result[:, 0, 1], result[:, 0, 2] = -x * y, 1.0 + x * x, -y
+        result[:, 1, 0], result[:, 1, 1], result[:, 1, 2] = -1.0 - y * y, x * y, x
+        result[:, 0, 3], result[:, 0, 5] = self.inverse_depth, -x * self.inverse_depth
+        result[:, 1, 4], result[:, 1, 5] = self.inverse_depth, -y * self.inverse_depth
+        projected = np.einsum("ni,nij->nj", self.along, result)
+        result -= (self.shrink[:, None] * self.along)[:, :, None] * projected[:, None]
+        return result
+
+
+def _linearise(sighting: Sighting, pose: NDArray[np.float64]) -> _Linearised:
+    rotation = pose[:3, :3].T
+    origin = sighting.origins @ rotation + pose[:3, 3]
+    local = sighting.directions @ rotation + sighting.inverse_distance[:, None] * origin
+    depth = np.maximum(local[:, 2], _NO_DEPTH)
+    rays = local[:, :2] / depth[:, None]
+    # One standard deviation of the distance moves the point by this much in the image.
+    along = (origin[:, :2] - rays * origin[:, 2:]) / depth[:, None]
+    along *= (sighting.inverse_distance_sigma / sighting.sigma)[:, None]
+    length = (along**2).sum(axis=1)
+    # (I + a a^T)^(-1/2) = I - shrink a a^T.
+    shrink = (1.0 - 1.0 / np.sqrt(1.0 + length)) / np.maximum(length, 1e-12)
+    residual = (rays - sighting.rays) / sighting.sigma
+    residual = residual - (shrink * (along * residual).sum(axis=1))[:, None] * along
+    square = (residual**2).sum(axis=1) / OUTLIER_SCALE**2
+    square = np.where(local[:, 2] < _NO_DEPTH, 1e3, square)
+    inverse_depth = sighting.inverse_distance / depth
+    return _Linearised(residual, rays, inverse_depth, along, shrink, square)
+
+
+def _descend(sighting: Sighting, pose: NDArray[np.float64]) -> Resection:
+    """Return where Levenberg and Marquardt's method ends from a pose."""
+    here = _linearise(sighting, pose)
+    damping = 1e-4
+    for _ in range(_ITERATIONS):
+        root = np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma
+        jacobian = (here.jacobian() * root[:, None, None]).reshape(-1, 6)
+        error = (here.residual * (sighting.sigma * root)[:, None]).ravel()
+        normal = jacobian.T @ jacobian
+        normal[np.arange(6), np.arange(6)] *= 1.0 + damping
+        normal[np.arange(6), np.arange(6)] += 1e-9
+        step = -np.linalg.solve(normal, jacobian.T @ error)
+        turn = Rotation.from_rotvec(step[:3]).as_matrix()
+        moved = transform(turn, step[3:]) @ pose
+        there = _linearise(sighting, moved)
+        if not there.cost < here.cost:
+            damping *= 10.0
+            if damping > _MAX_DAMPING:
+                break
+            continue
+        gain = (here.cost - there.cost) / here.cost
+        pose, here, damping = moved, there, damping * 0.1
+        if gain < _CONVERGED:
+            break
+    residual = OUTLIER_SCALE * np.sqrt(here.square)
+    jacobian = (
+        here.jacobian() * (np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma)[:, None, None]
+    )
+    jacobian = jacobian.reshape(-1, 6)
+    information = np.asarray(jacobian.T @ jacobian, np.float64) + 1e-9 * np.eye(6)
+    covariance = np.asarray(variance_shown(residual**2) * np.linalg.inv(information), np.float64)
+    return Resection(pose, residual, here.cost / max(len(residual), 1), covariance)
+
+
+def variance_shown(square: NDArray[np.float64]) -> float:
+    """Return the variance per axis that squared residuals (N,) of two axes show, by the median."""
+    return float(np.median(square)) / (2.0 * np.log(2.0)) if len(square) else 1.0

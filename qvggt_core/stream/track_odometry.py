@@ -1,0 +1,149 @@
+"""A camera's poses from followed points: tracker and local map, frame by frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.geometry.camera import Camera
+from qvggt_core.stream.confirmation import TrackedView
+from qvggt_core.stream.depth_correction import SeenPoints
+from qvggt_core.stream.frame import Frame
+from qvggt_core.stream.local_map import Keyframe, LocalMap, Located
+from qvggt_core.stream.tracks import Tracker, Tracks
+
+# A keyframe comes when the gate says so, or when so many of the last one's points are gone.
+_KEPT_SHARE = 0.7
+# A map begins anew on points of which this share, and so many, reach the next image.
+_FOLLOWED_SHARE = 0.4
+_MIN_FOLLOWED = 30
+# Of a point whose distance is less certain, depth is not told.
+_MAX_DEPTH_SIGMA = 0.2
+
+
+@dataclass
+class Observation:
+    """What followed points tell of one frame.
+
+    Attributes:
+        view: the points in the network's view of the frame.
+        located: where the frame was taken, when it came.
+        keyframe: the frame in the local map, if it is a keyframe there.
+    """
+
+    view: TrackedView
+    located: Located
+    keyframe: Keyframe | None = None
+
+    @property
+    def stamp_ns(self) -> int:
+        """Capture time of the frame."""
+        return self.view.stamp_ns
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether its pose is not known."""
+        return self.located.is_lost
+
+
+@dataclass
+class TrackOdometry:
+    """Follows points, and keeps the local map in which they say where the camera is.
+
+    Attributes:
+        tracker: follows the points.
+        map: the local map; None before the first frame.
+        is_lost: whether the last frame's pose is not known.
+    """
+
+    tracker: Tracker = field(default_factory=Tracker)
+    map: LocalMap | None = None
+    is_lost: bool = False
+    _last: Tracks | None = None
+
+    def reset(self) -> None:
+        """Forget everything."""
+        self.tracker.reset()
+        self.forget_map()
+
+    def forget_map(self) -> None:
+        """Forget the map; points are followed on."""
+        self.map, self.is_lost, self._last = None, False, None
+
+    def track(
+        self, frame: Frame, camera: Camera, mask: NDArray[np.uint8] | None = None
+    ) -> tuple[Tracks, bool]:
+        """Follow the points into a frame; say whether they found their way back to a lost map.
+
+        Returns:
+            The points, and whether a new map has to begin with them: the old one is lost, and
+            they are followed again.
+        """
+        tracks = self.tracker.track(frame.image, camera, mask)
+        last, self._last = self._last, tracks
+        if self.map is None or not self.is_lost or last is None:
+            return tracks, False
+        known = np.isin(tracks.ids, self.map.points.ids).sum()
+        followed = np.isin(last.ids, tracks.ids).sum()
+        enough = max(_MIN_FOLLOWED, _FOLLOWED_SHARE * len(last.ids))
+        return tracks, bool(known < _MIN_FOLLOWED and followed >= enough)
+
+    def observe(
+        self, view: TrackedView, first_pose: NDArray[np.float64], is_key: bool
+    ) -> Observation:
+        """Locate a frame in the map, and let the map grow by it if it is a keyframe.
+
+        Args:
+            view: the frame's points.
+            first_pose: (4, 4) camera_from_map of this frame if a map begins with it.
+            is_key: whether the gate takes it for a keyframe.
+        """
+        tracks = view.tracks
+        if self.map is None:
+            self.map = LocalMap(tracks, first_pose)
+            self.is_lost = len(tracks.ids) < _MIN_FOLLOWED
+            located = Located(first_pose, tracks.ids, np.ones(len(tracks.ids), bool), self.is_lost)
+            return Observation(view, located, self.map.keyframes[0])
+        located = self.map.locate(tracks)
+        self.is_lost = located.is_lost
+        observation = Observation(view, located)
+        if not located.is_lost:
+            last = self.map.keyframes[-1].tracks.ids
+            if is_key or np.isin(last, tracks.ids).sum() < _KEPT_SHARE * len(last):
+                self.map.add_keyframe(tracks, located)
+                observation.keyframe = self.map.keyframes[-1]
+        return observation
+
+    def pose(
+        self, observation: Observation
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return where a frame was taken by all that is known now, None if it is lost.
+
+        Returns:
+            camera_from_map (4, 4), and its covariance (6, 6) against the keyframe before, in the
+            camera's frame.
+        """
+        if observation.is_lost or self.map is None:
+            return None
+        keyframe = observation.keyframe
+        if keyframe is not None and any(keyframe is each for each in self.map.keyframes):
+            return keyframe.camera_from_map, keyframe.step
+        located = self.map.relocate(observation.view.tracks, observation.located.camera_from_map)
+        if located.is_lost:
+            located = observation.located
+        return located.camera_from_map, located.covariance
+
+    def seen_points(
+        self, observation: Observation, camera_from_map: NDArray[np.float64]
+    ) -> SeenPoints:
+        """Return the points that a frame sees and whose depth is known."""
+        assert self.map is not None
+        index, found = self.map.points.find(observation.view.tracks.ids)
+        points = self.map.points.take(index)
+        local = points.positions @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
+        # The distance from where it was first seen, as uncertain as the depth from here.
+        sigma = points.sigma / points.inverse_distance
+        good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
+        return SeenPoints(observation.view.pixels[found][good], local[good, 2], sigma[good])

@@ -1,0 +1,244 @@
+"""Image points followed from frame to frame: corners, pyramidal flow, forward-backward check."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from qvggt_core.geometry.camera import Camera
+
+_CORNER_QUALITY = 0.005
+_LK_LEVELS = 4
+_LK_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.03)
+# Flow in pure noise goes back to within a pixel of its start by chance in one case of 30.
+_MAX_ROUND_TRIP = 0.5
+# Flow needs texture in both directions; in a blank image corners are its noise.
+_MIN_EIGENVALUE = 2e-4
+# Share of the points below which flow is taken to have lost the scene.
+_COLLAPSE = 0.35
+_FEWEST_FOUND = 20
+_KEYPOINTS = 1500
+_RATIO = 0.8
+# A point goes where the matches around it go: so many, the nearest within a share of the width.
+_NEIGHBOURS = 4
+_NEAR = 0.1
+
+
+@dataclass(frozen=True)
+class Tracks:
+    """Where the followed points lie in one image.
+
+    Attributes:
+        ids: (N,) int64, increasing; a point keeps its number as long as it is followed.
+        pixels: (N, 2) float64 in pixels of the image as it was taken, centres at integers.
+        rays: (N, 2) float64, the same without lens: x / z and y / z in the camera's frame.
+        focal: pixels of the tracked image per unit of `rays`.
+    """
+
+    ids: NDArray[np.int64]
+    pixels: NDArray[np.float64]
+    rays: NDArray[np.float64]
+    focal: float
+
+
+@dataclass(frozen=True)
+class _State:
+    """An image, and the points that are followed in it."""
+
+    grey: NDArray[np.uint8] | None
+    ids: NDArray[np.int64]
+    points: NDArray[np.float32]
+
+
+class Tracker:
+    """Follows a few hundred corners through the images of one camera.
+
+    Shi and Tomasi, "Good features to track", CVPR 1994, and Bouguet's pyramidal Lucas-Kanade
+    flow, as OpenCV has them. Images wider than `width` are reduced to it.
+    """
+
+    def __init__(self, corners: int = 400, width: int = 640) -> None:
+        """Start without an image.
+
+        Args:
+            corners: number of points to keep up.
+            width: most columns of the image in which they are followed.
+        """
+        self._corners = corners
+        self._width = width
+        self._next_id = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all points; numbers are not used again."""
+        self._previous: NDArray[np.uint8] | None = None
+        self._last_good: _State | None = None
+        self._ids = np.empty(0, np.int64)
+        self._points = np.empty((0, 2), np.float32)
+
+    def track(
+        self, image: NDArray[np.uint8], camera: Camera, mask: NDArray[np.uint8] | None = None
+    ) -> Tracks:
+        """Follow the points into the next image and add new ones where there are few.
+
+        Where hardly any point can be followed (a jump, a covered lens), the points of the last
+        good image are looked for, in this and in later images, by descriptors.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            camera: its calibration.
+            mask: (H, W) uint8, non-zero where the scene is static; None for everywhere.
+        """
+        grey, scale = self._grey(image)
+        before = _State(self._previous, self._ids, self._points)
+        now = _followed(before, grey)
+        if len(now.ids) < _COLLAPSE * len(before.ids):
+            if self._last_good is None or len(before.ids) > len(self._last_good.ids) // 2:
+                self._last_good = before
+            found = _found_again(self._last_good, grey)
+            if len(found.ids) >= max(len(now.ids), _FEWEST_FOUND):
+                now, self._last_good = found, None
+        elif len(now.ids) >= self._corners // 2:
+            self._last_good = None
+        self._previous, self._ids, self._points = grey, now.ids, now.points
+        allowed = np.full(grey.shape, 255, np.uint8)
+        if mask is not None:
+            allowed[cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST) == 0] = 0
+            kept = _lookup(allowed, self._points) > 0
+            self._ids, self._points = self._ids[kept], self._points[kept]
+        self._add(grey, allowed)
+        pixels = (self._points.astype(np.float64) + 0.5) / scale - 0.5
+        rays = camera.rays(pixels)
+        return Tracks(self._ids.copy(), pixels, rays, float(scale[0] * camera.intrinsics[0, 0]))
+
+    def _grey(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        height, width = grey.shape
+        if width > self._width:
+            size = (self._width, max(1, round(height * self._width / width)))
+            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
+        return np.asarray(grey, np.uint8), np.array([grey.shape[1] / width, grey.shape[0] / height])
+
+    def _add(self, grey: NDArray[np.uint8], allowed: NDArray[np.uint8]) -> None:
+        wanted = self._corners - len(self._points)
+        if wanted < self._corners // 8:
+            return
+        distance = max(5, round(np.sqrt(grey.size / self._corners) * 0.5))
+        for x, y in self._points:
+            cv2.circle(allowed, (round(float(x)), round(float(y))), distance, 0, cv2.FILLED)
+        strength = cv2.cornerMinEigenVal(grey, 5, ksize=3)
+        allowed[strength < _MIN_EIGENVALUE] = 0
+        found = cv2.goodFeaturesToTrack(
+            grey, wanted, _CORNER_QUALITY, distance, mask=allowed, blockSize=5
+        )
+        if found is None:
+            return
+        new = np.asarray(found, np.float32).reshape(-1, 2)
+        ids = np.arange(self._next_id, self._next_id + len(new), dtype=np.int64)
+        self._next_id += len(new)
+        self._ids = np.concatenate([self._ids, ids])
+        self._points = np.concatenate([self._points, new])
+
+
+def _followed(before: _State, grey: NDArray[np.uint8]) -> _State:
+    """Return those points that can be followed from one image into the next, and back."""
+    if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:
+        return _State(grey, before.ids[:0], before.points[:0])
+    return _flown(before, grey, before.points, _MAX_ROUND_TRIP)
+
+
+def _flown(
+    before: _State, grey: NDArray[np.uint8], guess: NDArray[np.float32], max_round_trip: float
+) -> _State:
+    assert before.grey is not None
+    window = _window(grey.shape[1])
+    there, found = _flow(before.grey, grey, before.points, guess, window)
+    back, returned = _flow(grey, before.grey, there, before.points, window)
+    kept = found & returned
+    kept &= np.linalg.norm(back - before.points, axis=1) <= max_round_trip
+    kept &= (there >= 0).all(axis=1)
+    kept &= (there <= np.array([grey.shape[1] - 1, grey.shape[0] - 1])).all(axis=1)
+    return _State(grey, before.ids[kept], there[kept])
+
+
+def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
+    """Return those points of an earlier image that are in this one, wherever they went.
+
+    Matches of descriptors (Lowe, "Distinctive image features from scale-invariant keypoints",
+    IJCV 2004) tell where about in the image a point's surroundings went; flow does the rest.
+    """
+    nothing = _State(grey, before.ids[:0], before.points[:0])
+    if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:
+        return nothing
+    one, other = _matches(before.grey, grey)
+    if len(one) < _FEWEST_FOUND:
+        return nothing
+    _, mask = cv2.findFundamentalMat(one, other, cv2.FM_RANSAC, 2.0, 0.99, 1000)
+    if mask is None or np.count_nonzero(mask) < _FEWEST_FOUND:
+        return nothing
+    one, other = one[mask.ravel() > 0], other[mask.ravel() > 0]
+    distance, nearest = cKDTree(one).query(before.points, k=_NEIGHBOURS)
+    shift = np.median((other - one)[nearest], axis=1)
+    near = distance[:, 0] <= _NEAR * grey.shape[1]
+    start = _State(before.grey, before.ids[near], before.points[near])
+    if len(start.ids) == 0:
+        return nothing
+    guess = (start.points + shift[near]).astype(np.float32)
+    return _flown(start, grey, guess, 2.0 * _MAX_ROUND_TRIP)
+
+
+def _matches(
+    first: NDArray[np.uint8], second: NDArray[np.uint8]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return pixels (N, 2) in two images of the same places, by mutually nearest descriptors."""
+    sift = cv2.SIFT.create(_KEYPOINTS, contrastThreshold=0.02)
+    points, descriptors = [], []
+    for image in (first, second):
+        keypoints, found = sift.detectAndCompute(image, None)
+        if found is None or len(keypoints) < 2:
+            return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
+        points.append(np.array([keypoint.pt for keypoint in keypoints], np.float32))
+        # Square roots of normalised histograms: Arandjelovic and Zisserman, CVPR 2012.
+        descriptors.append(np.sqrt(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-6)))
+    similarity = descriptors[0] @ descriptors[1].T
+    best = similarity.argmax(axis=1)
+    ranked = np.partition(similarity, -2, axis=1)[:, -2:]
+    distance = np.sqrt(np.maximum(2.0 - 2.0 * ranked, 0.0))
+    chosen = distance[:, 1] < _RATIO * distance[:, 0]
+    chosen &= similarity.argmax(axis=0)[best] == np.arange(len(best))
+    return points[0][chosen], points[1][best[chosen]]
+
+
+def _window(width: int) -> tuple[int, int]:
+    """Return the side of the flow's window: 21 pixels at full width, less in small images."""
+    side = int(np.clip(round(width / 30), 9, 21)) | 1
+    return side, side
+
+
+def _flow(
+    start: NDArray[np.uint8],
+    end: NDArray[np.uint8],
+    points: NDArray[np.float32],
+    guess: NDArray[np.float32],
+    window: tuple[int, int],
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    there, found, _ = cv2.calcOpticalFlowPyrLK(
+        start,
+        end,
+        points[:, None],
+        guess[:, None].copy(),
+        winSize=window,
+        maxLevel=_LK_LEVELS,
+        criteria=_LK_CRITERIA,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return np.asarray(there, np.float32)[:, 0], found.ravel() == 1
+
+
+def _lookup(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
+    columns, rows = np.rint(points).astype(int).T.reshape(2, -1)
+    return image[rows.clip(0, image.shape[0] - 1), columns.clip(0, image.shape[1] - 1)]

@@ -1,0 +1,268 @@
+"""What the images say of a window: a verdict on the network, poses and depth that they support."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.geometry.camera import Camera
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
+from qvggt_core.stream import uncertainty
+from qvggt_core.stream.confirmation import TrackedView, confirm, depth_at
+from qvggt_core.stream.depth_correction import correct_depth
+from qvggt_core.stream.depth_scale import valid_depth
+from qvggt_core.stream.frame import Confirmation, Frame, Verdict, View, WindowPrediction
+from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.track_odometry import Observation, TrackOdometry
+from qvggt_core.stream.uncertainty import PoseUncertainty
+
+# How far the network's depth is off, in logarithms, where the images confirm it and elsewhere.
+_CONFIRMED_DEPTH = 0.2
+_UNCONFIRMED_DEPTH = 0.7
+# A pose that was never known is as uncertain as after so long a time, in seconds.
+_NEVER_S = 10.0
+
+
+@dataclass(frozen=True)
+class PlacedView:
+    """A view as the images support it.
+
+    Attributes:
+        map_from_camera: (4, 4).
+        depth: (H, W) float32 in the map's unit; NaN where it is not to be trusted.
+        confidence: (H, W) float32 of the network, lower where no point supports it.
+        is_lost: whether the pose is only the last known one.
+        covariance: (6, 6) of position and rotation along the map's axes; None where it is not
+            known from points.
+        motion_covariance: (6, 6) of translation and rotation since the frame before, in the
+            camera's frame.
+    """
+
+    map_from_camera: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    is_lost: bool = False
+    covariance: NDArray[np.float64] | None = None
+    motion_covariance: NDArray[np.float64] | None = None
+
+
+class Verifier:
+    """Follows the first camera's points, judges windows by them, and places views.
+
+    Attributes:
+        is_trusted: whether the last window on which the images had something to say was
+            confirmed; while they say nothing, the network is believed or not by that.
+    """
+
+    def __init__(self) -> None:
+        """Start without an image."""
+        self.is_trusted = False
+        self._odometry = TrackOdometry()
+        self._camera: Camera | None = None
+        self.forget_map()
+
+    def forget_map(self) -> None:
+        """Begin a map with the next frame; points are followed on."""
+        self.is_trusted = False
+        self._odometry.forget_map()
+        self._last_pose = FLU_FROM_OPTICAL
+        self._last_stamp: int | None = None
+        self._usual_depth = 1.0
+        self._uncertainty = PoseUncertainty()
+        self._since_keyframe = np.zeros((6, 6))
+        self._has_unit = False
+
+    def reset(self) -> None:
+        """Forget everything: the next frame does not continue the last."""
+        self.forget_map()
+        self._odometry.reset()
+        self._camera = None
+
+    def follow(
+        self, frame: Frame, view: View, preprocessor: Preprocessor
+    ) -> tuple[TrackedView | None, bool]:
+        """Follow points into a frame.
+
+        Returns:
+            The points, or None while no calibration is known; and whether a new map has to begin
+            with them, because the old one was lost for good.
+        """
+        camera = frame.camera or self._camera
+        if camera is None:
+            return None, False
+        tracks, begins_anew = self._odometry.track(frame, camera, frame.mask)
+        pixels = preprocessor.view_pixels(frame, view, tracks.pixels, tracks.rays)
+        width = tracks.focal / camera.intrinsics[0, 0] * frame.image.shape[1]
+        return TrackedView(frame.stamp_ns, tracks, pixels, width), begins_anew
+
+    def observe(self, tracked: TrackedView, is_keyframe: bool) -> Observation:
+        """Locate a frame by its points."""
+        first_pose = inverse(self._last_pose)
+        return self._odometry.observe(tracked, first_pose, is_keyframe)
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether there is a predicted calibration."""
+        return self._camera is not None
+
+    def calibrate(self, camera: Camera, last_pose: NDArray[np.float64]) -> None:
+        """Take the calibration that the network predicted, where no other is known.
+
+        Args:
+            camera: of the images as they come.
+            last_pose: (4, 4) map_from_camera of the last frame, near which the map begins.
+        """
+        self._camera = camera
+        self._last_pose = last_pose
+
+    def judge(
+        self, prediction: WindowPrediction, observations: Sequence[Observation | None]
+    ) -> Confirmation:
+        """Return whether the images confirm a window, and remember what they said last."""
+        views = [None if each is None or each.is_lost else each.view for each in observations]
+        found = confirm(prediction, views)
+        if found.verdict is not Verdict.UNDECIDED:
+            self.is_trusted = found.verdict is Verdict.CONFIRMED
+        return found
+
+    def expect(
+        self,
+        prediction: WindowPrediction,
+        observations: Sequence[Observation | None],
+        verdict: Verdict,
+    ) -> float | None:
+        """Let the network's depth tell of points that have little parallax, and of the unit.
+
+        Returns:
+            Map units per unit of the prediction, by the points; None where there are none.
+        """
+        found = self._predicted_points(prediction, observations)
+        if found is None or self._odometry.map is None:
+            return None
+        ids, predicted, known = found
+        ratio = float(np.median(np.log(known / predicted)))
+        if not self._has_unit:
+            # The map has no unit yet: that of the network's first window.
+            self._odometry.map.rescale(float(np.exp(ratio)))
+            self._has_unit, ratio = True, 0.0
+        if verdict is Verdict.CONTRADICTED:
+            return float(np.exp(-ratio))
+        share = _CONFIRMED_DEPTH if verdict is Verdict.CONFIRMED else _UNCONFIRMED_DEPTH
+        self._odometry.map.expect(ids, np.exp(ratio) * predicted, share)
+        return float(np.exp(-ratio))
+
+    def place(
+        self,
+        observation: Observation,
+        depth: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        percentile: float,
+    ) -> PlacedView:
+        """Return a view's pose and depth as far as the images support them.
+
+        Args:
+            observation: the view's points.
+            depth: (H, W) as predicted.
+            confidence: (H, W) of it.
+            percentile: pixels below this percentile of the confidence are not trusted.
+        """
+        found = self._odometry.pose(observation)
+        if found is None:
+            return self._lost_view(observation, depth)
+        pose, step = found
+        seen = self._odometry.seen_points(observation, pose)
+        if len(seen.depth):
+            self._usual_depth = float(np.median(seen.depth))
+        covariance, motion = self._covariances(observation, pose, step)
+        self._last_pose, self._last_stamp = inverse(pose), observation.stamp_ns
+        corrected = correct_depth(depth, seen)
+        result, sure = np.full_like(depth, np.nan), np.ones_like(confidence)
+        if corrected is not None:
+            sure = np.where(corrected.is_supported, confidence, 1.0 + 0.5 * (confidence - 1.0))
+            if self.is_trusted and corrected.follows_network:
+                result = valid_depth(corrected.depth, confidence, percentile)
+            else:
+                result = np.where(corrected.is_supported, corrected.depth, np.float32(np.nan))
+        return PlacedView(
+            self._last_pose,
+            result,
+            sure.astype(np.float32),
+            covariance=covariance,
+            motion_covariance=motion,
+        )
+
+    def _lost_view(self, observation: Observation, depth: NDArray[np.float32]) -> PlacedView:
+        """Return the last pose again, ever less certain, without depth."""
+        seconds = _NEVER_S
+        if self._last_stamp is not None:
+            seconds = max(0, observation.stamp_ns - self._last_stamp) * 1e-9
+        grown = uncertainty.lost(seconds, self._usual_depth)
+        camera_from_map = inverse(self._last_pose)
+        covariance = self._uncertainty.at(camera_from_map, np.zeros((6, 6))) + grown
+        return PlacedView(
+            self._last_pose,
+            np.full_like(depth, np.nan),
+            np.ones_like(depth),
+            is_lost=True,
+            covariance=uncertainty.in_map(covariance, camera_from_map),
+            motion_covariance=_translation_first(grown),
+        )
+
+    def _covariances(
+        self,
+        observation: Observation,
+        pose: NDArray[np.float64],
+        step: NDArray[np.float64],
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the covariances (6, 6) of a pose in the map, and of the motion that led to it."""
+        least = uncertainty.floor(self._usual_depth)
+        is_keyframe = observation.keyframe is not None
+        if is_keyframe:
+            focal = observation.view.tracks.focal
+            self._uncertainty.step(pose, step, uncertainty.common(focal, self._usual_depth))
+        here = self._uncertainty.at(pose, np.zeros((6, 6)) if is_keyframe else step)
+        motion = uncertainty.STEP_FACTOR**2 * (step + self._since_keyframe) + least
+        self._since_keyframe = np.zeros((6, 6)) if is_keyframe else step
+        return uncertainty.in_map(here + least, pose), _translation_first(motion)
+
+    def _predicted_points(
+        self, prediction: WindowPrediction, observations: Sequence[Observation | None]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return numbers of points, and their inverse distances as predicted and as known.
+
+        Both are from where the point was first seen; the predicted ones are in the window's unit.
+        """
+        local_map = self._odometry.map
+        if local_map is None:
+            return None
+        without_depth = len(observations) - len(prediction.depth)
+        ids, ratios = [], []
+        for observation, depth in zip(observations[without_depth:], prediction.depth, strict=True):
+            found_pose = None if observation is None else self._odometry.pose(observation)
+            if observation is None or found_pose is None:
+                continue
+            pose = found_pose[0]
+            index, found = local_map.points.find(observation.view.tracks.ids)
+            points = local_map.points.take(index)
+            here = points.positions @ pose[2, :3] + pose[2, 3]
+            there = depth_at(depth, observation.view.pixels[found])
+            good = np.isfinite(there) & (there > 0) & (here > 0)
+            ids.append(points.ids[good])
+            ratios.append(here[good] / there[good])
+        if not ids or sum(map(len, ids)) == 0:
+            return None
+        every, ratio = np.concatenate(ids), np.concatenate(ratios)
+        numbers, first = np.unique(every[::-1], return_index=True)
+        ratio = ratio[::-1][first]
+        index, _ = local_map.points.find(numbers)
+        known = local_map.points.inverse_distance[index]
+        return numbers, known * ratio, known
+
+
+def _translation_first(covariance: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return a covariance (6, 6) of rotation and translation in the other order, as ROS has it."""
+    order = [3, 4, 5, 0, 1, 2]
+    return covariance[np.ix_(order, order)]

@@ -1,0 +1,83 @@
+"""`qvggt bench-node`: how live reconstruction keeps up with a camera, by network and parameters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from qvggt_ros.cli import console
+from qvggt_ros.cli.options import ImageTopic, OutputFile, RecordingPath
+
+if TYPE_CHECKING:
+    from qvggt_ros.drivers.live_benchmark import LiveTiming
+
+_COLUMNS = {
+    "rate, Hz": "{rate_hz:.1f}",
+    "interval, 95 %, ms": "{interval_ms_p95:.0f}",
+    "latency, mean / 95 %, ms": "{latency_ms:.0f} / {latency_ms_p95:.0f}",
+    "jitter, mean / 95 %, ms": "{jitter_ms:.0f} / {jitter_ms_p95:.0f}",
+    "missed, %": "{missed:.1%}",
+    "processors": "{processors:.2f}",
+    "memory, MiB": "{memory_mib:.0f}",
+}
+
+
+def bench_node(
+    bag: RecordingPath,
+    output: OutputFile,
+    checkpoint: Annotated[
+        list[Path] | None,
+        typer.Option(help="Network; may be repeated. [default: the small one that ships]"),
+    ] = None,
+    params: Annotated[
+        list[Path] | None,
+        typer.Option(help="Parameter file, such as a preset; may be repeated."),
+    ] = None,
+    rate: Annotated[float, typer.Option(min=0.1, max=1000, help="Of the camera, in Hz.")] = 10.0,
+    seconds: Annotated[float, typer.Option(min=1, help="For each network and file.")] = 30.0,
+    image_topic: ImageTopic = None,
+) -> None:
+    """Measure rate, latency, jitter, missed images, processor and memory of live reconstruction."""
+    from qvggt_core.measure.machine import describe_machine
+    from qvggt_core.model import shipped_checkpoint
+    from qvggt_core.parameters import Parameters
+    from qvggt_core.util.files import write_atomically
+    from qvggt_ros.drivers.live_benchmark import measure_live, read_camera
+
+    camera = read_camera(bag, image_topic)
+    measured: list[tuple[str, str, LiveTiming]] = []
+    for network in checkpoint or [shipped_checkpoint()]:
+        for file in [None, *(params or [])]:
+            given = Parameters.read(file) if file else Parameters()
+            parameters = given.with_values(checkpoint=str(network))
+            name = file.stem if file else "default"
+            with console.err.status(f"measuring {network.name}, {name}"):
+                measured.append(
+                    (network.name, name, measure_live(camera, parameters, rate, seconds))
+                )
+    cases = [
+        {"network": network, "parameters": name, **timing.as_dict()}
+        for network, name, timing in measured
+    ]
+    results = {
+        "machine": describe_machine(),
+        "camera_hz": rate,
+        "seconds": seconds,
+        "recording": bag.name,
+        "cases": cases,
+    }
+    write_atomically(output, json.dumps(results, indent=1) + "\n")
+    console.out.print(_table(measured))
+    console.wrote(output)
+
+
+def _table(measured: list[tuple[str, str, LiveTiming]]) -> Table:
+    table = Table("network", "parameters", *_COLUMNS)
+    for network, name, timing in measured:
+        cells = (form.format(**timing.as_dict()) for form in _COLUMNS.values())
+        table.add_row(network, name, *cells)
+    return table

@@ -1,0 +1,81 @@
+"""`qvggt bench-node` counts and times what a network of known speed does."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from support.commands import run
+from support.recordings import RoomNetwork, room_entries, write_recording
+
+from qvggt_core.errors import BenchmarkError
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork
+from qvggt_ros.drivers.live_benchmark import _timing, measure_live, read_camera
+
+MILLISECOND = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def bag(tmp_path_factory):
+    return write_recording(tmp_path_factory.mktemp("bag") / "room", room_entries(10))
+
+
+def load(parameters):
+    return LoadedNetwork(RoomNetwork(), parameters, {"file": "room"})
+
+
+def test_every_number_is_that_of_publications_at_known_times():
+    # Stamps 100 ms apart; each pose 50 ms after its image, the last one 90 ms.
+    stamps = [index * 100 * MILLISECOND for index in range(5)]
+    delays = [50, 50, 50, 50, 90]
+    published = [(s, s + d * MILLISECOND) for s, d in zip(stamps, delays, strict=True)]
+    timing = _timing(published, offered=10, processors=0.5, memory=100.0)
+    assert timing.published == 5
+    assert timing.missed == pytest.approx(0.5)
+    assert timing.rate_hz == pytest.approx(4 / 0.440)
+    assert timing.latency_ms == pytest.approx(58)
+    assert timing.jitter_ms == pytest.approx((3 * 10 + 30) / 4)
+    assert timing.interval_ms_p95 == pytest.approx(140 - 0.15 * 40)
+
+
+def test_next_to_nothing_published_is_an_error_and_not_a_number():
+    with pytest.raises(BenchmarkError, match="--seconds"):
+        _timing([(0, 1)], offered=10, processors=0.5, memory=100.0)
+
+
+def test_a_live_run_publishes_no_more_than_was_offered(bag):
+    camera = read_camera(bag)
+    assert len(camera.images) == 10
+    assert camera.info is not None
+    stamps = [image.header.stamp.sec for image in camera.images]
+    timing = measure_live(camera, Parameters(), rate_hz=20.0, seconds=3.0, load=load)
+    assert 3 <= timing.published <= timing.offered <= 61
+    assert 0 <= timing.missed < 1
+    assert timing.latency_ms_p95 >= timing.latency_ms * 0.5 > 0
+    assert timing.processors > 0
+    assert timing.memory_mib > 50
+    assert [image.header.stamp.sec for image in camera.images] == stamps
+
+
+def test_a_recording_with_too_few_images_is_refused(tmp_path):
+    short = write_recording(tmp_path / "short", room_entries(3))
+    with pytest.raises(BenchmarkError, match="3 images"):
+        read_camera(short)
+
+
+def test_the_command_writes_each_case_with_the_machine(bag, tmp_path, capsys, monkeypatch):
+    def short(camera, parameters, rate, seconds):
+        return measure_live(camera, parameters, rate, seconds, load=load)
+
+    monkeypatch.setattr("qvggt_ros.drivers.live_benchmark.measure_live", short)
+    preset = tmp_path / "tight.yaml"
+    preset.write_text("/**:\n  ros__parameters:\n    window_size: 4\n    window_stride: 2\n")
+    arguments = (bag, "-o", tmp_path / "node.json", "--params", preset, "--seconds", "2")
+    status, printed, errors = run(capsys, "bench-node", *arguments)
+    assert status == 0, errors
+    results = json.loads((tmp_path / "node.json").read_text())
+    assert [case["parameters"] for case in results["cases"]] == ["default", "tight"]
+    assert results["machine"]["cpu"]
+    assert all(case["published"] for case in results["cases"])
+    assert "tight" in printed
