@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,17 +17,17 @@ from typing import Any
 
 import cv2
 import numpy as np
-from machine import describe
 from numpy.typing import NDArray
-from qvggt_ros.io.reference_messages import decode_depth, is_depth
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.evaluate.trajectory import align_sim3
 from qvggt_core.geometry.poses import rotation_angle
+from qvggt_core.measure.machine import describe_machine
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructor
 from qvggt_core.stream.load_network import load_network
-from qvggt_ros.io import conversions
+from qvggt_ros.io import camera_info, conversions, images
+from qvggt_ros.io.images import decode_depth, is_depth
 from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.topics import choose_topics
 
@@ -71,28 +70,22 @@ def read(path: Path, limit: int | None) -> tuple[list[Frame], Truth]:
 
 
 def _frame(message: Any, info: Any, rectified: bool) -> Frame:
-    image = conversions.decode_image(message)
+    image = images.decode_image(message)
     camera = None
     if info is not None:
-        camera = conversions.camera_from_info(
+        camera = camera_info.camera_from_info(
             info, image.shape[1], image.shape[0], rectified=rectified
         )
     return Frame(conversions.stamp_ns(message), image, camera, message.header.frame_id)
 
 
-def run(
-    frames: list[Frame], network: Any, parameters: Parameters
-) -> tuple[list[Reconstruction], float]:
-    """Return the reconstructions of a stream, and the processor time without the network."""
+def run(frames: list[Frame], network: Any, parameters: Parameters) -> list[Reconstruction]:
+    """Return the reconstructions of a stream."""
     reconstructor = Reconstructor(network, parameters)
     results: list[Reconstruction] = []
-    started = time.process_time()
     for frame in frames:
         results += reconstructor.add(frame)
-    results += reconstructor.flush()
-    spent = time.process_time() - started
-    inside = sum(sum(r.seconds.get(s, 0.0) for s in ("encode", "network")) for r in results)
-    return results, spent - inside
+    return results + list(reconstructor.flush())
 
 
 def measure(results: list[Reconstruction], truth: Truth, received: int) -> dict[str, Any]:
@@ -203,13 +196,14 @@ def main() -> None:
         for mode, values in modes.items():
             if args.only not in (None, mode):
                 continue
-            results, spent = run(frames, loaded.network, loaded.parameters.with_values(**values))
+            results = run(frames, loaded.network, loaded.parameters.with_values(**values))
             figures = measure(results, truth, len(frames))
-            figures["ms_per_frame"] = 1e3 * spent / len(frames)
             table.setdefault(path.name, {})[mode] = figures
             print(path.name, mode, json.dumps(figures), flush=True)
     if args.output:
-        args.output.write_text(json.dumps({"machine": describe(), "results": table}, indent=1))
+        args.output.write_text(
+            json.dumps({"machine": describe_machine(), "results": table}, indent=1)
+        )
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import ComputeSettings, load_model
 from qvggt_core.model.aggregator import ImageNormaliser
 
@@ -221,8 +221,9 @@ def main() -> None:
                     f"rotation {row['rotation_deg']:.3f} deg",
                     flush=True,
                 )
-            facts = {"note": args.note, "threads": args.threads, "machine": describe_machine()}
-            args.output.write_text(json.dumps({**facts, "cases": cases}, indent=1) + "\n")
+            # The weights are random: speed does not depend on them.
+            results = {"note": args.note, "threads": args.threads, "cases": cases}
+            write_results(args.output, results)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,6 @@ _PACKAGES = (
     OptionalPackage("ray", "ray", "batches on a cluster", "pip install 'qvggt_ros[ray]'"),
     OptionalPackage("triton", "triton", "kernels on NVIDIA GPUs", "pip install triton"),
     OptionalPackage(
-        "cv_bridge",
-        "",
-        "rare image encodings such as nv21",
-        "sudo apt install ros-$ROS_DISTRO-cv-bridge",
-    ),
-    OptionalPackage(
         "bondpy",
         "",
         "the bond with Nav2's lifecycle manager",

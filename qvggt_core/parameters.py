@@ -15,6 +15,7 @@ from qvggt_core.util.quoting import short
 from qvggt_core.util.yaml_text import read_yaml
 
 _STRUCTURAL: dict[str, Any] = {"read_only": True}
+_FROM_START: dict[str, Any] = {"read_only": True, "from_start": True}
 _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_]*$")
 
 
@@ -27,6 +28,7 @@ class ParameterDescription:
         default: its default.
         description: what it is, in a sentence or two.
         read_only: whether it is fixed once the network is loaded.
+        from_start: whether it is fixed once the node has started.
         choices: the values that a text may have; empty if any.
         minimum: smallest number allowed, None without a bound.
         maximum: largest number allowed, None without a bound.
@@ -43,6 +45,7 @@ class ParameterDescription:
     maximum: float | None = None
     minimum_excluded: bool = False
     maximum_excluded: bool = False
+    from_start: bool = False
 
     @property
     def allowed(self) -> str:
@@ -372,10 +375,34 @@ class Parameters(BaseModel):
         description="Node: the robot's base.",
         json_schema_extra=_STRUCTURAL,
     )
+    transform_rate_hz: float = Field(
+        20.0,
+        ge=0.0,
+        le=1000.0,
+        description=(
+            "Node: how often map_to_odom and odom_to_base are broadcast, stamped now; 0 sends each "
+            "once, with its image's stamp."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    transform_tolerance_s: float = Field(
+        0.2,
+        ge=0.0,
+        le=10.0,
+        description=(
+            "Node: seconds by which these are stamped ahead of now, so that who looks up the "
+            "present finds them."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     map_directory: str = Field(
         "~/qvggt_maps",
         min_length=1,
-        description="Node: where the service save_map writes.",
+        description=(
+            "Node: where the service save_map writes; fixed from its start, so that nobody on the "
+            "graph can choose another place."
+        ),
+        json_schema_extra=_FROM_START,
     )
     diagnostics_period_s: float = Field(
         1.0,
@@ -433,6 +460,7 @@ class Parameters(BaseModel):
                 maximum=schema.get("maximum", schema.get("exclusiveMaximum")),
                 minimum_excluded="exclusiveMinimum" in schema,
                 maximum_excluded="exclusiveMaximum" in schema,
+                from_start=schema.get("from_start", False),
             )
             for name, schema in cls.model_json_schema()["properties"].items()
         )

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
+import time
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +18,19 @@ logger = logging.getLogger(__name__)
 
 _LATENCIES_KEPT = 10_000
 _EVENTS_KEPT = 200
+_WARNINGS_SHOWN = 3
+_KINDS_KEPT = 100
+_LONGEST_REASON = 500
+_OTHER_REASONS = "other reasons"
+# Numbers that stand alone, and sizes as 640x480; those of names, as nv12 or '16UC1', are not.
+_NUMBER = re.compile(r"\d+x\d+|(?<![\w'./])\d+(\.\d+)?")
+
+
+@dataclass
+class _Warning:
+    text: str
+    count: int = 0
+    last_s: float = -math.inf
 
 
 @dataclass
@@ -40,6 +56,8 @@ class Counters:
         ages: seconds from the stamp of the newest image to the run of the network that it
             started, the newest last; only where the driver has a clock.
         events: sentences for the operator, the newest last.
+        warning_holds_s: seconds after which a warning that does not come again is over.
+        clock: seconds, for warnings.
     """
 
     received: int = 0
@@ -59,21 +77,51 @@ class Counters:
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     ages: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
     events: deque[str] = field(default_factory=lambda: deque(maxlen=_EVENTS_KEPT))
+    warning_holds_s: float = math.inf
+    clock: Callable[[], float] = time.monotonic
+    _kinds: dict[str, str] = field(default_factory=dict)
+    _warnings: dict[str, _Warning] = field(default_factory=dict)
 
     def reject(self, reason: str) -> None:
-        """Count a message that cannot be used; the first of a kind is logged and an event."""
-        # One fault of a camera is one kind, whatever numbers it comes with.
-        kinds = {_kind(known): known for known in self.rejected}
-        first = kinds.get(_kind(reason))
-        self.rejected[first or reason] += 1
-        if first is None:
-            self.warn_once(reason)
+        """Count a message that cannot be used, and warn."""
+        reason = reason[:_LONGEST_REASON]
+        kind = _kind(reason)
+        if kind not in self._kinds and len(self._kinds) >= _KINDS_KEPT:
+            # A camera that breaks anew each time must not fill the memory and the diagnostics.
+            self.rejected[_OTHER_REASONS] += 1
+            self.warn("messages could not be used for reasons that change all the time")
+            return
+        self.rejected[self._kinds.setdefault(kind, reason)] += 1
+        self.warn(reason)
 
-    def warn_once(self, event: str) -> None:
-        """Log a warning and keep it as an event, if it is not one of the newest already."""
-        if event not in self.events:
+    def warn(self, event: str) -> None:
+        """Take a warning; the first of a kind is logged and an event, and the next when it is over.
+
+        One fault of a camera is one kind, whatever numbers it comes with.
+        """
+        now, kind = self.clock(), _kind(event)
+        known = self._warnings.get(kind)
+        if known is None or now - known.last_s > self.warning_holds_s:
             logger.warning("%s", event)
             self.events.append(event)
+            known = self._warnings[kind] = _Warning(event)
+        known.last_s = now
+        known.count += 1
+
+    def warnings(self) -> list[str]:
+        """Return the warnings that hold, the most frequent first."""
+        now = self.clock()
+        for kind, known in list(self._warnings.items()):
+            if now - known.last_s > self.warning_holds_s:
+                del self._warnings[kind]
+        found = sorted(self._warnings.values(), key=lambda each: -each.count)
+        return [
+            f"{each.count} times: {each.text}" if each.count > 1 else each.text for each in found
+        ]
+
+    def forget_warnings(self) -> None:
+        """End all warnings; what holds on comes again."""
+        self._warnings.clear()
 
     def values(self, scale: Scale) -> dict[str, Any]:
         """Return the counters and the scale: the same for the same messages."""
@@ -112,7 +160,7 @@ class Status:
 
     @classmethod
     def of(cls, counters: Counters, scale: Scale, newest_ns: int | None, *, ages: bool) -> Status:
-        """Return the state: WARN while the scale is unknown or messages were rejected.
+        """Return the state: WARN while the scale is unknown or another warning holds.
 
         Args:
             counters: what was counted.
@@ -120,19 +168,18 @@ class Status:
             newest_ns: stamp of the newest image, None before the first.
             ages: whether the driver has a clock that stamps can be compared with.
         """
-        rejected = sum(counters.rejected.values())
-        warnings = []
+        warnings = counters.warnings()[:_WARNINGS_SHOWN]
         if counters.published and scale.metres_per_unit is None:
             warnings.append(
                 "the scale is unknown: lengths are in the network's units, not in metres"
             )
-        if rejected:
-            reason, _ = counters.rejected.most_common(1)[0]
-            warnings.append(f"{rejected} messages could not be used, most often: {reason}")
         warnings += _doubts(counters)
-        message = "; ".join(warnings) or (
-            "reconstructing" if counters.published else "waiting for images"
+        waiting = (
+            f"{counters.received} images, none with geometry yet"
+            if counters.received
+            else "waiting for images"
         )
+        message = "; ".join(warnings) or ("reconstructing" if counters.published else waiting)
         known = scale.stamp_ns is not None and newest_ns is not None
         values = {
             **counters.values(scale),
@@ -190,4 +237,4 @@ def _numbers(confirmation: Confirmation) -> dict[str, Any]:
 
 
 def _kind(reason: str) -> str:
-    return re.sub(r"\d+(\.\d+)?", "#", reason)
+    return _NUMBER.sub("#", reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,6 +17,7 @@ from qvggt_core.geometry.cloud import VoxelMap, frame_cloud, write_ply
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale
 from qvggt_core.util.files import atomic_path
+from qvggt_core.util.thinning import ThinnedStream
 from qvggt_ros.io import conversions
 from qvggt_ros.io.messages import Messages
 from qvggt_ros.odometry import MotionEstimator
@@ -67,6 +69,9 @@ class Driver:
         wanted: whether a topic has subscribers; work for the others is saved.
         lookup: returns transforms between other frames.
         now_ns: the time that stamps are compared with; None leaves ages unknown.
+        forget: called when everything begins anew, on request or as time went back: transforms
+            of before do not hold.
+        new_map: called when another map begins: the transform of the former one does not hold.
     """
 
     messages: Messages
@@ -74,6 +79,8 @@ class Driver:
     wanted: Callable[[str], bool] = lambda topic: True
     lookup: Lookup = lambda target, source, stamp_ns: None
     now_ns: Callable[[], int] | None = None
+    forget: Callable[[], None] = lambda: None
+    new_map: Callable[[], None] = lambda: None
 
 
 class Publishing:
@@ -99,7 +106,7 @@ class Publishing:
         Args:
             driver: where messages go.
             parameters: names of frames, and what goes into clouds.
-            warn: called with what an operator should know, once or more.
+            warn: called with what an operator should know, as often as it happens.
             keep_map: gather a map for `save_map`.
         """
         self.parameters = parameters
@@ -111,9 +118,10 @@ class Publishing:
 
     def forget_map(self) -> None:
         """Begin anew with the path, the motion and the map."""
+        self._driver.new_map()
         self.segment: int | None = None
         self.world = ""
-        self._path: list[Any] = []
+        self._path = PathPoses()
         self._motion = MotionEstimator()
         self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
 
@@ -137,8 +145,7 @@ class Publishing:
     def path(self, stamp_ns: int) -> None:
         """Publish the path of the map so far."""
         if self._driver.wanted("path"):
-            poses = _thinned(self._path)
-            path = conversions.path_message(self._driver.messages, poses)
+            path = conversions.path_message(self._driver.messages, self._path.poses)
             self._driver.emit("path", path, stamp_ns)
 
     def save_map(self) -> tuple[Path, int]:
@@ -153,7 +160,7 @@ class Publishing:
         cloud = None if self._map is None else self._map.cloud()
         if cloud is None or len(cloud) == 0:
             raise RecordingError("there is no map yet: no frame has got its geometry")
-        directory = Path(self.parameters.map_directory).expanduser()
+        directory = Path(os.path.expandvars(self.parameters.map_directory)).expanduser().absolute()
         now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
         path = directory / f"{self.world or 'map'}_{now}.ply".replace("/", "_")
         try:
@@ -171,7 +178,7 @@ class Publishing:
     def _publish_motion(self, geometry: FrameGeometry) -> None:
         stamp = geometry.view.stamp_ns
         pose = conversions.pose_message(self._driver.messages, geometry, self.world)
-        self._path.append(pose)
+        self._path.add(pose)
         self._emit("pose", stamp, lambda: pose)
         self._publish_odometry(geometry)
         if self._driver.wanted("tf"):
@@ -248,6 +255,20 @@ class Publishing:
         return "" if first else f"{geometry.view.source}/"
 
 
-def _thinned(poses: list[Any]) -> list[Any]:
-    stride = -(-len(poses) // MAX_PATH_POSES)
-    return poses[(len(poses) - 1) % stride :: stride]
+class PathPoses:
+    """The poses of a path message: thinned evenly, so that an hour takes no more than a minute."""
+
+    def __init__(self) -> None:
+        self._thinned: ThinnedStream[Any] = ThinnedStream(MAX_PATH_POSES - 1)
+        self._newest: Any = None
+
+    def add(self, pose: Any) -> None:
+        """Append a pose."""
+        self._thinned.add(pose)
+        self._newest = pose
+
+    @property
+    def poses(self) -> list[Any]:
+        """Poses in order, the newest always among them."""
+        kept = self._thinned.kept
+        return kept if kept[-1] is self._newest else [*kept, self._newest]

@@ -7,18 +7,16 @@ between is here, so that what is tested on a recording is what runs on a robot.
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
@@ -30,6 +28,7 @@ logger = logging.getLogger(__name__)
 _ARRIVALS_KEPT = 1024
 # Older than its predecessor by less is late on its way; by more, time itself went back.
 _LATE_NS = 1_000_000_000
+_WARNING_HOLDS_S = 10.0
 
 
 class FrameReconstructor(Protocol):
@@ -51,10 +50,7 @@ class FrameReconstructor(Protocol):
         """Take a frame of each camera; return what became known."""
 
     def add_odometry(
-        self,
-        stamp_ns: int,
-        position: NDArray[np.float64],
-        odom_from_camera: NDArray[np.float64] | None = None,
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take the camera's position by odometry, and its pose where that is known."""
 
@@ -81,7 +77,7 @@ class ReconstructionSession:
         parameters: Parameters,
         driver: Driver,
         *,
-        rectified: bool = False,
+        rectified: Collection[str] = (),
         live: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -91,24 +87,24 @@ class ReconstructionSession:
             reconstructor: turns frames into geometry.
             parameters: names of frames and what goes into clouds.
             driver: where messages go.
-            rectified: whether the images are rectified already (`image_rect`).
+            rectified: names of the cameras whose images are rectified already (`image_rect`).
             live: whether a map is kept for `save_map`, an image that comes late is left out, and
                 time that goes back (a recording that is played in a loop) resets everything.
             clock: seconds, for latencies only.
         """
-        self.counters = Counters()
+        self.counters = Counters(warning_holds_s=_WARNING_HOLDS_S if live else math.inf)
         self._reconstructor = reconstructor
         self._parameters = parameters
         self._driver = driver
         self._live = live
         self._clock = clock
-        self._publishing = Publishing(driver, parameters, self.counters.warn_once, keep_map=live)
+        self._publishing = Publishing(driver, parameters, self.counters.warn, keep_map=live)
         self._calibrations = {
-            camera: Calibrations(self.counters.reject, rectified=rectified)
+            camera: Calibrations(self.counters.reject, rectified=camera in rectified)
             for camera in parameters.cameras
         }
         self._pictures = {
-            camera: PictureDecoder(self.counters.warn_once) for camera in parameters.cameras
+            camera: PictureDecoder(self.counters.warn) for camera in parameters.cameras
         }
         self._arrivals: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._newest_ns: int | None = None
@@ -136,7 +132,7 @@ class ReconstructionSession:
         base = frames_of(message)[1]
         base_from_camera = self._driver.lookup(base, self._camera_frame, stamp)
         if base_from_camera is None:
-            self.counters.warn_once(
+            self.counters.warn(
                 f"no transform from {base} to {self._camera_frame}: the camera "
                 "is taken to move as the base does, which is wrong while it turns"
             )
@@ -198,6 +194,8 @@ class ReconstructionSession:
     def reset(self, reason: str = "reset on request") -> None:
         """Forget the map, the path and the views that wait."""
         self._reconstructor.reset(reason)
+        self.counters.forget_warnings()
+        self._driver.forget()
         self._newest_ns = None
         self._publishing.scale = Scale()
         self._publishing.forget_map()

@@ -66,8 +66,7 @@ def python_finding(find: Callable[[str], object | None], python_path: str) -> Fi
         python_path: value of PYTHONPATH.
     """
     if find("rclpy") is not None:
-        bridge = "" if find("cv_bridge") else "; cv_bridge is missing: rare encodings are refused"
-        return ok("ros python", f"{sys.version_info[0]}.{sys.version_info[1]}{bridge}")
+        return ok("ros python", f"{sys.version_info[0]}.{sys.version_info[1]}")
     wanted = re.search(r"python(3\.\d+)", python_path)
     found = f"Python {sys.version_info[0]}.{sys.version_info[1]} cannot import rclpy"
     if wanted:

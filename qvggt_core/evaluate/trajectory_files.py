@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,10 +14,20 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import quaternion, transform
-from qvggt_core.util.files import read_bounded_text
-from qvggt_core.util.quoting import cut, short
+from qvggt_core.util.quoting import cut
 
-_COLUMNS = {"tum": 8, "euroc": 8, "kitti": 12}
+_FACTORS = {"s": 1_000_000_000, "us": 1_000, "ns": 1}
+_NAMES = {
+    "timestamp": "time",
+    "time": "time",
+    "t": "time",
+    "stamp": "time",
+    "sec": "sec",
+    "secs": "sec",
+    "nsec": "nsec",
+    "nsecs": "nsec",
+    "nanosec": "nsec",
+}
 _MAX_BYTES = 1 << 30
 _ORTHOGONAL = 1e-3
 _MAX_STAMP = 1 << 62
@@ -25,13 +37,16 @@ _MOST_METRES = 1e12
 def read_trajectory(path: Path, times: Path | None = None) -> Track:
     """Read a trajectory; its format is recognised by its content.
 
-    - TUM: `seconds x y z qx qy qz qw`, separated by spaces.
+    - TUM: `seconds x y z qx qy qz qw`, separated by spaces or commas.
+    - Any of these with a first line that names the columns (`#sec,nsec,x,y,z,qx,qy,qz,qw`): in the
+      order of the names.
     - EuRoC: `nanoseconds,x,y,z,qw,qx,qy,qz,...`, separated by commas (the `data.csv` of
       `state_groundtruth_estimate0`, and what OpenVINS and others write).
     - KITTI odometry: the 12 numbers of a 3x4 pose, row by row; stamps come from a file of
       seconds, one a line: `times`, or `times.txt` beside the poses.
 
-    Lines that begin with `#` are comments.
+    Lines that begin with `#` are comments. Times of the size of microseconds or nanoseconds since
+    1970 are taken for that.
 
     Args:
         path: the file.
@@ -43,27 +58,36 @@ def read_trajectory(path: Path, times: Path | None = None) -> Track:
     Raises:
         EvaluationError: the file is missing, empty, of another format, or a line is no pose.
     """
-    lines = _lines(path)
-    form = _form(path, *lines[0])
-    if form == "kitti":
+    lines, header = _lines(path)
+    columns = _columns(path, header, *lines[0])
+    if columns is None:
         stamps = _read_times(path, times, len(lines))
         poses = [_kitti_pose(path, number, text) for number, text in lines]
         return Track(stamps, poses).in_order()
     track = Track()
     for number, text in lines:
-        words = text.replace(",", " ").split()
-        if len(words) < _COLUMNS[form]:
+        words = _words(text)
+        if len(words) <= max(columns.indices):
             raise EvaluationError(
-                f"{path}, line {number}: {len(words)} numbers, a {form} pose has 8"
+                f"{path}, line {number}: {len(words)} numbers, a pose needs "
+                f"{max(columns.indices) + 1} here"
             )
-        values = _numbers(path, number, words[1:8])
-        if form == "euroc":
-            values = values[[0, 1, 2, 4, 5, 6, 3]]
-        if not values[3:].any():
-            raise EvaluationError(f"{path}, line {number}: a quaternion of zeros is no rotation")
+        values = _numbers(path, number, [words[index] for index in columns.pose])
+        norm = float(np.linalg.norm(values[3:]))
+        if not 1e-6 < norm < 1e6:
+            raise EvaluationError(
+                f"{path}, line {number}: a quaternion of {values[3:].tolist()} is no rotation"
+            )
         rotation = Rotation.from_quat(values[3:]).as_matrix()
-        track.add(_stamp(path, number, words[0], form == "euroc"), transform(rotation, values[:3]))
-    return track.in_order()
+        stamp = columns.stamp(path, number, words)
+        track.add(stamp, transform(rotation, values[:3]))
+    ordered = track.in_order()
+    if len(lines) > 2 and len(ordered) < 0.5 * len(lines):
+        raise EvaluationError(
+            f"{path}: {len(lines)} lines have {len(ordered)} different times: were they written "
+            "with too few digits?"
+        )
+    return ordered
 
 
 def write_tum(path: Path, track: Track) -> None:
@@ -96,32 +120,120 @@ def _tum_numbers(track: Track) -> list[list[str]]:
     return [[f"{value:.9f}" for value in row] for row in values]
 
 
-def _lines(path: Path) -> list[tuple[int, str]]:
-    """Return number and text of the lines that hold something."""
+@dataclass(frozen=True)
+class _Columns:
+    """Where a file of poses has what.
+
+    Attributes:
+        time: columns of the time: one, or seconds and nanoseconds.
+        pose: columns of x, y, z and of the quaternion's x, y, z, w.
+        unit: of one time column: "s", "ns", or empty where its size tells.
+    """
+
+    time: tuple[int, ...]
+    pose: tuple[int, ...]
+    unit: str = ""
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """All columns that are used."""
+        return (*self.time, *self.pose)
+
+    def stamp(self, path: Path, number: int, words: list[str]) -> int:
+        """Return the nanoseconds of a line."""
+        first = words[self.time[0]]
+        if len(self.time) == 2:
+            rest = _stamp(path, number, words[self.time[1]], 1)
+            return _stamp(path, number, first, 1_000_000_000) + rest
+        return _stamp(path, number, first, _FACTORS[self.unit or _unit(first)])
+
+
+def _unit(word: str) -> str:
+    """Return the unit of a time by its size: there are 1e9 s, 1e15 us and 1e18 ns since 1970."""
     try:
-        text = read_bounded_text(path, _MAX_BYTES, "utf-8-sig")
-    except (OSError, ValueError) as error:
+        size = abs(float(word))
+    except ValueError:
+        return "s"
+    return "ns" if size > 1e17 else "us" if size > 1e14 else "s"
+
+
+def _words(text: str) -> list[str]:
+    return text.replace(",", " ").replace(";", " ").split()
+
+
+def _lines(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """Return number and text of the lines that hold something, and the line of column names."""
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            raise EvaluationError(f"{path} is larger than {_MAX_BYTES} bytes: no trajectory is")
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
         raise EvaluationError(f"cannot read the trajectory {path}: {error}") from error
-    lines = [
-        (number, line.strip())
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip() and not line.lstrip().startswith("#")
-    ]
-    if lines and lines[0][1][0].isalpha():
-        lines = lines[1:]  # column names without a comment sign
+    lines: list[tuple[int, str]] = []
+    header = ""
+    for number, line in enumerate(text.splitlines(), start=1):
+        line = line.strip()
+        is_first = not lines
+        if line.startswith("#") or (is_first and line[:1].isalpha() and line[:3].lower() != "nan"):
+            header = line if is_first else header
+        elif line:
+            lines.append((number, line))
     if not lines:
         raise EvaluationError(f"{path} holds no pose")
-    return lines
+    return lines, header
 
 
-def _form(path: Path, number: int, text: str) -> str:
-    form = "euroc" if "," in text else {8: "tum", 12: "kitti"}.get(len(text.split()), "")
-    if not form or len(text.replace(",", " ").split()) < _COLUMNS[form]:
-        raise EvaluationError(
-            f"{path}, line {number}: {short(text)} is no pose; known are TUM (8 numbers), EuRoC "
-            "(8 or more, separated by commas) and KITTI (12 numbers)"
-        )
-    return form
+def _columns(path: Path, header: str, number: int, text: str) -> _Columns | None:
+    """Return the columns by their names, or by their number; None for KITTI's poses."""
+    if (named := _named_columns(header)) is not None:
+        return named
+    words = _words(text)
+    separated = "," in text or ";" in text
+    if len(words) == 12 and not separated:
+        return None
+    # EuRoC's times are whole nanoseconds, and its quaternions have w first.
+    if len(words) == 8 and (not separated or "." in words[0]):
+        return _Columns((0,), (1, 2, 3, 4, 5, 6, 7))
+    if len(words) >= 8 and separated:
+        return _Columns((0,), (1, 2, 3, 5, 6, 7, 4), "ns")
+    raise EvaluationError(
+        f"{path}, line {number}: {text[:80]!r} is no pose; known are TUM (time x y z qx qy qz qw), "
+        "EuRoC (nanoseconds,x,y,z,qw,qx,qy,qz,... separated by commas), KITTI (12 numbers), and "
+        "any order that a first line names: time x y z qx qy qz qw"
+    )
+
+
+def _named_columns(header: str) -> _Columns | None:
+    """Return the columns that a line names, as `#timestamp [ns],p_RS_R_x [m],...,q_RS_w []`."""
+    separator = "," if "," in header else ";" if ";" in header else None
+    names = [name.strip() for name in header.lstrip("#").strip().split(separator)]
+    found: dict[str, int] = {}
+    unit = ""
+    for index, name in enumerate(names):
+        bare = re.sub(r"[\[(].*", "", name).strip().lower()
+        key = _NAMES.get(bare) or _pose_name(bare)
+        if key and key not in found:
+            found[key] = index
+        if key == "time" and "[ns]" in name.lower():
+            unit = "ns"
+    pose = [found.get(key, -1) for key in ("x", "y", "z", "qx", "qy", "qz", "qw")]
+    time = [found[key] for key in ("sec", "nsec") if key in found]
+    if len(time) < 2:
+        time = [found["time"]] if "time" in found else []
+    if not time or min(pose) < 0:
+        return None
+    return _Columns(tuple(time), tuple(pose), unit)
+
+
+def _pose_name(name: str) -> str:
+    """Return x, y, z, qx, qy, qz or qw for a column of a position or a quaternion."""
+    match = re.fullmatch(
+        r"(?:(p|t|q|pos|position|orientation|rotation|quat)\w*?[_.]?)?([xyzw])", name
+    )
+    if match is None:
+        return ""
+    is_rotation = (match[1] or "")[:1] in ("q", "o", "r")
+    return f"q{match[2]}" if is_rotation else match[2] if match[2] != "w" else ""
 
 
 def _numbers(path: Path, number: int, words: list[str]) -> NDArray[np.float64]:
@@ -138,16 +250,16 @@ def _numbers(path: Path, number: int, words: list[str]) -> NDArray[np.float64]:
     return values
 
 
-def _stamp(path: Path, number: int, word: str, nanoseconds: bool) -> int:
+def _stamp(path: Path, number: int, word: str, factor: int) -> int:
     """Return nanoseconds; decimals are kept exactly, a float of an epoch would lose them."""
     try:
-        value = Decimal(word) * (1 if nanoseconds else 1_000_000_000)
+        value = Decimal(word) * factor
         # What no 64-bit stamp holds is no time either, and an exponent must not fill the memory.
         if abs(value) < _MAX_STAMP:
             return int(value.to_integral_value())
     except (ArithmeticError, ValueError):
         pass
-    raise EvaluationError(f"{path}, line {number}: {short(word)} is no time")
+    raise EvaluationError(f"{path}, line {number}: {word!r} is no time")
 
 
 def _read_times(path: Path, times: Path | None, poses: int) -> list[int]:
@@ -158,7 +270,7 @@ def _read_times(path: Path, times: Path | None, poses: int) -> list[int]:
             "file of its times"
         )
     stamps = [
-        _stamp(times, number, text.split()[0], nanoseconds=False) for number, text in _lines(times)
+        _stamp(times, number, text.split()[0], _FACTORS["s"]) for number, text in _lines(times)[0]
     ]
     if len(stamps) != poses:
         raise EvaluationError(f"{times} has {len(stamps)} times, but {path} has {poses} poses")

@@ -24,6 +24,17 @@ RAY_LEVEL = "3"
 """Of the ray branch's outputs, one a fusion stage in the checkpoint, the one that is read."""
 
 
+class _Grid(NamedTuple):
+    """What a map's position embedding depends on."""
+
+    channels: int
+    height: int
+    width: int
+    aspect: float
+    dtype: torch.dtype
+    device: torch.device
+
+
 class ResidualConvUnit(nn.Module):
     """Two 3x3 convolutions whose skip carries the input, rectified in VGGT's checkpoints."""
 
@@ -244,7 +255,9 @@ class DenseHead(nn.Module):
         """
         if not self.has_positions:
             return x
-        along_u, along_v = self._tables(*x.shape[-3:], aspect, x.dtype, x.device)
+        along_u, along_v = self._tables(
+            _Grid(x.shape[-3], x.shape[-2], x.shape[-1], aspect, x.dtype, x.device)
+        )
         half = x.shape[1] // 2
         if torch.is_grad_enabled():
             return torch.cat([x[:, :half] + along_u, x[:, half:] + along_v], dim=1)
@@ -254,17 +267,8 @@ class DenseHead(nn.Module):
         return x
 
     @torch.compiler.assume_constant_result
-    def _tables(
-        self,
-        channels: int,
-        height: int,
-        width: int,
-        aspect: float,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> tuple[Tensor, Tensor]:
-        key = (channels, height, width, aspect, dtype, device)
-        return self._positions.get(key, lambda: _position_tables(*key))
+    def _tables(self, grid: _Grid) -> tuple[Tensor, Tensor]:
+        return self._positions.get(grid, lambda: _position_tables(grid))
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
@@ -278,19 +282,13 @@ def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
 # Tables outlive the inference mode that may have asked for them first.
 @torch.inference_mode(False)
 @torch.no_grad()
-def _position_tables(
-    channels: int,
-    height: int,
-    width: int,
-    aspect: float,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
+def _position_tables(grid: _Grid) -> tuple[Tensor, Tensor]:
     """Return a sine-cosine embedding of a pixel's place on the unit-diagonal image plane.
 
     Returns:
         (C / 2, 1, W) for the first half of the channels and (C / 2, H, 1) for the second.
     """
+    channels, height, width, aspect, dtype, device = grid
     diagonal = (aspect**2 + 1) ** 0.5
     extents = (aspect / diagonal * (width - 1) / width, (height - 1) / height / diagonal)
     u, v = (

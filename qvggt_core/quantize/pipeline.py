@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import (
     Checkpoint,
+    ModelConfig,
     describe_linears,
     read_checkpoint,
     save_checkpoint,
@@ -113,14 +115,8 @@ def quantize_checkpoint(
     names = _written_names(checkpoint, settings.heads)
     check_complete(checkpoint, _wanted_parts(checkpoint, settings.heads))
     calibrated = Calibrated()
-    if not recipe.calibrated:
-        data = None
-    elif data is None:
-        raise QuantizationError(
-            f"the recipe {recipe.name} needs images to calibrate on: name a folder, a video, "
-            "a recording or a synthetic world, or use rtn"
-        )
-    else:
+    data = _needed_data(recipe, data)
+    if data is not None:
         calibrated = calibrate(
             checkpoint,
             plan,
@@ -139,19 +135,11 @@ def quantize_checkpoint(
     entries.add_new_entries()
     metadata = {
         **describe_linears(entries.linears),
-        "plan": plan.to_yaml(),
-        "recipe": recipe.name,
-        "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
-        "group_size": str(settings.group_size),
-        "calibration": data.to_metadata() if data else UNCALIBRATED,
+        **_settings_metadata(settings, plan, recipe, data),
         **_base_metadata(checkpoint, settings.licence),
     }
     config = with_heads(checkpoint.config, _wanted_parts(checkpoint, settings.heads))
-    try:
-        save_checkpoint(target, entries.state, config, metadata)
-    except (OSError, SafetensorError) as error:
-        kept = f"; finished blocks are kept in {workspace}" if workspace else ""
-        raise QuantizationError(f"cannot write {target}: {error}{kept}") from error
+    _save(target, entries.state, config, metadata, workspace)
     if workspace is not None and recipe.calibrated:
         remove_blocks(workspace)
     return QuantizationReport(
@@ -188,6 +176,17 @@ def _recipe(recipe: str | Recipe) -> Recipe:
     if recipe not in RECIPES:
         raise QuantizationError(f"there is no recipe {recipe!r}; known: {', '.join(RECIPES)}")
     return RECIPES[recipe]
+
+
+def _needed_data(recipe: Recipe, data: CalibrationSet | None) -> CalibrationSet | None:
+    if not recipe.calibrated:
+        return None
+    if data is None:
+        raise QuantizationError(
+            f"the recipe {recipe.name} needs images to calibrate on: name a folder, a video, "
+            "a recording or a synthetic world, or use rtn"
+        )
+    return data
 
 
 def _written_names(checkpoint: Checkpoint, heads: Collection[str] | None) -> list[str]:
@@ -233,6 +232,32 @@ def written_shapes(
         QuantizationError: a head is not in the checkpoint, or it is quantized already.
     """
     return {name: checkpoint.shape(name) for name in _written_names(checkpoint, heads)}
+
+
+def _settings_metadata(
+    settings: QuantizationSettings, plan: Plan, recipe: Recipe, data: CalibrationSet | None
+) -> dict[str, str]:
+    return {
+        "plan": plan.to_yaml(),
+        "recipe": recipe.name,
+        "recipe_settings": json.dumps(recipe.to_dict(), sort_keys=True),
+        "group_size": str(settings.group_size),
+        "calibration": data.to_metadata() if data else UNCALIBRATED,
+    }
+
+
+def _save(
+    target: Path,
+    state: Mapping[str, Tensor],
+    config: ModelConfig,
+    metadata: Mapping[str, str],
+    workspace: Path | None,
+) -> None:
+    try:
+        save_checkpoint(target, state, config, metadata)
+    except (OSError, SafetensorError) as error:
+        kept = f"; finished blocks are kept in {workspace}" if workspace else ""
+        raise QuantizationError(f"cannot write {target}: {error}{kept}") from error
 
 
 def _base_metadata(checkpoint: Checkpoint, licence: str | None) -> dict[str, str]:

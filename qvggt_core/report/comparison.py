@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 
@@ -138,7 +139,8 @@ def _table(
                 "text": name,
                 "value": name,
                 "best": False,
-                "link": Path(link).as_posix() if link else "",
+                # As a path, whatever its first letters are: a name may look like a scheme.
+                "link": f"./{quote(Path(link).as_posix())}" if link else "",
             }
         ]
         for _, values, form, better in columns:

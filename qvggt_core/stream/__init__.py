@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING, Any
 from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
+    Confirmation,
     Frame,
     FrameGeometry,
     Reconstruction,
     Scale,
+    Verdict,
     View,
     WindowPrediction,
 )
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Alignment",
     "Anchor",
+    "Confirmation",
     "DeferredReconstructor",
     "Frame",
     "FrameGeometry",
@@ -38,6 +41,7 @@ __all__ = [
     "Scale",
     "Similarity",
     "TorchNetwork",
+    "Verdict",
     "View",
     "WindowPrediction",
     "align",

@@ -115,16 +115,16 @@ def adjust(
             system = _linearise(bundle, plan, state, residual, weights)
         done += 1
         step = system.solve(damping)
-        trial = state if step is None else state.moved(bundle, plan, *step)
+        moved = state if step is None else state.moved(bundle, plan, *step)
         if step is not None:
-            new_residual, new_cost, new_weights = _evaluate(bundle, trial, outlier)
+            new_residual, new_cost, new_weights = _evaluate(bundle, moved, outlier)
         if step is None or not new_cost < cost:
             damping *= 10.0
             if damping > _MAX_DAMPING:
                 break
             continue
         gain = (cost - new_cost) / max(cost, 1e-12)
-        state, residual, cost, weights = trial, new_residual, new_cost, new_weights
+        state, residual, cost, weights = moved, new_residual, new_cost, new_weights
         system = None
         damping = max(damping * 0.1, 1e-8)
         if gain < _CONVERGED:

@@ -108,7 +108,7 @@ def _pairs(prediction: WindowPrediction, views: Sequence[TrackedView | None]) ->
             continue
         depth = depth_at(prediction.depth[i - without_depth], first.pixels)
         others = [j for j, each in enumerate(views) if each is not None and j != i]
-        # Near and far ones, evenly: a few pairs tell as much as all.
+        # Near and far ones, evenly: a few pairs show as much as all.
         for j in others[:: max(1, len(others) // _PAIRS_PER_VIEW)]:
             second = views[j]
             assert second is not None

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-from numpy.typing import NDArray
-
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _MAX_FRAMES = 400
@@ -26,7 +23,7 @@ class DeferredReconstructor:
     """
 
     def __init__(self, reconstructor: Reconstructor) -> None:
-        """Take over a reconstructor that is going to be told of odometry."""
+        """Take over a reconstructor that is going to be given odometry."""
         self._inner = reconstructor
         self._held: list[Reconstruction] = []
         self._given_up = False
@@ -56,10 +53,7 @@ class DeferredReconstructor:
         return (*self._released(self._inner.flush()), *self._release(Scale()))
 
     def add_odometry(
-        self,
-        stamp_ns: int,
-        position: NDArray[np.float64],
-        odom_from_camera: NDArray[np.float64] | None = None,
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take where odometry has the camera; see `Reconstructor.add_odometry`."""
         self._inner.add_odometry(stamp_ns, position, odom_from_camera)

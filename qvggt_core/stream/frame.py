@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
 
+Array64 = NDArray[np.float64]
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -54,7 +56,7 @@ class View:
 
 @dataclass(frozen=True)
 class WindowPrediction:
-    """What the network said of one window of S views, in the window's own gauge.
+    """What the network predicted for one window of S views, in the window's own gauge.
 
     The gauge is a similarity: the world is the first view's camera, the unit of length is
     the network's own. Arrays live on the host.

@@ -25,7 +25,7 @@ from qvggt_core.stream.metric_depth import MetricDepthNetwork
 
 logger = logging.getLogger(__name__)
 
-_SAID = ("base_model", "recipe", "group_size", "licence", "note")
+_METADATA_KEYS = ("base_model", "recipe", "group_size", "licence", "note")
 
 
 @dataclass(frozen=True)
@@ -62,17 +62,8 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     device = device_of(parameters.device)
     if parameters.threads:
         torch.set_num_threads(parameters.threads)
-    dtype = (
-        fastest_dtype(device)
-        if parameters.compute_dtype == "auto"
-        else getattr(torch, parameters.compute_dtype)
-    )
-    if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
-        logger.warning("the network will be slower than it could be: C++ kernels %s", why)
-    heads = ["camera", "depth"]
-    heads += ["points"] if with_points else []
-    heads += ["conditioning"] if parameters.condition_on != "none" else []
-    model = load_model(path, device=device, dtype=dtype, heads=heads)
+    dtype = _dtype(parameters, device)
+    model = load_model(path, device=device, dtype=dtype, heads=_heads(parameters, with_points))
     if parameters.condition_on != "none" and model.camera_encoder is None:
         raise CheckpointError(
             f"condition_on is {parameters.condition_on}, and {path} has no camera encoder that "
@@ -81,15 +72,8 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     network = TorchNetwork(
         model, device, parameters.image_width, with_points, parameters.cuda_graphs
     )
-    settings, window_size = ComputeSettings(), parameters.window_size
-    memory: dict[str, str] = {}
-    if parameters.memory_budget_mb:
-        plan = _plan(parameters, model, network.image_width, dtype)
-        settings, window_size = plan.settings, plan.window_size
-        memory["memory"] = _said_of(plan, parameters)
-    linears = parameters.linears
-    if linears == "auto":
-        linears = fastest_linears(device)
+    linears = parameters.linears if parameters.linears != "auto" else fastest_linears(device)
+    settings, window_size, memory = _fitted(parameters, model, network.image_width, dtype)
     settings = replace(
         settings,
         attention=parameters.attention,
@@ -97,10 +81,6 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         reference_view=parameters.reference_view,
     )
     model.configure(settings)
-    metric_depth = None
-    if parameters.scale_network:
-        metric = load_model(Path(parameters.scale_network), device, dtype, ("depth",))
-        metric_depth = MetricDepthNetwork(metric.configure(settings), device)
     effective = parameters.with_values(
         checkpoint=str(path),
         window_size=window_size,
@@ -110,15 +90,46 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         threads=torch.get_num_threads(),
         image_width=network.image_width,
     )
+    metric_depth = None
+    if parameters.scale_network:
+        metric = load_model(Path(parameters.scale_network), device, dtype, ("depth",))
+        metric_depth = MetricDepthNetwork(metric.configure(settings), device)
+    return LoadedNetwork(network, effective, _facts(path, memory), metric_depth)
+
+
+def _dtype(parameters: Parameters, device: str) -> torch.dtype:
+    if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
+        logger.warning("the network will be slower than it could be: C++ kernels %s", why)
+    if parameters.compute_dtype == "auto":
+        return fastest_dtype(device)
+    return getattr(torch, parameters.compute_dtype)
+
+
+def _heads(parameters: Parameters, with_points: bool) -> list[str]:
+    heads = ["camera", "depth"]
+    heads += ["points"] if with_points else []
+    heads += ["conditioning"] if parameters.condition_on != "none" else []
+    return heads
+
+
+def _fitted(
+    parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dtype
+) -> tuple[ComputeSettings, int, dict[str, str]]:
+    """Return settings and window size that keep to the memory budget, and how, for reports."""
+    if not parameters.memory_budget_mb:
+        return ComputeSettings(), parameters.window_size, {}
+    plan = _plan(parameters, model, image_width, dtype)
+    return plan.settings, plan.window_size, {"memory": _memory_message(plan, parameters)}
+
+
+def _facts(path: Path, memory: dict[str, str]) -> dict[str, Any]:
     checkpoint = read_checkpoint(path)
-    metadata = checkpoint.metadata
-    facts: dict[str, Any] = {
+    return {
         "file": path.name,
         "megabytes": round(checkpoint.nbytes / 1e6, 1),
-        **{name: metadata[name] for name in _SAID if name in metadata},
+        **{key: value for key, value in checkpoint.metadata.items() if key in _METADATA_KEYS},
         **memory,
     }
-    return LoadedNetwork(network, effective, facts, metric_depth)
 
 
 def _plan(parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dtype) -> MemoryPlan:
@@ -135,7 +146,7 @@ def _plan(parameters: Parameters, model: VGGT, image_width: int, dtype: torch.dt
     )
 
 
-def _said_of(plan: MemoryPlan, parameters: Parameters) -> str:
+def _memory_message(plan: MemoryPlan, parameters: Parameters) -> str:
     megabytes = plan.estimate.total / 1e6
     return (
         f"{megabytes:.0f} of {parameters.memory_budget_mb} MB with windows of {plan.window_size} "

@@ -39,7 +39,7 @@ _NO_PARALLAX = 0.5
 # A camera that only turned stays where it was, to this parallax in pixels. Small common errors of
 # many tracks (lens, flow) would move it otherwise.
 _TURNING_SIGMA = 0.05
-# Points whose distance is known this well, as a share, tell a motion from a turn.
+# Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
 _MIN_KNOWN = 30
 _FEWEST_TO_FOUND = 4
@@ -291,7 +291,7 @@ class LocalMap:
     def expect(
         self, ids: NDArray[np.int64], inverse_distance: NDArray[np.float64], share: float
     ) -> None:
-        """Set what something else than the tracks tells of points.
+        """Set what something else than the tracks gives for points.
 
         Args:
             ids: (N,) of points.
@@ -412,7 +412,7 @@ class LocalMap:
         # What looked like turns until now were motions.
         for keyframe in self.keyframes[begun:]:
             keyframe.only_turned = False
-        # Two views alone may be told apart badly (a plane, little parallax), and so may be a
+        # Two views alone may be explained badly (a plane, little parallax), and so may be a
         # descent from equal distances: what explains all views so far better, is right.
         other_map = copy(self)
         other_map.keyframes = [replace(keyframe) for keyframe in self.keyframes[begun:]]

@@ -21,7 +21,7 @@ _MAX_ODOMETRY_GAP_NS = 500_000_000
 # of a network may well be 20 % off in its lengths.
 _SPACING = 1 / 8
 _KEPT = 10.0
-# Pairs of fixes tell the scale: over a shorter baseline the map's own noise adds to its lengths.
+# Pairs of fixes give the scale: over a shorter baseline the map's own noise adds to its lengths.
 _BASELINE = 1 / 2
 _MIN_PAIRS = 4
 # A step by so many times the usual is odometry that was reset, not a robot that moved.

@@ -67,9 +67,9 @@ class TorchNetwork:
         """Take a loaded network into use.
 
         Args:
-            model: the network, in the dtype that it shall compute in.
+            model: the network, in the dtype that it computes in.
             device: where the network is.
-            image_width: width in pixels that it shall see; 0 takes the width of its training.
+            image_width: width in pixels that it sees; 0 takes the width of its training.
             with_points: whether its point head runs too; the stream does without.
             cuda_graphs: replay CUDA graphs, one per window shape; nothing changes on a CPU.
 
@@ -197,11 +197,13 @@ class TorchNetwork:
         self, tokens: Tensor, height: int, width: int, newest: int | None, conditioned: bool
     ) -> tuple[Tensor, ...]:
         """Map tokens (1, S, P', C) to pose encodings, depth, confidence, and points if wanted."""
-        said = self._model.forward_tokens(tokens, height, width, self._heads, newest, conditioned)
-        assert said.depth is not None, "the constructor checked that there is a depth head"
-        assert said.depth_confidence is not None
-        points = () if said.points is None else (said.points,)
-        return (said.pose_encodings[-1], said.depth, said.depth_confidence, *points)
+        predicted = self._model.forward_tokens(
+            tokens, height, width, self._heads, newest, conditioned
+        )
+        assert predicted.depth is not None, "the constructor checked that there is a depth head"
+        assert predicted.depth_confidence is not None
+        points = () if predicted.points is None else (predicted.points,)
+        return (predicted.pose_encodings[-1], predicted.depth, predicted.depth_confidence, *points)
 
 
 def _in_metres(predicted: WindowPrediction, cameras: KnownCameras, unit: float) -> WindowPrediction:

@@ -23,6 +23,7 @@ from qvggt_core.stream.align import (
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
+    Array64,
     Confirmation,
     Frame,
     FrameGeometry,
@@ -51,7 +52,7 @@ class Reconstructor:
 
     The map begins at the segment's first camera, which is taken to be level: x forward, y left,
     z up. Inside, its unit is that of the segment's first window; what is given out is in metres
-    as soon as a parameter or odometry tells the scale. Memory is bounded: only the window's
+    as soon as a parameter or odometry gives the scale. Memory is bounded: only the window's
     views are kept.
 
     Attributes:
@@ -104,7 +105,7 @@ class Reconstructor:
         or camera) begins a new segment, after the views that wait have got their geometry.
 
         Args:
-            frame: of the camera, or of the first camera of a rig, which tells time and motion.
+            frame: of the camera, or of the first camera of a rig, which gives time and motion.
             others: of the rig's other cameras at about the same time; they see the same window.
 
         Raises:
@@ -143,10 +144,7 @@ class Reconstructor:
         return done
 
     def add_odometry(
-        self,
-        stamp_ns: int,
-        position: NDArray[np.float64],
-        odom_from_camera: NDArray[np.float64] | None = None,
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take where odometry has the camera.
 
@@ -308,7 +306,7 @@ class Reconstructor:
             frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
         self._refusals = 0
-        # Lengths of a prediction that the images contradict tell nothing of the scale.
+        # Lengths of a prediction that the images contradict give no scale.
         known = map_units if verdict is not Verdict.CONTRADICTED else None
         in_metres = self._with_scale(entries, tuple(frames), prediction, known)
         if self._is_withheld(confirmation):
@@ -325,7 +323,7 @@ class Reconstructor:
     def _needing_depth(self, entries: list[Entry]) -> int:
         """Return how many views, the last of the window, need depth: new ones, and for the scale.
 
-        The placed views that tell a window's scale had depth in the window before: they are the
+        The placed views that give a window's scale had depth in the window before: they are the
         last placed ones there or were new.
         """
         first_new = next(i for i, entry in enumerate(entries) if not entry.is_published)
@@ -384,7 +382,7 @@ class Reconstructor:
             has_depth = index >= without_depth
             entry.anchor = Anchor(pose, map_depth[index - without_depth] if has_depth else None)
             if not entry.is_published:
-                # Copies: whoever keeps a frame shall not keep its whole window in memory.
+                # Copies: whoever keeps a frame must not keep its whole window in memory.
                 placed = PlacedView(
                     pose,
                     map_depth[index - without_depth].copy(),

@@ -19,13 +19,13 @@ _KEPT_SHARE = 0.7
 # A map begins anew on points of which this share, and so many, reach the next image.
 _FOLLOWED_SHARE = 0.4
 _MIN_FOLLOWED = 30
-# Of a point whose distance is less certain, depth is not told.
+# Of a point whose distance is less certain, depth is not given.
 _MAX_DEPTH_SIGMA = 0.2
 
 
 @dataclass
 class Observation:
-    """What followed points tell of one frame.
+    """What followed points show of one frame.
 
     Attributes:
         view: the points in the network's view of the frame.

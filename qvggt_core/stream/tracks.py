@@ -96,9 +96,10 @@ class Tracker:
         grey, scale = self._grey(image)
         before = _State(self._previous, self._ids, self._points)
         now = _followed(before, grey)
-        if len(now.ids) < _COLLAPSE * len(before.ids):
+        if len(now.ids) <= _COLLAPSE * len(before.ids):
             if self._last_good is None or len(before.ids) > len(self._last_good.ids) // 2:
                 self._last_good = before
+            # What was new in between is given up: the old points know their place in the map.
             found = _found_again(self._last_good, grey)
             if len(found.ids) >= max(len(now.ids), _FEWEST_FOUND):
                 now, self._last_good = found, None
@@ -169,7 +170,7 @@ def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
     """Return those points of an earlier image that are in this one, wherever they went.
 
     Matches of descriptors (Lowe, "Distinctive image features from scale-invariant keypoints",
-    IJCV 2004) tell where about in the image a point's surroundings went; flow does the rest.
+    IJCV 2004) show where in the image a point's surroundings went; flow does the rest.
     """
     nothing = _State(grey, before.ids[:0], before.points[:0])
     if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:

@@ -1,4 +1,4 @@
-"""What two views of the same points tell: how the camera moved, and how far away the points are."""
+"""What two views of the same points show: how the camera moved, and how far away the points are."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ class Verifier:
     def judge(
         self, prediction: WindowPrediction, observations: Sequence[Observation | None]
     ) -> Confirmation:
-        """Return whether the images confirm a window, and remember what they said last."""
+        """Return whether the images confirm a window, and keep the last verdict that is one."""
         views = [None if each is None or each.is_lost else each.view for each in observations]
         found = confirm(prediction, views)
         if found.verdict is not Verdict.UNDECIDED:
@@ -134,7 +134,7 @@ class Verifier:
         observations: Sequence[Observation | None],
         verdict: Verdict,
     ) -> float | None:
-        """Let the network's depth tell of points that have little parallax, and of the unit.
+        """Give points that have little parallax the network's depth, and the map its unit.
 
         Returns:
             Map units per unit of the prediction, by the points; None where there are none.

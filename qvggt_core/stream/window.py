@@ -20,7 +20,7 @@ class Entry:
         tokens: what the network's encoder made of it; None before its first run.
         anchor: its place in the current map; None while it has none.
         is_published: whether its geometry was given out; once is enough.
-        observation: what followed points tell of it; None where none are followed.
+        observation: what followed points show of it; None where none are followed.
     """
 
     view: View
@@ -54,7 +54,7 @@ class SlidingWindow:
 
     @property
     def is_due(self) -> bool:
-        """Whether the network shall run now."""
+        """Whether the network must run now."""
         return self._arrived >= self._stride
 
     def add(self, view: View, is_keyframe: bool) -> Entry | None:

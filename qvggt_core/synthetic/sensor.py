@@ -37,13 +37,7 @@ def photograph(images: Tensor, rng: np.random.Generator) -> Tensor:
 
     Beyond `augment`: contrast curve, saturation, a darker rim, blur of lens or focus, noise in
     colour, and the blocks of JPEG, all of them drawn for each window, in part for each frame.
-
-    Args:
-        images: (B, S, 3, H, W) uint8.
-        rng: decides everything.
-
-    Returns:
-        (B, S, 3, H, W) float32 in [0, 1].
+    Argument and result have the shapes and types of `augment`.
     """
     batch, frames, channels, height, width = images.shape
 

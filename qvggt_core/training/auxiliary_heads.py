@@ -92,14 +92,7 @@ class PlaceHeads(nn.Module):
     def losses(
         self, patches: tuple[Tensor, ...], camera: Tensor, windows: Windows, targets: Targets
     ) -> dict[str, Tensor]:
-        """Return the L1 losses of the three heads at patch centres.
-
-        Args:
-            patches: four times (B, S, P, 2C) tapped tokens.
-            camera: (B, S, 2C) camera tokens.
-            windows: ground truth.
-            targets: ground truth in the network's gauge.
-        """
+        """Return the L1 losses of the three heads at patch centres; same arguments as above."""
         window = self.window(self.norms[0](patches[-1])).float()
         place = self.place(self.norms[1](patches[2])).float()
         pose = self.pose(self.norms[2](camera)).float()

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from qvggt_core.results import layout
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.util.files import write_atomically
 from qvggt_core.util.options import option
@@ -56,7 +55,12 @@ def replay_many(
     In --ground-truth, {name} stands for the name of the recording. Each process computes with one
     thread unless a parameter sets more, so that the results are the same however many work.
     """
-    from qvggt_ros.drivers.batch import Job, output_names, with_one_thread
+    from qvggt_ros.drivers.batch import (
+        Job,
+        former_results,
+        output_names,
+        with_one_thread,
+    )
     from qvggt_ros.drivers.replay import Comparison
 
     parameters = with_one_thread(network.parameters())
@@ -74,16 +78,16 @@ def replay_many(
         )
         for bag, name in zip(bags, output_names(bags), strict=True)
     ]
-    kept = [job for job in jobs if batch.resume and (job.output / layout.METRICS_FILE).exists()]
-    todo = [job for job in jobs if job not in kept]
-    outcomes: list[Outcome] = []
+    kept, outcomes = former_results(jobs) if batch.resume else ([], [])
+    settled = {job.output for job in kept} | {outcome.job.output for outcome in outcomes}
+    todo = [job for job in jobs if job.output not in settled]
     with (
         console.stop_on_interrupt() as stop,
         console.progress("reconstructing", "recordings") as progress,
     ):
         for outcome in _run(todo, batch, stop):
             outcomes.append(outcome)
-            progress(len(outcomes), len(todo))
+            progress(len(outcomes), len(jobs) - len(kept))
         interrupted = stop()
     _print_results(output, jobs, outcomes, kept)
     if interrupted:

@@ -7,9 +7,12 @@ happens to it costs this bag alone. The results do not depend on who made them.
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -19,6 +22,7 @@ from typing import Any
 from qvggt_core.errors import ParameterError, QvggtError
 from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
+from qvggt_core.results.result import Result, read_parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import Comparison, replay
@@ -29,6 +33,7 @@ Load = Callable[[Parameters], LoadedNetwork]
 MAX_WORKERS = 256
 
 _LONGEST_MESSAGE = 2000
+_PARENT_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,40 @@ def output_names(bags: Sequence[Path]) -> list[str]:
             "name each only once"
         )
     return names
+
+
+def former_results(jobs: Sequence[Job]) -> tuple[list[Job], list[Outcome]]:
+    """Return the jobs whose results are there already, and those whose results are no use.
+
+    A result is no use if it is damaged or was made with other parameters; where the job may
+    overwrite it, it is made again.
+    """
+    kept: list[Job] = []
+    useless: list[Outcome] = []
+    for job in jobs:
+        if not job.output.exists() or not any(job.output.iterdir()):
+            continue
+        try:
+            Result.read(job.output)
+            made_with = read_parameters(job.output).model_dump()
+        except QvggtError as error:
+            text = f"its former result is damaged: {error}; replace it with --overwrite"
+            useless.append(Outcome(job, text, final=True))
+            continue
+        # What is left to choose may have been chosen either way.
+        changed = [
+            f"{name} {made_with[name]}"
+            for name, value in job.parameters.model_dump().items()
+            if value not in ("auto", "", 0, made_with[name])
+        ]
+        if changed and not job.options.overwrite:
+            text = f"its former result was made with {', '.join(changed)}: add --overwrite"
+            useless.append(Outcome(job, text, final=True))
+        elif not changed:
+            kept.append(job)
+    if any(job.options.overwrite for job in jobs):
+        useless = []
+    return kept, useless
 
 
 def run_job(job: Job, load: Load = load_network) -> Outcome:
@@ -186,7 +225,9 @@ class _Worker:
         if self._process is None or not self._process.is_alive():
             self._spawn()
         self.job, self._attempt = job, attempt
-        self.connection.send(job)
+        # A process that died before it read its job is an outcome, as one that dies later.
+        with suppress(OSError):
+            self.connection.send(job)
 
     def outcome(self) -> Outcome:
         """Return what became of the job; a process that died is an outcome too."""
@@ -194,7 +235,7 @@ class _Worker:
         assert job is not None
         try:
             outcome: Outcome = self.connection.recv()
-        except EOFError:
+        except (EOFError, OSError):
             assert self._process is not None
             self._process.join()
             code = self._process.exitcode
@@ -222,12 +263,25 @@ def _killed(code: int | None) -> str:
     return ", killed by the system, perhaps for its memory" if code == -9 else ""
 
 
+def _end_with_parent() -> None:
+    """Let this process end when its parent is killed, so that no work goes on without it."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_PARENT_CHECK_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _work(connection: Connection, load: Load) -> None:
     """Take jobs until there are no more: the life of a worker."""
     import signal
 
     # Ctrl-C is for the parent, which lets begun jobs end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_parent()
     while True:
         try:
             job = connection.recv()

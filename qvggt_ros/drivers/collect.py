@@ -20,7 +20,7 @@ from qvggt_core.results.facts import metrics_of, percentiles, versions
 from qvggt_core.results.result import Result, write_reconstruction
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, View
 from qvggt_core.util.directories import new_output
-from qvggt_ros.drivers.live_session import DIAGNOSTICS_NAME
+from qvggt_ros.drivers.live_session import diagnostics_name
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.images import decode_depth, decode_image
 from qvggt_ros.io.recording import Recording, open_recording
@@ -131,7 +131,7 @@ def _read(outputs: Recording, namespace: str) -> _Recorded:
         message = outputs.deserialize(data, msgtype)
         if topic == "/diagnostics":
             for status in message.status:
-                if status.name == DIAGNOSTICS_NAME:
+                if status.name == diagnostics_name(f"{namespace}/reconstruct"):
                     recorded.diagnostics = {entry.key: entry.value for entry in status.values}
             continue
         stamp = stamp_ns(message)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_core.stream.network import Network
+from qvggt_ros.counters import Status
 from qvggt_ros.drivers.thread_worker import Worker
 from qvggt_ros.io import conversions
 from qvggt_ros.publishing import Driver
@@ -24,11 +26,21 @@ from qvggt_ros.session import ReconstructionSession
 
 logger = logging.getLogger(__name__)
 
-DIAGNOSTICS_NAME = "qvggt: reconstruction"
-
 _WARM_UP_VIEWS = 2
 _RATE_WINDOW_S = 10.0
 _SILENCE_S = 5.0
+# Views that wait for their window get their geometry when no image has come for so long.
+_FLUSH_AFTER_S = 2.0
+_FAILURE_HOLDS_S = 10.0
+_NO_GEOMETRY_S = 30.0
+# Ages of images that no camera and no network explain: clocks differ.
+_YOUNGEST_AGE_S, _OLDEST_AGE_S = -0.5, 60.0
+_JOIN_S = 5.0
+
+
+def diagnostics_name(node: str) -> str:
+    """Return the name of the diagnostics' status; `node` is the node's full name."""
+    return f"{node.strip('/')}: reconstruction"
 
 
 class LiveReconstruction:
@@ -47,7 +59,8 @@ class LiveReconstruction:
         parameters: Parameters,
         driver: Driver,
         *,
-        rectified: bool = False,
+        name: str = "qvggt/reconstruct",
+        rectified: Collection[str] = (),
         load: Callable[[Parameters], LoadedNetwork] = load_network,
     ) -> None:
         """Load the network, let it run once, and wait for messages.
@@ -55,17 +68,21 @@ class LiveReconstruction:
         Args:
             parameters: how to reconstruct.
             driver: where messages go; its functions are called from the worker's thread.
-            rectified: whether the images are rectified already.
+            name: full name of the node, for diagnostics.
+            rectified: names of the cameras whose images are rectified already.
             load: loads the network that the parameters name.
 
         Raises:
             QvggtError: the network cannot be loaded, or a parameter is refused.
         """
         self._driver = driver
-        self._worker = Worker()
+        self._name = name
+        self._worker = Worker(on_idle=self._flush, idle_s=_FLUSH_AFTER_S)
         self._publication_times: deque[tuple[float, int]] = deque(maxlen=256)
         self._newest_arrival = time.monotonic()
         self._images = 0
+        self._progress = _Progress()
+        self._conditions: frozenset[str] = frozenset()
 
         def start() -> tuple[LoadedNetwork, ReconstructionSession]:
             loaded = load(parameters)
@@ -81,7 +98,10 @@ class LiveReconstruction:
 
         try:
             loaded, self._session = self._worker.call(start).result()
-        except BaseException:
+        except Exception:
+            self._worker.stop(_JOIN_S)
+            raise
+        except BaseException:  # Ctrl-C does not wait for the end of loading
             self._worker.stop(0.0)
             raise
         self.parameters = loaded.parameters
@@ -106,13 +126,19 @@ class LiveReconstruction:
         self._images += is_image
         self._worker.put(lambda: self._session.reject(reason, is_image=is_image))
 
+    def warn(self, text: str) -> None:
+        """Take a warning for the diagnostics; it holds for a while."""
+        self._worker.put(lambda: self._session.counters.warn(text))
+
     def pause(self) -> None:
         """Drop what waits; the next image begins a new map."""
         self._worker.forget()
         self._worker.call(lambda: self._session.reset("a pause"))
+        self._worker.last_failure_s = -math.inf
 
     def reset(self) -> Future[None]:
         """Forget the map, the path and the views that wait."""
+        self._worker.last_failure_s = -math.inf
         return self._worker.call(self._session.reset)
 
     def save_map(self) -> Future[tuple[Path, int]]:
@@ -131,19 +157,12 @@ class LiveReconstruction:
             waiting_for: what is missing while no image comes.
         """
         status = self._session.status()
-        level, text = status.level, status.message
-        silence = time.monotonic() - self._newest_arrival
-        if silence > _SILENCE_S:
-            level = "WARN"
-            since = f"no image for {silence:.0f} s" if self._images else "no image yet"
-            text = f"{since}{': ' if waiting_for else ''}{waiting_for}"
-        if self._worker.failures:
-            level = "ERROR"
-            text = f"{self._worker.failures} failures, the last: {self._worker.last_failure}"
+        level, text = self._state(status, waiting_for)
         values: dict[str, Any] = {
             **_flat(status.values),
             "images": self._images,
             "dropped": self._worker.dropped,
+            "failures": self._worker.failures,
             "rate_hz": round(self._rate(status.values["published"]), 3),
             "model": self.facts.get("file", ""),
             "device": self.parameters.device,
@@ -151,12 +170,38 @@ class LiveReconstruction:
         }
         return conversions.diagnostics_message(
             self._driver.messages,
-            DIAGNOSTICS_NAME,
+            diagnostics_name(self._name),
             level,
             text,
             {name: _text(value) for name, value in values.items()},
             self._driver.now_ns() if self._driver.now_ns is not None else time.time_ns(),
         )
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds since the newest image, or since the network was ready."""
+        return time.monotonic() - self._newest_arrival
+
+    def _state(self, status: Status, waiting_for: str) -> tuple[str, str]:
+        """Return level and text of the diagnostics: the gravest of what holds now."""
+        worker = self._worker
+        if time.monotonic() - worker.last_failure_s < _FAILURE_HOLDS_S:
+            return "ERROR", f"{worker.failures} failures, the last: {worker.last_failure}"
+        if self.silence_s > _SILENCE_S:
+            since = f"no image for {self.silence_s:.0f} s" if self._images else "no image yet"
+            return "WARN", f"{since}{': ' if waiting_for else ''}{waiting_for}"
+        ages = self._session.counters.ages
+        conditions = self._progress.conditions(status.values, ages[-1] if ages else None)
+        for condition in sorted(set(conditions) - self._conditions):
+            logger.warning("%s", condition)
+        self._conditions = frozenset(conditions)
+        if not conditions:
+            return status.level, status.message
+        texts = [*conditions, *([status.message] if status.level != "OK" else [])]
+        return "WARN", "; ".join(texts)
+
+    def _flush(self) -> None:
+        self._session.finish()
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """Stop and release the network; return whether its thread ended within the time."""
@@ -176,6 +221,45 @@ class LiveReconstruction:
             times.popleft()
         seconds = now - times[0][0]
         return (published - times[0][1]) / seconds if seconds > 0 else 0.0
+
+
+class _Progress:
+    """What comes out of the images that come in, from one diagnostics message to the next."""
+
+    def __init__(self) -> None:
+        self._values: Mapping[str, Any] = {}
+        self._last_geometry_s = time.monotonic()
+
+    def conditions(self, values: Mapping[str, Any], age: float | None) -> list[str]:
+        """Return what an operator should know of the images since the last call.
+
+        Args:
+            values: the counters.
+            age: of the newest image that a window began with, in seconds.
+        """
+        now, before = time.monotonic(), self._values
+        grown = {
+            name: values[name] - before.get(name, 0)
+            for name in ("received", "published", "uncalibrated")
+        }
+        self._values = values
+        found = []
+        if grown["published"] or not grown["received"]:
+            self._last_geometry_s = now
+        elif now - self._last_geometry_s > _NO_GEOMETRY_S:
+            found.append(f"images come, but none has got its geometry for {_NO_GEOMETRY_S:.0f} s")
+        if grown["uncalibrated"]:
+            found.append(
+                "no usable CameraInfo: depth and points are made with the focal length that the "
+                "network estimates"
+            )
+        if age is not None and not _YOUNGEST_AGE_S < age < _OLDEST_AGE_S:
+            way = "ahead of" if age < 0 else "behind"
+            found.append(
+                f"the images' stamps are {abs(age):.1f} s {way} this node's clock: synchronise "
+                "the clocks, or set use_sim_time (and play with --clock)"
+            )
+        return found
 
 
 def _warm_up(network: Network) -> None:

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import gc
 import logging
+import math
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from copy import copy
 from functools import partial
 from typing import Any
 
 import rclpy
 from message_filters import ApproximateTimeSynchronizer, Subscriber
-from numpy.typing import NDArray
-from rcl_interfaces.msg import (
-    FloatingPointRange,
-    IntegerRange,
-    ParameterDescriptor,
-    SetParametersResult,
-)
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
@@ -36,15 +33,15 @@ from rclpy.qos import (
     qos_profile_sensor_data,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.time import Time
+from rclpy.task import Future
 from std_srvs.srv import Trigger
-from tf2_ros import Buffer, TransformBroadcaster, TransformException, TransformListener
 
 from qvggt_core.errors import ParameterError, QvggtError
 from qvggt_core.optional import import_optional
-from qvggt_core.parameters import ParameterDescription, Parameters
+from qvggt_core.parameters import Parameters
 from qvggt_ros.drivers.live_session import LiveReconstruction
-from qvggt_ros.io.conversions import read_transform
+from qvggt_ros.drivers.node_parameters import declare_all, refusal, unknown_parameters
+from qvggt_ros.drivers.node_transforms import Transforms
 from qvggt_ros.io.messages import Messages, installed_messages
 from qvggt_ros.publishing import Driver, outputs_of
 
@@ -63,13 +60,12 @@ _LATCHED_QOS = QoSProfile(
     reliability=ReliabilityPolicy.RELIABLE,
     durability=DurabilityPolicy.TRANSIENT_LOCAL,
 )
-# Longer than the slowest window takes, or poses of its images would be forgotten by then.
-_TF_CACHE = Duration(seconds=60)
 _BOND_TOPIC = "/bond"
-_SERVICE_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 0.5
-_LARGEST = sys.float_info.max
-_LARGEST_INTEGER = 2**63 - 1
+_SPIN_S = 0.5
+# A window that was begun before a clean-up; a configure waits for its end.
+_FORMER_TIMEOUT_S = 60.0
+_QUIET_S = 5.0
 
 
 class ReconstructNode(LifecycleNode):
@@ -92,19 +88,23 @@ class ReconstructNode(LifecycleNode):
         super().__init__("reconstruct", **options)
         self._messages: Messages = installed_messages()
         self._live: LiveReconstruction | None = None
+        self._former: LiveReconstruction | None = None
         self._publishers_of: dict[str, Any] = {}
         self._inputs: list[Any] = []
-        self._services_offered: list[Any] = []
         self._diagnostics: Any = None
         self._timer: Any = None
         self._bond: Any = None
         self._refused_policies: dict[str, str] = {}
-        self._transform_broadcaster: TransformBroadcaster | None = None
-        self._transforms: Buffer | None = None
-        self._transform_listener: TransformListener | None = None
-        values = {each.name: self._declare(each) for each in Parameters.describe()}
-        self._parameters_given = Parameters.build(values)
+        self._last_image_s: dict[str, float] = {}
+        self._transforms: Transforms | None = None
+        self._parameters_given = declare_all(self)
+        for warning in unknown_parameters(self._parameter_overrides):
+            self.get_logger().warning(warning)
         self.add_on_set_parameters_callback(self._on_set_parameters)
+        # While one waits for the network, everything else goes on.
+        group = ReentrantCallbackGroup()
+        self.create_service(Trigger, "reset", self._on_reset, callback_group=group)
+        self.create_service(Trigger, "save_map", self._on_save_map, callback_group=group)
 
     # The life cycle
 
@@ -157,9 +157,18 @@ class ReconstructNode(LifecycleNode):
 
     def _configure(self) -> None:
         parameters = self._parameters_given
-        self._transform_broadcaster = TransformBroadcaster(self)
-        self._transforms = Buffer(cache_time=_TF_CACHE)
-        self._transform_listener = TransformListener(self._transforms, self)
+        if self._former is not None and not self._former.close(_FORMER_TIMEOUT_S):
+            raise ParameterError(
+                "the network of before is still at work on its window: configure again later"
+            )
+        self._former = None
+        transforms = self._transforms = Transforms(
+            self,
+            self._messages,
+            parameters,
+            silence_s=lambda: 0.0 if self._live is None else self._live.silence_s,
+            warn=self._warn,
+        )
         topics = outputs_of(parameters)
         types = {topic: getattr(self._messages, name) for topic, name in topics.items()}
         try:
@@ -169,10 +178,17 @@ class ReconstructNode(LifecycleNode):
                     self._messages,
                     self._emit,
                     wanted=self._is_wanted,
-                    lookup=self._lookup,
+                    lookup=transforms.lookup,
                     now_ns=lambda: self.get_clock().now().nanoseconds,
+                    forget=transforms.forget,
+                    new_map=transforms.new_map,
                 ),
-                rectified="image_rect" in self.resolve_topic_name("image"),
+                name=self.get_fully_qualified_name(),
+                rectified=[
+                    camera
+                    for camera in parameters.cameras
+                    if "image_rect" in self.resolve_topic_name(self._image_topic(camera))
+                ],
             )
         except BaseException:
             self.release()
@@ -186,10 +202,6 @@ class ReconstructNode(LifecycleNode):
         self._diagnostics = self.create_publisher(
             self._messages.DiagnosticArray, "/diagnostics", QoSProfile(depth=10)
         )
-        self._services_offered = [
-            self.create_service(Trigger, "reset", self._on_reset),
-            self.create_service(Trigger, "save_map", self._on_save_map),
-        ]
         # Steady, so that it goes on while simulated time stands still.
         self._timer = self.create_timer(
             parameters.diagnostics_period_s,
@@ -223,7 +235,7 @@ class ReconstructNode(LifecycleNode):
                 self._subscribe(
                     self._image_topic(camera),
                     self._image_type(),
-                    lambda message: live.on_images({camera: message}),
+                    lambda message: self._on_image(live, camera, message),
                     _IMAGE_QOS,
                 )
             )
@@ -238,7 +250,7 @@ class ReconstructNode(LifecycleNode):
         if self._bond is not None:
             self._bond.shutdown()
             self._bond = None
-        self._refused_policies = {}
+        self._refused_policies, self._last_image_s = {}, {}
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
@@ -249,23 +261,23 @@ class ReconstructNode(LifecycleNode):
         """Stop and release everything; return whether the network came to its end in time."""
         self._deactivate()
         # First, so that its thread does not publish what is about to be destroyed.
-        ended = self._live.close(_STOP_TIMEOUT_S) if self._live is not None else True
+        ended = True
+        if self._live is not None and not (ended := self._live.close(_STOP_TIMEOUT_S)):
+            self._former = self._live
+            self.get_logger().warning(
+                "the network is still at work on a window: its memory is free when that has ended"
+            )
         self._live = None
         if self._timer is not None:
             self.destroy_timer(self._timer)
-        for service in self._services_offered:
-            self.destroy_service(service)
         for publisher in self._publishers_of.values():
             self.destroy_lifecycle_publisher(publisher)
         if self._diagnostics is not None:
             self.destroy_publisher(self._diagnostics)
-        if self._transform_listener is not None:
-            self._transform_listener.unregister()
-        if self._transform_broadcaster is not None:
-            self.destroy_publisher(self._transform_broadcaster.pub_tf)
-        self._timer = self._diagnostics = None
-        self._services_offered, self._publishers_of = [], {}
-        self._transform_listener = self._transforms = self._transform_broadcaster = None
+        if self._transforms is not None:
+            self._transforms.close()
+        self._timer = self._diagnostics = self._transforms = None
+        self._publishers_of = {}
         return ended
 
     # Inputs
@@ -318,11 +330,20 @@ class ReconstructNode(LifecycleNode):
         def take(*images: Any) -> None:
             live.on_images(dict(zip(parameters.cameras, images, strict=True)))
 
+        for camera, subscriber in zip(parameters.cameras, subscribers, strict=True):
+            subscriber.registerCallback(partial(self._note_image, camera))
         synchronizer = ApproximateTimeSynchronizer(
             subscribers, queue_size=10, slop=parameters.sync_slop_s
         )
         synchronizer.registerCallback(take)
         self._inputs += [subscriber.sub for subscriber in subscribers]
+
+    def _on_image(self, live: LiveReconstruction, camera: str, message: Any) -> None:
+        self._note_image(camera, message)
+        live.on_images({camera: message})
+
+    def _note_image(self, camera: str, message: Any) -> None:
+        self._last_image_s[camera] = time.monotonic()
 
     def _image_topic(self, camera: str) -> str:
         topic = f"{camera}/image" if camera else "image"
@@ -335,15 +356,6 @@ class ReconstructNode(LifecycleNode):
         raw = self._parameters_given.image_transport == "raw"
         return "Image" if raw else "CompressedImage"
 
-    def _lookup(self, target: str, source: str, stamp_ns: int) -> NDArray | None:
-        if self._transforms is None:
-            return None
-        try:
-            found = self._transforms.lookup_transform(target, source, Time(nanoseconds=stamp_ns))
-            return read_transform(found)
-        except (TransformException, QvggtError):
-            return None
-
     # Outputs
 
     def _is_wanted(self, topic: str) -> bool:
@@ -354,8 +366,8 @@ class ReconstructNode(LifecycleNode):
 
     def _emit(self, topic: str, message: Any, stamp_ns: int) -> None:
         if topic == "tf":
-            if self._transform_broadcaster is not None:
-                self._transform_broadcaster.sendTransform(message.transforms)
+            if self._transforms is not None:
+                self._transforms.send(message)
         elif topic in self._publishers_of:
             self._publishers_of[topic].publish(message)
 
@@ -367,63 +379,72 @@ class ReconstructNode(LifecycleNode):
         """Return why no image comes, as far as the graph shows."""
         if not self._inputs:
             return "the node is not active"
-        topic = self.resolve_topic_name(self._image_topic(self._parameters_given.cameras[0]))
+        now = time.monotonic()
+        silent = {
+            camera: self._why_silent(camera)
+            for camera in self._parameters_given.cameras
+            if now - self._last_image_s.get(camera, -math.inf) > _QUIET_S
+        }
+        if silent:
+            return "; ".join(silent.values())
+        return (
+            "images come, but none of the cameras' stamps lie within sync_slop_s "
+            f"{self._parameters_given.sync_slop_s:g} of each other"
+        )
+
+    def _why_silent(self, camera: str) -> str:
+        topic = self.resolve_topic_name(self._image_topic(camera))
         own = f"sensor_msgs/msg/{self._image_type()}"
         others = {info.topic_type for info in self.get_publishers_info_by_topic(topic)} - {own}
         if others:
             return f"{topic} has {', '.join(sorted(others))}, not {own}: see image_transport"
         if policy := self._refused_policies.get(topic):
             return f"{topic} has a publisher whose {policy} does not match, see the log"
+        if self.count_publishers(topic) and camera in self._last_image_s:
+            return f"{topic} has a publisher that has stopped sending"
         if self.count_publishers(topic):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
         return f"no one publishes {topic}: see `ros2 topic list`"
 
     # Services and parameters
 
-    def _on_reset(self, request: Any, response: Any) -> Any:
-        return self._answer(response, lambda live: live.reset(), lambda _: "the map is forgotten")
+    async def _on_reset(self, request: Any, response: Any) -> Any:
+        return await self._answer(response, lambda live: live.reset(), "the map is forgotten")
 
-    def _on_save_map(self, request: Any, response: Any) -> Any:
-        return self._answer(
-            response,
-            lambda live: live.save_map(),
-            lambda saved: f"{saved[1]} points in {saved[0]}",
-        )
+    async def _on_save_map(self, request: Any, response: Any) -> Any:
+        return await self._answer(response, lambda live: live.save_map(), "{0[1]} points in {0[0]}")
 
-    def _answer(
-        self,
-        response: Any,
-        do: Callable[[LiveReconstruction], Any],
-        message: Callable[[Any], str],
+    async def _answer(
+        self, response: Any, do: Callable[[LiveReconstruction], Any], message: str
     ) -> Any:
         try:
-            response.message = message(do(self._running()).result(_SERVICE_TIMEOUT_S))
+            work = do(self._running())
+            await _done(work, self.executor)
+            response.message = message.format(work.result())
             response.success = True
-        except TimeoutError:
-            response.message = f"the network is busy for more than {_SERVICE_TIMEOUT_S:g} s"
+        except CancelledError:
+            response.message = "the node was cleaned up meanwhile"
         except Exception as error:
             response.message = str(error)
         return response
+
+    def _warn(self, text: str) -> None:
+        if self._live is not None:
+            self._live.warn(text)
 
     def _running(self) -> LiveReconstruction:
         if self._live is None:
             raise ParameterError("the node is not configured: `ros2 lifecycle set ... configure`")
         return self._live
 
-    def _declare(self, parameter: ParameterDescription) -> Any:
-        try:
-            declared = self.declare_parameter(
-                parameter.name, parameter.default, _descriptor(parameter)
-            )
-        except (InvalidParameterTypeException, InvalidParameterValueException) as error:
-            raise ParameterError(f"parameter {parameter.name}: {error}") from error
-        return declared.value
-
     def _on_set_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         known = Parameters.model_fields
         values = {change.name: change.value for change in changes if change.name in known}
         if not values:
             return SetParametersResult(successful=True)
+        reason = refusal(self._parameters_given, values, loaded=self._live is not None)
+        if reason:
+            return SetParametersResult(successful=False, reason=reason)
         try:
             given = self._parameters_given.with_values(**values)
             if self._live is not None:
@@ -452,29 +473,16 @@ class _LogHandler(logging.Handler):
             self._logger.info(text)
 
 
-def _descriptor(parameter: ParameterDescription) -> ParameterDescriptor:
-    bounded = parameter.minimum is not None or parameter.maximum is not None
-    descriptor = ParameterDescriptor(
-        description=parameter.description,
-        read_only=parameter.read_only,
-        additional_constraints=parameter.allowed.replace("`", "") if parameter.allowed else "",
-    )
-    low, high = parameter.minimum, parameter.maximum
-    if bounded and isinstance(parameter.default, int):
-        descriptor.integer_range = [
-            IntegerRange(
-                from_value=-_LARGEST_INTEGER if low is None else int(low),
-                to_value=_LARGEST_INTEGER if high is None else int(high),
-            )
-        ]
-    elif bounded:
-        descriptor.floating_point_range = [
-            FloatingPointRange(
-                from_value=-_LARGEST if low is None else low,
-                to_value=_LARGEST if high is None else high,
-            )
-        ]
-    return descriptor
+async def _done(work: concurrent.futures.Future, executor: Any) -> None:
+    """Wait for what another thread does; the executor goes on meanwhile."""
+    waiting = Future(executor=executor)
+
+    def end(_: concurrent.futures.Future) -> None:
+        waiting.set_result(None)
+        executor.wake()
+
+    work.add_done_callback(end)
+    await waiting
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -495,7 +503,9 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             # What is loaded stays: no collection needs to go through PyTorch's modules again.
             gc.freeze()
-            executor.spin()
+            # Not `spin`: idle in it, rclpy may miss a signal for ever.
+            while rclpy.ok():
+                executor.spin_once(timeout_sec=_SPIN_S)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except (QvggtError, ImportError) as error:

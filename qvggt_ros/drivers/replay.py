@@ -269,7 +269,7 @@ class _Run:
             reconstructor,
             parameters.with_values(publish_tf="world_to_camera"),
             Driver(rosbags_messages(), self._writer.emit, lookup=self._lookup),
-            rectified=self._topics.rectified,
+            rectified=parameters.cameras if self._topics.rectified else (),
         )
         try:
             self._read_all(options.limit)

@@ -9,7 +9,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 from rosbags.rosbag2 import Writer
 
@@ -22,6 +21,7 @@ from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.util.directories import OutputKind, new_output
+from qvggt_core.util.yaml_text import read_yaml
 from qvggt_ros.drivers.bag_writer import BAG_VERSION, STORAGES, addressable, is_plain
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import LATCHED, Messages, rosbags_messages, rosbags_typestore
@@ -208,9 +208,9 @@ def _messages(
 
 def _is_marked(directory: Path) -> bool:
     try:
-        metadata = yaml.safe_load((directory / "metadata.yaml").read_text(encoding="utf-8"))
+        metadata = read_yaml(directory / "metadata.yaml")
         return _MARK[0] in (metadata["rosbag2_bagfile_information"]["custom_data"] or {})
-    except (OSError, yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError):
+    except (OSError, ValueError, TypeError, KeyError):
         return False
 
 

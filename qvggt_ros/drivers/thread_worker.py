@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -28,13 +30,30 @@ class Worker:
         dropped: images that a newer one replaced.
         failures: exceptions that the work raised; each cost what it worked on.
         last_failure: the text of the newest.
+        last_failure_s: when that was, by the monotonic clock.
     """
 
-    def __init__(self, name: str = "qvggt-worker") -> None:
-        """Start the thread."""
+    def __init__(
+        self,
+        name: str = "qvggt-worker",
+        *,
+        on_idle: Callable[[], Any] | None = None,
+        idle_s: float = math.inf,
+    ) -> None:
+        """Start the thread.
+
+        Args:
+            name: of the thread.
+            on_idle: done once when the last image is done and no other has come.
+            idle_s: seconds until then.
+        """
         self.dropped = 0
         self.failures = 0
         self.last_failure = ""
+        self.last_failure_s = -math.inf
+        self._on_idle = on_idle
+        self._idle_s = idle_s
+        self._idle_due: float | None = None
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._messages: deque[Callable[[], Any]] = deque(maxlen=_MESSAGES_KEPT)
         self._newest: Callable[[], Any] | None = None
@@ -72,6 +91,7 @@ class Worker:
         """Drop the image and the messages that wait."""
         with self._condition:
             self._newest = None
+            self._idle_due = None
             self._messages.clear()
 
     def stop(self, timeout_s: float) -> bool:
@@ -97,6 +117,7 @@ class Worker:
                     return
                 self.failures += 1
                 self.last_failure = f"{type(error).__name__}: {error}"
+                self.last_failure_s = time.monotonic()
                 logger.exception("the work on a message failed")
 
     def _next(self) -> Callable[[], Any] | None:
@@ -110,8 +131,28 @@ class Worker:
                     return self._messages.popleft()
                 if self._newest is not None:
                     work, self._newest = self._newest, None
-                    return work
-                self._condition.wait()
+                    return self._then_idle(work)
+                if self._idle_due is None:
+                    self._condition.wait()
+                elif (left := self._idle_due - time.monotonic()) > 0:
+                    self._condition.wait(left)
+                else:
+                    self._idle_due = None
+                    return self._on_idle
+
+    def _then_idle(self, work: Callable[[], Any]) -> Callable[[], Any]:
+        """Return the work on an image, after which the time until `on_idle` begins."""
+        if self._on_idle is None:
+            return work
+
+        def run() -> None:
+            self._idle_due = None
+            try:
+                work()
+            finally:
+                self._idle_due = time.monotonic() + self._idle_s
+
+        return run
 
 
 def _into_future(work: Callable[[], Any], future: Future) -> Callable[[], None]:

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
 from rosbags.typesys import Stores, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 from qvggt_core.errors import RecordingError
+from qvggt_core.util.yaml_text import read_yaml
 from qvggt_ros.io.mcap import McapFile
 from qvggt_ros.io.messages import rosbags_typestore
 from qvggt_ros.io.sqlite import SqliteFile
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".mcap", ".db3")
 _PACKED = ".zstd"
-_MAX_METADATA = 1 << 24
 _MAX_ARRAY = 1 << 16
 _ARRAYS = re.compile(r"\[(\d+)\]|array<[^;]*,\s*(\d+)")
 _BLOCK = 1 << 20
@@ -194,17 +193,12 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def _listed_files(metadata: Path) -> set[str]:
     """Return the names that metadata.yaml lists, without what names their compression."""
     try:
-        if not metadata.is_file() or metadata.stat().st_size > _MAX_METADATA:
-            return set()
-        text = metadata.read_text(encoding="utf-8")
-        if re.search(r"[&*]\w", text) and len(text) > 1 << 16:
-            return set()  # aliases may unfold to any size
-        content = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        content = read_yaml(metadata)
         names = content["rosbag2_bagfile_information"]["relative_file_paths"]
         return {
             PurePath(name).name.removesuffix(_PACKED) for name in names if isinstance(name, str)
         }
-    except (OSError, ValueError, TypeError, KeyError, RecursionError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, KeyError):
         return set()
 
 

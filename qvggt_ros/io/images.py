@@ -146,8 +146,14 @@ def decode_image(message: Any, bits: int = 16) -> NDArray[np.uint8]:
     if name in _PLANAR:
         return _decode_planar(message, name)
     encoding = _ENCODINGS.get(name)
+    if name == "nv24":
+        return _decode_nv24(message)
     if encoding is None:
-        return _decode_by_cv_bridge(message)
+        why = ": it is depth" if _is_depth(name) else ""
+        raise ImageError(
+            f"image encoding {message.encoding!r} is not a picture that can be read{why}; known: "
+            f"{', '.join([*_ENCODINGS, *_PLANAR, 'nv24'])}"
+        )
     rows = _raw_rows(message)
     if encoding.itemsize == 2:
         rows = (rows >> (bits - 8)).astype(np.uint8)
@@ -193,6 +199,8 @@ def _decode_planar(message: Any, name: str) -> NDArray[np.uint8]:
     _check_size(width, height)
     step = message.step or width
     data = np.frombuffer(message.data, dtype=np.uint8)
+    if data.size == width * height * 3 // 2:
+        step = width  # some drivers put the bytes of a whole pixel's row there
     if width % 2 or height % 2 or step < width or data.size < step * height * 3 // 2:
         raise ImageError(
             f"image of encoding {message.encoding}, {width}x{height}, with {data.size} bytes in "
@@ -204,24 +212,23 @@ def _decode_planar(message: Any, name: str) -> NDArray[np.uint8]:
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(rows), _PLANAR[name]), dtype=np.uint8)
 
 
-def _decode_by_cv_bridge(message: Any) -> NDArray[np.uint8]:
-    """Return a picture of one of the rarer encodings, such as nv21, as cv_bridge reads it."""
-    unknown = f"image encoding {message.encoding!r} is not a picture that can be read"
-    if _is_depth(message.encoding):
-        raise ImageError(f"{unknown}: it is depth; known: {', '.join(_ENCODINGS)}")
-    try:
-        # Its C++ part was built for one major version of NumPy, and fails in several ways.
-        from cv_bridge import CvBridge
-    except Exception as error:
+def _decode_nv24(message: Any) -> NDArray[np.uint8]:
+    """Return a picture whose brightness is followed by a pair of colours for every pixel."""
+    width, height = message.width, message.height
+    _check_size(width, height)
+    data = np.frombuffer(message.data, dtype=np.uint8)
+    step = width if data.size == 3 * width * height else message.step
+    if step < width or data.size < 3 * step * height:
         raise ImageError(
-            f"{unknown} without cv_bridge, which cannot be imported ({error}): install "
-            "ros-$ROS_DISTRO-cv-bridge (with NumPy 1.x on Humble and Jazzy); "
-            f"known without it: {', '.join(_ENCODINGS)}"
-        ) from error
-    try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(message, "rgb8"), dtype=np.uint8)
-    except Exception as error:  # C++ exceptions come as several types
-        raise ImageError(f"{unknown}, by cv_bridge neither: {error}") from error
+            f"image of encoding {message.encoding}, {width}x{height}, with {data.size} bytes in "
+            f"rows of {step}: {3 * max(step, width) * height} bytes must be there"
+        )
+    grey = data[: step * height].reshape(height, step)[:, :width]
+    pairs = data[step * height : 3 * step * height].reshape(height, 2 * step)[:, : 2 * width]
+    # OpenCV has no such code: the same picture, twice as large, has a pair for each 2x2.
+    doubled = np.concatenate([grey.repeat(2, axis=0).repeat(2, axis=1), pairs])
+    rgb = cv2.cvtColor(doubled, cv2.COLOR_YUV2RGB_NV12)[::2, ::2]
+    return np.ascontiguousarray(rgb, dtype=np.uint8)
 
 
 def _to_rgb(pixels: NDArray[np.uint8], encoding: _Encoding, name: str) -> NDArray[np.uint8]:

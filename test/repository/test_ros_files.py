@@ -16,10 +16,16 @@ from qvggt_ros.io.messages import TYPES
 from qvggt_ros.publishing import OUTPUTS
 
 ROOT = Path(__file__).parents[2]
+FUTURE = "from __future__ import annotations\n"
 CONFIG = ROOT / "config"
 PRESETS = sorted((CONFIG / "presets").glob("*.yaml"))
 TOPICS = {f"/qvggt/{topic}" for topic in OUTPUTS} | {"/diagnostics"}
-NODE = ast.parse((ROOT / "qvggt_ros/drivers/node.py").read_text(encoding="utf-8"))
+NODE = ast.parse(
+    "".join(
+        (ROOT / f"qvggt_ros/drivers/{name}.py").read_text(encoding="utf-8").replace(FUTURE, "")
+        for name in ("node", "node_parameters", "node_transforms")
+    )
+)
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))
 
 
@@ -142,7 +148,7 @@ def test_packages_that_the_node_imports_are_declared() -> None:
     for package in ("rcl_interfaces", "std_srvs", "message_filters", "tf2_ros"):
         assert package in imported
         assert f"<exec_depend>{package}</exec_depend>" in declared
-    for name in {full_name.split("/")[0] for full_name in TYPES.values()} | {"cv_bridge", "rclpy"}:
+    for name in {full_name.split("/")[0] for full_name in TYPES.values()} | {"rclpy"}:
         assert f"<exec_depend>{name}</exec_depend>" in declared, name
 
 
@@ -174,7 +180,7 @@ def test_the_container_is_one_file_for_all_distributions() -> None:
         for source in sources.split():
             assert (ROOT / source).exists(), source
     packages = set(re.findall(r"ros-\$\{ROS_DISTRO\}-([a-z0-9-]+)", text))
-    assert {"cv-bridge", "message-filters", "tf2-ros-py", "rosbag2-storage-mcap"} <= packages
+    assert {"message-filters", "tf2-ros-py", "rosbag2-storage-mcap"} <= packages
     workflow = yaml.safe_load((ROOT / ".github/workflows/ros.yml").read_text())
     distributions = workflow["jobs"]["ros"]["strategy"]["matrix"]["distro"]
     assert set(distributions) == set(SUPPORTED)

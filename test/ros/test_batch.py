@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +25,7 @@ from qvggt_ros.cli import app as cli
 from qvggt_ros.cli import console
 from qvggt_ros.drivers.batch import (
     Job,
+    former_results,
     output_names,
     run_job,
     run_on_processes,
@@ -193,3 +198,48 @@ def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch, bags, tm
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"qvggt_ros\[ray\]"):
         list(run_on_ray(jobs_for(bags[:1], tmp_path), "local"))
+
+
+def test_a_worker_that_is_killed_before_it_reads_its_job_is_tried_again(bags, tmp_path):
+    """As by the system for its memory, while it still imports."""
+
+    def kill():
+        while not (children := multiprocessing.active_children()):
+            time.sleep(0.01)
+        children[0].kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    (outcome,) = run_on_processes(jobs_for(bags[:1], tmp_path), 1, load=load_room_network)
+    killer.join()
+    assert (outcome.error, outcome.attempts) == ("", 2)
+
+
+@pytest.fixture
+def former(bags, tmp_path):
+    """Jobs whose results are there."""
+    jobs = jobs_for(bags[:2], tmp_path)
+    assert [run_job(job, load_room_network).error for job in jobs] == ["", ""]
+    return jobs
+
+
+def test_former_results_are_kept_and_what_is_not_there_is_made(former, bags, tmp_path):
+    assert former_results([*former, *jobs_for(bags[2:3], tmp_path)]) == (former, [])
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "trajectory.tum", "run.json"])
+@pytest.mark.parametrize("content", ["", "{", "[]"])
+def test_a_damaged_former_result_is_named_and_the_others_are_kept(former, name, content):
+    (former[0].output / name).write_text(content)
+    kept, (outcome,) = former_results(former)
+    assert kept == former[1:]
+    assert "its former result is damaged" in outcome.error
+    again = [replace(job, options=replace(job.options, overwrite=True)) for job in former]
+    assert former_results(again) == (again[1:], [])
+
+
+def test_a_former_result_of_other_parameters_is_named_with_them(former):
+    changed = [replace(job, parameters=PARAMETERS.with_values(window_size=4)) for job in former]
+    kept, outcomes = former_results(changed)
+    assert kept == []
+    assert all("was made with window_size 3" in outcome.error for outcome in outcomes)

@@ -16,7 +16,7 @@ from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result
 from qvggt_core.results.schema import Metrics
 from qvggt_ros.drivers.collect import collect
-from qvggt_ros.drivers.live_session import DIAGNOSTICS_NAME
+from qvggt_ros.drivers.live_session import diagnostics_name
 from qvggt_ros.io.messages import rosbags_messages, rosbags_typestore
 
 M = rosbags_messages()
@@ -48,7 +48,7 @@ def live(replayed, tmp_path):
     values = {"received": "9", "windows": "3", "dropped": "0", "latency_s.p50": "0.125"}
     status = M.DiagnosticStatus(
         level=0,
-        name=DIAGNOSTICS_NAME,
+        name=diagnostics_name("/qvggt/reconstruct"),
         message="",
         hardware_id="",
         values=[M.KeyValue(key=key, value=value) for key, value in values.items()],

@@ -122,6 +122,62 @@ def test_yuv_422_follows_bt601(encoding, order):
     assert np.abs(picture.astype(int) - [red, green, blue]).max() <= 3
 
 
+def planar_yuv(picture, encoding, padding=0):
+    """BT.601, colour of every 2x2 pixels from its upper left one, all of them for nv24."""
+    rgb = picture.astype(float)
+    y = 16 + rgb @ [0.257, 0.504, 0.098]
+    u = 128 + rgb @ [-0.148, -0.291, 0.439]
+    v = 128 + rgb @ [0.439, -0.368, -0.071]
+    every = 1 if encoding == "nv24" else 2
+    pairs = (v, u) if encoding == "nv21" else (u, v)
+    colour = np.stack([plane[::every, ::every] for plane in pairs], axis=-1)
+    colour = colour.reshape(colour.shape[0], -1)
+    parts = [y, colour]
+    if padding:
+        width = y.shape[1]
+        parts = [
+            np.pad(part, ((0, 0), (0, padding * part.shape[1] // width)), constant_values=255)
+            for part in parts
+        ]
+    return np.concatenate([np.rint(part).astype(np.uint8).reshape(-1) for part in parts])
+
+
+QUARTERS = np.zeros((4, 6, 3), np.uint8)
+QUARTERS[:2, :2], QUARTERS[:2, 2:] = (200, 90, 30), (20, 60, 220)
+QUARTERS[2:, :4], QUARTERS[2:, 4:] = (40, 180, 70), (128, 128, 128)
+
+
+@pytest.mark.parametrize("encoding", ["nv12", "nv21", "nv24", "NV12"])
+@pytest.mark.parametrize(("step", "padding"), [(6, 0), (8, 2), (9, 0), (18, 0)])
+def test_semi_planar_yuv_follows_bt601_in_rows_of_any_step(encoding, step, padding):
+    message = image_message(
+        0,
+        encoding=encoding,
+        height=4,
+        width=6,
+        step=step,
+        data=planar_yuv(QUARTERS, encoding.lower(), padding),
+    )
+    picture = images.decode_image(message)
+    assert picture.flags.writeable
+    assert np.abs(picture.astype(int) - QUARTERS).max() <= 3
+
+
+@pytest.mark.parametrize("changes", [{"data": np.zeros(35, np.uint8)}, {"step": 5}, {"height": 3}])
+def test_semi_planar_yuv_that_is_short_or_odd_is_refused(changes):
+    fields = {
+        "encoding": "nv12",
+        "height": 4,
+        "width": 6,
+        "step": 6,
+        "data": np.zeros(36, np.uint8),
+    }
+    if "step" in changes:
+        fields["data"] = np.zeros(40, np.uint8)
+    with pytest.raises(ImageError, match="nv12"):
+        images.decode_image(image_message(0, **{**fields, **changes}))
+
+
 def test_rows_may_be_padded():
     padded = np.full((6, 40), 255, dtype=np.uint8)
     padded[:, :24] = RGB.reshape(6, 24)

@@ -19,6 +19,7 @@ import numpy as np
 import psutil
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from support import recordings as room
 
 pytest.importorskip("cyclonedds", reason="Cyclone DDS is not installed (the extra dds)")
@@ -35,7 +36,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_ros.drivers.dds.node import DdsNode, Inputs
 from qvggt_ros.drivers.dds.participant import Participant
 from qvggt_ros.drivers.dds.player import Played, play
-from qvggt_ros.drivers.dds.types import idl_type
+from qvggt_ros.drivers.dds.types import idl_type, wire_type
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
 from qvggt_ros.publishing import OUTPUTS
@@ -176,6 +177,20 @@ def test_what_is_sent_is_what_cyclone_dds_makes_of_the_announced_type(message):
     size = min(len(own), len(theirs))
     assert own[4:size] == theirs[4:size]
     assert max(len(own), len(theirs)) - size < 4
+
+
+def test_a_type_is_announced_by_one_class_however_many_topics_have_it():
+    """With a class for each topic, Cyclone DDS takes all memory at the 33rd."""
+    kinds = [wire_type(rosbags_typestore(), TYPES["Image"]) for _ in range(40)]
+    assert len({id(kind.announced) for kind in kinds}) == 1
+    other = get_typestore(Stores.EMPTY)
+    other.register(get_types_from_msg("int32 width", "sensor_msgs/msg/Image"))
+    assert wire_type(other, TYPES["Image"]).announced is not kinds[0].announced
+
+
+def test_a_recording_with_forty_topics_of_a_type_can_be_played(participant):
+    publishers = [participant.publisher(f"/joint_{n}", TYPES["PoseStamped"]) for n in range(40)]
+    assert len({publisher.writer.guid for publisher in publishers}) == 40
 
 
 def test_octets_are_announced_as_byte():

@@ -25,7 +25,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.conversions import read_pose, read_transform
-from qvggt_ros.publishing import MAX_PATH_POSES, OUTPUTS, Driver, outputs_of
+from qvggt_ros.publishing import MAX_PATH_POSES, OUTPUTS, Driver, PathPoses, outputs_of
 from qvggt_ros.session import ReconstructionSession
 
 
@@ -509,3 +509,40 @@ def test_age_is_that_of_the_image_when_the_network_starts():
         session.on_image(image_message(index))
     assert list(session.counters.ages) == [pytest.approx(0.03)]
     assert session.status().values["age_s"]["p50"] == pytest.approx(0.03)
+
+
+def test_reasons_without_end_are_bounded_in_number_and_length():
+    session, _, _ = make()
+    for index in range(500):
+        name = "".join(chr(97 + int(digit)) for digit in str(index))
+        session.on_image(image_message(0, encoding=f"strange{name}" + "x" * 2000))
+    rejected = session.counters.rejected
+    assert len(rejected) <= 101
+    assert sum(rejected.values()) == 500
+    assert rejected["other reasons"] >= 400
+    assert max(map(len, rejected)) <= 500
+    assert len(session.counters.events) <= 200
+
+
+def test_a_long_flight_keeps_no_more_poses_than_its_path_has():
+    path = PathPoses()
+    for index in range(50_000):
+        path.add(index)
+        assert len(path.poses) <= MAX_PATH_POSES
+        assert path.poses[-1] == index
+    steps = {b - a for a, b in zip(path.poses[:-1], path.poses[1:-1], strict=False)}
+    assert len(steps) == 1
+    assert path.poses[0] == 0
+
+
+def test_a_node_forgets_what_is_over_and_a_recording_does_not():
+    node, _, _ = make(live=True)
+    recording, _, _ = make()
+    for session in (node, recording):
+        session.on_image(image_message(0, step=1))
+        assert session.status().level == "WARN"
+        later = session.counters.clock() + 60.0
+        session.counters.clock = lambda later=later: later
+    assert node.status().level == "OK"
+    assert recording.status().level == "WARN"
+    assert node.status().values["rejected"]

@@ -113,3 +113,17 @@ def test_a_failure_after_the_stop_is_no_failure(caplog):
     assert worker.stop(60.0)
     assert worker.failures == 0
     assert not caplog.records
+
+
+def test_after_the_last_image_and_a_while_it_is_idle_once():
+    idle = threading.Event()
+    worker = Worker(on_idle=idle.set, idle_s=0.05)
+    assert not idle.wait(0.2)
+    for _ in range(2):
+        worker.offer(lambda: None)
+        assert idle.wait(5.0)
+        idle.clear()
+        assert not idle.wait(0.2)
+    worker.offer(lambda: None)
+    worker.forget()
+    assert worker.stop(5.0)

@@ -100,7 +100,8 @@ class DdsNode:
             self._live = LiveReconstruction(
                 parameters,
                 Driver(rosbags_messages(), self._emit, wanted=self._is_wanted, now_ns=time.time_ns),
-                rectified="image_rect" in inputs.image,
+                name=f"{namespace.strip('/')}/reconstruct".lstrip("/"),
+                rectified=parameters.cameras if "image_rect" in inputs.image else (),
                 load=load,
             )
             self._subscribe(parameters.cameras[0])

@@ -36,6 +36,9 @@ _BASE_TYPES: dict[str, Any] = {
 }
 
 
+_ANNOUNCED: dict[tuple[str, str], type[Any]] = {}
+
+
 @dataclass(frozen=True)
 class WireType:
     """A message type on the wire.
@@ -67,10 +70,17 @@ def wire_type(typestore: Typestore, name: str) -> WireType:
     Raises:
         TransportError: the type is not known, or has what DDS does not know.
     """
-    announced = idl_type(typestore, name, {})
-    _carry_cdr(announced)
-    user_data = f"typehash={typestore.hash_rihs01(name)};".encode()
-    return WireType(name, typestore, announced, user_data)
+    if name not in typestore.fielddefs:
+        raise TransportError(f"the message type {name} is not known")
+    type_hash = typestore.hash_rihs01(name)
+    # One class a type and process: Cyclone DDS files each class by the hash of its type, and its
+    # table grows without end at the 33rd of one hash.
+    announced = _ANNOUNCED.get((name, type_hash))
+    if announced is None:
+        announced = idl_type(typestore, name, {})
+        _carry_cdr(announced)
+        _ANNOUNCED[name, type_hash] = announced
+    return WireType(name, typestore, announced, f"typehash={type_hash};".encode())
 
 
 def idl_type(typestore: Typestore, name: str, known: dict[str, type[IdlStruct]]) -> type[IdlStruct]:

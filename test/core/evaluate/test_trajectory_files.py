@@ -72,7 +72,7 @@ def test_poses_come_in_the_order_of_time_and_once(tmp_path):
         ("# only words\n", "holds no pose"),
         ("1 2 3\n", r"line 1: '1 2 3' is no pose"),
         ("1 0 0 0 0 0 0 1\n2 nan 0 0 0 0 0 1\n", r"line 2: .*not finite"),
-        ("1 0 0 0 0 0 0 1\n2 0 0 0 0 0 0 0\n", "line 2: a quaternion of zeros"),
+        ("1 0 0 0 0 0 0 1\n2 0 0 0 0 0 0 0\n", r"line 2: a quaternion of .* is no rotation"),
         ("1 0 0 0 0 0 0 1\n2 0 0\n", "line 2: 3 numbers"),
         ("1 0 0 zero 0 0 0 1\n", "line 1: could not convert"),
         ("soon 0 0 0 0 0 0 1\n# a heading goes, a pose does not\n", "holds no pose"),
@@ -94,3 +94,81 @@ def test_a_missing_or_binary_file_is_named(tmp_path):
     for name in ("b", "nowhere"):
         with pytest.raises(EvaluationError, match=f"cannot read the trajectory .*{name}"):
             read_trajectory(tmp_path / name)
+
+
+STAMPS = [1_700_000_000_000_000_000 + 100_000_000 * index for index in range(6)]
+
+
+def pose_rows(order="xyzw"):
+    """Numbers of six poses, with the quaternion in some order, and the poses."""
+    rows, track = [], Track()
+    for index, stamp in enumerate(STAMPS):
+        rotation = Rotation.from_euler("zyx", [0.3 * index, 0.1, -0.2])
+        position = [0.5 * index, -1.0, 0.25]
+        quaternion = dict(zip("xyzw", rotation.as_quat(), strict=True))
+        rows.append([*position, *(quaternion[letter] for letter in order)])
+        matrix = np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = rotation.as_matrix(), position
+        track.add(stamp, matrix)
+    return rows, track
+
+
+def joined(rows, times, separator, header=""):
+    lines = [
+        separator.join([*times(stamp), *(f"{value:.9f}" for value in row)])
+        for stamp, row in zip(STAMPS, rows, strict=True)
+    ]
+    return "\n".join([*([header] if header else []), *lines]) + "\n"
+
+
+def seconds(stamp):
+    return [f"{stamp // 10**9}.{stamp % 10**9:09d}"]
+
+
+@pytest.mark.parametrize(
+    ("order", "times", "separator", "header"),
+    [
+        ("xyzw", seconds, " ", ""),
+        ("xyzw", seconds, ", ", ""),
+        ("xyzw", seconds, ";", ""),
+        ("xyzw", lambda s: [f"{s}.000000"], " ", ""),
+        ("xyzw", lambda s: [str(s // 1000)], " ", ""),
+        ("wxyz", lambda s: [str(s)], ",", ""),
+        (
+            "wxyz",
+            lambda s: [str(s)],
+            ",",
+            "#timestamp [ns],p_RS_R_x [m],p_RS_R_y [m],p_RS_R_z [m],"
+            "q_RS_w [],q_RS_x [],q_RS_y [],q_RS_z []",
+        ),
+        ("xyzw", lambda s: [str(s)], ",", "#timestamp [ns],x [m],y [m],z [m],qx,qy,qz,qw"),
+        ("wxyz", seconds, " ", "# timestamp tx ty tz qw qx qy qz"),
+        ("xyzw", lambda s: [str(s // 10**9), str(s % 10**9)], ",", "#sec,nsec,x,y,z,qx,qy,qz,qw"),
+        ("xyzw", lambda s: ["7", *seconds(s)], " ", "num t x y z qx qy qz qw"),
+    ],
+)
+def test_columns_are_taken_by_their_names_and_times_by_their_size(
+    order, times, separator, header, tmp_path
+):
+    rows, expected = pose_rows(order)
+    (tmp_path / "truth").write_text(joined(rows, times, separator, header))
+    found = read_trajectory(tmp_path / "truth")
+    assert found.stamps_ns == expected.stamps_ns
+    np.testing.assert_allclose(found.matrices, expected.matrices, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        (["1.7e9 0 0 0 0 0 0 1"] * 5, "5 lines have 1 different times"),
+        (["1700000000000000000,1,2,3"] * 2, "is no pose; known are TUM"),
+        (["1 0 0 0 nan 0 0 1"], "is not finite"),
+        (["1 0 0 0 1e-200 0 0 0"], "is no rotation"),
+        (["1 1e308 0 0 0 0 0 1"], "is no pose"),
+        (["num t x y z qx qy qz qw", "0 1 2 3"], "a pose needs 9 here"),
+    ],
+)
+def test_a_file_that_is_none_says_what_it_lacks(lines, says, tmp_path):
+    (tmp_path / "truth").write_text("\n".join(lines))
+    with pytest.raises(EvaluationError, match=says):
+        read_trajectory(tmp_path / "truth")

@@ -22,17 +22,20 @@ def reconstruct(poses, noise, seed, size=SIZE, stride=STRIDE):
         views = range(start, start + size)
         window = room.cut_window(poses[views], [depths[i] for i in views], rng, noise)
         unit = unit or window.metres_per_unit
-        said = window.prediction
+        prediction = window.prediction
         depth = np.stack(
-            [valid_depth(d, c, 20) for d, c in zip(said.depth, said.confidence, strict=True)]
+            [
+                valid_depth(d, c, 20)
+                for d, c in zip(prediction.depth, prediction.confidence, strict=True)
+            ]
         )
         shared = [k for k, i in enumerate(views) if i in anchors]
         if shared:
             alignment = align(
                 [anchors[views[k]] for k in shared],
-                said.camera_from_world[shared],
+                prediction.camera_from_world[shared],
                 depth[shared],
-                said.confidence[shared],
+                prediction.confidence[shared],
                 1.5,
             )
             assert alignment.overlap == len(shared) == size - stride
@@ -40,7 +43,7 @@ def reconstruct(poses, noise, seed, size=SIZE, stride=STRIDE):
         else:
             map_from_window = Similarity(1.0, np.eye(3), np.zeros(3))
         for k, i in enumerate(views):
-            pose = map_from_window.pose(inverse(said.camera_from_world[k]))
+            pose = map_from_window.pose(inverse(prediction.camera_from_world[k]))
             anchors[i] = Anchor(pose, np.float32(map_from_window.scale) * depth[k])
             placed.setdefault(i, pose)
     poses = np.stack([placed[i] for i in sorted(placed)])

@@ -103,7 +103,7 @@ def test_replays_equal_runs_on_a_cuda_device(dtype) -> None:
         wanted = plain.predict(tokens[0], 42, 56, 2)
         found = replaying.predict(tokens[1], 42, 56, 2)
         for name in ("camera_from_world", "depth", "confidence"):
-            a, b = (torch.from_numpy(getattr(said, name)) for said in (wanted, found))
+            a, b = (torch.from_numpy(getattr(each, name)) for each in (wanted, found))
             assert torch.allclose(a, b, rtol=1e-3, atol=1e-3), name
     assert replaying._predict_step.failure == replaying._encode_step.failure == ""
     assert len(replaying._predict_step._graphs) == 2

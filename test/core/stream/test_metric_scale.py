@@ -20,8 +20,8 @@ class Journey:
         self.units = 0.0
 
     def go(self, metres_per_unit, steps, step=0.1, odometry=True):
-        """Return what was told on the way."""
-        told = []
+        """Return the events on the way."""
+        events = []
         for _ in range(steps):
             self.index += 1
             stamp = self.index * STEP_NS
@@ -34,8 +34,8 @@ class Journey:
             self.metres += step
             self.units += step / metres_per_unit
             event = self.scale.observe(stamp, np.array([self.units, 0.0, 0.0]))
-            told += [event] if event else []
-        return told
+            events += [event] if event else []
+        return events
 
 
 def travel(scale, metres_per_unit, steps, **options):
@@ -47,8 +47,8 @@ def test_the_scale_is_known_after_the_distance_that_was_asked_for():
     journey = Journey(scale)
     assert journey.go(3.0, steps=15) == []
     assert scale.scale.metres_per_unit is None
-    (told,) = journey.go(3.0, steps=15)
-    assert "the scale is known" in told
+    (events,) = journey.go(3.0, steps=15)
+    assert "the scale is known" in events
     assert scale.scale.metres_per_unit == pytest.approx(3.0)
     assert scale.scale.source == "odometry"
 

@@ -15,20 +15,20 @@ from qvggt_core.stream import Frame, Reconstructor, TorchNetwork
 def test_a_window_is_what_the_model_says_in_host_arrays():
     torch_network, model = network()
     pictures = images(3)
-    said = torch_network.predict([torch_network.encode(p) for p in pictures], 42, 56)
+    predicted = torch_network.predict([torch_network.encode(p) for p in pictures], 42, 56)
     batch = torch.from_numpy(pictures).permute(0, 3, 1, 2)[None] / 255.0
     with torch.inference_mode():
         expected = model(batch)
     cameras, intrinsics = decode_pose(expected.pose_encodings[-1][0].double(), 42, 56)
-    np.testing.assert_allclose(said.camera_from_world[:, :3], cameras, atol=1e-6)
-    np.testing.assert_array_equal(said.camera_from_world[:, 3], np.tile([0, 0, 0, 1], (3, 1)))
-    np.testing.assert_allclose(said.intrinsics, intrinsics, rtol=1e-5)
-    np.testing.assert_allclose(said.depth, expected.depth[0], rtol=1e-5)
-    np.testing.assert_allclose(said.confidence, expected.depth_confidence[0], rtol=1e-5)
-    assert said.camera_from_world.dtype == said.intrinsics.dtype == np.float64
-    assert said.depth.dtype == said.confidence.dtype == np.float32
-    assert said.depth.shape == (3, 42, 56)
-    rotations = said.camera_from_world[:, :3, :3]
+    np.testing.assert_allclose(predicted.camera_from_world[:, :3], cameras, atol=1e-6)
+    np.testing.assert_array_equal(predicted.camera_from_world[:, 3], np.tile([0, 0, 0, 1], (3, 1)))
+    np.testing.assert_allclose(predicted.intrinsics, intrinsics, rtol=1e-5)
+    np.testing.assert_allclose(predicted.depth, expected.depth[0], rtol=1e-5)
+    np.testing.assert_allclose(predicted.confidence, expected.depth_confidence[0], rtol=1e-5)
+    assert predicted.camera_from_world.dtype == predicted.intrinsics.dtype == np.float64
+    assert predicted.depth.dtype == predicted.confidence.dtype == np.float32
+    assert predicted.depth.shape == (3, 42, 56)
+    rotations = predicted.camera_from_world[:, :3, :3]
     np.testing.assert_allclose(
         rotations @ np.swapaxes(rotations, 1, 2), 3 * [np.eye(3)], atol=1e-12
     )

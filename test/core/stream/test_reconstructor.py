@@ -188,7 +188,7 @@ def test_a_short_gap_does_not():
     assert {r.segment for r in run(reconstructor, room.frames(poses, period_s=1.9))} == {0}
 
 
-def test_a_second_frame_of_one_stamp_is_left_out_and_said():
+def test_a_second_frame_of_one_stamp_is_left_out_and_reported():
     poses = room.straight(6)
     frames = room.frames(poses)
     twin = dataclasses.replace(frames[3], stamp_ns=frames[2].stamp_ns)
@@ -262,7 +262,7 @@ def test_a_window_of_one_view_gives_every_frame_a_map_of_its_own():
     assert all("shares no view" in event for event in events(results))
 
 
-def test_poses_that_are_not_finite_are_left_out_and_said():
+def test_poses_that_are_not_finite_are_left_out_and_reported():
     poses = room.straight(16)
     reconstructor, network = start(poses)
     network.spoil = {1: "poses"}
@@ -287,7 +287,7 @@ def test_reset_forgets_the_map_and_what_waits():
     assert_true_up_to_the_unit(geometries(after), poses[6:], network.units[1])
 
 
-def test_known_intrinsics_are_used_unless_told_otherwise():
+def test_known_intrinsics_are_used_unless_switched_off():
     poses = room.straight(4)
     other = np.diag([1.25, 1.25, 1.0]) @ room.INTRINSICS
     frames = [
@@ -372,7 +372,7 @@ def test_a_rig_that_loses_a_camera_begins_a_new_map():
 
 @pytest.mark.parametrize(("size", "stride"), [(8, 4), (8, 1), (5, 4)])
 @pytest.mark.parametrize("scale_views", [1, 2, 0])
-def test_depth_is_asked_for_new_views_and_for_those_that_tell_the_scale(size, stride, scale_views):
+def test_depth_is_asked_for_new_views_and_for_those_that_give_the_scale(size, stride, scale_views):
     poses = room.FLIGHTS["loop"](20)
     asked = []
 
@@ -388,7 +388,7 @@ def test_depth_is_asked_for_new_views_and_for_those_that_tell_the_scale(size, st
     )
     frames = room.frames(poses)
     results = run(Reconstructor(network, parameters), frames)
-    # Each frame gets its depth once, and the windows fit whatever number tells their scale.
+    # Each frame gets its depth once, and the windows fit whatever number gives their scale.
     assert stamps(results) == [frame.stamp_ns for frame in frames]
     assert_true_up_to_the_unit(geometries(results), poses, network.units[0])
     placed = 0

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from support.tiny_run import TINY
 
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.trainer import train
@@ -18,20 +19,9 @@ from qvggt_core.training.trainer import train
 SIZES = {"frames": 3, "height": 24, "width": 32, "samples": 0, "worlds": ["rooms"], "layouts": 9}
 VARIED = {
     "model": {
-        "img_size": 32,
-        "patch_size": 8,
-        "embed_dim": 32,
-        "depth": 4,
-        "num_heads": 2,
-        "num_register_tokens": 1,
+        **TINY["model"],
         "layer_scale": 0.5,
         "encoder": {"embed_dim": 32, "depth": 1, "num_heads": 2},
-        "camera_trunk_depth": 1,
-        "camera_num_heads": 2,
-        "dpt_features": 16,
-        "dpt_out_channels": [16, 16, 16, 16],
-        "taps": [0, 1, 2, 3],
-        "point_head": False,
     },
     "pool": {**SIZES, "clips": 4, "flights": ["views"]},
     "evaluation_pool": {**SIZES, "clips": 2, "flights": ["views"], "evaluation": True},

@@ -11,7 +11,6 @@ from rclpy.serialization import serialize_message
 from robot import to_ros
 from support.recordings import HEIGHT, INTRINSICS, WIDTH, M, image_message, world_from_camera
 
-from qvggt_core.errors import ImageError
 from qvggt_core.geometry.cloud import frame_cloud
 from qvggt_core.stream.frame import FrameGeometry, View
 from qvggt_ros.io import conversions, images
@@ -73,10 +72,3 @@ def test_pictures_of_rclpy_and_rosbags_decode_alike():
     assert np.array_equal(
         images.decode_image(to_ros(message, "Image")), images.decode_image(message)
     )
-
-
-def test_what_is_not_known_here_is_asked_of_cv_bridge():
-    pytest.importorskip("cv_bridge")
-    message = to_ros(image_message(0, encoding="bayer_rggb12"), "Image")
-    with pytest.raises(ImageError, match="by cv_bridge neither"):
-        images.decode_image(message)

@@ -44,7 +44,7 @@ def test_two_lives_leave_nothing_behind():
         before, threads = entities(node), threading.active_count()
         for _ in range(2):
             assert node.trigger_configure() == SUCCESS
-            network = weakref.ref(node._live._server._reconstructor._network)
+            network = weakref.ref(node._live._session._reconstructor._network)
             assert node.trigger_activate() == SUCCESS
             it.film(range(5))
             assert node.trigger_deactivate() == SUCCESS
@@ -115,9 +115,7 @@ def test_nonsense_costs_itself_and_diagnostics_say_so():
         it.film(range(3, 8))
         it.spin_until(lambda: len(it.received["pose"]) >= 8)
         status = lambda: it.received["/diagnostics"][-1].status[0]  # noqa: E731
-        it.spin_until(
-            lambda: it.received["/diagnostics"] and "could not be used" in status().message
-        )
+        it.spin_until(lambda: it.received["/diagnostics"] and "nonsense" in status().message)
         assert status().level == b"\x01"
         values = {entry.key: entry.value for entry in status().values}
         assert int(values["received"]) == 11
@@ -141,7 +139,8 @@ def test_parameters_are_refused_with_a_reason_and_taken_while_it_runs():
             ("max_depth_edge", 0.0, "greater than 0"),
             ("points_frame", "sideways", "'camera' or 'world'"),
             ("point_stride", "many", "type"),
-            ("checkpoint", "other.safetensors", "read-only"),
+            ("checkpoint", "other.safetensors", "fixed while the network is loaded"),
+            ("map_directory", "/etc", "read-only"),
         ):
             result = set_parameter(name, value)
             assert not result.successful, name
@@ -160,14 +159,14 @@ def test_parameters_are_refused_with_a_reason_and_taken_while_it_runs():
 
 def test_every_parameter_describes_itself():
     with robot() as it:
-        names = ["metres_per_unit", "window_size", "publish_tf", "checkpoint"]
+        names = ["metres_per_unit", "window_size", "publish_tf", "map_directory"]
         request = DescribeParameters.Request(names=names)
         answer = it.ask(DescribeParameters, "reconstruct/describe_parameters", request)
         metres, window, tf, _ = answer.descriptors
         assert metres.floating_point_range[0].from_value == 0.0
         assert (window.integer_range[0].from_value, window.integer_range[0].to_value) == (1, 64)
         assert "map_to_odom" in tf.additional_constraints
-        assert [each.read_only for each in answer.descriptors] == [False, True, True, True]
+        assert [each.read_only for each in answer.descriptors] == [False, False, False, True]
         assert all(each.description for each in answer.descriptors)
 
 

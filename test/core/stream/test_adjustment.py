@@ -1,0 +1,147 @@
+"""Bundle adjustment finds what SciPy finds, ignores outliers, and knows how uncertain it is."""
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream.adjustment import Bundle, adjust
+
+SIGMA = 1 / 500
+
+
+def scene(seed, cameras=6, points=80, noise=SIGMA):
+    """Cameras on an arc that see all points, with the truth."""
+    rng = np.random.default_rng(seed)
+    places = rng.uniform([-3, -2, 3], [3, 2, 8], (points, 3))
+    poses = np.stack(
+        [
+            transform(Rotation.from_rotvec([0.01 * i, 0.03 * i, 0]).as_matrix(), [-0.2 * i, 0, 0])
+            for i in range(cameras)
+        ]
+    )
+    camera, point = np.divmod(np.arange(cameras * points), points)
+    local = np.einsum("nij,nj->ni", poses[camera, :3, :3], places[point]) + poses[camera, :3, 3]
+    rays = local[:, :2] / local[:, 2:] + noise * rng.normal(size=(len(camera), 2))
+    distance = np.linalg.norm(places, axis=1)
+    bundle = Bundle(
+        camera_from_map=poses,
+        is_free=np.arange(cameras) >= 2,
+        origins=np.zeros((points, 3)),
+        directions=places / distance[:, None],
+        inverse_distance=1 / distance,
+        camera=camera,
+        point=point,
+        rays=rays,
+        sigma=SIGMA,
+    )
+    return bundle, places
+
+
+def disturbed(bundle, seed):
+    rng = np.random.default_rng(seed)
+    poses = bundle.camera_from_map.copy()
+    for i in np.flatnonzero(bundle.is_free):
+        turn = Rotation.from_rotvec(0.02 * rng.normal(size=3)).as_matrix()
+        poses[i] = transform(turn, 0.05 * rng.normal(size=3)) @ poses[i]
+    factor = np.exp(0.2 * rng.normal(size=len(bundle.inverse_distance)))
+    return replace(bundle, camera_from_map=poses, inverse_distance=factor * bundle.inverse_distance)
+
+
+def centres(bundle):
+    return inverse(bundle.camera_from_map)[:, :3, 3]
+
+
+def test_exact_observations_give_the_exact_scene():
+    bundle, places = scene(0, noise=0.0)
+    found = adjust(disturbed(bundle, 1), iterations=40).bundle
+    np.testing.assert_allclose(centres(found), centres(bundle), atol=1e-4)
+    np.testing.assert_allclose(found.points, places, rtol=1e-3)
+
+
+def test_the_optimum_is_scipys():
+    bundle, _ = scene(2, cameras=4, points=20)
+    found = adjust(disturbed(bundle, 3), iterations=60).bundle
+    free = np.flatnonzero(bundle.is_free)
+
+    def residuals(values):
+        poses = bundle.camera_from_map.copy()
+        for i, step in zip(free, values[: 6 * len(free)].reshape(-1, 6), strict=True):
+            poses[i] = transform(Rotation.from_rotvec(step[:3]).as_matrix(), step[3:])
+        places = values[6 * len(free) :].reshape(-1, 3)
+        rotations, shifts = poses[bundle.camera, :3, :3], poses[bundle.camera, :3, 3]
+        local = np.einsum("nij,nj->ni", rotations, places[bundle.point]) + shifts
+        off = np.linalg.norm(local[:, :2] / local[:, 2:] - bundle.rays, axis=1) / SIGMA
+        # A residual per observation whose square is Cauchy's cost.
+        return 2.0 * np.sqrt(np.log1p((off / 2.0) ** 2))
+
+    poses = bundle.camera_from_map[free]
+    turns = Rotation.from_matrix(poses[:, :3, :3]).as_rotvec()
+    start = np.r_[np.hstack([turns, poses[:, :3, 3]]).ravel(), bundle.points.ravel()]
+    best = least_squares(residuals, start, xtol=1e-12, ftol=1e-12, gtol=1e-12)
+    turns = Rotation.from_matrix(found.camera_from_map[free, :3, :3]).as_rotvec()
+    steps = np.hstack([turns, found.camera_from_map[free, :3, 3]])
+    here = residuals(np.r_[steps.ravel(), found.points.ravel()])
+    assert (here**2).sum() <= 1.005 * 2.0 * best.cost
+
+
+def test_a_tenth_of_wrong_observations_changes_little():
+    bundle, _ = scene(4)
+    rng = np.random.default_rng(5)
+    wrong = rng.random(len(bundle.rays)) < 0.1
+    rays = bundle.rays + wrong[:, None] * rng.normal(0, 0.1, bundle.rays.shape)
+    found = adjust(disturbed(replace(bundle, rays=rays), 6), iterations=40)
+    clean = adjust(disturbed(bundle, 6), iterations=40)
+    assert np.abs(centres(found.bundle) - centres(clean.bundle)).max() < 0.03
+    assert np.median(found.weights[wrong]) < 0.05
+    assert np.median(found.weights[~wrong]) > 0.7
+
+
+def test_what_is_fixed_stays():
+    bundle, _ = scene(7)
+    found = adjust(disturbed(bundle, 8)).bundle
+    np.testing.assert_array_equal(found.camera_from_map[:2], bundle.camera_from_map[:2])
+
+
+def test_the_covariance_is_that_of_many_runs():
+    errors = []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        exact, _ = scene(100, noise=0.0)
+        noisy = replace(exact, rays=exact.rays + SIGMA * rng.normal(size=exact.rays.shape))
+        # Far outliers do not exist here: a wide robust scale is least squares.
+        found = adjust(noisy, 20, outlier=50.0, with_covariance=True)
+        errors.append((centres(found.bundle) - centres(exact))[-1])
+        sigma = np.sqrt(np.diag(found.covariance)[-3:])
+    ratio = np.std(errors, axis=0) / sigma
+    assert (ratio > 0.6).all()
+    assert (ratio < 1.5).all()
+
+
+def test_cameras_that_only_turned_share_a_centre():
+    bundle, _ = scene(9)
+    pairs = np.array([[2, 3], [3, 4]])
+    found = adjust(replace(bundle, turning=pairs, turning_sigma=1e-5), iterations=40).bundle
+    for one, other in pairs:
+        np.testing.assert_allclose(centres(found)[one], centres(found)[other], atol=1e-2)
+    assert np.linalg.norm(centres(found)[5] - centres(found)[4]) > 0.05
+
+
+def test_a_prior_holds_distances_that_nothing_else_gives():
+    bundle, _ = scene(10, cameras=2)
+    same = np.repeat(bundle.camera_from_map[:1], 2, axis=0)
+    first = bundle.rays[bundle.camera == 0]
+    still = replace(
+        bundle,
+        camera_from_map=same,
+        is_free=np.array([False, True]),
+        rays=np.concatenate([first, first]),
+        prior_inverse_distance=bundle.inverse_distance,
+        prior_sigma=0.1 * bundle.inverse_distance,
+        inverse_distance=1.5 * bundle.inverse_distance,
+    )
+    found = adjust(still, iterations=30).bundle
+    np.testing.assert_allclose(found.inverse_distance, bundle.inverse_distance, rtol=0.02)
+    assert np.linalg.norm(centres(found)[1]) < 0.02

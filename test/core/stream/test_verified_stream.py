@@ -1,0 +1,207 @@
+"""A stream with confirmation and refinement: true poses, and nothing where nothing is seen."""
+
+import numpy as np
+import pytest
+from support import known_room as room
+from support.streams import assert_true_up_to_the_unit, events, geometries, run, stamps
+
+from qvggt_core.geometry.poses import inverse, rotation_angle
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream import Frame, Reconstructor, Verdict
+
+PERIOD_NS = 100_000_000
+
+
+def stream(images, camera=room.CAMERA):
+    """Frames whose first pixels carry their index for `KnowingNetwork`."""
+    frames = []
+    for index, image in enumerate(images):
+        image = image.copy()
+        image[0, 0] = (index // 256, index % 256, 0)
+        frames.append(Frame(1_000_000_000 + index * PERIOD_NS, image, camera, "camera"))
+    return frames
+
+
+def slow(count=24):
+    """A flight to the side, whose parallax flow can follow in small images."""
+    y = 0.06 * np.arange(count)
+    return room.flight(np.stack([0 * y - 3, y - 0.7, 0 * y], axis=1), np.zeros((count, 3)))
+
+
+def start(poses, noise=None, **values):
+    network = room.KnowingNetwork(poses, noise or room.Noise())
+    return Reconstructor(network, Parameters(**values)), network
+
+
+def verdicts(results):
+    return [r.confirmation.verdict for r in results if r.confirmation]
+
+
+def black(count):
+    return [np.zeros((room.HEIGHT, room.WIDTH, 3), np.uint8)] * count
+
+
+def test_a_true_network_is_confirmed_and_its_poses_stay_true():
+    poses = slow()
+    reconstructor, _ = start(poses)
+    frames = stream([room.image_of(pose) for pose in poses])
+    results = run(reconstructor, frames)
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+    assert Verdict.CONTRADICTED not in verdicts(results)
+    assert verdicts(results)[-1] is Verdict.CONFIRMED
+    found = geometries(results)
+    positions = np.stack([geometry.map_from_camera[:3, 3] for geometry in found])
+    length = np.linalg.norm(positions[-1] - positions[0])
+    along = np.linspace(0, 1, len(found))[:, None]
+    straight = positions[0] + along * (positions[-1] - positions[0])
+    # The wall is 33 m away: its first half pixel of parallax is none.
+    assert np.abs(positions - straight).max() < 0.1 * length
+    last = found[-1]
+    unit = np.nanmedian(room.depth_of(poses[-1]) / last.depth)
+    assert unit * length == pytest.approx(0.06 * 23, rel=0.1)
+    error = np.abs(unit * last.depth / room.depth_of(poses[-1]) - 1)
+    assert np.nanmean(error) < 0.05
+    assert events(results) == []
+
+
+def test_poses_are_right_although_the_network_s_are_not():
+    poses = slow()
+    wrong = room.Noise(angle=20.0, centre=1.0, view_scale=0.5)
+    reconstructor, _ = start(poses, wrong)
+    results = run(reconstructor, stream([room.image_of(pose) for pose in poses]))
+    assert Verdict.CONFIRMED not in verdicts(results)
+    turns = [geometry.map_from_camera[:3, :3] for geometry in geometries(results)]
+    assert max(np.degrees(rotation_angle(turns[0].T @ turn)) for turn in turns) < 3.0
+
+
+def test_a_covered_lens_holds_the_pose_and_gives_no_depth():
+    poses = slow(30)
+    reconstructor, _ = start(poses)
+    seen = [room.image_of(pose) for pose in poses[:18]]
+    found = geometries(run(reconstructor, stream(seen + black(12))))
+    dark = found[18:]
+    assert all(geometry.is_lost for geometry in dark)
+    assert not any(np.isfinite(geometry.depth).any() for geometry in dark)
+    for geometry in dark:
+        np.testing.assert_array_equal(geometry.map_from_camera, dark[0].map_from_camera)
+    step = np.linalg.norm(dark[0].map_from_camera[:3, 3] - found[17].map_from_camera[:3, 3])
+    assert step == 0.0
+    sigmas = [np.sqrt(np.trace(geometry.covariance[:3, :3])) for geometry in dark]
+    assert (np.diff(sigmas) > 0).all()
+    assert sigmas[-1] > 10 * np.sqrt(np.trace(found[17].covariance[:3, :3]))
+
+
+@pytest.mark.parametrize("value", [0, 127, 255])
+def test_images_of_one_value_give_no_depth_and_no_certainty(value):
+    reconstructor, _ = start(slow(12))
+    flat = np.full((room.HEIGHT, room.WIDTH, 3), value, np.uint8)
+    results = run(reconstructor, stream([flat] * 12))
+    assert set(verdicts(results)) == {Verdict.UNDECIDED}
+    for geometry in geometries(results):
+        assert geometry.is_lost
+        assert not np.isfinite(geometry.depth).any()
+        assert np.sqrt(geometry.covariance[0, 0]) > 1.0
+
+
+def test_noise_gives_no_depth_and_is_never_confirmed():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (12, room.HEIGHT, room.WIDTH, 3), dtype=np.uint8)
+    reconstructor, _ = start(slow(12))
+    results = run(reconstructor, stream(list(images)))
+    assert Verdict.CONFIRMED not in verdicts(results)
+    assert not any(np.isfinite(geometry.depth).any() for geometry in geometries(results))
+
+
+def test_standing_still_neither_drifts_nor_grows_less_certain():
+    rng = np.random.default_rng(1)
+    image = room.image_of(slow(1)[0]).astype(float)
+    noise = rng.normal(0, 2, (60, *image.shape))
+    noisy = list(np.clip(image + noise, 0, 255).astype(np.uint8))
+    reconstructor, _ = start(room.hover(60))
+    found = geometries(run(reconstructor, stream(noisy)))
+    places = np.stack([geometry.map_from_camera[:3, 3] for geometry in found])
+    assert np.linalg.norm(places - places[0], axis=1).max() < 0.01
+    sigmas = [np.sqrt(np.trace(geometry.covariance[:3, :3])) for geometry in found]
+    assert sigmas[-1] < 1.5 * sigmas[10]
+
+
+@pytest.mark.parametrize("degrees", [2.0, 5.0])
+def test_a_turn_on_the_spot_stays_on_the_spot(degrees):
+    count = 16
+    angles = np.zeros((count, 3))
+    angles[:, 0] = np.radians(degrees) * np.arange(count)
+    poses = room.flight(np.tile([-3.0, 0, 0], (count, 1)), angles)
+    reconstructor, _ = start(poses, room.Noise(angle=5.0, centre=0.5))
+    found = geometries(run(reconstructor, stream([room.image_of(pose) for pose in poses])))
+    places = np.stack([geometry.map_from_camera[:3, 3] for geometry in found])
+    assert np.linalg.norm(places - places[0], axis=1).max() < 0.1
+    expected = inverse(poses[0]) @ poses[-1]
+    turned = found[0].map_from_camera[:3, :3].T @ found[-1].map_from_camera[:3, :3]
+    error = rotation_angle(turned.T @ expected[:3, :3])
+    assert error < 3.0 * np.sqrt(np.linalg.eigvalsh(found[-1].covariance[3:, 3:])[-1])
+
+
+def test_poses_that_are_not_finite_are_counted_and_replaced():
+    poses = slow()
+    reconstructor, network = start(poses)
+    network.spoil = dict.fromkeys(range(100), "poses")
+    frames = stream([room.image_of(pose) for pose in poses])
+    results = run(reconstructor, frames)
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+    assert reconstructor.not_finite == len(network.windows)
+    assert set(verdicts(results)) == {Verdict.CONTRADICTED}
+    assert all(np.isfinite(geometry.map_from_camera).all() for geometry in geometries(results))
+    assert any("not finite" in event for event in events(results))
+
+
+def test_contradicted_windows_are_withheld_if_asked():
+    poses = slow()
+    wrong = room.Noise(angle=20.0, centre=1.0, view_scale=0.5)
+    for values in ({"on_contradiction": "withhold"}, {"refine": False}):
+        reconstructor, _ = start(poses, wrong, max_scale_spread=10.0, **values)
+        results = run(reconstructor, stream([room.image_of(pose) for pose in poses]))
+        for result in results:
+            if result.confirmation and result.confirmation.verdict is Verdict.CONTRADICTED:
+                assert not result.frames
+        assert reconstructor.withheld + len(geometries(results)) == len(poses)
+        assert reconstructor.withheld > 0
+
+
+def test_contradicted_windows_are_published_if_asked():
+    poses = slow()
+    wrong = room.Noise(angle=20.0, centre=1.0)
+    reconstructor, _ = start(poses, wrong, on_contradiction="publish")
+    results = run(reconstructor, stream([room.image_of(pose) for pose in poses]))
+    assert len(geometries(results)) == len(poses)
+    assert reconstructor.withheld == 0
+
+
+def test_without_a_calibration_points_are_followed_by_the_predicted_one():
+    poses = slow(30)
+    reconstructor, _ = start(poses)
+    images = [room.image_of(pose) for pose in poses]
+    results = run(reconstructor, stream(images, camera=None))
+    assert len(geometries(results)) == len(poses)
+    assert Verdict.CONFIRMED in verdicts(results)
+
+
+def test_switched_off_nothing_is_judged():
+    poses = room.straight(12)
+    reconstructor, network = start(
+        poses, confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+    )
+    results = run(reconstructor, stream([room.image_of(pose) for pose in poses]))
+    assert verdicts(results) == []
+    assert_true_up_to_the_unit(geometries(results), poses, network.units[0])
+
+
+def test_parameters_take_effect_at_once():
+    poses = slow(24)
+    reconstructor, _ = start(poses)
+    frames = stream([room.image_of(pose) for pose in poses])
+    first = [r for frame in frames[:12] for r in reconstructor.add(frame)]
+    reconstructor.set_parameters(reconstructor.parameters.with_values(confirm=False, refine=False))
+    second = [r for frame in frames[12:] for r in reconstructor.add(frame)]
+    assert verdicts(first)
+    assert not verdicts(second)
+    assert all(geometry.covariance is None for geometry in geometries(second))
