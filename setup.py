@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 # Resolved: colcon's --symlink-install runs this file through a link in its build directory.
 ROOT = Path(__file__).resolve().parent
@@ -22,11 +23,29 @@ def requirements(file: str) -> list[str]:
     return [line for each in lines if (line := each.partition("#")[0].strip())]
 
 
+AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni", "fma")
+INSTRUCTIONS = {"avx_vnni.cpp": ("avx2", "avxvnni", "fma"), "interface.cpp": ()}
+"""Instruction sets of the C++ files that are not for AVX-512; the processor decides which run."""
+
+
+class BuildKernels(build_ext):
+    """Compiles each file for its own instruction set."""
+
+    def build_extensions(self):
+        compile_file = self.compiler._compile
+
+        def compile_for_its_processors(obj, src, ext, cc_args, extra_postargs, pp_opts):
+            flags = [f"-m{name}" for name in INSTRUCTIONS.get(Path(src).name, AVX512)]
+            compile_file(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
+
+        self.compiler._compile = compile_for_its_processors
+        super().build_extensions()
+
+
 def native_kernels() -> list[Extension]:
     """Return the C++ kernels, for x86 Linux; without a compiler, PyTorch computes the same."""
     if sys.platform != "linux" or platform.machine() != "x86_64":
         return []
-    instructions = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni")
     return [
         Extension(
             "qvggt_kernels.native._library",
@@ -34,9 +53,10 @@ def native_kernels() -> list[Extension]:
             depends=files("kernels/qvggt_kernels/native", "*.h"),
             language="c++",
             # Products and sums are rounded one by one, as PyTorch's are.
-            extra_compile_args=["-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-mfma"]
-            + ["-fvisibility=hidden", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
-            + [f"-m{name}" for name in instructions],
+            extra_compile_args=[
+                *("-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"),
+                *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),
+            ],
             extra_link_args=["-fopenmp"],
             optional=True,
         )
@@ -58,6 +78,7 @@ setup(
         *find_packages("kernels"),
     ],
     ext_modules=native_kernels(),
+    cmdclass={"build_ext": BuildKernels},
     package_dir={"qvggt_kernels": "kernels/qvggt_kernels"},
     package_data={
         "qvggt_core": [

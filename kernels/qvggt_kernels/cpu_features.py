@@ -9,8 +9,10 @@ their first use.
 from __future__ import annotations
 
 import functools
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -25,9 +27,24 @@ _SERIAL_NUMBERS = (1 << 15) - 1
 _PROBE_ROWS, _PROBE_WIDTH, _PROBE_REPEATS = 512, 1024, 4
 
 
+def has_avx512() -> bool:
+    """Return whether the CPU has AVX-512 with dot products of bfloat16 and of 8-bit integers."""
+    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+
+
+@functools.cache
+def has_avx_vnni() -> bool:
+    """Return whether the CPU has AVX2 with dot products of 8-bit integers."""
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return torch.cpu._is_avx2_supported() and re.search(r"\bavx_vnni\b", flags) is not None
+
+
 def has_vnni() -> bool:
     """Return whether the CPU has dot products of 8-bit integers."""
-    return torch.cpu._is_vnni_supported()
+    return torch.cpu._is_vnni_supported() or has_avx_vnni()
 
 
 def has_amx() -> bool:

@@ -8,7 +8,9 @@ from qvggt_kernels import Backend, HeadNorm, Rotation, attention, backends, int4
 from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
-needs_kernels = pytest.mark.skipif(native.load() is None, reason=native.status())
+needs_kernels = pytest.mark.skipif(
+    native.load() is None or native.instruction_set() != "avx512", reason=native.status()
+)
 
 WEIGHTS = {
     "int4_linear": packed_weight(24, 64),

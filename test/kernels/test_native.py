@@ -45,7 +45,23 @@ ULP = 2**-7
 
 BUILT = Path(native.__file__).parent
 
-needs_kernels = pytest.mark.skipif(native.load() is None, reason=native.status())
+needs_kernels = pytest.mark.skipif(
+    native.load() is None or native.instruction_set() != "avx512", reason=native.status()
+)
+
+
+@pytest.fixture(params=["avx512", "avx_vnni"])
+def instructions(request, monkeypatch):
+    """Run a test with the kernels of each instruction set that this processor has."""
+    if request.param == "avx_vnni":
+        monkeypatch.setattr(native, "instruction_set", lambda: "avx_vnni")
+        library, status = native.open_library(BUILT) if cpu_features.has_avx_vnni() else (None, "")
+        if library is None:
+            pytest.skip(f"no kernels for AVX-VNNI: {status or 'another processor'}")
+        monkeypatch.setattr(native, "load", lambda: library)
+    elif native.instruction_set() != "avx512":
+        pytest.skip("no AVX-512")
+    return request.param
 
 
 @pytest.fixture
@@ -70,8 +86,7 @@ def test_they_are_built_wherever_they_can_be():
     can = (
         sys.platform == "linux"
         and platform.machine() == "x86_64"
-        and torch.cpu._is_avx512_bf16_supported()
-        and torch.cpu._is_vnni_supported()
+        and (cpu_features.has_avx512() or cpu_features.has_avx_vnni())
         and (shutil.which("g++") or shutil.which("c++")) is not None
         and os.environ.get("QVGGT_NATIVE") != "0"
     )
@@ -87,10 +102,36 @@ def test_the_environment_disables_them():
     assert done.stdout.split() == ["None", "disabled", "by", "QVGGT_NATIVE=0"]
 
 
-@pytest.mark.parametrize("support", ["_is_avx512_bf16_supported", "_is_vnni_supported"])
-def test_other_processors_do_without(monkeypatch, support):
+@pytest.mark.parametrize(
+    ("avx512", "avx_vnni", "environment", "expected"),
+    [
+        (True, True, "1", "avx512"),
+        (True, True, "avx_vnni", "avx_vnni"),
+        (True, False, "avx_vnni", None),
+        (False, True, "1", "avx_vnni"),
+        (False, False, "1", None),
+    ],
+)
+def test_the_processor_decides_which_kernels_run(
+    monkeypatch, avx512, avx_vnni, environment, expected
+):
+    monkeypatch.setenv("QVGGT_NATIVE", environment)
+    monkeypatch.setattr(cpu_features, "has_avx512", lambda: avx512)
+    monkeypatch.setattr(cpu_features, "has_avx_vnni", lambda: avx_vnni)
+    assert native.instruction_set.__wrapped__() == expected
+
+
+def test_without_avx512_floats_are_left_to_pytorch(monkeypatch):
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx_vnni")
+    monkeypatch.setattr(native, "load", lambda: object())
+    tokens, weight = normal(3, 64, dtype=BFLOAT16), packed_weight(8, 64)
+    assert not native.supports_int4_linear(tokens, weight)
+    assert native.supports_integer_linear(tokens, 64)
+
+
+def test_other_processors_do_without(monkeypatch):
     monkeypatch.delenv("QVGGT_NATIVE", raising=False)
-    monkeypatch.setattr(torch.cpu, support, lambda: False)
+    monkeypatch.setattr(native, "instruction_set", lambda: None)
     library, status = native.open_library(BUILT)
     assert library is None
     assert "lacks" in status
@@ -100,8 +141,7 @@ def test_a_library_that_cannot_be_used_says_why(monkeypatch, tmp_path):
     file = tmp_path / "_library.so"
     file.write_bytes(b"no library")
     monkeypatch.setattr(native, "EXTENSION_SUFFIXES", [".so"])
-    for support in ("_is_avx512_bf16_supported", "_is_vnni_supported"):
-        monkeypatch.setattr(torch.cpu, support, lambda: True)
+    monkeypatch.setattr(native, "instruction_set", lambda: "avx512")
     monkeypatch.delenv("QVGGT_NATIVE", raising=False)
     assert native.open_library(tmp_path)[1].startswith("not usable, install qvggt again: ")
     file.unlink()
@@ -221,7 +261,7 @@ def test_more_float32_tokens_go_to_a_dense_product():
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 @pytest.mark.parametrize(("count", "rows"), [(1, 1), (7, 64), (200, 130)])
 def test_products_in_integers_have_the_bits_of_the_reference(
-    threads, group, zeros, dtype, count, rows
+    instructions, threads, group, zeros, dtype, count, rows
 ):
     bias = normal(rows, dtype=dtype) if zeros else None
     weight = packed_weight(rows, 384, group, zeros=zeros, bias=bias)
@@ -237,7 +277,7 @@ def test_products_in_integers_have_the_bits_of_the_reference(
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 64, 1), (9, 4096, 100), (200, 192, 64)])
-def test_8_bit_weights_too(threads, dtype, bits, count, columns, rows):
+def test_8_bit_weights_too(instructions, threads, dtype, bits, count, columns, rows):
     weight = integer_weight(rows, columns, 8, bias=normal(rows), activation_bits=bits, clip=0.7)
     x = normal(count, columns, dtype=dtype)
     x[0, 0] = 1e4
@@ -247,7 +287,7 @@ def test_8_bit_weights_too(threads, dtype, bits, count, columns, rows):
 
 
 @needs_kernels
-def test_sums_of_the_longest_and_largest_rows_stay_exact():
+def test_sums_of_the_longest_and_largest_rows_stay_exact(instructions):
     weight = torch.full((4096, 3), -128, dtype=torch.int8)
     x = torch.full((2, 4096), 1.0)
     y = native.integer_linear(x, IntegerWeight(weight, torch.ones(3)))

@@ -68,14 +68,14 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """Unpack a weight into the calling thread's scratch; same bits as the reference.
 
     Args:
-        weight: with contiguous words.
+        weight: see `PackedWeight`.
         dtype: one of `DTYPES`.
 
     Returns:
         (N, K) of `dtype`, valid until this thread's next call with this dtype.
     """
     mask, exponent, zero = ENCODINGS[dtype]
-    qweight = weight.qweight
+    qweight = weight.qweight.contiguous()
     views = _scratch.views.get((dtype, qweight.shape)) or _new_views(dtype, qweight.shape)
     packed = qweight.view(torch.int32) if dtype == torch.bfloat16 else qweight
     torch.bitwise_right_shift(packed.unsqueeze(2), SHIFTS, out=views.words)

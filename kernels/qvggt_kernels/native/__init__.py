@@ -1,10 +1,14 @@
-"""Kernels in C++ for x86 processors with AVX-512, BF16 and VNNI, behind a plain C interface.
+"""Kernels in C++ for x86 processors, behind a plain C interface.
+
+Those for AVX-512 with BF16 and VNNI are all there are; those for AVX2 with AVX-VNNI are the linears
+that multiply integers. One library holds both, and the processor decides which run.
 
 They are built when the package is installed where a C++ compiler is available, load without
 PyTorch's headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other
 modules of this package compute without them: `backends` calls the `supports_...` of a kernel first.
 
-`QVGGT_NATIVE=0` in the environment disables them.
+`QVGGT_NATIVE=0` in the environment disables them, `QVGGT_NATIVE=avx_vnni` takes those for AVX-VNNI
+even where there is AVX-512.
 """
 
 from __future__ import annotations
@@ -16,11 +20,12 @@ from collections.abc import Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from .. import cpu_features
 from ..integer import levels, unpack_integer
 from ..reference.attention import check_heads
 from ..reference.rotary import HeadNorm, Rotation, check_parts
@@ -42,6 +47,9 @@ _ROWS = 64
 _STRIDES = c_int64 * 9
 
 _MAX_SIZE = 2**31
+
+_AVX_VNNI = frozenset({"quantize_tokens", "int4_linear_int8", "integer_linear"})
+"""Kernels that there are for AVX2 with AVX-VNNI."""
 
 
 def load() -> ctypes.CDLL | None:
@@ -65,8 +73,19 @@ def shortfall() -> str | None:
 
 
 def is_supported() -> bool:
-    """Return whether this processor has the instructions."""
-    return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
+    """Return whether this processor has the instructions of any kernel."""
+    return instruction_set() is not None
+
+
+@functools.cache
+def instruction_set() -> Literal["avx512", "avx_vnni"] | None:
+    """Return the instructions of the kernels that this process runs; None for no kernels."""
+    has_avx_vnni = cpu_features.has_avx_vnni()
+    if os.environ.get("QVGGT_NATIVE") == "avx_vnni":
+        return "avx_vnni" if has_avx_vnni else None
+    if cpu_features.has_avx512():
+        return "avx512"
+    return "avx_vnni" if has_avx_vnni else None
 
 
 @functools.cache
@@ -85,14 +104,15 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
         return None, "disabled by QVGGT_NATIVE=0"
     # First of all: loading runs no code of the kernels, but nothing may depend on that.
     if not is_supported():
-        return None, "not for this processor, which lacks AVX-512 with BF16 and VNNI"
+        return None, "not for this processor, which lacks AVX-512 with BF16 and VNNI, and AVX-VNNI"
     files = [directory / f"_library{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
         return None, "not built: no working C++ compiler when qvggt was installed"
     try:
         # After PyTorch, whose OpenMP is then found under the same name: one pool of threads.
-        return _declare(ctypes.CDLL(str(file)), interface), "in use"
+        kernels = _declare(ctypes.CDLL(str(file)), interface)
+        return kernels, "in use" if instruction_set() == "avx512" else "in use, those for AVX-VNNI"
     except (OSError, AttributeError) as error:
         return None, f"not usable, install qvggt again: {error}"
 
@@ -114,10 +134,20 @@ def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
     if (found := kernels.qvggt_interface()) != interface:
         raise OSError(f"it was built for interface {found}, not {interface}")
     for name, (result, arguments) in signatures.items():
-        function = getattr(kernels, f"qvggt_{name}")
+        if instruction_set() == "avx_vnni" and name not in _AVX_VNNI:
+            continue
+        function = getattr(kernels, _symbol(name))
         function.restype = result
         function.argtypes = [*arguments, c_int]
     return kernels
+
+
+def _symbol(name: str) -> str:
+    return f"qvggt_{name}" + ("" if instruction_set() == "avx512" else f"_{instruction_set()}")
+
+
+def _has_avx512_kernels() -> bool:
+    return load() is not None and instruction_set() == "avx512"
 
 
 def supports_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
@@ -127,7 +157,7 @@ def supports_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
         and q.shape[3] == _HEAD_DIM
         and k.shape[2] > 0
         and all(part.stride(3) == 1 for part in (q, k, v))
-        and load() is not None
+        and _has_avx512_kernels()
     )
 
 
@@ -173,9 +203,9 @@ def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
     """Return whether `int4_linear` computes this, faster than by unpacking the whole weight."""
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.float32:
-        return 0 < rows <= _ROWS and load() is not None
+        return 0 < rows <= _ROWS and _has_avx512_kernels()
     fits = x.dtype == torch.bfloat16 and weight.columns % _COLUMNS == 0
-    return fits and rows > 0 and load() is not None
+    return fits and rows > 0 and _has_avx512_kernels()
 
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
@@ -247,7 +277,7 @@ def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
         and (norm.query_weight is None or norm.query_weight.dtype == torch.bfloat16)
-        and load() is not None
+        and _has_avx512_kernels()
     )
 
 
@@ -333,8 +363,8 @@ def _run(name: str, *arguments: Any) -> None:
             _require(part < _MAX_SIZE, f"{name} counts to {_MAX_SIZE}, not {part}")
         given.append(part)
     library = load()
-    if library is None:
-        raise RuntimeError(f"there is no {name}: {status()}")
-    function = getattr(library, f"qvggt_{name}")
+    if library is None or (instruction_set() == "avx_vnni" and name not in _AVX_VNNI):
+        raise RuntimeError(f"there is no {name} for this processor: {status()}")
+    function = getattr(library, _symbol(name))
     if function(*given, torch.get_num_threads()):
         raise MemoryError(f"no memory for the scratch of {name}: use a smaller window or image")

@@ -10,6 +10,7 @@
 #include <type_traits>
 
 #include "tiles.h"
+#include "vectors.h"
 
 namespace qvggt {
 namespace {

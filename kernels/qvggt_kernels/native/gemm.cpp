@@ -8,8 +8,8 @@
 #include <cmath>
 #include <type_traits>
 
-#include "packed_weight.h"
 #include "tiles.h"
+#include "unpack.h"
 
 namespace qvggt {
 namespace {

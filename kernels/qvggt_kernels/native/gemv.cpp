@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "packed_weight.h"
 #include "threads.h"
+#include "unpack.h"
 
 namespace qvggt {
 namespace {

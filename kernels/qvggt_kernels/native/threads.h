@@ -9,7 +9,7 @@ namespace qvggt {
 // Operations below which waking another thread takes longer than it saves.
 constexpr int64_t kOperationsPerThread = 1 << 22;
 
-inline int useful(int threads, int64_t operations) {
+static inline int useful(int threads, int64_t operations) {
     return int(std::clamp<int64_t>(operations / kOperationsPerThread, 1, threads));
 }
 

@@ -4,8 +4,8 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "common.h"
 #include "threads.h"
-#include "vectors.h"
 
 namespace qvggt {
 

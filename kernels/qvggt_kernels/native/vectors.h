@@ -6,44 +6,14 @@
 
 #include <immintrin.h>
 
-#include <cstddef>
-#include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <type_traits>
-#include <utility>
-
-#define QVGGT_EXPORT __attribute__((visibility("default")))
+#include "common.h"
 
 namespace qvggt {
-
-using bf16 = uint16_t;
 
 constexpr int kLanes = 16;  // 32-bit numbers in a vector
 constexpr int kPanel = 64;  // outputs that a product computes at once: four vectors
 constexpr int kVectors = kPanel / kLanes;
-constexpr int kTileRows = 6;  // 6 x 4 sums, 4 weights and 1 token: 29 of 32 registers
-
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
-};
-
-template <class T>
-using Buffer = std::unique_ptr<T[], Free>;
-
-// Memory for whole vectors; null if there is none left.
-template <class T>
-inline Buffer<T> allocate(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
-}
-
-inline float widen(bf16 value) {
-    const uint32_t bits = uint32_t(value) << 16;
-    float result;
-    __builtin_memcpy(&result, &bits, 4);
-    return result;
-}
+static_assert(kTileRows == 6, "6 x 4 sums, 4 weights and 1 token: 29 of 32 registers");
 
 inline __m512 widen(__m256i values) {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
@@ -108,20 +78,6 @@ inline void transpose(__m512i r[16]) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-#define QVGGT_INLINE __attribute__((always_inline))
-
-// Calls f with 0 to N - 1 as compile-time constants. Arrays of sums that are indexed by constants
-// alone become registers with any compiler; in loops, that depends on its version.
-template <class F, int... I>
-QVGGT_INLINE inline void unrolled(F&& f, std::integer_sequence<int, I...>) {
-    (f(std::integral_constant<int, I>()), ...);
-}
-
-template <int N, class F>
-QVGGT_INLINE inline void unrolled(F&& f) {
-    unrolled(f, std::make_integer_sequence<int, N>());
-}
-
 // Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers.
 struct Bf16Product {
     using Sum = __m512;
@@ -160,15 +116,6 @@ QVGGT_INLINE inline void multiply(const char* rows, size_t stride, const uint32_
             });
         });
     }
-}
-
-// Calls f with a number of rows, 1 to Max, as a compile-time constant.
-template <int Max, class F>
-QVGGT_INLINE inline void with_rows(int64_t rows, F&& f) {
-    if constexpr (Max > 1) {
-        if (rows < Max) return with_rows<Max - 1>(rows, f);
-    }
-    f(std::integral_constant<int, Max>());
 }
 
 }  // namespace qvggt
