@@ -24,15 +24,8 @@ RAY_LEVEL = "3"
 """Of the ray branch's outputs, one a fusion stage in the checkpoint, the one that is read."""
 
 
-class _Grid(NamedTuple):
-    """What a map's position embedding depends on."""
-
-    channels: int
-    height: int
-    width: int
-    aspect: float
-    dtype: torch.dtype
-    device: torch.device
+_Grid = tuple[int, int, int, float, torch.dtype, torch.device]
+"""Channels, height, width, aspect, dtype and device of a map that gets a position embedding."""
 
 
 class ResidualConvUnit(nn.Module):
@@ -256,7 +249,7 @@ class DenseHead(nn.Module):
         if not self.has_positions:
             return x
         along_u, along_v = self._tables(
-            _Grid(x.shape[-3], x.shape[-2], x.shape[-1], aspect, x.dtype, x.device)
+            (x.shape[-3], x.shape[-2], x.shape[-1], aspect, x.dtype, x.device)
         )
         half = x.shape[1] // 2
         if torch.is_grad_enabled():

@@ -52,7 +52,7 @@ def test_every_protocol_judges_both_networks(capsys, tmp_path, data, full_precis
         capsys,
         *("benchmark", protocol, "--data", data / protocol, "-o", tmp_path / "out", *every),
         *("--model", shipped_checkpoint(), "--model", full_precision),
-        *("--set", "keyframe_min_motion=0"),
+        *("--set", "keyframe_min_motion=0", "--set", "confirm=false", "--set", "refine=false"),
     )
     assert status == 0, errors
     results = json.loads((tmp_path / "out/results.json").read_text())
