@@ -399,7 +399,7 @@ class Parameters(BaseModel):
         "~/qvggt_maps",
         min_length=1,
         description=(
-            "Node: where the service save_map writes; fixed from its start, so that nobody on the "
+            "Node: where the service save_map writes; fixed from its start, so that no one on the "
             "graph can choose another place."
         ),
         json_schema_extra=_FROM_START,

@@ -127,7 +127,7 @@ class _Columns:
     Attributes:
         time: columns of the time: one, or seconds and nanoseconds.
         pose: columns of x, y, z and of the quaternion's x, y, z, w.
-        unit: of one time column: "s", "ns", or empty where its size tells.
+        unit: of one time column: "s", "ns", or empty where its size decides.
     """
 
     time: tuple[int, ...]

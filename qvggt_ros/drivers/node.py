@@ -162,6 +162,12 @@ class ReconstructNode(LifecycleNode):
                 "the network of before is still at work on its window: configure again later"
             )
         self._former = None
+        self._live = self._load(parameters)
+        self._publish_all(parameters)
+        facts = ", ".join(f"{name} {value}" for name, value in self._live.facts.items())
+        self.get_logger().info(f"the network is ready: {facts}")
+
+    def _load(self, parameters: Parameters) -> LiveReconstruction:
         transforms = self._transforms = Transforms(
             self,
             self._messages,
@@ -169,10 +175,8 @@ class ReconstructNode(LifecycleNode):
             silence_s=lambda: 0.0 if self._live is None else self._live.silence_s,
             warn=self._warn,
         )
-        topics = outputs_of(parameters)
-        types = {topic: getattr(self._messages, name) for topic, name in topics.items()}
         try:
-            self._live = LiveReconstruction(
+            return LiveReconstruction(
                 parameters,
                 Driver(
                     self._messages,
@@ -193,8 +197,11 @@ class ReconstructNode(LifecycleNode):
         except BaseException:
             self.release()
             raise
-        for topic, message_class in types.items():
+
+    def _publish_all(self, parameters: Parameters) -> None:
+        for topic, name in outputs_of(parameters).items():
             if topic != "tf":
+                message_class = getattr(self._messages, name)
                 qos = _LATCHED_QOS if topic == "path" else _OUTPUT_QOS
                 self._publishers_of[topic] = self.create_lifecycle_publisher(
                     message_class, topic, qos
@@ -208,8 +215,6 @@ class ReconstructNode(LifecycleNode):
             self._publish_diagnostics,
             clock=Clock(clock_type=ClockType.STEADY_TIME),
         )
-        facts = ", ".join(f"{name} {value}" for name, value in self._live.facts.items())
-        self.get_logger().info(f"the network is ready: {facts}")
 
     def _activate(self) -> None:
         try:

@@ -130,7 +130,7 @@ class Transforms:
         if newest is None or self._silence_s() > self._parameters.max_gap_s:
             return
         now_ns = self._node.get_clock().now().nanoseconds
-        if now_ns == 0:  # simulated, and nobody publishes /clock
+        if now_ns == 0:  # simulated, and no one publishes /clock
             return
         transform = deepcopy(newest)
         ahead_ns = round(self._parameters.transform_tolerance_s * 1e9)

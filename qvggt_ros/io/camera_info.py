@@ -17,7 +17,7 @@ _FOCAL_BY_WIDTH = (0.05, 100.0)
 
 
 def camera_from_info(
-    info: Any, width: int, height: int, *, rectified: bool = False
+    info: Any, width: int, height: int, *, rectified: bool = False, plausible: bool = True
 ) -> Camera | None:
     """Return the calibration of an image of a given size, or None if it is uncalibrated.
 
@@ -32,6 +32,7 @@ def camera_from_info(
         height: height in pixels of the image as delivered.
         rectified: whether the image was rectified already (`image_rect`); then the left 3x3 of
             `P` holds, or `K` if it is empty, and there is no distortion.
+        plausible: whether what no lens can have is refused.
 
     Raises:
         ImageError: a number is not finite or not possible, the sizes disagree, or `Camera` refuses
@@ -71,7 +72,8 @@ def camera_from_info(
             f"{width}x{height}: another aspect ratio, so the calibration does not hold"
         )
     matrix = resized_intrinsics(matrix, (float(scale[0]), float(scale[1])))
-    _check_plausible(matrix, width, height)
+    if plausible:
+        _check_plausible(matrix, width, height)
     if rectified or not (distortion.any() or info.distortion_model == "equidistant"):
         return Camera(width, height, matrix)
     # Zeros at the end add nothing: some drivers fill up plumb_bob to eight coefficients.
@@ -86,7 +88,8 @@ def _check_plausible(matrix: NDArray[np.float64], width: int, height: int) -> No
     focal, centre = np.diag(matrix)[:2], matrix[:2, 2]
     size = np.array([width, height])
     least, most = _FOCAL_BY_WIDTH
-    if not ((focal > least * width) & (focal < most * width)).all():
+    # What is not positive at all is refused by `Camera`.
+    if ((focal > 0.0) & ((focal < least * width) | (focal > most * width))).any():
         raise ImageError(
             f"CameraInfo has focal lengths of {focal[0]:g} and {focal[1]:g} pixels for an image "
             f"{width} pixels wide: {least:g} to {most:g} times the width are possible"

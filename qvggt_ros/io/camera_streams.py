@@ -95,7 +95,10 @@ def stream_of(
         image_error = str(error)
     if info is not None and width:
         try:
-            camera = camera_from_info(info, width, height, rectified=topics.rectified)
+            # What no lens can have is a finding of its own, by `check_camera_stream`.
+            camera = camera_from_info(
+                info, width, height, rectified=topics.rectified, plausible=False
+            )
         except ImageError as error:
             calibration_error = str(error)
     return CameraStream(

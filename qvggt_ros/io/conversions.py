@@ -27,7 +27,7 @@ from qvggt_ros.io.messages import Messages
 NANOSECONDS = 1_000_000_000
 
 _LAST_NS = ((1 << 31) - 1) * NANOSECONDS + NANOSECONDS - 1
-# Less, and it is a quaternion that nobody set; more, and its square overflows.
+# Less, and it is a quaternion that no one set; more, and its square overflows.
 _LEAST_NORM = 1e-6
 # Beyond, differences of positions drown in the rounding of their sums: 70 times around the sun.
 _FARTHEST_M = 1e14

@@ -2,9 +2,11 @@
 
 Everything here goes through the installed command and the files that it writes, so that the
 same test runs on any layout of the code. A short synthetic flight and a quantization are
-compared with what an earlier commit gave: numbers on every machine, and every byte on machines
-that computed the golden figures (`python test/repository/test_unchanged_behaviour.py` adds this
-machine's; only do so on a commit whose behaviour is known to be right).
+compared with what an earlier commit gave. On machines that computed the golden figures
+(`python test/repository/test_unchanged_behaviour.py` adds this machine's; only do so on a commit
+whose behaviour is known to be right) quantization is equal to the byte and the flight to five
+digits: which kernel computes attention is measured anew in each process, and kernels round
+differently. Other machines get more room.
 """
 
 from __future__ import annotations
@@ -86,14 +88,11 @@ def fly(directory: Path) -> dict[str, Any]:
     result = directory / "result"
     metrics = json.loads((result / "metrics.json").read_text(encoding="utf-8"))
     rows = list(csv.DictReader((result / "errors.csv").open(encoding="utf-8")))
-    sums: dict[str, Any] = {topic: hashlib.sha256() for topic in sorted(TOPICS)}
-    counts = dict.fromkeys(sums, 0)
+    counts = dict.fromkeys(sorted(TOPICS), 0)
     with AnyReader([result / "bag"]) as reader:
-        for connection, stamp, data in reader.messages():
-            if connection.topic in sums:
+        for connection, _, _ in reader.messages():
+            if connection.topic in counts:
                 counts[connection.topic] += 1
-                sums[connection.topic].update(stamp.to_bytes(8, "little") + bytes(data))
-    files = ("metrics.json", "trajectory.tum", "errors.csv", "depth_errors.csv", "points.ply")
     return {
         "numbers": {
             "metrics": flat(metrics),
@@ -102,8 +101,6 @@ def fly(directory: Path) -> dict[str, Any]:
             "error_rows": len(rows),
             "messages": counts,
         },
-        "digests": {name: sha256((result / name).read_bytes()) for name in files}
-        | {topic: value.hexdigest() for topic, value in sums.items()},
     }
 
 
@@ -163,7 +160,8 @@ def golden() -> dict[str, Any]:
 
 def test_a_flight_gives_the_same_numbers(measured: dict[str, Any], golden: dict[str, Any]) -> None:
     before, now = (each["flight"]["numbers"] for each in (golden, measured))
-    np.testing.assert_allclose(now["poses"], before["poses"], atol=2e-2)
+    tolerance = 1e-4 if machine() in golden["digests"] else 2e-2
+    np.testing.assert_allclose(now["poses"], before["poses"], atol=tolerance)
     assert now["error_columns"] == before["error_columns"]
     assert now["error_rows"] == before["error_rows"]
     assert now["messages"] == before["messages"]
@@ -174,10 +172,12 @@ def test_metrics_keep_their_names_and_their_values(
 ) -> None:
     before, now = (each["flight"]["numbers"]["metrics"] for each in (golden, measured))
     assert before.keys() <= now.keys(), "keys of metrics.json are public"
+    is_known = machine() in golden["digests"]
+    room = {"rel": 1e-3, "abs": 1e-3} if is_known else {"rel": 0.05, "abs": 0.02}
     for name, value in before.items():
         if isinstance(value, float):
             # Small errors are differences of like numbers, so bits of other machines show.
-            assert now[name] == pytest.approx(value, rel=0.05, abs=0.02), name
+            assert now[name] == pytest.approx(value, **room), name
         elif isinstance(value, int) and "map_points" in name:
             assert now[name] == pytest.approx(value, rel=0.02), name
         else:
@@ -190,20 +190,19 @@ def test_quantization_gives_the_same_tensors(
     assert measured["quantization"]["numbers"] == golden["quantization"]["numbers"]
 
 
-@pytest.mark.parametrize("part", ["flight", "quantization"])
-def test_every_byte_is_the_same_on_a_machine_of_the_golden_figures(
-    part: str, measured: dict[str, Any], golden: dict[str, Any]
+def test_quantized_bytes_are_the_same_on_a_machine_of_the_golden_figures(
+    measured: dict[str, Any], golden: dict[str, Any]
 ) -> None:
     digests = golden["digests"].get(machine())
     if digests is None:
         pytest.skip(f"no golden bytes of a machine like this one ({machine()})")
-    assert measured[part]["digests"] == digests[part]
+    assert measured["quantization"]["digests"] == digests["quantization"]
 
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as scratch:
         figures = measure(Path(scratch))
     kept = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {"digests": {}}
-    kept["digests"][machine()] = {part: figures[part].pop("digests") for part in figures}
+    kept["digests"][machine()] = {"quantization": figures["quantization"].pop("digests")}
     GOLDEN.write_text(json.dumps({**kept, **figures}, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write(f"wrote {GOLDEN} of machine {machine()}\n")

@@ -174,10 +174,10 @@ def test_a_bad_image_in_the_middle_costs_itself(changes, reason, tmp_path):
     bag = write_recording(tmp_path / "in", replaced(BROKEN, **changes))
     summary, found = reconstruct(bag, tmp_path)
     assert stamps(found) == all_but(BROKEN)
-    ((told, count),) = summary.metrics["result"]["rejected"].items()
+    ((rejection, count),) = summary.metrics["result"]["rejected"].items()
     assert count == 1
-    assert reason in told
-    assert told in summary.metrics["events"]
+    assert reason in rejection
+    assert rejection in summary.metrics["events"]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "no jpeg", "empty"])

@@ -500,6 +500,7 @@ def test_a_camera_at_30_hz_against_a_slow_network(participant, domain_id):
     assert "Traceback" not in errors
 
 
+@pytest.mark.timing
 def test_who_listens_late_is_served_and_garbage_is_left_out(participant, domain_id, tmp_path):
     states: list[dict[str, str]] = []
 

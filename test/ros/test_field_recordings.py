@@ -607,7 +607,7 @@ def test_a_raw_topic_that_was_recorded_thinly_gives_way_to_its_twin(tmp_path):
     assert "1 messages" in topics.notes[0]
 
 
-def test_why_there_is_no_image_is_said_per_topic(tmp_path):
+def test_why_there_is_no_image_is_reported_per_topic(tmp_path):
     store = rosbags_typestore()
     with Writer(tmp_path / "in", version=9, storage_plugin=StoragePlugin.MCAP) as writer:
         writer.add_connection("/front/image_raw", TYPES["Image"], typestore=store)

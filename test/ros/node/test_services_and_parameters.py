@@ -1,4 +1,4 @@
-"""Services hold nobody up, a failed configure can be mended, and a misspelt name is named."""
+"""Services hold no one up, a failed configure can be mended, and a misspelt name is named."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_a_failed_configure_can_be_mended():
         assert it.node._live.parameters.window_size == 12
 
 
-def test_nobody_on_the_graph_chooses_where_maps_are_written(tmp_path):
+def test_no_one_on_the_graph_chooses_where_maps_are_written(tmp_path):
     with robot(map_directory=str(tmp_path), autostart=False) as it:
         refused = set_parameter(it, "map_directory", "/etc")
         assert not refused.successful

@@ -171,7 +171,7 @@ def test_two_owners_of_one_frame_are_named():
         it.spin_until(lambda: any("somebody else broadcasts" in text for text in drive.texts()))
 
 
-def test_the_own_transforms_are_nobody_else_s():
+def test_the_own_transforms_are_no_one_else_s():
     with robot(
         publish_tf="odom_to_base", min_odometry_distance=0.2, diagnostics_period_s=0.2
     ) as it:
