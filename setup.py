@@ -1,5 +1,6 @@
 """Package qvggt for pip and for colcon (ament_python)."""
 
+import os
 import platform
 import sys
 from pathlib import Path
@@ -29,13 +30,14 @@ INSTRUCTIONS = {"avx_vnni.cpp": ("avx2", "avxvnni", "fma"), "interface.cpp": ()}
 
 
 class BuildKernels(build_ext):
-    """Compiles each file for its own instruction set."""
+    """Compiles each file for its own instruction set, with `QVGGT_CXXFLAGS` after all others."""
 
     def build_extensions(self):
         compile_file = self.compiler._compile
 
         def compile_for_its_processors(obj, src, ext, cc_args, extra_postargs, pp_opts):
             flags = [f"-m{name}" for name in INSTRUCTIONS.get(Path(src).name, AVX512)]
+            flags += os.environ.get("QVGGT_CXXFLAGS", "").split()
             compile_file(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_for_its_processors
