@@ -224,14 +224,11 @@ class DenseHead(nn.Module):
         rays = None
         if self.has_rays:
             fused = self.scratch.fuse(list(scales), "_aux")
-            rays = self.scratch.rays(fused, lambda x: self._add_positions(x, aspect))
+            rays = self.scratch.rays(fused, lambda ray: self._add_positions(ray, aspect))
         x = self.scratch.output_conv1(self.scratch.fuse(scales))
         x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
         x = self._add_positions(x, aspect)
-        hidden = [
-            F.relu(branch[0](x), inplace=not torch.is_grad_enabled())
-            for branch in self.scratch.outputs()
-        ]
+        hidden = self._hidden(x)
         # The features before are as large as all that follows.
         del x
         # The exponential that follows turns rounding into relative error: stay in float32.
@@ -240,6 +237,13 @@ class DenseHead(nn.Module):
             for branch, each in zip(self.scratch.outputs(), hidden, strict=True)
         ]
         return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), rays
+
+    def _hidden(self, x: Tensor) -> list[Tensor]:
+        # Apart from its caller, which deletes `x`: a compiler cannot follow that in a closure.
+        return [
+            F.relu(branch[0](x), inplace=not torch.is_grad_enabled())
+            for branch in self.scratch.outputs()
+        ]
 
     def _add_positions(self, x: Tensor, aspect: float) -> Tensor:
         """Add the embedding of the pixels' places to `x` (F, C, H, W).

@@ -26,7 +26,9 @@ POSES = room.straight(FRAMES)
 @pytest.fixture
 def reconstruction() -> qvggt.Reconstruction:
     """Images of the room, through a network that has its exact geometry."""
-    parameters = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+    parameters = Parameters(
+        confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+    )
     network = room.KnowingNetwork(POSES, room.Noise())
     found = qvggt.Reconstruction(LoadedNetwork(network, parameters, {}))
     for frame in room.frames(POSES):

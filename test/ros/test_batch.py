@@ -173,7 +173,7 @@ def test_the_command_names_what_failed_and_keeps_the_rest(capsys, monkeypatch, b
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert [entry["state"] for entry in summary] == ["done", "failed", "done"]
     page = (tmp_path / "out" / "compare.html").read_text()
-    assert 'href="flight_00/report.html"' in page
+    assert 'href="./flight_00/report.html"' in page
     assert "flight_07 failed" in page
     # What is there is kept on request, and otherwise in the way.
     before = (tmp_path / "out" / "flight_00" / "run.json").stat().st_mtime_ns

@@ -43,7 +43,9 @@ from qvggt_ros.io.topics import choose_topics, odometry_topic
 
 FRAMES = 10
 IMAGES = "/camera/image_raw"
-PARAMETERS = Parameters(keyframe_min_motion=0.0, min_confidence_percentile=0.0)
+PARAMETERS = Parameters(
+    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
+)
 
 
 def received(path, topic=IMAGES):

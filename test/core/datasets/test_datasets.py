@@ -475,7 +475,7 @@ def test_a_directory_without_the_data_set_says_what_was_looked_for(tmp_path, lay
             "tum",
             "rgbd_dataset_studio_1/groundtruth.txt",
             "1 0 0 0 0 0 0 0\n",
-            "quaternion of zeros",
+            "a quaternion of",
         ),
         ("tum", "rgbd_dataset_studio_1/groundtruth.txt", "1e400 0 0 0 0 0 0 1\n", "no time"),
         ("tum", "rgbd_dataset_studio_1/calibration.txt", "1 2 3 4 5\n", "lines must be fx fy cx"),
