@@ -20,9 +20,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from qvggt_core.geometry.cloud import Cloud, frame_cloud
+from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.measure.provenance import write_results
 from qvggt_core.stream.frame import FrameGeometry, View
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_ros.io import conversions, images
 from qvggt_ros.io.messages import Messages, available_messages
 

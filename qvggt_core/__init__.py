@@ -13,8 +13,9 @@ A folder of images in ten lines:
     reconstruction.points.write("points.ply")
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from qvggt_core.util.late_imports import late_imports
 
 if TYPE_CHECKING:
     from qvggt_core.errors import QvggtError
@@ -24,17 +25,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Camera", "Cloud", "QvggtError", "Reconstruction", "load_network"]
 
-_MODULES = {
-    "Camera": "geometry.camera",
-    "Cloud": "geometry.cloud",
-    "QvggtError": "errors",
-    "Reconstruction": "sequence",
-    "load_network": "sequence",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Late, so that what needs no PyTorch imports none.
-    if name in _MODULES:
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late_imports(
+    __name__,
+    {
+        "Camera": "geometry.camera",
+        "Cloud": "geometry.cloud",
+        "QvggtError": "errors",
+        "Reconstruction": "sequence",
+        "load_network": "sequence",
+    },
+)

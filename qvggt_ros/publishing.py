@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import RecordingError
-from qvggt_core.geometry.cloud import VoxelMap, frame_cloud, write_ply
+from qvggt_core.geometry.cloud import VoxelMap, write_ply
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.thinning import ThinnedStream
 from qvggt_ros.io import conversions

@@ -46,6 +46,11 @@ def warn(name: str, found: str, advice: str) -> Finding:
     return Finding(name, Level.WARN, found, advice)
 
 
+def warn_if(condition: bool, name: str, found: str, trouble: str, advice: str) -> Finding:
+    """Return a warning `found: trouble` if the condition holds, else that it is as it must be."""
+    return warn(name, f"{found}: {trouble}", advice) if condition else ok(name, found)
+
+
 def problem(name: str, found: str, advice: str) -> Finding:
     """Return a finding that keeps something from working, or makes results wrong."""
     return Finding(name, Level.PROBLEM, found, advice)

@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from qvggt_core.doctor.finding import Finding, ok, problem, warn
+from qvggt_core.doctor.finding import Finding, ok, problem, warn, warn_if
 
 _GB = 1e9
 _LITTLE_DISK, _NO_DISK = 2.0 * _GB, 0.1 * _GB
@@ -74,11 +74,10 @@ def memory_finding(available: int | None, checkpoint_bytes: int) -> Finding | No
 
 def shared_memory_finding(size: int) -> Finding:
     """Return whether images fit into shared memory of some bytes, which Fast DDS uses."""
-    found = f"{size / _GB:.2f} GB in /dev/shm"
-    if size < _LITTLE_SHARED_MEMORY:
-        return warn(
-            "shared memory",
-            f"{found}: Fast DDS drops images that do not fit",
-            "start the container with `--shm-size=1g` or `--ipc=host`",
-        )
-    return ok("shared memory", found)
+    return warn_if(
+        size < _LITTLE_SHARED_MEMORY,
+        "shared memory",
+        f"{size / _GB:.2f} GB in /dev/shm",
+        "Fast DDS drops images that do not fit",
+        "start the container with `--shm-size=1g` or `--ipc=host`",
+    )

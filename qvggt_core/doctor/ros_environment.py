@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlparse
 
-from qvggt_core.doctor.finding import Finding, ok, problem, warn
+from qvggt_core.doctor.finding import Finding, ok, problem, warn, warn_if
 
 SUPPORTED = ("humble", "jazzy", "lyrical", "rolling")
 """Distributions that the continuous integration builds for."""
@@ -174,14 +174,13 @@ def loopback_findings(flags: int) -> list[Finding]:
 
 def receive_buffer_finding(size: int) -> Finding:
     """Return whether UDP's receive buffer, in bytes, holds an image from another machine."""
-    found = f"{size / 1e6:.1f} MB"
-    if size < _RECEIVE_BUFFER:
-        return warn(
-            "receive buffer",
-            f"{found}: raw images from another machine are lost when they burst",
-            "`sudo sysctl -w net.core.rmem_max=2147483647`",
-        )
-    return ok("receive buffer", found)
+    return warn_if(
+        size < _RECEIVE_BUFFER,
+        "receive buffer",
+        f"{size / 1e6:.1f} MB",
+        "raw images from another machine are lost when they burst",
+        "`sudo sysctl -w net.core.rmem_max=2147483647`",
+    )
 
 
 def _number(path: Path, base: int = 10) -> int | None:

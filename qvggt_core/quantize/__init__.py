@@ -1,7 +1,7 @@
 """Quantization: a full-precision checkpoint in, a checkpoint in integers out."""
 
 from qvggt_core.quantize.calibrate import CalibrationOptions
-from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, windows_of_frames
+from qvggt_core.quantize.calibration_inputs import CalibrationSet, windows_of_frames
 from qvggt_core.quantize.pipeline import QuantizationSettings, quantize_checkpoint
 from qvggt_core.quantize.plan import (
     PRESETS,
@@ -28,7 +28,6 @@ __all__ = [
     "QuantizationSettings",
     "Recipe",
     "Rule",
-    "Truth",
     "load_plan",
     "parse_precision",
     "planned_sizes",

@@ -14,25 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from qvggt_core.errors import QuantizationError
+from qvggt_core.training.windows import WindowTruth
 
 MIN_IMAGES = 2
 _DARK = 8
 """Images whose brightest pixel, or whose contrast, is below this (of 255) show nothing."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is known of windows beyond their images.
-
-    Attributes:
-        depth: (B, S, H, W) float32 metres along the optical axis; NaN where there is none.
-        world_from_camera: (B, S, 4, 4) float64.
-        intrinsics: (B, S, 3, 3) float64 pixels.
-    """
-
-    depth: Tensor
-    world_from_camera: Tensor
-    intrinsics: Tensor
 
 
 @dataclass(frozen=True)
@@ -47,7 +33,7 @@ class CalibrationSet:
     """
 
     images: Tensor
-    truth: Truth | None = None
+    truth: WindowTruth | None = None
     source: str = "memory"
     selection: str = "all"
 
@@ -82,7 +68,7 @@ class CalibrationSet:
     def part(self, windows: Sequence[int], selection: str | None = None) -> CalibrationSet:
         """Return some of the windows."""
         chosen = torch.as_tensor(list(windows))
-        truth = self.truth and Truth(
+        truth = self.truth and WindowTruth(
             self.truth.depth[chosen],
             self.truth.world_from_camera[chosen],
             self.truth.intrinsics[chosen],

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import ImageError, QuantizationError
-from qvggt_core.quantize.calibration_inputs import CalibrationSet, Truth, windows_of_frames
+from qvggt_core.quantize.calibration_inputs import CalibrationSet, windows_of_frames
 from qvggt_core.stream.frame import Frame
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.training.clips import Pool, PoolConfig, build_pool, render_clip
 from qvggt_core.training.config import TrainConfig
-from qvggt_core.training.windows import Windows, evaluation_windows, gather
+from qvggt_core.training.windows import Windows, WindowTruth, evaluation_windows, gather
 from qvggt_core.util.image_files import (
     IMAGE_SUFFIXES,
     Video,
@@ -137,7 +137,7 @@ def pool_windows(pool: Pool, frames: int, source: str) -> CalibrationSet:
     windows = gather(pool, rows)
     return CalibrationSet(
         windows.images,
-        Truth(windows.depth, windows.world_from_camera, windows.intrinsics),
+        WindowTruth(windows.depth, windows.world_from_camera, windows.intrinsics),
         source=source,
     )
 
@@ -179,12 +179,7 @@ def evaluation_set(
     clips = -(-windows // fitting)
     pool = build_pool(replace(training.evaluation_pool, clips=clips), directory, progress=progress)
     found = evaluation_windows(pool, frames)
-    return Windows(
-        found.images[:windows],
-        found.depth[:windows],
-        found.world_from_camera[:windows],
-        found.intrinsics[:windows],
-    )
+    return Windows(**{name: values[:windows] for name, values in vars(found).items()})
 
 
 def _evenly(total: int) -> list[int]:

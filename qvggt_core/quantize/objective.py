@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qvggt_core.model import Prediction, decode_pose
-from qvggt_core.quantize.calibration_inputs import Truth
 from qvggt_core.training.losses import window_targets
+from qvggt_core.training.windows import WindowTruth
 
 _DEPTH_WEIGHT = 0.1
 _POINT_WEIGHT = 0.1
@@ -51,7 +51,7 @@ def teacher_targets(prediction: Prediction) -> TaskTargets:
     return TaskTargets(encodings, prediction.depth, points)
 
 
-def true_targets(truth: Truth) -> TaskTargets:
+def true_targets(truth: WindowTruth) -> TaskTargets:
     """Return ground truth in the network's gauge: first camera the world, mean distance 1."""
     targets = window_targets(truth.depth, truth.world_from_camera, truth.intrinsics)
     return TaskTargets(targets.pose_encodings, targets.depth, targets.points)

@@ -7,10 +7,11 @@ from collections import Counter
 import numpy as np
 
 from qvggt_core.evaluate.track import Track
-from qvggt_core.geometry.cloud import Cloud, VoxelMap, empty_cloud, frame_cloud
+from qvggt_core.geometry.cloud import Cloud, VoxelMap, empty_cloud
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.samples import Samples
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.thinning import ThinnedStream, spread_indices
 
 _SAMPLES_KEPT = 24

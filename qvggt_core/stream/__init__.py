@@ -1,7 +1,6 @@
 """The stream: frames in, geometry in one map out."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from qvggt_core.stream.align import Alignment, Anchor, Similarity, align
 from qvggt_core.stream.depth_scale import valid_depth
@@ -18,6 +17,7 @@ from qvggt_core.stream.frame import (
 from qvggt_core.stream.keyframes import KeyframeDecision, KeyframeGate
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.util.late_imports import late_imports
 
 if TYPE_CHECKING:
     from qvggt_core.stream.deferred import DeferredReconstructor
@@ -48,16 +48,12 @@ __all__ = [
     "valid_depth",
 ]
 
-_USING_TORCH = {
-    "DeferredReconstructor": "deferred",
-    "Network": "network",
-    "Reconstructor": "reconstructor",
-    "TorchNetwork": "network",
-}
-
-
-def __getattr__(name: str) -> Any:
-    # Late, so that reading a recording or a result needs no PyTorch.
-    if name in _USING_TORCH:
-        return getattr(import_module(f"{__name__}.{_USING_TORCH[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late_imports(
+    __name__,
+    {
+        "DeferredReconstructor": "deferred",
+        "Network": "network",
+        "Reconstructor": "reconstructor",
+        "TorchNetwork": "network",
+    },
+)

@@ -80,34 +80,43 @@ class WindowPrediction:
 
 
 @dataclass(frozen=True)
-class FrameGeometry:
-    """The geometry of one view in the map.
+class PlacedView:
+    """Where a view was taken, and its depth.
 
     The map's unit is the metre once the scale is known, before that the network's own.
 
     Attributes:
-        view: the view.
         map_from_camera: (4, 4) float64; the map is z-up, the camera optical.
-        intrinsics: (3, 3) float64 in pixels, of `view.image` and of `depth`.
         depth: (H, W) float32 along the optical axis in the map's unit; NaN where invalid.
-        confidence: (H, W) float32, as predicted.
-        is_keyframe: whether the view stays in the window.
+        confidence: (H, W) float32 of the network, lower where no point supports it.
+        is_lost: whether the pose is only the last known one.
         covariance: (6, 6) of position and rotation along the map's axes; None where it is only
             known for the window, see `Reconstruction.position_sigma`.
         motion_covariance: (6, 6) of translation and rotation since the frame before, in the
             camera's frame; None as above.
-        is_lost: whether the pose is only the last known one.
+    """
+
+    map_from_camera: NDArray[np.float64]
+    depth: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    is_lost: bool = False
+    covariance: NDArray[np.float64] | None = None
+    motion_covariance: NDArray[np.float64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameGeometry(PlacedView):
+    """The geometry of one view in the map.
+
+    Attributes:
+        view: the view.
+        intrinsics: (3, 3) float64 in pixels, of `view.image` and of `depth`.
+        is_keyframe: whether the view stays in the window.
     """
 
     view: View
-    map_from_camera: NDArray[np.float64]
     intrinsics: NDArray[np.float64]
-    depth: NDArray[np.float32]
-    confidence: NDArray[np.float32]
     is_keyframe: bool = True
-    covariance: NDArray[np.float64] | None = None
-    motion_covariance: NDArray[np.float64] | None = None
-    is_lost: bool = False
 
     def scaled(self, factor: float) -> FrameGeometry:
         """Return the geometry in another unit of length, about the map's origin."""

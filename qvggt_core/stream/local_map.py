@@ -14,108 +14,37 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import inverse, transform
-from qvggt_core.stream.adjustment import Adjusted, Bundle, adjust
+from qvggt_core.geometry.poses import inverse
+from qvggt_core.stream.adjustment import Adjusted, adjust
+from qvggt_core.stream.bundle import Bundle
+from qvggt_core.stream.map_keyframes import (
+    MIN_SHARED,
+    PIXEL_SIGMA,
+    Keyframe,
+    founding_views,
+    last_step,
+    pose_after_turn,
+    scaled_pose,
+    turning_pairs,
+)
+from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect, variance_shown
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import relate, turn_between
-from qvggt_core.stream.uncertainty import between
-
-PIXEL_SIGMA = 1.0
-"""Standard deviation in pixels that a track's position is taken to have; what is left in practice
-is 0.3 to 0.8 of it."""
 
 # Keyframes that are adjusted, and those before them that hold the gauge.
 _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
-_MIN_FOLLOWED = 30
-# Two views found the map once they see its points from angles that differ by a degree.
-_MIN_PARALLAX = float(np.radians(1.0))
-_MIN_AGREEING = 0.6
-# Median image motion in pixels, beside that of a turn, from which a camera has moved.
-_NO_PARALLAX = 0.5
 # A camera that only turned stays where it was, to this parallax in pixels. Small common errors of
 # many tracks (lens, flow) would move it otherwise.
 _TURNING_SIGMA = 0.05
 # Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
 _MIN_KNOWN = 30
-_FEWEST_TO_FOUND = 4
-_PARALLAX_TO_FOUND = 2.0
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
 _BAD_SHARE = 0.4
-
-
-@dataclass
-class Keyframe:
-    """A pose that is adjusted, and what was seen from there.
-
-    Attributes:
-        camera_from_map: (4, 4).
-        tracks: the points in its image.
-        only_turned: whether the camera did nothing but turn since the keyframe before.
-        step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
-            translation in the camera's frame.
-    """
-
-    camera_from_map: NDArray[np.float64]
-    tracks: Tracks
-    only_turned: bool = False
-    step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
-
-
-@dataclass
-class Points:
-    """Points of the map in order of their numbers, as `Bundle` describes them.
-
-    Attributes:
-        ids: (L,) increasing numbers of their tracks.
-        origins: (L, 3).
-        directions: (L, 3).
-        inverse_distance: (L,).
-        sigma: (L,) standard deviation of the inverse distance, the poses given.
-        prior: (L,) inverse distance that is expected without parallax.
-        prior_sigma: (L,) its standard deviation.
-    """
-
-    ids: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    origins: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
-    directions: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 3)))
-    inverse_distance: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    sigma: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    prior: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-    prior_sigma: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    @property
-    def positions(self) -> NDArray[np.float64]:
-        """Where they are in the map, (L, 3)."""
-        return self.origins + self.directions / self.inverse_distance[:, None]
-
-    def find(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """Return the indices of those of some numbers that are points, and which these are."""
-        if len(self.ids) == 0:
-            return np.empty(0, np.int64), np.zeros(len(ids), bool)
-        index = np.searchsorted(self.ids, ids).clip(0, len(self.ids) - 1)
-        found = self.ids[index] == ids
-        return index[found], found
-
-    def take(self, index: NDArray) -> Points:
-        """Return some of the points."""
-        return Points(**{name: values[index] for name, values in self.__dict__.items()})
-
-    def merged(self, other: Points) -> Points:
-        """Return these points and others, in order."""
-        both = {
-            name: np.concatenate([values, getattr(other, name)])
-            for name, values in self.__dict__.items()
-        }
-        return Points(**both).take(np.argsort(both["ids"], kind="stable"))
 
 
 @dataclass(frozen=True)
@@ -195,50 +124,18 @@ class LocalMap:
         if len(index) < _MIN_POINTS:
             return Located(self._pose, ids, np.zeros(len(ids), bool), is_lost=True), None
         seen = self.points.take(index)
-        sighting = Sighting(
-            seen.origins,
-            seen.directions,
-            seen.inverse_distance,
-            seen.sigma,
-            tracks.rays[found],
-            PIXEL_SIGMA / tracks.focal,
-        )
+        sighting = Sighting(seen, tracks.rays[found], PIXEL_SIGMA / tracks.focal)
         result = resect(sighting, starts)
         agrees = result.agrees
         if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
         known = np.count_nonzero(seen.sigma <= _KNOWN * seen.inverse_distance)
-        turned = self._turned(tracks) if known < _MIN_KNOWN else None
+        turned = pose_after_turn(self.keyframes, tracks) if known < _MIN_KNOWN else None
         pose = result.camera_from_map if turned is None else turned
         located = Located(
             pose, ids, agrees, covariance=result.covariance, only_turned=turned is not None
         )
         return located, result
-
-    def _turned(self, tracks: Tracks) -> NDArray[np.float64] | None:
-        """Return the pose (4, 4) if a turn since the last keyframe explains what is seen.
-
-        A motion has then no effect that could be seen, and so none should be found: distances
-        without parallax leave room for one, with a wrong turn to match.
-        """
-        found = None
-        for keyframe in reversed(self.keyframes):
-            if keyframe.tracks is tracks:
-                continue
-            _, one, other = np.intersect1d(
-                keyframe.tracks.ids, tracks.ids, assume_unique=True, return_indices=True
-            )
-            if len(one) < _MIN_FOLLOWED:
-                break
-            rotation, rest = turn_between(keyframe.tracks.rays[one], tracks.rays[other])
-            if float(np.median(rest)) * tracks.focal > _NO_PARALLAX:
-                return None
-            if found is None:
-                found = transform(rotation, np.zeros(3)) @ keyframe.camera_from_map
-            # A slow motion shows against the first of several that only turned.
-            if not keyframe.only_turned:
-                break
-        return found
 
     def add_keyframe(self, tracks: Tracks, located: Located) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
@@ -269,7 +166,7 @@ class LocalMap:
         for keyframe, pose in zip(keyframes, adjusted.bundle.camera_from_map, strict=True):
             keyframe.camera_from_map = pose
         shown = variance_shown((adjusted.bundle.residuals() ** 2).sum(axis=1))
-        keyframes[-1].step = shown * _last_step(keyframes, adjusted.covariance)
+        keyframes[-1].step = shown * last_step(keyframes, adjusted.covariance)
         self._take(index, adjusted)
         return adjusted.cost
 
@@ -281,10 +178,8 @@ class LocalMap:
         for name in ("inverse_distance", "sigma", "prior", "prior_sigma"):
             setattr(points, name, getattr(points, name) / factor)
         for keyframe in self.keyframes:
-            keyframe.camera_from_map = _scaled(keyframe.camera_from_map, centre, factor)
-            unit = np.repeat([1.0, factor], 3)
-            keyframe.step = keyframe.step * np.outer(unit, unit)
-        self._pose = _scaled(self._pose, centre, factor)
+            keyframe.rescale(centre, factor)
+        self._pose = scaled_pose(self._pose, centre, factor)
         self._motion = self._motion.copy()
         self._motion[:3, 3] *= factor
 
@@ -323,16 +218,12 @@ class LocalMap:
         bundle = Bundle(
             camera_from_map=np.stack([keyframe.camera_from_map for keyframe in keyframes]),
             is_free=is_free,
-            origins=chosen.origins,
-            directions=chosen.directions,
-            inverse_distance=chosen.inverse_distance,
+            points=chosen,
             camera=camera[kept],
             point=np.searchsorted(index, point[kept]),
             rays=np.concatenate(rays)[kept],
             sigma=PIXEL_SIGMA / keyframes[-1].tracks.focal,
-            prior_inverse_distance=chosen.prior,
-            prior_sigma=chosen.prior_sigma,
-            turning=_turning(keyframes, is_free),
+            turning=turning_pairs(keyframes, is_free),
             turning_sigma=_TURNING_SIGMA
             / keyframes[-1].tracks.focal
             / float(np.median(chosen.inverse_distance) if len(index) else 1.0),
@@ -342,8 +233,8 @@ class LocalMap:
     def _take(self, index: NDArray[np.int64], adjusted: Adjusted) -> None:
         """Keep the points as adjusted, and drop those that disagree with what was seen."""
         bundle, points = adjusted.bundle, self.points
-        points.directions[index] = bundle.directions
-        points.inverse_distance[index] = bundle.inverse_distance
+        points.directions[index] = bundle.points.directions
+        points.inverse_distance[index] = bundle.points.inverse_distance
         points.sigma[index] = adjusted.point_sigma
         wrong = np.linalg.norm(bundle.residuals(), axis=1) > OUTLIER
         count = np.bincount(bundle.point, minlength=len(index))
@@ -386,53 +277,30 @@ class LocalMap:
 
     def _try_to_found(self) -> None:
         """Let two views with parallax decide on the poses and points of the map so far."""
-        newest = self.keyframes[-1]
-        oldest = self._oldest_sharing(newest)
-        if oldest is None:
+        views = founding_views(self.keyframes)
+        if views is None:
             return
-        begun, one, other = oldest
-        first = self.keyframes[begun]
-        focal = newest.tracks.focal
-        _, rest = turn_between(first.tracks.rays[one], newest.tracks.rays[other])
-        if float(np.median(rest)) * focal < _PARALLAX_TO_FOUND:
+        index, found = self.points.find(views.ids)
+        if len(index) < MIN_SHARED:
             return
-        views = relate(first.tracks.rays[one], newest.tracks.rays[other], PIXEL_SIGMA / focal)
-        if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
-            return
-        ids = first.tracks.ids[one][views.agrees]
-        index, found = self.points.find(ids)
-        if len(index) < _MIN_FOLLOWED:
-            return
-        points = views.points[views.agrees][found]
-        pose = first.camera_from_map
+        points = views.points[found]
+        pose = self.keyframes[views.first].camera_from_map
         local = self.points.take(index).positions @ pose[:3, :3].T + pose[:3, 3]
         unit = float(
             np.median(np.linalg.norm(local, axis=1)) / np.median(np.linalg.norm(points, axis=1))
         )
         # What looked like turns until now were motions.
-        for keyframe in self.keyframes[begun:]:
+        for keyframe in self.keyframes[views.first :]:
             keyframe.only_turned = False
         # Two views alone may be explained badly (a plane, little parallax), and so may be a
         # descent from equal distances: what explains all views so far better, is right.
         other_map = copy(self)
-        other_map.keyframes = [replace(keyframe) for keyframe in self.keyframes[begun:]]
-        other_map._found(ids[found], unit * points)
+        other_map.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
+        other_map._found(views.ids[found], unit * points)
         cost = self.refine(iterations=12)
         if other_map.cost < cost:
             self.points, self.keyframes = other_map.points, other_map.keyframes
         self.is_founded = True
-
-    def _oldest_sharing(
-        self, newest: Keyframe
-    ) -> tuple[int, NDArray[np.int64], NDArray[np.int64]] | None:
-        """Return the first keyframe that shares enough points, and theirs in both keyframes."""
-        for number, keyframe in enumerate(self.keyframes[: 1 - _FEWEST_TO_FOUND]):
-            _, one, other = np.intersect1d(
-                keyframe.tracks.ids, newest.tracks.ids, assume_unique=True, return_indices=True
-            )
-            if len(one) >= _MIN_FOLLOWED:
-                return number, one, other
-        return None
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""
@@ -467,35 +335,3 @@ class LocalMap:
         self.points = self.points.take(np.isin(self.points.ids, seen, assume_unique=True))
         newest = set(self.keyframes[-1].tracks.ids.tolist())
         self._outliers &= newest
-
-
-def _scaled(
-    camera_from_map: NDArray[np.float64], centre: NDArray[np.float64], factor: float
-) -> NDArray[np.float64]:
-    """Return a pose with its camera's centre moved away from another one by a factor."""
-    map_from_camera = inverse(camera_from_map)
-    map_from_camera[:3, 3] = centre + factor * (map_from_camera[:3, 3] - centre)
-    return inverse(map_from_camera)
-
-
-def _last_step(keyframes: list[Keyframe], covariance: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the covariance (6, 6) of the last keyframe against the one before it.
-
-    Args:
-        keyframes: of an adjustment, its free ones last.
-        covariance: (6 F, 6 F) of the free ones.
-    """
-    if len(covariance) < 12:
-        return covariance
-    last_from_former = keyframes[-1].camera_from_map @ inverse(keyframes[-2].camera_from_map)
-    return between(covariance[-12:, -12:], last_from_former)
-
-
-def _turning(keyframes: list[Keyframe], is_free: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Return the pairs (P, 2) of keyframes between which the camera only turned."""
-    later = [
-        number
-        for number, keyframe in enumerate(keyframes)
-        if number > 0 and keyframe.only_turned and is_free[number]
-    ]
-    return np.array([(number - 1, number) for number in later], np.int64).reshape(-1, 2)

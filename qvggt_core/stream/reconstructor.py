@@ -27,6 +27,7 @@ from qvggt_core.stream.frame import (
     Confirmation,
     Frame,
     FrameGeometry,
+    PlacedView,
     Reconstruction,
     Verdict,
     WindowPrediction,
@@ -36,7 +37,7 @@ from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.stream.verification import PlacedView, Verifier
+from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
@@ -439,14 +440,9 @@ class Reconstructor:
             intrinsics = entry.view.intrinsics
         return FrameGeometry(
             view=entry.view,
-            map_from_camera=placed.map_from_camera,
             intrinsics=intrinsics,
-            depth=placed.depth,
-            confidence=placed.confidence,
             is_keyframe=entry.is_keyframe,
-            covariance=placed.covariance,
-            motion_covariance=placed.motion_covariance,
-            is_lost=placed.is_lost,
+            **vars(placed),
         )
 
     def _is_metric_depth_due(self, stamp_ns: int) -> bool:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import transform
+from qvggt_core.stream.map_points import NEAREST, Points, pose_jacobian
 
-_NO_DEPTH = 1e-3
 _ITERATIONS = 12
 _MAX_DAMPING = 1e3
 _CONVERGED = 1e-4
@@ -26,18 +26,12 @@ class Sighting:
     """Points of the map, and where a camera sees them.
 
     Attributes:
-        origins: (N, 3) centres in the map from which the points are described.
-        directions: (N, 3) of the points from there, unit length.
-        inverse_distance: (N,) one over the distance.
-        inverse_distance_sigma: (N,) its standard deviation.
+        points: N points; the sigma of their inverse distances counts.
         rays: (N, 2) x / z and y / z where the camera sees them.
         sigma: standard deviation of `rays`.
     """
 
-    origins: NDArray[np.float64]
-    directions: NDArray[np.float64]
-    inverse_distance: NDArray[np.float64]
-    inverse_distance_sigma: NDArray[np.float64]
+    points: Points
     rays: NDArray[np.float64]
     sigma: float
 
@@ -91,9 +85,8 @@ def resect(sighting: Sighting, starts: list[NDArray[np.float64]]) -> Resection:
 
 
 def _by_ransac(sighting: Sighting) -> NDArray[np.float64] | None:
-    points = sighting.origins + sighting.directions / sighting.inverse_distance[:, None]
     found, turn, shift, _ = cv2.solvePnPRansac(
-        points,
+        sighting.points.positions,
         sighting.rays,
         np.eye(3),
         np.zeros(4),
@@ -122,34 +115,29 @@ class _Linearised:
 
     def jacobian(self) -> NDArray[np.float64]:
         """Return d rays / d (rotation, translation), whitened as the residuals, (N, 2, 6)."""
-        x, y = self.rays.T
-        result = np.zeros((len(x), 2, 6))
-        result[:, 0, 0], result[:, 0, 1], result[:, 0, 2] = -x * y, 1.0 + x * x, -y
-        result[:, 1, 0], result[:, 1, 1], result[:, 1, 2] = -1.0 - y * y, x * y, x
-        result[:, 0, 3], result[:, 0, 5] = self.inverse_depth, -x * self.inverse_depth
-        result[:, 1, 4], result[:, 1, 5] = self.inverse_depth, -y * self.inverse_depth
+        result = pose_jacobian(self.rays, self.inverse_depth)
         projected = np.einsum("ni,nij->nj", self.along, result)
         result -= (self.shrink[:, None] * self.along)[:, :, None] * projected[:, None]
         return result
 
 
 def _linearise(sighting: Sighting, pose: NDArray[np.float64]) -> _Linearised:
-    rotation = pose[:3, :3].T
-    origin = sighting.origins @ rotation + pose[:3, 3]
-    local = sighting.directions @ rotation + sighting.inverse_distance[:, None] * origin
-    depth = np.maximum(local[:, 2], _NO_DEPTH)
+    rotation, points = pose[:3, :3].T, sighting.points
+    origin = points.origins @ rotation + pose[:3, 3]
+    local = points.directions @ rotation + points.inverse_distance[:, None] * origin
+    depth = np.maximum(local[:, 2], NEAREST)
     rays = local[:, :2] / depth[:, None]
     # One standard deviation of the distance moves the point by this much in the image.
     along = (origin[:, :2] - rays * origin[:, 2:]) / depth[:, None]
-    along *= (sighting.inverse_distance_sigma / sighting.sigma)[:, None]
+    along *= (points.sigma / sighting.sigma)[:, None]
     length = (along**2).sum(axis=1)
     # (I + a a^T)^(-1/2) = I - shrink a a^T.
     shrink = (1.0 - 1.0 / np.sqrt(1.0 + length)) / np.maximum(length, 1e-12)
     residual = (rays - sighting.rays) / sighting.sigma
     residual = residual - (shrink * (along * residual).sum(axis=1))[:, None] * along
     square = (residual**2).sum(axis=1) / OUTLIER_SCALE**2
-    square = np.where(local[:, 2] < _NO_DEPTH, 1e3, square)
-    inverse_depth = sighting.inverse_distance / depth
+    square = np.where(local[:, 2] < NEAREST, 1e3, square)
+    inverse_depth = points.inverse_distance / depth
     return _Linearised(residual, rays, inverse_depth, along, shrink, square)
 
 

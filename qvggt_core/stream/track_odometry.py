@@ -11,7 +11,8 @@ from qvggt_core.geometry.camera import Camera
 from qvggt_core.stream.confirmation import TrackedView
 from qvggt_core.stream.depth_correction import SeenPoints
 from qvggt_core.stream.frame import Frame
-from qvggt_core.stream.local_map import Keyframe, LocalMap, Located
+from qvggt_core.stream.local_map import LocalMap, Located
+from qvggt_core.stream.map_keyframes import Keyframe
 from qvggt_core.stream.tracks import Tracker, Tracks
 
 # A keyframe comes when the gate says so, or when so many of the last one's points are gone.

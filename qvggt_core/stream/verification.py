@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,7 @@ from qvggt_core.stream import uncertainty
 from qvggt_core.stream.confirmation import TrackedView, confirm, depth_at
 from qvggt_core.stream.depth_correction import correct_depth
 from qvggt_core.stream.depth_scale import valid_depth
-from qvggt_core.stream.frame import Confirmation, Frame, Verdict, View, WindowPrediction
+from qvggt_core.stream.frame import Confirmation, Frame, PlacedView, Verdict, View, WindowPrediction
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.track_odometry import Observation, TrackOdometry
 from qvggt_core.stream.uncertainty import PoseUncertainty
@@ -24,29 +23,6 @@ _CONFIRMED_DEPTH = 0.2
 _UNCONFIRMED_DEPTH = 0.7
 # A pose that was never known is as uncertain as after so long a time, in seconds.
 _NEVER_S = 10.0
-
-
-@dataclass(frozen=True)
-class PlacedView:
-    """A view as the images support it.
-
-    Attributes:
-        map_from_camera: (4, 4).
-        depth: (H, W) float32 in the map's unit; NaN where it is not to be trusted.
-        confidence: (H, W) float32 of the network, lower where no point supports it.
-        is_lost: whether the pose is only the last known one.
-        covariance: (6, 6) of position and rotation along the map's axes; None where it is not
-            known from points.
-        motion_covariance: (6, 6) of translation and rotation since the frame before, in the
-            camera's frame.
-    """
-
-    map_from_camera: NDArray[np.float64]
-    depth: NDArray[np.float32]
-    confidence: NDArray[np.float32]
-    is_lost: bool = False
-    covariance: NDArray[np.float64] | None = None
-    motion_covariance: NDArray[np.float64] | None = None
 
 
 class Verifier:

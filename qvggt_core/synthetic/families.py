@@ -103,6 +103,18 @@ class _Builder:
         self.rectangle((-x, 0, z), (0, 1, 0), (0, 0, 1), (y, z))
         self.rectangle((0, -y, z), (-1, 0, 0), (0, 0, 1), (x, z))
 
+    def interior(
+        self,
+        smallest: tuple[float, float, float],
+        largest: tuple[float, float, float],
+        pictures: tuple[int, int],
+    ) -> tuple[float, float, float]:
+        """Add a shell of random size with pictures on it; return length, width and height."""
+        length, width, height = (float(v) for v in self.rng.uniform(smallest, largest))
+        self.shell(length, width, height)
+        self.pictures(length, width, height, int(self.rng.integers(*pictures)))
+        return length, width, height
+
     def pictures(self, length: float, width: float, height: float, count: int) -> None:
         """Add pictures, doors and windows a centimetre in front of random walls."""
         rng = self.rng
@@ -146,9 +158,7 @@ def rooms(seed: int, photographs: int = 0) -> World:
     """Return a furnished room of random size, with things that stand, lie and hang in it."""
     make = _Builder(1, seed, photographs)
     rng = make.rng
-    length, width, height = (float(v) for v in rng.uniform([2.5, 2.5, 2.2], [10.0, 8.0, 4.5]))
-    make.shell(length, width, height)
-    make.pictures(length, width, height, int(rng.integers(6, 24)))
+    length, width, height = make.interior((2.5, 2.5, 2.2), (10.0, 8.0, 4.5), (6, 24))
     for _ in range(int(rng.integers(8, 30))):
         # Most things stand near walls, some anywhere.
         reach = rng.uniform(0.3, 0.95) ** 0.5
@@ -168,9 +178,7 @@ def hallways(seed: int, photographs: int = 0) -> World:
     """Return a long, narrow room with pillars, cupboards and pictures."""
     make = _Builder(2, seed, photographs)
     rng = make.rng
-    length, width, height = (float(v) for v in rng.uniform([8.0, 1.6, 2.2], [30.0, 4.0, 4.0]))
-    make.shell(length, width, height)
-    make.pictures(length, width, height, int(rng.integers(8, 30)))
+    length, width, height = make.interior((8.0, 1.6, 2.2), (30.0, 4.0, 4.0), (8, 30))
     for _ in range(int(rng.integers(4, 16))):
         side = float(rng.choice([-1.0, 1.0]))
         x, size = float(rng.uniform(-0.48, 0.48) * length), float(rng.uniform(0.2, 0.9))

@@ -22,20 +22,29 @@ _OVERLAP_STRIDE = 8
 
 
 @dataclass(frozen=True)
-class Windows:
-    """B windows of S frames with their ground truth.
+class WindowTruth:
+    """What is known of B windows of S frames beyond their images.
 
     Attributes:
-        images: (B, S, 3, H, W) uint8.
         depth: (B, S, H, W) float32 metres along the optical axis; NaN where there is none.
         world_from_camera: (B, S, 4, 4) float64.
         intrinsics: (B, S, 3, 3) float64 pixels.
     """
 
-    images: Tensor
     depth: Tensor
     world_from_camera: Tensor
     intrinsics: Tensor
+
+
+@dataclass(frozen=True)
+class Windows(WindowTruth):
+    """B windows of S frames with their ground truth.
+
+    Attributes:
+        images: (B, S, 3, H, W) uint8.
+    """
+
+    images: Tensor
 
 
 def draw_windows(

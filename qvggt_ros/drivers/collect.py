@@ -165,7 +165,7 @@ def _geometries(
         image = np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
         view = View(stamp_ns(message), image, None, frames_of(parts.depth)[0])
         intrinsics = np.array(parts.info.k, dtype=np.float64).reshape(3, 3)
-        geometry = FrameGeometry(view, pose, intrinsics, depth, confidence)
+        geometry = FrameGeometry(pose, depth, confidence, view=view, intrinsics=intrinsics)
         yield geometry, frames_of(parts.pose)[0]
 
 

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from support import known_room as room
+from support.plain_parameters import PLAIN
 
 import qvggt_core as qvggt
 from qvggt_core.geometry.cloud import read_ply
@@ -26,11 +27,8 @@ POSES = room.straight(FRAMES)
 @pytest.fixture
 def reconstruction() -> qvggt.Reconstruction:
     """Images of the room, through a network that has its exact geometry."""
-    parameters = Parameters(
-        confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-    )
     network = room.KnowingNetwork(POSES, room.Noise())
-    found = qvggt.Reconstruction(LoadedNetwork(network, parameters, {}))
+    found = qvggt.Reconstruction(LoadedNetwork(network, PLAIN, {}))
     for frame in room.frames(POSES):
         found.add(frame.image, room.CAMERA)
     found.finish()

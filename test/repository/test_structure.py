@@ -83,11 +83,6 @@ LAYERS = {
 """From bottom to top: folders and files of each package, those of one layer side by side. A package
 imports those before it; a layer imports those below it, and a folder itself."""
 
-ALLOWED_FOR_NOW = {
-    ("qvggt_core.geometry.cloud", "qvggt_core.stream.frame"),
-}
-"""Imports that point up and are to go."""
-
 
 def module_of(package: str, path: Path) -> str:
     parts = path.relative_to(PACKAGES[package]).with_suffix("").parts
@@ -165,9 +160,7 @@ def test_packages_import_what_lies_below_and_no_ros(package: str, forbidden: set
         f"{path.relative_to(ROOT)} imports {name}"
         for path in files(package)
         for name in imported(path)
-        if name.split(".")[0] in forbidden
-        and path.name not in ROS_FILES
-        and not any(path == MODULES[above] and name == below for above, below in ALLOWED_FOR_NOW)
+        if name.split(".")[0] in forbidden and path.name not in ROS_FILES
     ]
     assert not broken
 
@@ -181,7 +174,7 @@ def test_imports_point_down_between_packages_and_folders() -> None:
         and rank(other) >= rank(module)
         and "." in other
     }
-    assert not up - ALLOWED_FOR_NOW
+    assert not up
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from support.plain_parameters import PLAIN
 from support.recordings import (
     load_mortal_network,
     load_room_network,
@@ -36,15 +37,7 @@ from qvggt_ros.drivers.options import ReplayOptions
 
 BAGS = 20
 CORRUPT = 7
-PARAMETERS = Parameters(
-    confirm=False,
-    refine=False,
-    keyframe_min_motion=0.0,
-    min_confidence_percentile=0.0,
-    window_size=3,
-    window_stride=2,
-    threads=1,
-)
+PARAMETERS = PLAIN.with_values(window_size=3, window_stride=2, threads=1)
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
+from support.plain_parameters import PLAIN
 from support.recordings import RoomNetwork, read_recording, room_entries, stamp_of, write_recording
 from support.replays import evaluate, replay
 
 from qvggt_core.errors import OutputError, RecordingError
-from qvggt_core.parameters import Parameters
 from qvggt_core.report import write_report
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result
@@ -29,11 +29,8 @@ def flight(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def replayed(flight, tmp_path_factory):
-    parameters = Parameters(
-        confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-    )
     output = tmp_path_factory.mktemp("out") / "replay"
-    return replay(flight, output, RoomNetwork(), parameters, report=False)
+    return replay(flight, output, RoomNetwork(), PLAIN, report=False)
 
 
 @pytest.fixture

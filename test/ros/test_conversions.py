@@ -14,10 +14,11 @@ from PIL import Image as PilImage
 from support.recordings import M, camera_info_message, header, image_message, pose_message, stamp_of
 
 from qvggt_core.errors import ImageError
-from qvggt_core.geometry.cloud import Cloud, VoxelMap, frame_cloud, write_ply
+from qvggt_core.geometry.cloud import Cloud, VoxelMap, write_ply
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Scale, View
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_ros.io import conversions, images
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.messages import TYPES, Messages, installed_messages, rosbags_typestore
@@ -467,7 +468,11 @@ def test_points_on_depth_edges_are_left_out():
     depth = np.ones((5, 6), np.float32)
     depth[:, 3:] = 2.0
     edge = FrameGeometry(
-        View(0, np.zeros((5, 6, 3), np.uint8)), np.eye(4), np.eye(3), depth, np.ones_like(depth)
+        np.eye(4),
+        depth,
+        np.ones_like(depth),
+        view=View(0, np.zeros((5, 6, 3), np.uint8)),
+        intrinsics=np.eye(3),
     )
     assert len(frame_cloud(edge, max_depth_edge=0.5)) == 5 * 4
     assert len(frame_cloud(edge, max_depth_edge=1.0)) == 5 * 6
@@ -544,7 +549,7 @@ def test_classes_of_an_installed_ros_get_their_octets_by_frombytes(monkeypatch):
     assert message.data.tobytes() == conversions.depth_message(M, geometry()).data.tobytes()
     info = conversions.depth_info_message(ros, geometry())
     assert info.k == array("d", geometry().intrinsics.ravel())
-    cloud = conversions.cloud_message(ros, frame_cloud(geometry(), 1.0), 5, "optical")
+    cloud = conversions.cloud_message(ros(geometry(), 1.0), 5, "optical")
     assert len(cloud.data) == 23 * cloud.point_step
 
 

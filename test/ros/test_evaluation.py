@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.spatial.transform import Rotation
+from support.plain_parameters import PLAIN
 from support.recordings import (
     HEIGHT,
     INTRINSICS,
@@ -33,7 +34,6 @@ from qvggt_core.errors import EvaluationError, MissingPackageError, ParameterErr
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory_files import write_tum
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
-from qvggt_core.parameters import Parameters
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.schema import Metrics, documentation
 from qvggt_ros.cli import app as cli
@@ -42,9 +42,6 @@ from qvggt_ros.io.messages import rosbags_typestore
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 14
-PARAMETERS = Parameters(
-    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-)
 CAMERA = "camera_optical_frame"
 # The camera looks forward from a mast, 1 m ahead of and 2 m above the base.
 BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([1.0, 0.0, 2.0]))
@@ -133,7 +130,7 @@ def room(tmp_path_factory):
 @pytest.fixture(scope="module")
 def result(room, tmp_path_factory):
     output = tmp_path_factory.mktemp("out") / "room"
-    replay(room, output, RoomNetwork(), PARAMETERS, report=False, evaluation=None)
+    replay(room, output, RoomNetwork(), PLAIN, report=False, evaluation=None)
     return output
 
 
@@ -217,7 +214,7 @@ def test_between_transforms_the_pose_is_interpolated(tmp_path):
         entries.append(("/tf", "TFMessage", stamp_of(index), M.TFMessage(transforms=[moved])))
     bag = write_recording(tmp_path / "in", entries)
     options = EvaluationOptions(ground_truth=f"/tf:world.{CAMERA}")
-    replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False, evaluation=options)
+    replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False, evaluation=options)
     metrics = Metrics.read(tmp_path / "out" / "metrics.json")
     assert metrics.accuracy.segments[0].compared == FRAMES - 1  # nothing after the last transform
     # A chord of two steps lies below the arc y = 0.8 sin(0.12 i) by at most its bend by 8.
@@ -258,7 +255,7 @@ def test_depth_in_millimetres_and_in_metres_known_scale(tmp_path):
     entries = room_entries(4)
     entries += [("/d", "Image", stamp_of(i), depth_image(i, "16UC1")) for i in range(4)]
     bag = write_recording(tmp_path / "in", entries)
-    parameters = PARAMETERS.with_values(metres_per_unit=2.2)
+    parameters = PLAIN.with_values(metres_per_unit=2.2)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), parameters, report=False)
     depth = summary.metrics["accuracy"]["depth"]["alignments"]
     assert set(depth) == {"none", "trajectory", "median"}
@@ -272,7 +269,7 @@ def test_depth_of_another_place_is_not_taken_for_the_cameras(tmp_path):
     entries = room_entries(3)
     entries += [("/d", "Image", stamp_of(i), depth_image(i, frame_id="lidar")) for i in range(3)]
     bag = write_recording(tmp_path / "in", entries)
-    summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     assert summary.metrics["accuracy"]["depth"] is None
     with pytest.raises(RecordingError, match="no depth images on /camera/image_raw"):
         evaluate(tmp_path / "out", EvaluationOptions(depth_topic="/camera/image_raw"))
@@ -284,7 +281,7 @@ def test_depth_of_another_place_is_not_taken_for_the_cameras(tmp_path):
 def test_a_replay_evaluates_as_evaluate_does(room, result, tmp_path):
     options = EvaluationOptions(ground_truth="/odom", rpe_distances=(0.3, 0.5))
     evaluate(result, options)
-    replay(room, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False, evaluation=options)
+    replay(room, tmp_path / "out", RoomNetwork(), PLAIN, report=False, evaluation=options)
     for name in ("metrics.json", "errors.csv", "depth_errors.csv"):
         assert (tmp_path / "out" / name).read_bytes() == (result / name).read_bytes()
 
@@ -318,10 +315,10 @@ def test_a_result_without_its_recording_still_compares_poses(result, room, tmp_p
 def test_a_recording_without_truth_is_reconstructed_unless_truth_is_asked_for(tmp_path):
     entries = [entry for entry in room_entries(3) if entry[0] != "/ground_truth/pose"]
     bag = write_recording(tmp_path / "in", entries)
-    summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     assert summary.metrics["accuracy"] is None
     with pytest.raises(RecordingError, match="no topic that is called ground truth"):
-        replay(bag, tmp_path / "2", RoomNetwork(), PARAMETERS, truth_required=True)
+        replay(bag, tmp_path / "2", RoomNetwork(), PLAIN, truth_required=True)
     assert not (tmp_path / "2").exists()
 
 
@@ -336,18 +333,18 @@ def late_truth(frames):
 
 def test_no_overlap_in_time_is_a_warning_or_an_error_with_the_times(tmp_path):
     bag = write_recording(tmp_path / "in", late_truth(4))
-    summary = replay(bag, tmp_path / "1", RoomNetwork(), PARAMETERS, report=True)
+    summary = replay(bag, tmp_path / "1", RoomNetwork(), PLAIN, report=True)
     assert "999.700 s away" in summary.warnings[-1]
     assert "the ground truth from 1700001000.000 s" in summary.warnings[-1]
     assert Metrics.read(tmp_path / "1" / "metrics.json").warnings == list(summary.warnings)
     with pytest.raises(EvaluationError, match="the reconstruction is in"):
-        replay(bag, tmp_path / "2", RoomNetwork(), PARAMETERS, truth_required=True, report=False)
+        replay(bag, tmp_path / "2", RoomNetwork(), PLAIN, truth_required=True, report=False)
     assert (tmp_path / "2" / "bag" / "metadata.yaml").exists()
 
 
 def test_one_compared_pose_says_that_two_are_the_least(tmp_path):
     bag = write_recording(tmp_path / "in", room_entries(1))
-    summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=True)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=True)
     assert "1 estimated and 1 true positions cannot be aligned" in summary.warnings[-1]
 
 
@@ -358,7 +355,7 @@ def test_a_truth_that_stands_still_says_so(tmp_path):
         message.header.stamp = header(index).stamp
         entries.append(("/ground_truth/pose", "PoseStamped", stamp_of(index), message))
     bag = write_recording(tmp_path / "in", entries)
-    summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     assert "all 4 true positions are the same" in summary.warnings[-1]
 
 
@@ -375,7 +372,7 @@ def test_a_truth_that_knows_one_segment_of_two_gives_that_one(tmp_path):
         entries.append(late(index))
     bag = write_recording(tmp_path / "in", entries)
     network = RecognisingNetwork()
-    summary = replay(bag, tmp_path / "out", network, PARAMETERS, report=True)
+    summary = replay(bag, tmp_path / "out", network, PLAIN, report=True)
     first, second = summary.metrics["accuracy"]["segments"]
     assert (first["compared"], second["compared"]) == (0, 4)
     assert "nearest is" in first["problems"][0]
@@ -388,7 +385,7 @@ def test_broken_true_poses_are_left_out_and_counted(tmp_path):
         if topic == "/ground_truth/pose" and message.header.stamp == header(2).stamp:
             message.pose.position.x = float("nan")
     bag = write_recording(tmp_path / "in", entries)
-    summary = replay(bag, tmp_path / "out", RoomNetwork(), PARAMETERS, report=False)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     accuracy = summary.metrics["accuracy"]
     assert accuracy["segments"][0]["compared"] == 5
     # The replay has not copied it; the truth itself says it.

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from support.plain_parameters import PLAIN
 from support.recordings import (
     HEIGHT,
     INTRINSICS,
@@ -17,7 +18,6 @@ from support.recordings import (
 from support.replays import replay
 
 from qvggt_core.errors import RecordingError
-from qvggt_core.parameters import Parameters
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.io.image_sequence import CAMERA_INFO_TOPIC, IMAGE_TOPIC
@@ -26,9 +26,6 @@ from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.topics import choose_topics
 
 FRAMES = 12
-PARAMETERS = Parameters(
-    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-)
 EXIF_IFD, FOCAL_35 = 0x8769, 0xA405
 
 
@@ -46,7 +43,7 @@ def photos(tmp_path):
 
 
 def run(path, output):
-    return replay(path, output, RoomNetwork(), PARAMETERS)
+    return replay(path, output, RoomNetwork(), PLAIN)
 
 
 def poses(summary) -> np.ndarray:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.plain_parameters import PLAIN
 from support.recordings import (
     HEIGHT,
     START_NS,
@@ -37,12 +38,9 @@ from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.topics import choose_topics
 
 FRAMES = 10
-EVERY_FRAME = Parameters(
-    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-)
 
 
-def run(bag, output, parameters=EVERY_FRAME, report=False, **options):
+def run(bag, output, parameters=PLAIN, report=False, **options):
     return replay(bag, output, RoomNetwork(), parameters, report=report, **options)
 
 
@@ -129,7 +127,7 @@ def test_files_beside_the_recording(result):
 
 
 def test_effective_parameters_can_be_read_back(result):
-    assert Parameters.read(result.output / "effective_params.yaml") == EVERY_FRAME
+    assert Parameters.read(result.output / "effective_params.yaml") == PLAIN
 
 
 def test_the_report_needs_no_other_file_and_no_network(result):
@@ -238,7 +236,7 @@ def test_a_stop_on_request_keeps_what_there_is(room, tmp_path):
 
 
 def test_metric_units_are_named_when_a_parameter_says_so(room, tmp_path):
-    parameters = EVERY_FRAME.with_values(metres_per_unit=2.0)
+    parameters = PLAIN.with_values(metres_per_unit=2.0)
     summary = run(room, tmp_path / "out", parameters=parameters)
     found = read_recording(summary.output / "bag")
     assert found["/qvggt/pose"][0][2].header.frame_id == "map"
@@ -298,7 +296,7 @@ def test_a_failing_network_leaves_what_was_done_until_then(room, tmp_path):
                 raise RuntimeError("out of memory")
             return super().predict(tokens, height, width)
 
-    parameters = EVERY_FRAME.with_values(window_size=4, window_stride=2)
+    parameters = PLAIN.with_values(window_size=4, window_stride=2)
     with pytest.raises(RuntimeError, match="out of memory"):
         replay(room, tmp_path / "out", Failing(), parameters)
     assert not (tmp_path / "out").exists()

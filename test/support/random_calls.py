@@ -20,22 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import qvggt_kernels as kernels
 import torch
-from qvggt_kernels import (
-    GROUP_SIZES,
-    Backend,
-    HeadNorm,
-    IntegerWeight,
-    PackedWeight,
-    PackingError,
-    Rotation,
-    native,
-    operators,
-)
+from qvggt_kernels import native, operators
 
 from support.weights import integer_weight, normal, packed_weight
 
-ERRORS = (PackingError, ValueError, MemoryError)
+ERRORS = (kernels.PackingError, ValueError, MemoryError)
 """What the kernels raise on purpose."""
 
 LINEARS = ("int4_linear", "int4_linear_int8", "integer_linear")
@@ -82,11 +73,16 @@ def random_call(draw: random.Random) -> Call:
     angles = normal(tokens, 1, dim, seed=seed)
     tables = [angles.cos(), angles.sin()] if draw.random() < 0.8 else [None, None]
     flat = [qkv, *norms, 1e-5, *tables]
-    return Call(name, flat, lambda a: (a[0], HeadNorm(*a[1:6]), Rotation(*a[6:])), in_place=True)
+    return Call(
+        name,
+        flat,
+        lambda a: (a[0], kernels.HeadNorm(*a[1:6]), kernels.Rotation(*a[6:])),
+        in_place=True,
+    )
 
 
 def _random_linear(draw: random.Random, name: str, dtype: torch.dtype, seed: int) -> Call:
-    group = draw.choice(GROUP_SIZES)
+    group = draw.choice(kernels.GROUP_SIZES)
     columns, rows = group * draw.randint(1, 4), draw.choice((0, 1, 2, 63, 64, 65, 130))
     shape = [draw.choice((0, 1, 2, 3, 7, 8, 9, 65)) for _ in range(draw.randint(0, 2))]
     x = normal(*shape, columns, dtype=dtype, seed=seed)
@@ -97,9 +93,9 @@ def _random_linear(draw: random.Random, name: str, dtype: torch.dtype, seed: int
         bias = None if bias is None else normal(rows, dtype=dtype, seed=seed)
         weight = integer_weight(rows, columns, bits, bias=bias, activation_bits=draw.choice((8, 4)))
         flat = [x, *weight[:-1], torch.tensor(draw.choice((1.0, 0.5)))]
-        return Call(name, flat, lambda a: (a[0], IntegerWeight(*a[1:])))
+        return Call(name, flat, lambda a: (a[0], kernels.IntegerWeight(*a[1:])))
     packed = packed_weight(rows, columns, group, zeros=draw.random() < 0.5, bias=bias, seed=seed)
-    return Call(name, [x, *packed], lambda a: (a[0], PackedWeight(*a[1:])))
+    return Call(name, [x, *packed], lambda a: (a[0], kernels.PackedWeight(*a[1:])))
 
 
 def mutate(draw: random.Random, call: Call) -> None:
@@ -213,7 +209,7 @@ def _compared(call: Call, before: list[Any], found: Any) -> tuple[str, str]:
         return ("explained", "meta") if found.is_meta else ("lost", describe(call))
     try:
         with torch.no_grad():
-            expected = getattr(operators, call.name)(*arguments, backend=Backend.REFERENCE)
+            expected = getattr(operators, call.name)(*arguments, backend=kernels.Backend.REFERENCE)
     except Exception as error:
         return "lost", f"{describe(call)}: plain PyTorch refuses it: {error!r}"
     expected = before[0] if call.in_place else expected

@@ -36,6 +36,17 @@ def load_scale_and_zero(scales_ptr, zeros_ptr, group, inside):
 
 
 @triton.jit
+def load_words(
+    words_ptr, scales_ptr, zeros_ptr, row, word, words_per_row, inside, LANES: tl.constexpr
+):
+    """Return int16 words of rows, their groups, and the groups' scales and zeros."""
+    group = row * (words_per_row // LANES) + word // LANES
+    words = tl.load(words_ptr + row * words_per_row + word, mask=inside, other=0)
+    scale, zero = load_scale_and_zero(scales_ptr, zeros_ptr, group, inside)
+    return words, group, scale, zero
+
+
+@triton.jit
 def plane_weights(words, scale, zero, PLANE: tl.constexpr, COMPUTE: tl.constexpr):
     """Return one plane of int16 words as weights of COMPUTE, with the bits of the reference.
 
@@ -105,9 +116,9 @@ def requantize_kernel(
     for start in range(0, words_per_row, BLOCK):
         word = (start + tl.arange(0, BLOCK))[None, :]
         inside = (row < rows) & (word < words_per_row)
-        group = row * (words_per_row // LANES) + word // LANES
-        words = tl.load(words_ptr + row * words_per_row + word, mask=inside, other=0)
-        scale, zero = load_scale_and_zero(scales_ptr, zeros_ptr, group, inside)
+        words, group, scale, zero = load_words(
+            words_ptr, scales_ptr, zeros_ptr, row, word, words_per_row, inside, LANES
+        )
         for plane in tl.static_range(4):
             weight = plane_weights(words, scale, zero, plane, tl.float32)
             largest = tl.maximum(largest, tl.abs(weight))
@@ -117,9 +128,9 @@ def requantize_kernel(
     for start in range(0, words_per_row, BLOCK):
         word = (start + tl.arange(0, BLOCK))[None, :]
         inside = (row < rows) & (word < words_per_row)
-        group = row * (words_per_row // LANES) + word // LANES
-        words = tl.load(words_ptr + row * words_per_row + word, mask=inside, other=0)
-        scale, zero = load_scale_and_zero(scales_ptr, zeros_ptr, group, inside)
+        words, group, scale, zero = load_words(
+            words_ptr, scales_ptr, zeros_ptr, row, word, words_per_row, inside, LANES
+        )
         first = out_ptr + group.to(tl.int64) * GROUP + word % LANES
         for plane in tl.static_range(4):
             weight = plane_weights(words, scale, zero, plane, tl.float32)

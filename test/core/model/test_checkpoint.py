@@ -1,11 +1,13 @@
 """Checkpoints are read whole or refused with the first differences; none is held twice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.small_network import ENCODED
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model import (
@@ -18,15 +20,13 @@ from qvggt_core.model import (
     save_checkpoint,
 )
 
-TINY = ModelConfig(
-    img_size=56,
+# As deep as VGGT-1B, whose taps it has.
+TINY = replace(
+    ENCODED,
     embed_dim=128,
     depth=24,
-    num_heads=2,
     encoder=EncoderConfig(128, 2, 2),
-    camera_num_heads=2,
-    dpt_features=16,
-    dpt_out_channels=(8, 8, 16, 16),
+    taps=ModelConfig().taps,
 )
 
 

@@ -32,7 +32,6 @@ from qvggt_core.quantize import (
     CalibrationSet,
     Precision,
     QuantizationSettings,
-    Truth,
     quantize_checkpoint,
     windows_of_frames,
 )
@@ -59,6 +58,7 @@ from qvggt_core.quantize.scaling import (
     searched_factors,
     smoothing_factors,
 )
+from qvggt_core.training.windows import WindowTruth
 
 TINY = replace(small_network.TINY, encoder=EncoderConfig(embed_dim=64, depth=1, num_heads=2))
 
@@ -557,7 +557,7 @@ def test_calibration_pays_where_columns_are_uneven(source, data, tmp_path):
 
 
 def test_ground_truth_can_be_the_target(source, data, tmp_path):
-    truth = Truth(
+    truth = WindowTruth(
         torch.full((6, 2, 28, 42), 2.0),
         torch.eye(4, dtype=torch.float64).expand(6, 2, 4, 4),
         torch.tensor([[40.0, 0, 21], [0, 40, 14], [0, 0, 1]]).double().expand(6, 2, 3, 3),

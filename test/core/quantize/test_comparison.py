@@ -18,7 +18,7 @@ from qvggt_core.geometry.poses import inverse
 from qvggt_core.measure.footprint import measure_footprint
 from qvggt_core.model import Prediction, encode_pose, read_checkpoint
 from qvggt_core.model.checkpoint import save_checkpoint
-from qvggt_core.quantize import PRESETS, CalibrationSet, Truth, planned_sizes
+from qvggt_core.quantize import PRESETS, CalibrationSet, planned_sizes
 from qvggt_core.quantize.calibration_sources import pool_windows
 from qvggt_core.quantize.comparison import Protocol, run_studies
 from qvggt_core.quantize.scores import METRICS, run_windows, score_outputs
@@ -26,7 +26,7 @@ from qvggt_core.quantize.sensitivity import BLOCK, auto_plan, draw_heat_map, swe
 from qvggt_core.quantize.study import STUDIES, Study, load_study
 from qvggt_core.report.recipe_comparison import write_tables
 from qvggt_core.training.clips import Pool, PoolConfig, render_clip
-from qvggt_core.training.windows import Windows, evaluation_windows
+from qvggt_core.training.windows import Windows, WindowTruth, evaluation_windows
 
 
 def rendered_pool(evaluation: bool) -> Pool:
@@ -305,7 +305,7 @@ def test_evaluation_flights_are_not_for_calibration():
 
 
 def test_a_calibration_set_carries_its_truth(data):
-    assert isinstance(data.truth, Truth)
+    assert isinstance(data.truth, WindowTruth)
     part = data.part([2, 0])
     assert torch.equal(part.truth.depth[1].nan_to_num(), data.truth.depth[0].nan_to_num())
     assert part.sha256() != data.sha256()

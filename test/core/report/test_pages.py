@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from support.browser import difference, needs_browser, open_browser, picture_of, show, wait_for
+from support.plain_parameters import PLAIN
 from support.recordings import (
     HEIGHT,
     INTRINSICS,
@@ -19,7 +20,6 @@ from support.recordings import (
 )
 from support.replays import replay
 
-from qvggt_core.parameters import Parameters
 from qvggt_core.report import write_comparison
 from qvggt_core.results.result import Result
 from qvggt_ros.drivers.replay import Watcher
@@ -28,9 +28,6 @@ pytestmark = needs_browser
 
 FRAMES = 12
 CANVAS = "document.querySelector('#cloud')"
-PARAMETERS = Parameters(
-    confirm=False, refine=False, keyframe_min_motion=0.0, min_confidence_percentile=0.0
-)
 
 
 def depth_message(index):
@@ -57,7 +54,7 @@ def results(tmp_path_factory):
         folder / "in" / "bare", [e for e in room_entries(4) if "truth" not in e[0]]
     )
     for bag in (full, bare):
-        replay(bag, folder / bag.name, RoomNetwork(), PARAMETERS)
+        replay(bag, folder / bag.name, RoomNetwork(), PLAIN)
     results = {folder / name: Result.read(folder / name) for name in ("full", "bare")}
     write_comparison(folder / "compare.html", results)
     return folder
@@ -246,7 +243,7 @@ def test_a_reconstruction_is_shown_while_it_grows_on_loopback(driver, results, t
             bag,
             tmp_path / "out",
             RoomNetwork(),
-            PARAMETERS,
+            PLAIN,
             report=False,
             watcher=Watcher(grown=watch),
         )

@@ -60,11 +60,11 @@ def geometry(index: int) -> FrameGeometry:
     half = pose(index)
     half[:3, 3] *= 0.5
     return FrameGeometry(
-        View(STAMPS_NS[index], np.full((9, 12, 3), 10 * index, np.uint8)),
         half,
-        np.array([[10.0, 0.0, 6.0], [0.0, 10.0, 4.5], [0.0, 0.0, 1.0]]),
         np.full((9, 12), 2.0, np.float32),
         np.full((9, 12), 3.0, np.float32),
+        view=View(STAMPS_NS[index], np.full((9, 12, 3), 10 * index, np.uint8)),
+        intrinsics=np.array([[10.0, 0.0, 6.0], [0.0, 10.0, 4.5], [0.0, 0.0, 1.0]]),
     )
 
 

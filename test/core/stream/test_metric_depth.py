@@ -54,7 +54,7 @@ def test_a_network_for_several_views_is_refused() -> None:
 
 def geometry(depth: np.ndarray) -> FrameGeometry:
     view = View(0, np.zeros((*depth.shape, 3), np.uint8), INTRINSICS)
-    return FrameGeometry(view, np.eye(4), INTRINSICS, depth, np.ones_like(depth))
+    return FrameGeometry(np.eye(4), depth, np.ones_like(depth), view=view, intrinsics=INTRINSICS)
 
 
 def test_the_unit_is_a_median_and_outliers_widen_the_spread_alone() -> None:

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from support.plain_parameters import PLAIN
 from support.small_network import STACK, open_state
 from support.torch_network import images, network
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model import VGGT, decode_pose
-from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor, TorchNetwork
 
 
@@ -56,13 +56,8 @@ def test_a_stream_is_bit_equal_with_and_without_the_cache(made, dtype):
             return torch_network.predict(tokens, height, width, newest)
 
     # An untrained network agrees with itself on nothing, so that no window is refused.
-    parameters = Parameters(
-        confirm=False,
-        refine=False,
-        keyframe_min_motion=0,
-        window_size=4,
-        window_stride=2,
-        max_scale_spread=10,
+    parameters = PLAIN.with_values(
+        min_confidence_percentile=20, window_size=4, window_stride=2, max_scale_spread=10
     )
     runs = []
     for chosen in (torch_network, Forgetful()):

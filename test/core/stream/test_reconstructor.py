@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from support import known_room as room
+from support.plain_parameters import PLAIN
 from support.streams import assert_true_up_to_the_unit, events, geometries, run, stamps, start
 
 from qvggt_core.errors import ImageError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL
-from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor
 
 SECOND = 1_000_000_000
@@ -73,14 +73,7 @@ def test_the_encoder_sees_every_view_once_and_the_cache_changes_nothing():
             )
 
     forgetful = Forgetful(poses, room.USUAL)
-    parameters = Parameters(
-        confirm=False,
-        refine=False,
-        keyframe_min_motion=0,
-        min_confidence_percentile=0,
-        window_size=6,
-        window_stride=2,
-    )
+    parameters = PLAIN.with_values(window_size=6, window_stride=2)
     uncached = run(Reconstructor(forgetful, parameters), frames)
     assert len(forgetful.encoded) > 2 * len(poses)
     for one, other in zip(geometries(cached), geometries(uncached), strict=True):
@@ -342,15 +335,7 @@ def test_the_cameras_of_a_rig_see_one_window_and_lie_in_one_map():
     turn[:3, :3] = Rotation.from_euler("y", 30, degrees=True).as_matrix()
     both, pairs = rig_frames(poses, turn)
     network = room.KnowingNetwork(both, room.Noise())
-    parameters = Parameters(
-        confirm=False,
-        refine=False,
-        keyframe_min_motion=0.0,
-        min_confidence_percentile=0.0,
-        cameras=["front", "side"],
-        window_size=8,
-        window_stride=4,
-    )
+    parameters = PLAIN.with_values(cameras=["front", "side"], window_size=8, window_stride=4)
     reconstructor = Reconstructor(network, parameters)
     results = [r for pair in pairs for r in reconstructor.add(*pair)]
     results += reconstructor.flush()
@@ -383,9 +368,7 @@ def test_depth_is_asked_for_new_views_and_for_those_that_give_the_scale(size, st
 
     values = {"window_size": size, "window_stride": stride, "scale_views": scale_views}
     network = Asked(poses)
-    parameters = Parameters(
-        confirm=False, refine=False, keyframe_min_motion=0, min_confidence_percentile=0, **values
-    )
+    parameters = PLAIN.with_values(**values)
     frames = room.frames(poses)
     results = run(Reconstructor(network, parameters), frames)
     # Each frame gets its depth once, and the windows fit whatever number gives their scale.

@@ -64,7 +64,7 @@ def test_heads_give_the_same_loss_wherever_in_the_world_a_window_lies() -> None:
     losses = []
     for moved in (poses, elsewhere @ poses):
         images = torch.zeros(1, 2, 3, 24, 32, dtype=torch.uint8)
-        windows = Windows(images, depth, moved, intrinsics)
+        windows = Windows(depth, moved, intrinsics, images)
         targets = window_targets(depth, moved, intrinsics, pixel_stride=4)
         terms = heads.losses(patches, camera, windows, targets)
         losses.append([float(term.detach()) for term in terms.values()])
@@ -80,7 +80,7 @@ def test_a_camera_tokens_pose_is_learned_from_the_token_alone() -> None:
     depth = torch.ones(1, 2, 24, 32)
     poses = torch.eye(4, dtype=torch.float64).repeat(1, 2, 1, 1)
     intrinsics = torch.tensor([[30.0, 0, 16], [0, 30.0, 12], [0, 0, 1]]).double().repeat(1, 2, 1, 1)
-    windows = Windows(torch.zeros(1, 2, 3, 24, 32, dtype=torch.uint8), depth, poses, intrinsics)
+    windows = Windows(depth, poses, intrinsics, torch.zeros(1, 2, 3, 24, 32, dtype=torch.uint8))
     targets = window_targets(depth, poses, intrinsics, pixel_stride=4)
     heads.losses(patches, camera, windows, targets)["pose"].backward()
     assert camera.grad is not None

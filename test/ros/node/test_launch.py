@@ -168,21 +168,24 @@ def test_a_missing_checkpoint_is_named_and_ends_the_node(launch, tmp_path):
     assert "Traceback" not in output, output
 
 
-def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
-    it = launch("autostart:=false", "preset:=low_memory", "namespace:=other")
-    get = ["ros2", "lifecycle", "get", "/other/reconstruct"]
+def await_unconfigured(it, node):
+    get = ["ros2", "lifecycle", "get", node]
     end = time.monotonic() + 60
     while "unconfigured" not in subprocess.run(get, capture_output=True, text=True).stdout:
         assert time.monotonic() < end, it.log.read_text()
+
+
+def parameter_value(node, name):
+    get = ["ros2", "param", "get", node, name]
+    return subprocess.run(get, capture_output=True, text=True, timeout=60).stdout
+
+
+def test_without_autostart_the_life_cycle_is_in_other_hands(launch):
+    it = launch("autostart:=false", "preset:=low_memory", "namespace:=other")
+    await_unconfigured(it, "/other/reconstruct")
     for transition in ("configure", "activate"):
         lifecycle("/other/reconstruct", transition)
-    size = subprocess.run(
-        ["ros2", "param", "get", "/other/reconstruct", "window_size"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "4" in size.stdout
+    assert "4" in parameter_value("/other/reconstruct", "window_size")
     it.interrupt()
 
 
@@ -217,17 +220,8 @@ def test_a_parameter_file_holds_against_arguments_that_were_not_given(launch, tm
     file = tmp_path / "parameters.yaml"
     file.write_text("/**:\n  ros__parameters:\n    autostart: false\n    use_sim_time: true\n")
     it = launch(f"params_file:={file}", "namespace:=held")
-    get = ["ros2", "lifecycle", "get", "/held/reconstruct"]
-    end = time.monotonic() + 60
-    while "unconfigured" not in subprocess.run(get, capture_output=True, text=True).stdout:
-        assert time.monotonic() < end, it.log.read_text()
-    sim_time = subprocess.run(
-        ["ros2", "param", "get", "/held/reconstruct", "use_sim_time"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "True" in sim_time.stdout
+    await_unconfigured(it, "/held/reconstruct")
+    assert "True" in parameter_value("/held/reconstruct", "use_sim_time")
     it.interrupt()
 
 

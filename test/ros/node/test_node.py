@@ -24,6 +24,7 @@ from support.recordings import camera_info_message, header, stamp_of, world_from
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, quaternion
 from qvggt_ros.io.conversions import stamp_ns
+from qvggt_ros.publishing import OUTPUTS
 
 SUCCESS = TransitionCallbackReturn.SUCCESS
 
@@ -58,14 +59,8 @@ def test_two_lives_leave_nothing_behind():
 
 
 def test_each_image_gets_its_geometry_with_its_own_stamp():
-    outputs = {
-        "pose": "PoseStamped",
-        "odometry": "Odometry",
-        "depth/image": "Image",
-        "depth/camera_info": "CameraInfo",
-        "confidence": "Image",
-        "points": "PointCloud2",
-    }
+    outputs = {topic: name for topic, name in OUTPUTS.items() if topic not in ("path", "tf")}
+    assert len(outputs) == 6
     with robot() as it:
         assert it.node.start()
         for topic, name in outputs.items():

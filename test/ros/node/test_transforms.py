@@ -161,10 +161,15 @@ def test_a_robot_without_a_description_is_a_warning_for_as_long():
         it.spin_until(drive.owned)
 
 
+OWNS_ODOM_TO_BASE = {
+    "publish_tf": "odom_to_base",
+    "min_odometry_distance": 0.2,
+    "diagnostics_period_s": 0.2,
+}
+
+
 def test_two_owners_of_one_frame_are_named():
-    with robot(
-        publish_tf="odom_to_base", min_odometry_distance=0.2, diagnostics_period_s=0.2
-    ) as it:
+    with robot(**OWNS_ODOM_TO_BASE) as it:
         assert it.node.start()
         drive = Drive(it, odometry_tf=True)
         drive.go(now_ns() - 20 * PERIOD_NS, range(8))
@@ -172,9 +177,7 @@ def test_two_owners_of_one_frame_are_named():
 
 
 def test_the_own_transforms_are_no_one_else_s():
-    with robot(
-        publish_tf="odom_to_base", min_odometry_distance=0.2, diagnostics_period_s=0.2
-    ) as it:
+    with robot(**OWNS_ODOM_TO_BASE) as it:
         assert it.node.start()
         drive = Drive(it, odometry_tf=False)
         drive.go(now_ns() - 20 * PERIOD_NS)

@@ -1,0 +1,156 @@
+"""Keyframes of the local map: what two of them share, turns, and views that can found a map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream.tracks import Tracks
+from qvggt_core.stream.two_view import relate, turn_between
+from qvggt_core.stream.uncertainty import between
+
+PIXEL_SIGMA = 1.0
+"""Standard deviation in pixels that a track's position is taken to have; what is left in practice
+is 0.3 to 0.8 of it."""
+
+MIN_SHARED = 30
+"""Points that two views share at least, for anything to be concluded from both."""
+
+# Median image motion in pixels, beside that of a turn, from which a camera has moved.
+_NO_PARALLAX = 0.5
+# Two views found the map once they see its points from angles that differ by a degree.
+_MIN_PARALLAX = float(np.radians(1.0))
+_MIN_AGREEING = 0.6
+_FEWEST_TO_FOUND = 4
+_PARALLAX_TO_FOUND = 2.0
+
+
+@dataclass
+class Keyframe:
+    """A pose that is adjusted, and what was seen from there.
+
+    Attributes:
+        camera_from_map: (4, 4).
+        tracks: the points in its image.
+        only_turned: whether the camera did nothing but turn since the keyframe before.
+        step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
+            translation in the camera's frame.
+    """
+
+    camera_from_map: NDArray[np.float64]
+    tracks: Tracks
+    only_turned: bool = False
+    step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
+
+    def rescale(self, centre: NDArray[np.float64], factor: float) -> None:
+        """Multiply all lengths about a place (3,) in the map."""
+        unit = np.repeat([1.0, factor], 3)
+        self.camera_from_map = scaled_pose(self.camera_from_map, centre, factor)
+        self.step = self.step * np.outer(unit, unit)
+
+
+def scaled_pose(
+    camera_from_map: NDArray[np.float64], centre: NDArray[np.float64], factor: float
+) -> NDArray[np.float64]:
+    """Return a pose (4, 4) with its camera's centre moved away from another one by a factor."""
+    map_from_camera = inverse(camera_from_map)
+    map_from_camera[:3, 3] = centre + factor * (map_from_camera[:3, 3] - centre)
+    return inverse(map_from_camera)
+
+
+def shared(one: Tracks, other: Tracks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the indices in both of the points that two images share."""
+    _, first, second = np.intersect1d(one.ids, other.ids, assume_unique=True, return_indices=True)
+    return first, second
+
+
+def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np.float64] | None:
+    """Return the pose (4, 4) if a turn since the last keyframe explains what is seen.
+
+    A motion has then no effect that could be seen, and so none should be found: distances
+    without parallax leave room for one, with a wrong turn to match.
+    """
+    found = None
+    for keyframe in reversed(keyframes):
+        if keyframe.tracks is tracks:
+            continue
+        one, other = shared(keyframe.tracks, tracks)
+        if len(one) < MIN_SHARED:
+            break
+        rotation, rest = turn_between(keyframe.tracks.rays[one], tracks.rays[other])
+        if float(np.median(rest)) * tracks.focal > _NO_PARALLAX:
+            return None
+        if found is None:
+            found = transform(rotation, np.zeros(3)) @ keyframe.camera_from_map
+        # A slow motion shows against the first of several that only turned.
+        if not keyframe.only_turned:
+            break
+    return found
+
+
+def turning_pairs(keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Return the pairs (P, 2) of keyframes between which the camera only turned."""
+    later = [
+        number
+        for number, keyframe in enumerate(keyframes)
+        if number > 0 and keyframe.only_turned and is_free[number]
+    ]
+    return np.array([(number - 1, number) for number in later], np.int64).reshape(-1, 2)
+
+
+def last_step(
+    keyframes: Sequence[Keyframe], covariance: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the covariance (6, 6) of the last keyframe against the one before it.
+
+    Args:
+        keyframes: of an adjustment, its free ones last.
+        covariance: (6 F, 6 F) of the free ones.
+    """
+    if len(covariance) < 12:
+        return covariance
+    last_from_former = keyframes[-1].camera_from_map @ inverse(keyframes[-2].camera_from_map)
+    return between(covariance[-12:, -12:], last_from_former)
+
+
+@dataclass(frozen=True)
+class FoundingViews:
+    """Two keyframes whose parallax gives the distances of points.
+
+    Attributes:
+        first: index of the earlier one; the later one is the newest keyframe.
+        ids: (N,) numbers of the points.
+        points: (N, 3) in the earlier one's camera, in units of the distance between the two.
+    """
+
+    first: int
+    ids: NDArray[np.int64]
+    points: NDArray[np.float64]
+
+
+def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
+    """Return the newest keyframe and the oldest that shares enough with it, if they can found."""
+    newest = keyframes[-1].tracks
+    enough = (
+        number
+        for number, keyframe in enumerate(keyframes[: 1 - _FEWEST_TO_FOUND])
+        if len(shared(keyframe.tracks, newest)[0]) >= MIN_SHARED
+    )
+    number = next(enough, None)
+    if number is None:
+        return None
+    oldest = keyframes[number].tracks
+    one, other = shared(oldest, newest)
+    first, second = oldest.rays[one], newest.rays[other]
+    _, rest = turn_between(first, second)
+    if float(np.median(rest)) * newest.focal < _PARALLAX_TO_FOUND:
+        return None
+    views = relate(first, second, PIXEL_SIGMA / newest.focal)
+    if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
+        return None
+    agrees = views.agrees
+    return FoundingViews(number, oldest.ids[one][agrees], views.points[agrees])

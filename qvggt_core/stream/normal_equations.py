@@ -1,0 +1,217 @@
+"""The linear system of one step of bundle adjustment, and its solution by the Schur complement.
+
+Triggs, McLauchlan, Hartley, Fitzgibbon, "Bundle adjustment, a modern synthesis", 2000, section 6.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import cho_factor, cho_solve
+
+from qvggt_core.stream.bundle import Bundle, Evaluation, tangents
+from qvggt_core.stream.map_points import pose_jacobian
+
+# Keeps what nothing observes invertible.
+_LEAST = 1e-9
+
+
+class Plan:
+    """Orders and indices of a bundle that stay the same over the iterations."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        """Sort the observations by point and by free camera."""
+        self.free = np.flatnonzero(bundle.is_free)
+        self.slots = np.full(len(bundle.is_free), -1)
+        self.slots[self.free] = np.arange(len(self.free))
+        slot = self.slots[bundle.camera]
+        self.moving = np.flatnonzero(slot >= 0)
+        self.slot = slot[self.moving]
+        self.by_point = np.argsort(bundle.point, kind="stable")
+        self.seen, self.starts = np.unique(bundle.point[self.by_point], return_index=True)
+        self.by_pose = np.argsort(self.slot, kind="stable")
+        edges = np.arange(len(self.free) + 1)
+        self.pose_bounds = np.searchsorted(self.slot[self.by_pose], edges).tolist()
+
+
+@dataclass(frozen=True)
+class Normals:
+    """One kind's part of the normal equations: n unknowns of size d each, uncoupled.
+
+    Attributes:
+        blocks: (n, d, d) second derivatives.
+        gradient: (n, d).
+    """
+
+    blocks: NDArray[np.float64]
+    gradient: NDArray[np.float64]
+
+    def damped(self, damping: float) -> NDArray[np.float64]:
+        """Return the blocks with Marquardt's factor on their diagonals."""
+        result = self.blocks.copy()
+        diagonal = np.arange(result.shape[1])
+        result[:, diagonal, diagonal] *= 1.0 + damping
+        return result
+
+
+@dataclass(frozen=True)
+class System:
+    """The normal equations: poses, points, and what couples them.
+
+    Attributes:
+        poses: of the F free cameras.
+        points: of the L points.
+        coupling: (N', 6, 3) of the observations by free cameras.
+        point: (N',) their points.
+        slot: (N',) their cameras' places among the free ones.
+        between: (6 F, 6 F) what couples poses directly.
+    """
+
+    poses: Normals
+    points: Normals
+    coupling: NDArray[np.float64]
+    point: NDArray[np.int64]
+    slot: NDArray[np.int64]
+    between: NDArray[np.float64]
+
+    def solve(self, damping: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Return the steps of poses (F, 6) and points (L, 3), or None if there is none."""
+        factors = self._point_factors(damping)
+        white = self._whitened_coupling(factors)
+        gradient = (self.points.gradient[:, None] @ factors)[:, 0]
+        right = self.poses.gradient.ravel() - white.T @ gradient.ravel()
+        try:
+            factor = cho_factor(self._pose_matrix(white, damping), check_finite=False)
+        except np.linalg.LinAlgError:
+            return None
+        poses = cho_solve(factor, right, check_finite=False)
+        rest = gradient - (white @ poses).reshape(-1, 3)
+        points = (factors @ rest[:, :, None])[:, :, 0]
+        return -poses.reshape(-1, 6), -points
+
+    def covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return the poses' covariance (6 F, 6 F), and sigmas (L,) of the inverse distances.
+
+        The former has the points marginalised, the latter the poses given.
+        """
+        factors = self._point_factors(0.0)
+        matrix = self._pose_matrix(self._whitened_coupling(factors), 0.0)
+        try:
+            found = cho_solve(cho_factor(matrix, check_finite=False), np.eye(len(matrix)))
+        except np.linalg.LinAlgError:
+            found = np.full(matrix.shape, np.inf)
+        return found, np.sqrt((factors[:, 2] ** 2).sum(axis=1))
+
+    def _point_factors(self, damping: float) -> NDArray[np.float64]:
+        return _inverse_factors(self.points.damped(damping) + _LEAST * np.eye(3))
+
+    def _whitened_coupling(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return W (3 L, 6 F), with W^T W what the points take from the poses' matrix."""
+        count, points = len(self.poses.blocks), len(self.points.blocks)
+        spread = np.zeros((points, 3, count, 6))
+        coupled = self.coupling @ factors[self.point]
+        spread[self.point, :, self.slot] = coupled.transpose(0, 2, 1)
+        return spread.reshape(points * 3, count * 6)
+
+    def _pose_matrix(self, white: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
+        matrix = self.between - white.T @ white
+        for i, block in enumerate(self.poses.damped(damping)):
+            matrix[6 * i : 6 * i + 6, 6 * i : 6 * i + 6] += block
+        return matrix
+
+
+def linearise(here: Evaluation, plan: Plan) -> System:
+    """Return the normal equations at a bundle; the sigma of its rays stays outside."""
+    bundle, seen = here.bundle, here.projection
+    root = np.sqrt(here.weights) / bundle.sigma
+    by_point = _point_jacobian(here, root)
+    moving, rho = plan.moving, bundle.points.inverse_distance[bundle.point]
+    by_pose = pose_jacobian(seen.rays[moving], (rho / seen.depth)[moving])
+    by_pose *= root[moving, None, None]
+    error = root[:, None] * seen.residual * bundle.sigma
+    poses = _pose_normals(plan, by_pose, error[moving])
+    between, pull = _turning_normals(bundle, plan)
+    return System(
+        Normals(poses.blocks, poses.gradient + pull),
+        _point_normals(bundle, plan, by_point, error),
+        by_pose.transpose(0, 2, 1) @ by_point[moving],
+        bundle.point[moving],
+        plan.slot,
+        between,
+    )
+
+
+def _point_jacobian(here: Evaluation, root: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return d rays / d (u, v, rho) (N, 2, 3), weighted."""
+    bundle, seen = here.bundle, here.projection
+    axes = np.stack(tangents(bundle.points.directions), axis=2)[bundle.point]
+    about = np.empty((len(root), 3, 3))
+    about[:, :, :2] = bundle.camera_from_map[bundle.camera, :3, :3] @ axes
+    about[:, :, 2] = seen.origins
+    result = about[:, :2] - seen.rays[:, :, None] * about[:, 2:]
+    result *= (root / seen.depth)[:, None, None]
+    return result
+
+
+def _point_normals(
+    bundle: Bundle, plan: Plan, by_point: NDArray[np.float64], error: NDArray[np.float64]
+) -> Normals:
+    points = bundle.points
+    blocks, gradient = np.zeros((len(points), 3, 3)), np.zeros((len(points), 3))
+    ordered = by_point[plan.by_point]
+    turned = ordered.transpose(0, 2, 1)
+    blocks[plan.seen] = np.add.reduceat(turned @ ordered, plan.starts, axis=0)
+    pulled = (turned @ error[plan.by_point][:, :, None])[:, :, 0]
+    gradient[plan.seen] = np.add.reduceat(pulled, plan.starts, axis=0)
+    information = points.prior_sigma**-2.0
+    blocks[:, 2, 2] += information
+    gradient[:, 2] += information * (points.inverse_distance - points.prior)
+    return Normals(blocks, gradient)
+
+
+def _pose_normals(plan: Plan, by_pose: NDArray[np.float64], error: NDArray[np.float64]) -> Normals:
+    count = len(plan.free)
+    blocks, gradient = np.zeros((count, 6, 6)), np.zeros((count, 6))
+    for i in range(count):
+        rows = plan.by_pose[plan.pose_bounds[i] : plan.pose_bounds[i + 1]]
+        jacobian = by_pose[rows].reshape(-1, 6)
+        blocks[i] = jacobian.T @ jacobian + _LEAST * np.eye(6)
+        gradient[i] = jacobian.T @ error[rows].ravel()
+    return Normals(blocks, gradient)
+
+
+def _turning_normals(bundle: Bundle, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return what pairs that share a centre add to the poses' matrix and gradient."""
+    count = len(plan.free)
+    matrix, gradient = np.zeros((6 * count, 6 * count)), np.zeros((count, 6))
+    for pair in bundle.turning:
+        off = bundle.centres_apart(pair)
+        parts = [
+            (
+                int(plan.slots[camera]),
+                sign * bundle.camera_from_map[camera, :3, :3].T / bundle.turning_sigma,
+            )
+            for camera, sign in zip(pair, (1.0, -1.0), strict=True)
+            if plan.slots[camera] >= 0
+        ]
+        for slot, jacobian in parts:
+            gradient[slot, 3:] += jacobian.T @ off
+            for other, second in parts:
+                rows = slice(6 * slot + 3, 6 * slot + 6)
+                matrix[rows, 6 * other + 3 : 6 * other + 6] += jacobian.T @ second
+    return matrix, gradient
+
+
+def _inverse_factors(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return F (L, 3, 3), upper triangular, with F F^T the inverses of positive matrices."""
+    lower = np.linalg.cholesky(blocks)
+    result = np.zeros_like(lower)
+    a, b, c = lower[:, 0, 0], lower[:, 1, 1], lower[:, 2, 2]
+    d, e, f = lower[:, 1, 0], lower[:, 2, 0], lower[:, 2, 1]
+    result[:, 0, 0], result[:, 1, 1], result[:, 2, 2] = 1 / a, 1 / b, 1 / c
+    result[:, 0, 1] = -d / (a * b)
+    result[:, 1, 2] = -f / (b * c)
+    result[:, 0, 2] = (d * f - b * e) / (a * b * c)
+    return result
