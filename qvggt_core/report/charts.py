@@ -12,6 +12,9 @@ from qvggt_core.results.errors import PoseErrors
 from qvggt_core.results.result import Result
 
 _BINS = 24
+_VERDICT_COLORS = {"confirmed": "c4", "undecided": "c6", "contradicted": "c8"}
+# What fits the motion that badly is wrong; how badly does not matter.
+_LARGEST_RATIO = 2.0
 
 
 def charts_of(result: Result) -> dict[str, Any]:
@@ -24,14 +27,15 @@ def charts_of(result: Result) -> dict[str, Any]:
         when = result.seconds([row.stamp_ns for row in depth])
         line = series("AbsRel", when, [row.errors.abs_rel for row in depth], "c1", area=True)
         charts["depth"] = _line("AbsRel", "Depth error over time", [line], zero=True)
+    if result.windows:
+        charts["verdicts"] = _verdict_chart(result)
     return {**charts, **_resources(result)}
 
 
 def path_chart(label: str, result: Result) -> dict[str, Any]:
     """Return a chart of the path from above, beside the truth if there is one."""
-    unit, positions = result.metrics.result.unit, result.track.positions
-    x, y = positions[:, 0], positions[:, 1]
-    lines = [series("path", x, y, "c3", time=result.track.seconds, ends=True)]
+    unit = result.metrics.result.unit
+    lines = _path_by_verdict(result)
     if result.errors is not None:
         truth, when = result.errors.truth, result.seconds(result.errors.stamps_ns)
         lines.insert(0, series("truth", truth[:, 0], truth[:, 1], "c2", time=when, dash=True))
@@ -43,6 +47,44 @@ def path_chart(label: str, result: Result) -> dict[str, Any]:
         "series": lines,
         "timed": True,
     }
+
+
+def _path_by_verdict(result: Result) -> list[dict[str, Any]]:
+    """Return the path as one line, or as one for each verdict of the images on its windows."""
+    track = result.track
+    x, y = track.positions[:, 0], track.positions[:, 1]
+    stamps, verdicts = np.asarray(track.stamps_ns), np.full(len(x), "", dtype=object)
+    for first, last, verdict, _ in result.windows:
+        verdicts[(stamps >= first) & (stamps <= last)] = verdict
+    shown = [verdict for verdict in _VERDICT_COLORS if (verdicts == verdict).any()]
+    if len(shown) < 2:
+        return [series("path", x, y, "c3", time=track.seconds, ends=True)]
+    lines = [series("path", x, y, "c2", time=track.seconds, ends=True, thin=True)]
+    for verdict in shown:
+        # With the pose before, so that the lines join.
+        here = verdicts == verdict
+        here[:-1] |= here[1:]
+        line = np.where(here, y, np.nan)
+        lines.append(series(verdict, x, line, _VERDICT_COLORS[verdict], time=track.seconds))
+    return lines
+
+
+def _verdict_chart(result: Result) -> dict[str, Any]:
+    """Return a chart of how well the network's geometry fits the image motion, by window."""
+    lines = []
+    for verdict, color in _VERDICT_COLORS.items():
+        rows = [
+            row
+            for first, last, found, ratio in result.windows
+            if found == verdict
+            for row in ((first, ratio), (last, ratio), (last, np.nan))
+        ]
+        if rows:
+            stamps = np.array([stamp for stamp, _ in rows], np.int64)
+            ratios = [min(ratio, _LARGEST_RATIO) for _, ratio in rows]
+            lines.append(series(verdict, result.seconds(stamps), ratios, color))
+    title = "What the images say of the network's geometry"
+    return _line("residual by motion", title, lines, zero=True)
 
 
 def _axes(result: Result) -> dict[str, Any]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from qvggt_core.report.page import painted, photo, ramp
 from qvggt_core.report.pictures import limits
@@ -13,6 +15,9 @@ from qvggt_core.results.samples import Samples
 
 _DEPTH_COLORS, _CONFIDENCE_COLORS, _ERROR_COLORS = "turbo_r", "viridis", "magma"
 _LARGEST_ERROR = 0.2
+_DRAWN_WIDTH = 480
+_POINT_LIMITS = (1.0, 3.0)
+_POINT_COLORS = ((76, 194, 116), (226, 192, 68), (247, 60, 90))
 _SCALINGS = {"none": "nothing", "trajectory": "the trajectory", "median": "medians"}
 
 
@@ -72,9 +77,15 @@ class _Frames:
     def rows(self) -> list[tuple[str, str]]:
         """Name and key of each row of pictures."""
         rows = [("image", "image"), ("depth", "depth")]
+        if self._has_points:
+            rows.insert(1, ("points", "points"))
         if self.has_truth:
             rows += [("true depth", "truth"), ("error", "error")]
         return [*rows, ("confidence", "confidence")] if self._is_sure else rows
+
+    @property
+    def _has_points(self) -> bool:
+        return self._samples.followed is not None and len(self._samples.followed) > 0
 
     @property
     def ramps(self) -> list[dict[str, str]]:
@@ -101,6 +112,11 @@ class _Frames:
             caption += (
                 " The depth is scaled by the trajectory's alignment, so that errors of scale show."
             )
+        if self._has_points:
+            caption += (
+                " Points that were followed are green where they lie within a pixel of where map "
+                "and pose put them, yellow within three, else red; lines lead there."
+            )
         return caption
 
     def frame(self, index: int) -> dict[str, str]:
@@ -115,6 +131,8 @@ class _Frames:
                 samples.confidences[index], _CONFIDENCE_COLORS, self._least, self._most
             ),
         }
+        if self._has_points:
+            frame["points"] = photo(_with_points(samples.images[index], samples.points(index)))
         if self._truths is not None:
             truth = self._truths[index]
             with np.errstate(invalid="ignore", divide="ignore"):
@@ -122,6 +140,22 @@ class _Frames:
             frame["truth"] = painted(truth, _DEPTH_COLORS, self._near, self._far)
             frame["error"] = painted(error, _ERROR_COLORS, 0.0, _LARGEST_ERROR)
         return frame
+
+
+def _with_points(image: NDArray[np.uint8], points: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return an image, enlarged, with followed points (P, 4) and where they were expected."""
+    enlarged = max(1, round(_DRAWN_WIDTH / image.shape[1]))
+    height, width = enlarged * image.shape[0], enlarged * image.shape[1]
+    drawn = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR) // 2
+    shift = 4
+    places = np.rint(((points + 0.5) * enlarged - 0.5) * 2**shift)
+    places = places.clip(-(2**20), 2**20).astype(int)
+    off = np.linalg.norm(points[:, :2] - points[:, 2:], axis=1)
+    for (x, y, there_x, there_y), pixels in zip(places.tolist(), off, strict=True):
+        color = _POINT_COLORS[int(np.searchsorted(_POINT_LIMITS, pixels))]
+        cv2.line(drawn, (x, y), (there_x, there_y), color, 1, cv2.LINE_AA, shift)
+        cv2.circle(drawn, (x, y), 2 << shift, color, cv2.FILLED, cv2.LINE_AA, shift)
+    return np.asarray(drawn, np.uint8)
 
 
 def _depth_rows(result: Result) -> list[list[str]]:

@@ -25,6 +25,8 @@ class ResultBuilder:
         tracks: camera poses per segment.
         seconds: wall time per step of the reconstruction.
         valid_depth: share of valid pixels, summed over the frames.
+        windows: what the images say of each window: stamps of its first and last new frame, the
+            verdict, and the residual as a share of the motion.
     """
 
     def __init__(self, parameters: Parameters) -> None:
@@ -32,6 +34,7 @@ class ResultBuilder:
         self.tracks: dict[int, Track] = {}
         self.seconds: Counter[str] = Counter()
         self.valid_depth = 0.0
+        self.windows: list[tuple[int, int, str, float]] = []
         self._parameters = parameters
         self._maps: dict[int, VoxelMap] = {}
         self._samples: ThinnedStream[tuple[int, FrameGeometry]] = ThinnedStream(_SAMPLES_KEPT)
@@ -41,6 +44,10 @@ class ResultBuilder:
         self.seconds.update(result.seconds)
         if not result.frames:
             return
+        if result.confirmation is not None:
+            stamps = [geometry.view.stamp_ns for geometry in result.frames]
+            found = result.confirmation
+            self.windows.append((min(stamps), max(stamps), found.verdict.value, found.ratio))
         track = self.tracks.setdefault(result.segment, Track())
         voxels = self._maps.setdefault(result.segment, VoxelMap(self._parameters.map_voxel))
         for geometry in result.frames:

@@ -136,6 +136,11 @@ class Result:
             samples.write(directory / layout.SAMPLES_FILE)
         return [*files, depth_file]
 
+    @property
+    def windows(self) -> list[tuple[int, int, str, float]]:
+        """What the images say of each window, see `ResultBuilder.windows`."""
+        return [tuple(row) for row in self.run.get("windows", [])]
+
     # The longest segment is what reports show.
 
     @property

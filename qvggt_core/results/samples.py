@@ -28,6 +28,8 @@ class Samples:
         confidences: (S, H, W) float32.
         intrinsics: (S, 3, 3) float64 in pixels.
         truths: (S, H, W) float32 in metres, NaN where unknown, or None.
+        followed: (P, 5) float32: points that were followed, each with the index of its sample,
+            column and row where it was seen, and column and row where map and pose put it.
     """
 
     stamps_ns: NDArray[np.int64]
@@ -36,6 +38,7 @@ class Samples:
     confidences: NDArray[np.float32]
     intrinsics: NDArray[np.float64]
     truths: NDArray[np.float32] | None = None
+    followed: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         """Return the number of frames."""
@@ -51,7 +54,14 @@ class Samples:
             np.stack([np.asarray(frame.depth, dtype=np.float32) for frame in frames]),
             np.stack([np.asarray(frame.confidence, dtype=np.float32) for frame in frames]),
             np.stack([np.asarray(frame.intrinsics, dtype=np.float64) for frame in frames]),
+            followed=_followed(frames),
         )
+
+    def points(self, index: int) -> NDArray[np.float32]:
+        """Return the followed points (P, 4) of a sample: where seen, and where expected."""
+        if self.followed is None:
+            return np.empty((0, 4), np.float32)
+        return self.followed[self.followed[:, 0] == index, 1:]
 
     def write(self, path: Path) -> None:
         """Write to an .npz file."""
@@ -77,3 +87,18 @@ class Samples:
                 return cls(**{name: arrays[name] for name in arrays.files})
         except (OSError, ValueError, TypeError, KeyError, BadZipFile) as error:
             raise RecordingError(f"cannot read the sample frames {path}: {error}") from error
+
+
+def _followed(frames: Sequence[FrameGeometry]) -> NDArray[np.float32] | None:
+    rows = [
+        np.column_stack(
+            [
+                np.full(len(frame.followed.pixels), index, np.float32),
+                frame.followed.pixels,
+                frame.followed.expected,
+            ]
+        )
+        for index, frame in enumerate(frames)
+        if frame.followed is not None
+    ]
+    return np.concatenate(rows) if rows else None

@@ -80,6 +80,19 @@ class WindowPrediction:
 
 
 @dataclass(frozen=True)
+class FollowedPoints:
+    """Where points were followed to in a view, and where the map and the pose put them.
+
+    Attributes:
+        pixels: (N, 2) float32 in the view, centres at integers.
+        expected: (N, 2) float32 likewise.
+    """
+
+    pixels: NDArray[np.float32]
+    expected: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
 class PlacedView:
     """Where a view was taken, and its depth.
 
@@ -94,6 +107,7 @@ class PlacedView:
             known for the window, see `Reconstruction.position_sigma`.
         motion_covariance: (6, 6) of translation and rotation since the frame before, in the
             camera's frame; None as above.
+        followed: points that gave the pose; None where the network did.
     """
 
     map_from_camera: NDArray[np.float64]
@@ -102,6 +116,7 @@ class PlacedView:
     is_lost: bool = False
     covariance: NDArray[np.float64] | None = None
     motion_covariance: NDArray[np.float64] | None = None
+    followed: FollowedPoints | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

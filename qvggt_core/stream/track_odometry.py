@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.stream.confirmation import TrackedView
 from qvggt_core.stream.depth_correction import SeenPoints
-from qvggt_core.stream.frame import Frame
+from qvggt_core.stream.frame import FollowedPoints, Frame
 from qvggt_core.stream.local_map import LocalMap, Located
 from qvggt_core.stream.map_keyframes import Keyframe
 from qvggt_core.stream.tracks import Tracker, Tracks
@@ -148,3 +148,26 @@ class TrackOdometry:
         sigma = points.sigma / points.inverse_distance
         good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
         return SeenPoints(observation.view.pixels[found][good], local[good, 2], sigma[good])
+
+    def followed_points(
+        self, observation: Observation, camera_from_map: NDArray[np.float64], width: int
+    ) -> FollowedPoints:
+        """Return the points of a frame in its view, and where the map puts them.
+
+        Args:
+            observation: of the frame.
+            camera_from_map: (4, 4).
+            width: columns of the view.
+        """
+        assert self.map is not None
+        tracked = observation.view
+        index, found = self.map.points.find(tracked.tracks.ids)
+        points = self.map.points.take(index)
+        local = points.positions @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
+        in_front = local[:, 2] > 0
+        rays = local[in_front, :2] / local[in_front, 2:]
+        # Beside a distorted view this holds for small differences, which is what it is for.
+        focal = tracked.tracks.focal * width / tracked.width
+        pixels = tracked.pixels[found][in_front]
+        off = focal * (rays - tracked.tracks.rays[found][in_front])
+        return FollowedPoints(pixels.astype(np.float32), (pixels + off).astype(np.float32))

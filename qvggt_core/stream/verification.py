@@ -168,6 +168,7 @@ class Verifier:
             sure.astype(np.float32),
             covariance=covariance,
             motion_covariance=motion,
+            followed=self._odometry.followed_points(observation, pose, depth.shape[1]),
         )
 
     def _lost_view(self, observation: Observation, depth: NDArray[np.float32]) -> PlacedView:

@@ -329,6 +329,7 @@ class _Run:
                 "peak_memory_mb": peak_memory_mb(),
             },
             "series": self._series.values,
+            "windows": self.built.windows,
             "parameters": self._loaded.parameters.model_dump(),
             "versions": versions(),
         }
