@@ -42,6 +42,7 @@ ARGUMENTS = (
     # name, default, choices, description
     ("image_topic", "", None, "Images; /camera/image_raw if not given, or found in the bag."),
     ("camera_info_topic", "", None, "Their CameraInfo; beside the images if not given."),
+    ("mask_topic", "", None, "mono8 images, non-zero where the scene stands still; optional."),
     ("odom_topic", "", None, "nav_msgs/Odometry that gives the scale; /odom, or found in the bag."),
     ("cameras", "", None, "A rig's cameras, as front,left: images of /front/image_raw and so on."),
     ("image_transport", "", ("", "raw", "compressed"), "raw if not given, or as in the bag."),
@@ -115,6 +116,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         remappings=[
             *(_rig(cameras) if cameras else _camera(image, given["camera_info_topic"], found)),
             ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
+            *([("mask", given["mask_topic"])] if given["mask_topic"] else []),
         ],
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )

@@ -21,6 +21,7 @@ from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.images import PictureDecoder
+from qvggt_ros.masks import Masks
 from qvggt_ros.publishing import Driver, Publishing
 
 logger = logging.getLogger(__name__)
@@ -103,6 +104,7 @@ class ReconstructionSession:
             camera: Calibrations(self.counters.reject, rectified=camera in rectified)
             for camera in parameters.cameras
         }
+        self._masks = {camera: Masks(self.counters.reject) for camera in parameters.cameras}
         self._pictures = {
             camera: PictureDecoder(self.counters.warn) for camera in parameters.cameras
         }
@@ -118,6 +120,10 @@ class ReconstructionSession:
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
         self._calibrations[camera].add(message)
+
+    def on_mask(self, message: Any, camera: str = "") -> None:
+        """Take a sensor_msgs/Image of mono8, non-zero where the image shows what stands still."""
+        self._masks[camera].add(message)
 
     def on_odometry(self, message: Any) -> None:
         """Take a nav_msgs/Odometry of the robot, from which the scale comes."""
@@ -231,10 +237,12 @@ class ReconstructionSession:
             self.counters.reject(f"{camera}: {error}" if camera else str(error))
             return None
         self.counters.decoded += 1
-        calibration = self._calibrations[camera].at(stamp, image.shape[1], image.shape[0])
+        height, width = image.shape[:2]
+        calibration = self._calibrations[camera].at(stamp, width, height)
+        mask = self._masks[camera].at(stamp, width, height)
         self.counters.uncalibrated += calibration is None
         frame_id = frames_of(message)[0] or self._parameters.camera_frame
-        return Frame(stamp, image, calibration, frame_id, camera)
+        return Frame(stamp, image, calibration, frame_id, camera, mask)
 
     def _is_in_time(self, stamp: int) -> bool:
         newest = self._newest_ns

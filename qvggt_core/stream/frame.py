@@ -45,6 +45,7 @@ class View:
         intrinsics: (3, 3) float64 pinhole matrix of `image` in pixels, or None if unknown.
         frame_id: name of the camera's optical frame.
         source: name of the camera among those of a rig; empty where there is one.
+        mask: (H, W) bool, false where the image shows what does not stand still; None if unknown.
     """
 
     stamp_ns: int
@@ -52,6 +53,11 @@ class View:
     intrinsics: NDArray[np.float64] | None = None
     frame_id: str = ""
     source: str = ""
+    mask: NDArray[np.bool_] | None = None
+
+    def static(self, depth: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return a depth image (H, W) with NaN where the mask says that something moves."""
+        return depth if self.mask is None else np.where(self.mask, depth, np.float32(np.nan))
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from qvggt_core.stream.frame import Frame, View
 # and OpenCV's remap ends at 32767.
 _MAX_SIDE = 16384
 _MAX_ASPECT = 8.0
+# Share of a pixel that may show what moves.
+_STATIC = 0.01
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,13 @@ class Preprocessor:
         if camera is not None and camera.is_distorted and self._rectify:
             rectification = self._rectification_of(camera, layout)
             image = _rectified(frame.image, rectification)
+            mask = _rectified_mask(frame.mask, rectification)
             intrinsics = rectification.intrinsics.copy()
         else:
             image = _resized(frame.image, layout)
+            mask = _resized_mask(frame.mask, layout)
             intrinsics = None if camera is None else _view_intrinsics(camera.intrinsics, layout)
-        return View(frame.stamp_ns, image, intrinsics, frame.frame_id, frame.source)
+        return View(frame.stamp_ns, image, intrinsics, frame.frame_id, frame.source, mask)
 
     def view_pixels(
         self, frame: Frame, view: View, pixels: NDArray[np.float64], rays: NDArray[np.float64]
@@ -210,3 +214,25 @@ def _rectified(image: NDArray[np.uint8], plan: _Rectification) -> NDArray[np.uin
         reduced, plan.columns, plan.rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(view, dtype=np.uint8)
+
+
+def _resized_mask(mask: NDArray[np.uint8] | None, layout: _Layout) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    # What moves in any part of a pixel makes all of it moving.
+    moving = np.where(mask == 0, np.float32(1), np.float32(0))
+    size = (layout.width, layout.resized_height)
+    resized = cv2.resize(moving, size, interpolation=cv2.INTER_AREA)
+    return np.asarray(resized[layout.top : layout.top + layout.height] <= _STATIC, np.bool_)
+
+
+def _rectified_mask(
+    mask: NDArray[np.uint8] | None, plan: _Rectification
+) -> NDArray[np.bool_] | None:
+    if mask is None:
+        return None
+    moving = np.where(mask == 0, np.float32(1), np.float32(0))
+    reduced = cv2.resize(moving, plan.size, interpolation=cv2.INTER_AREA)
+    # Outside of the image nothing is known.
+    view = cv2.remap(reduced, plan.columns, plan.rows, cv2.INTER_LINEAR, borderValue=1.0)
+    return np.asarray(view <= _STATIC, np.bool_)

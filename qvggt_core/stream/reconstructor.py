@@ -219,7 +219,7 @@ class Reconstructor:
             clock.append(time.perf_counter())
             seconds = _seconds(clock)
             return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
-        depth = self._trusted_depth(prediction)
+        depth = self._trusted_depth(entries, prediction)
         try:
             alignment = self._align(entries, prediction, depth)
         except AlignmentError as refusal:
@@ -303,6 +303,7 @@ class Reconstructor:
                 prediction.confidence[index - without_depth],
                 self.parameters.min_confidence_percentile,
             )
+            placed = replace(placed, depth=entry.view.static(placed.depth))
             entry.anchor = Anchor(placed.map_from_camera, placed.depth)
             frames.append(self._publish(entry, prediction.intrinsics[index], placed))
         self._map_is_empty = False
@@ -331,12 +332,17 @@ class Reconstructor:
         for_scale = self.parameters.scale_views or first_new
         return len(entries) - max(0, first_new - for_scale)
 
-    def _trusted_depth(self, prediction: WindowPrediction) -> NDArray[np.float32]:
+    def _trusted_depth(
+        self, entries: list[Entry], prediction: WindowPrediction
+    ) -> NDArray[np.float32]:
         percentile = self.parameters.min_confidence_percentile
+        with_depth = entries[len(entries) - len(prediction.depth) :]
         return np.stack(
             [
-                valid_depth(depth, confidence, percentile)
-                for depth, confidence in zip(prediction.depth, prediction.confidence, strict=True)
+                entry.view.static(valid_depth(depth, confidence, percentile))
+                for entry, depth, confidence in zip(
+                    with_depth, prediction.depth, prediction.confidence, strict=True
+                )
             ]
         )
 

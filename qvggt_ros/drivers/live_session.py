@@ -117,6 +117,10 @@ class LiveReconstruction:
         """Take a CameraInfo."""
         self._worker.put(lambda: self._session.on_camera_info(message, camera))
 
+    def on_mask(self, message: Any, camera: str) -> None:
+        """Take a mask, an Image of mono8."""
+        self._worker.put(lambda: self._session.on_mask(message, camera))
+
     def on_odometry(self, message: Any) -> None:
         """Take an Odometry."""
         self._worker.put(lambda: self._session.on_odometry(message))

@@ -234,6 +234,8 @@ class ReconstructNode(LifecycleNode):
             prefix = f"{camera}/" if camera else ""
             take = partial(live.on_camera_info, camera=camera)
             self._inputs.append(self._subscribe(f"{prefix}camera_info", "CameraInfo", take))
+            mask = partial(live.on_mask, camera=camera)
+            self._inputs.append(self._subscribe(f"{prefix}mask", "Image", mask))
         if len(parameters.cameras) == 1:
             (camera,) = parameters.cameras
             self._inputs.append(

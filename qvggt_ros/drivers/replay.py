@@ -35,7 +35,7 @@ from qvggt_ros.io.image_order import Received, in_order_of_stamps
 from qvggt_ros.io.messages import rosbags_messages
 from qvggt_ros.io.recording import Recording, open_recording
 from qvggt_ros.io.tf_tree import TransformTree
-from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic
+from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic, with_mask
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
 
@@ -141,6 +141,7 @@ def replay(
     started = time.perf_counter()
     with open_recording(bag) as recording:
         topics = choose_topics(recording, options.image_topic, options.camera_info_topic)
+        topics = with_mask(recording, topics, options.mask_topic)
         evaluation = _known_truth(recording, topics, comparison)
         wants_odometry = options.odometry or loaded.parameters.condition_on == "odometry"
         odometry = _odometry(recording) if wants_odometry else None
@@ -345,7 +346,8 @@ class _Run:
         topics = self._topics
         total = min(limit or sys.maxsize, self._recording.count(topics.image))
         used = {topics.image, *topics.reference}
-        used |= {topic for topic in (self._odometry, topics.camera_info) if topic is not None}
+        optional = (self._odometry, topics.camera_info, topics.mask)
+        used |= {topic for topic in optional if topic is not None}
         # The first image may come before the calibration that belongs to it.
         info = topics.camera_info and self._recording.first(topics.camera_info)
         if info is not None:
@@ -379,6 +381,8 @@ class _Run:
                 self._gather(self._session.on_image(message))
             elif topic == self._topics.camera_info:
                 self._session.on_camera_info(message)
+            elif topic == self._topics.mask:
+                self._session.on_mask(message)
             else:
                 read_pose(message)  # what is no pose is not copied
                 if topic == self._odometry:

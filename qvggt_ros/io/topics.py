@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from qvggt_core.errors import ImageError, RecordingError
@@ -37,12 +37,14 @@ class Topics:
         camera_info: topic of its calibration, or None.
         reference: topics that hold poses of another source, such as ground truth.
         notes: sentences about why not others.
+        mask: topic of masks of what stands still, or None.
     """
 
     image: str
     camera_info: str | None = None
     reference: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    mask: str | None = None
 
     @property
     def rectified(self) -> bool:
@@ -75,6 +77,17 @@ def choose_topics(
     elif types.get(camera_info_topic) != TYPES["CameraInfo"]:
         raise RecordingError(_no_such_topic(recording, camera_info_topic, "a camera_info"))
     return Topics(image_topic, camera_info_topic, tuple(pose_topics(recording)), tuple(notes))
+
+
+def with_mask(recording: Recording, topics: Topics, mask_topic: str | None) -> Topics:
+    """Return topics with that of masks, if one is named.
+
+    Raises:
+        RecordingError: it is not there, or holds no images.
+    """
+    if mask_topic is not None and recording.types.get(mask_topic) != TYPES["Image"]:
+        raise RecordingError(_no_such_topic(recording, mask_topic, "a mask"))
+    return replace(topics, mask=mask_topic)
 
 
 def pose_topics(recording: Recording) -> list[str]:
