@@ -35,6 +35,7 @@ from qvggt_core.stream.keyframes import KeyframeGate
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import MetricScale
 from qvggt_core.stream.network import Network
+from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import PlacedView, Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
@@ -56,8 +57,8 @@ class Reconstructor:
     views are kept.
 
     Attributes:
-        gated: number of frames that left the window without geometry; none do, unless the
-            network fails.
+        gated: number of frames that left the window without geometry: dropped by a reset, or
+            the network failed.
         not_finite: number of windows for which the network gave poses that are not finite.
         withheld: number of frames whose geometry the images contradict, and that were kept back.
         segment: number of the current map.
@@ -201,23 +202,19 @@ class Reconstructor:
         needing_depth = self._needing_depth(entries)
         cameras = self._known_cameras(entries)
         known = {} if cameras is None else {"cameras": cameras}
-        prediction = self._network.predict(tokens, height, width, needing_depth, **known)
+        prediction = cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
         clock.append(time.perf_counter())
         self._window.ran()
-        if not np.isfinite(prediction.camera_from_world).all():
-            self.not_finite += 1
-            self._add_event(
-                f"the network gave poses that are not finite, its window of {len(entries)} views "
-                "was left out; does compute_dtype float32 help?"
-            )
-            if not self._has_observations(entries):
-                return ()
+        if not self._is_usable(entries, prediction):
+            return ()
         confirmation = self._judge(entries, prediction)
         if self._goes_by_tracks(entries, confirmation):
             frames = self._place_by_tracks(entries, prediction, confirmation)
             clock.append(time.perf_counter())
             seconds = _seconds(clock)
             return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
+        if not has_poses(prediction):
+            return ()
         depth = self._trusted_depth(prediction)
         try:
             alignment = self._align(entries, prediction, depth)
@@ -239,6 +236,20 @@ class Reconstructor:
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
+        """Return whether a prediction can be placed, by followed points if not by its poses."""
+        own_first = self.parameters.use_camera_intrinsics
+        has_lenses = has_intrinsics(prediction, [entry.view for entry in entries], own_first)
+        if has_lenses and has_poses(prediction):
+            return True
+        self.not_finite += 1
+        what = "poses" if has_lenses else "intrinsics"
+        self._add_event(
+            f"the network gave {what} that are not finite or that no camera has, its window of "
+            f"{len(entries)} views was left out; does compute_dtype float32 help?"
+        )
+        return has_lenses and self._refines and self._has_observations(entries)
 
     def _has_observations(self, entries: list[Entry]) -> bool:
         return all(
@@ -545,6 +556,7 @@ class Reconstructor:
 
     def _leave_map(self, reason: str) -> None:
         """Begin a segment with the next frame."""
+        self.gated += sum(not entry.is_published for entry in self._window.entries)
         self._window.clear()
         self._gate.reset()
         self._verifier.forget_map()

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.optional import missing_package
@@ -66,7 +65,7 @@ def _options(
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.ERROR,
         format="%(name)s: %(message)s",
-        handlers=[RichHandler(console=console.err, show_path=False)],
+        handlers=[console.LogHandler(console=console.err, show_path=False)],
     )
 
 
