@@ -19,7 +19,7 @@ _LEAST_CONFIDENCE = np.float32(1.0)
 
 
 def cleaned(prediction: WindowPrediction) -> WindowPrediction:
-    """Return a prediction whose faults can be told by looking for NaN.
+    """Return a prediction whose faults are all NaN.
 
     Poses that are no rigid motions near the first view become NaN, all of them, as they are
     relative to each other; depth that no camera has becomes NaN; confidence that is not finite or

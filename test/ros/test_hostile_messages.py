@@ -1,4 +1,4 @@
-"""A session bears whatever is sent: geometry or nothing comes out, and every image is counted."""
+"""A session tolerates whatever is sent: only geometry comes out, and every image is counted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A damaged recording is reconstructed as far as it goes, the loss told, or refused in words."""
+"""A damaged recording is reconstructed as far as it goes, with a warning, or refused in words."""
 
 from __future__ import annotations
 

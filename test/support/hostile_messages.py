@@ -1,4 +1,4 @@
-"""Messages that are wrong in every way, made from a seed, and a session that must bear them."""
+"""Messages that are wrong in every way, made from a seed, and a session that must tolerate them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Recordings cut, flipped, zeroed, spliced: read as far as they go, the loss told, or refused."""
+"""Recordings cut, flipped, zeroed, spliced: read as far as they go, with a warning, or refused."""
 
 from __future__ import annotations
 
