@@ -29,6 +29,7 @@ from qvggt_core.stream.frame import (
     FrameGeometry,
     Reconstruction,
     Verdict,
+    View,
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
@@ -98,6 +99,8 @@ class Reconstructor:
         self._verifier = Verifier()
         self._ran_unconditioned = False
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
+        # What is done but not given out, as the network failed after it.
+        self._held: tuple[Reconstruction, ...] = ()
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take the next frame; return what the network had to say, oldest first, often nothing.
@@ -118,10 +121,21 @@ class Reconstructor:
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
             return ()
-        done: tuple[Reconstruction, ...] = ()
+        try:
+            self._take(frames, views)
+        except Exception:  # of the network: what did not even come into the window is gone
+            waiting = {id(entry.view) for entry in self._window.entries}
+            self.gated += sum(id(view) not in waiting for view in views)
+            raise
+        done, self._held = self._held, ()
+        return done
+
+    def _take(self, frames: tuple[Frame, ...], views: list[View]) -> None:
+        """Put the views of frames into the window; run the network if it is due."""
+        frame = frames[0]
         interruption = self._interruption(frames)
         if interruption:
-            done = self.flush()
+            self._held = self.flush()
             self._leave_map(interruption)
             self._verifier.reset()
         self._last = frames
@@ -131,7 +145,7 @@ class Reconstructor:
             preprocessor = self._preprocessor(frame)
             tracked, begins_anew = self._verifier.follow(frame, views[0], preprocessor)
         if begins_anew:
-            done += self.flush()
+            self._held = self.flush()
             self._leave_map("the camera was lost: no point of the map was found again")
         is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
@@ -141,8 +155,7 @@ class Reconstructor:
             first = self._window.entries[-len(views)]
             first.observation = self._verifier.observe(tracked, is_keyframe)
         if self._window.is_due:
-            done += self._run()
-        return done
+            self._held += self._run()
 
     def add_odometry(
         self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
@@ -171,11 +184,11 @@ class Reconstructor:
 
         Events that no reconstruction has carried yet come in one without frames.
         """
-        done: tuple[Reconstruction, ...] = ()
         if any(not entry.is_published for entry in self._window.entries):
-            done = self._run(is_last=True)
+            self._held += self._run(is_last=True)
         if self._events:
-            done += (self._reconstruction(),)
+            self._held += (self._reconstruction(),)
+        done, self._held = self._held, ()
         return done
 
     def reset(self, reason: str = "reset on request") -> None:
@@ -183,6 +196,8 @@ class Reconstructor:
         self._last = ()
         self.segment = 0
         self._map_is_empty = True
+        self.gated += sum(len(result.frames) for result in self._held)
+        self._held = ()
         self._leave_map(reason)
         self._verifier.reset()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -135,3 +136,37 @@ def test_a_confidence_that_is_none_is_the_least_of_the_others(value):
         for geometry in geometries(reconstructor.add(Frame(stamp_of(index), image))):
             assert np.isfinite(geometry.confidence).all()
             assert (geometry.confidence >= 1.0).all()
+
+
+class FailingNetwork(RoomNetwork):
+    """Fails for some windows, as a device does that runs out of memory."""
+
+    def __init__(self, failing):
+        super().__init__()
+        self.failing, self.windows = failing, 0
+
+    def predict(self, tokens, height, width, newest=None):
+        self.windows += 1
+        if self.windows in self.failing:
+            raise RuntimeError("out of memory")
+        return super().predict(tokens, height, width, newest)
+
+
+@pytest.mark.parametrize("failing", [{2}, {3}, {2, 3}, {2, 3, 4}, {3, 4, 6, 7}])
+def test_images_of_windows_for_which_the_network_raises_are_counted(failing):
+    """Also where it raises for the last window of one camera, or the first of the next."""
+    parameters = KNOWN.with_values(window_stride=1)
+    session = ReconstructionSession(
+        Reconstructor(FailingNetwork(failing), parameters),
+        parameters,
+        Driver(M, lambda topic, message, stamp: None),
+    )
+    for index in range(9):
+        camera = "front" if index % 4 < 2 else "back"
+        message = image_message(index, header=header(index, camera))
+        with suppress(RuntimeError):
+            session.on_image(message)
+    with suppress(RuntimeError):
+        session.finish()
+    session.reset()
+    assert session.counters.received == accounted(session) == 9

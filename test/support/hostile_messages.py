@@ -19,16 +19,9 @@ from qvggt_ros.io.conversions import frames_of, read_transform, stamp_ns
 from qvggt_ros.io.tf_tree import TransformTree
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
-from support.recordings import (
-    HEIGHT,
-    WIDTH,
-    M,
-    RoomNetwork,
-    camera_info_message,
-    header,
-    image_message,
-    stamp_of,
-)
+from support.recordings import HEIGHT, WIDTH, M, RoomNetwork, header, stamp_of
+from support.recordings import camera_info_message as usual_info
+from support.recordings import image_message as usual_image
 
 ENCODINGS = (
     *("rgb8", "bgr8", "rgba8", "bgra8", "mono8", "rgb16", "bgr16", "rgba16", "bgra16", "mono16"),
@@ -66,7 +59,7 @@ def _header(rng: random.Random, index: int) -> Any:
 
 
 def _image(rng: random.Random, index: int) -> Any:
-    message = image_message(index, header=_header(rng, index))
+    message = usual_image(index, header=_header(rng, index))
     for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
         kind = rng.randrange(6)
         if kind == 0:
@@ -89,7 +82,7 @@ def _image(rng: random.Random, index: int) -> Any:
 
 
 def _compressed(rng: random.Random, index: int) -> Any:
-    pixels = image_message(index).data.reshape(HEIGHT, WIDTH, 3)
+    pixels = usual_image(index).data.reshape(HEIGHT, WIDTH, 3)
     picture = PilImage.fromarray(pixels).convert(rng.choice(("RGB", "L", "1", "RGBA", "CMYK")))
     kind = rng.choice(("JPEG", "PNG", "GIF", "BMP"))
     if kind == "JPEG" and picture.mode in ("1", "RGBA"):
@@ -110,7 +103,7 @@ def _compressed(rng: random.Random, index: int) -> Any:
 
 
 def _camera_info(rng: random.Random, index: int) -> Any:
-    message = camera_info_message(index, header=_header(rng, index))
+    message = usual_info(index, header=_header(rng, index))
     for _ in range(rng.choice((0, 1, 1, 2, 4))):
         kind = rng.randrange(7)
         if kind == 0:
