@@ -19,6 +19,8 @@ _MIN_SUPPORT = 1.0
 _MAX_SCATTER = 0.1
 # A far point pulls on the field where no near one is, by this weight of a point.
 _PRIOR = 0.02
+# How far around a point something holds, as a share of the image's width.
+_REACH = 0.05
 
 
 @dataclass(frozen=True)
@@ -162,3 +164,16 @@ def _peak() -> float:
 
 
 _PEAK = _peak()
+
+
+def around(pixels: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Return where in an image (H, W) at least two of some points (N, 2) are near."""
+    reach = max(1, round(_REACH * shape[1]))
+    count = np.zeros(shape, np.uint16)
+    for x, y in np.rint(pixels).astype(int).tolist():
+        rows, columns = (
+            slice(max(0, y - reach), y + reach + 1),
+            slice(max(0, x - reach), x + reach + 1),
+        )
+        count[rows, columns] += 1
+    return count >= 2

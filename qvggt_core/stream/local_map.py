@@ -19,11 +19,11 @@ from qvggt_core.stream.adjustment import Adjusted, adjust
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_keyframes import (
     MIN_SHARED,
-    PIXEL_SIGMA,
     Keyframe,
     founding_views,
     last_step,
     pose_after_turn,
+    ray_sigma,
     scaled_pose,
     turning_pairs,
 )
@@ -114,6 +114,11 @@ class LocalMap:
         self._drop(index)
         return located
 
+    def disagree(self, located: Located, tracks: Tracks) -> NDArray[np.bool_]:
+        """Return which points of a located frame move otherwise than the scene does."""
+        wrong = {*self._outliers, *located.ids[~located.agrees].tolist()}
+        return np.isin(tracks.ids, np.fromiter(wrong, np.int64, len(wrong)))
+
     def relocate(self, tracks: Tracks, start: NDArray[np.float64]) -> Located:
         """Return where a frame was taken by what is known now, without consequences."""
         return self._resected(tracks, [start])[0]
@@ -126,7 +131,7 @@ class LocalMap:
         if len(index) < _MIN_POINTS:
             return Located(self._pose, ids, np.zeros(len(ids), bool), is_lost=True), None
         seen = self.points.take(index)
-        sighting = Sighting(seen, tracks.rays[found], PIXEL_SIGMA / tracks.focal)
+        sighting = Sighting(seen, tracks.rays[found], ray_sigma(tracks.focal))
         result = resect(sighting, starts)
         agrees = result.agrees
         if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
@@ -224,7 +229,7 @@ class LocalMap:
             camera=camera[kept],
             point=np.searchsorted(index, point[kept]),
             rays=np.concatenate(rays)[kept],
-            sigma=PIXEL_SIGMA / keyframes[-1].tracks.focal,
+            sigma=ray_sigma(keyframes[-1].tracks.focal),
             turning=turning_pairs(keyframes, is_free),
             turning_sigma=_TURNING_SIGMA
             / keyframes[-1].tracks.focal

@@ -13,9 +13,11 @@ from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import relate, turn_between
 from qvggt_core.stream.uncertainty import between
 
-PIXEL_SIGMA = 1.0
-"""Standard deviation in pixels that a track's position is taken to have; what is left in practice
-is 0.3 to 0.8 of it."""
+_PIXEL_SIGMA = 1.0
+_LEAST_PIXEL_SIGMA = 0.3
+# Focal length of an image of 640 columns, from which a pixel of error is the lens's and the
+# shutter's more than the flow's.
+_USUAL_FOCAL = 500.0
 
 MIN_SHARED = 30
 """Points that two views share at least, for anything to be concluded from both."""
@@ -60,6 +62,19 @@ def scaled_pose(
     map_from_camera = inverse(camera_from_map)
     map_from_camera[:3, 3] = centre + factor * (map_from_camera[:3, 3] - centre)
     return inverse(map_from_camera)
+
+
+def ray_sigma(focal: float) -> float:
+    """Return the standard deviation that the rays of tracks are taken to have.
+
+    It is a pixel (what is left in practice is 0.3 to 0.8 of it), in small images less: what errors
+    a lens and a shutter make shrinks with them.
+
+    Args:
+        focal: of the tracked image, pixels per unit of the rays.
+    """
+    pixels = float(np.clip(_PIXEL_SIGMA * focal / _USUAL_FOCAL, _LEAST_PIXEL_SIGMA, _PIXEL_SIGMA))
+    return pixels / focal
 
 
 def shared(one: Tracks, other: Tracks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -149,7 +164,7 @@ def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
     _, rest = turn_between(first, second)
     if float(np.median(rest)) * newest.focal < _PARALLAX_TO_FOUND:
         return None
-    views = relate(first, second, PIXEL_SIGMA / newest.focal)
+    views = relate(first, second, ray_sigma(newest.focal))
     if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
         return None
     agrees = views.agrees

@@ -149,6 +149,12 @@ class TrackOdometry:
         good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
         return SeenPoints(observation.view.pixels[found][good], local[good, 2], sigma[good])
 
+    def moving_pixels(self, observation: Observation) -> NDArray[np.float64]:
+        """Return the pixels (N, 2) in a frame's view of points that move by themselves."""
+        assert self.map is not None
+        tracked = observation.view
+        return tracked.pixels[self.map.disagree(observation.located, tracked.tracks)]
+
     def followed_points(
         self, observation: Observation, camera_from_map: NDArray[np.float64], width: int
     ) -> FollowedPoints:

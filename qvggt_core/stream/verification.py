@@ -11,7 +11,7 @@ from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.stream import uncertainty
 from qvggt_core.stream.confirmation import TrackedView, confirm, depth_at
-from qvggt_core.stream.depth_correction import correct_depth
+from qvggt_core.stream.depth_correction import around, correct_depth
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import Confirmation, Frame, PlacedView, Verdict, View, WindowPrediction
 from qvggt_core.stream.preprocess import Preprocessor
@@ -23,6 +23,8 @@ _CONFIRMED_DEPTH = 0.2
 _UNCONFIRMED_DEPTH = 0.7
 # A pose that was never known is as uncertain as after so long a time, in seconds.
 _NEVER_S = 10.0
+# What is left of the confidence around points that move by themselves.
+_MOVING_CONFIDENCE = 0.25
 
 
 class Verifier:
@@ -162,6 +164,8 @@ class Verifier:
                 result = valid_depth(corrected.depth, confidence, percentile)
             else:
                 result = np.where(corrected.is_supported, corrected.depth, np.float32(np.nan))
+        moving = around(self._odometry.moving_pixels(observation), depth.shape)
+        sure = np.where(moving, 1.0 + _MOVING_CONFIDENCE * (sure - 1.0), sure)
         return PlacedView(
             self._last_pose,
             result,

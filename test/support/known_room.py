@@ -26,15 +26,24 @@ def depth_of(world_from_camera: np.ndarray) -> np.ndarray:
     return _hit(world_from_camera)[0].astype(np.float32)
 
 
-def image_of(world_from_camera: np.ndarray) -> np.ndarray:
-    """Return the image (H, W, 3) uint8 of a camera inside the room."""
-    _, points = _hit(world_from_camera)
+def image_of(world_from_camera: np.ndarray, zoom: int = 1) -> np.ndarray:
+    """Return the image (zoom H, zoom W, 3) uint8 of a camera inside the room."""
+    _, points = _hit(world_from_camera, zoom)
     waves = np.cos(points[..., None, :] @ _WAVES.T + _PHASES[:, :])
     return np.clip(128 + 9 * waves.sum(axis=-1), 0, 255).astype(np.uint8)
 
 
-def _hit(world_from_camera: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    columns, rows = np.meshgrid(np.arange(WIDTH), np.arange(HEIGHT))
+def camera_of(zoom: int) -> Camera:
+    """Return the calibration of enlarged images."""
+    matrix = INTRINSICS.copy()
+    matrix[:2] *= zoom
+    matrix[:2, 2] += 0.5 * (zoom - 1)
+    return Camera(zoom * WIDTH, zoom * HEIGHT, matrix)
+
+
+def _hit(world_from_camera: np.ndarray, zoom: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    columns, rows = np.meshgrid(np.arange(zoom * WIDTH), np.arange(zoom * HEIGHT))
+    columns, rows = (columns + 0.5) / zoom - 0.5, (rows + 0.5) / zoom - 0.5
     pixels = np.stack([columns, rows, np.ones_like(rows)], axis=-1)
     # The third coordinate is 1, so that the length of a ray is the depth of its end.
     rays = pixels @ np.linalg.inv(INTRINSICS).T @ world_from_camera[:3, :3].T

@@ -15,9 +15,10 @@ PERIOD_NS = 100_000_000
 def stream(images, camera=room.CAMERA):
     """Frames whose first pixels carry their index for `KnowingNetwork`."""
     frames = []
+    zoom = len(images[0]) // room.HEIGHT
     for index, image in enumerate(images):
         image = image.copy()
-        image[0, 0] = (index // 256, index % 256, 0)
+        image[:zoom, :zoom] = (index // 256, index % 256, 0)
         frames.append(Frame(1_000_000_000 + index * PERIOD_NS, image, camera, "camera"))
     return frames
 
@@ -205,3 +206,46 @@ def test_parameters_take_effect_at_once():
     assert verdicts(first)
     assert not verdicts(second)
     assert all(geometry.covariance is None for geometry in geometries(second))
+
+
+ZOOM = 3
+
+
+def with_a_passing_poster(images, share):
+    """Lay a textured rectangle over images that covers a share of them and moves by itself."""
+    rng = np.random.default_rng(3)
+    rows, columns = images[0].shape[:2]
+    height, width = round(rows * share**0.5), round(columns * share**0.5)
+    coarse = rng.integers(60, 200, (height // 6 + 1, width // 6 + 1, 3), dtype=np.uint8)
+    poster = np.kron(coarse, np.ones((6, 6, 1), np.uint8))[:height, :width]
+    covered, found = [], []
+    for index, image in enumerate(images):
+        # Down, where the camera's own motion moves nothing.
+        top = 3 * index
+        where = (slice(top, min(top + height, rows)), slice(60, 60 + width))
+        image = image.copy()
+        image[where] = poster[: where[0].stop - top]
+        covered.append(image)
+        found.append(where)
+    return covered, found
+
+
+def test_what_moves_by_itself_does_not_drag_a_founded_map_along_and_is_not_sure():
+    poses = slow(18)
+    reconstructor, _ = start(poses)
+    images, where = with_a_passing_poster([room.image_of(pose, ZOOM) for pose in poses], 0.15)
+    found = geometries(run(reconstructor, stream(images, room.camera_of(ZOOM))))
+    # Two views with parallax found the map after a few frames.
+    poses, turns = found[6:], [geometry.map_from_camera[:3, :3] for geometry in found[6:]]
+    assert max(np.degrees(rotation_angle(turns[0].T @ turn)) for turn in turns) < 1.0
+    moved = np.array([g.map_from_camera[:3, 3] - poses[0].map_from_camera[:3, 3] for g in poses])
+    along = np.outer(np.linspace(0, 1, len(moved)), moved[-1])
+    assert np.linalg.norm(moved - along, axis=1).max() < 0.1 * np.linalg.norm(moved[-1])
+    inside, outside = [], []
+    for geometry, (rows, columns) in list(zip(found, where, strict=True))[6:]:
+        covered = np.zeros((ZOOM * room.HEIGHT, ZOOM * room.WIDTH), bool)
+        covered[rows, columns] = True
+        covered = covered[1::ZOOM, 1::ZOOM]
+        inside.append(np.mean(geometry.confidence[covered] - 1))
+        outside.append(np.mean(geometry.confidence[~covered] - 1))
+    assert np.mean(inside) < 0.7 * np.mean(outside)
