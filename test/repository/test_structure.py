@@ -73,7 +73,7 @@ LAYERS = {
     ),
     "qvggt_ros": (
         ("io",),
-        ("calibrations", "counters", "odometry"),
+        ("calibrations", "counters", "odometry", "viewer_access"),
         ("publishing",),
         ("session", "evaluation", "viewer"),
         ("drivers",),
