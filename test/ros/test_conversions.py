@@ -549,7 +549,7 @@ def test_classes_of_an_installed_ros_get_their_octets_by_frombytes(monkeypatch):
     assert message.data.tobytes() == conversions.depth_message(M, geometry()).data.tobytes()
     info = conversions.depth_info_message(ros, geometry())
     assert info.k == array("d", geometry().intrinsics.ravel())
-    cloud = conversions.cloud_message(ros(geometry(), 1.0), 5, "optical")
+    cloud = conversions.cloud_message(ros, frame_cloud(geometry(), 1.0), 5, "optical")
     assert len(cloud.data) == 23 * cloud.point_step
 
 

@@ -12,6 +12,7 @@ from robot import to_ros
 from support.recordings import HEIGHT, INTRINSICS, WIDTH, M, image_message, world_from_camera
 
 from qvggt_core.stream.frame import FrameGeometry, View
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_ros.io import conversions, images
 from qvggt_ros.io.messages import TYPES, installed_messages, rosbags_typestore
 
@@ -41,7 +42,7 @@ STAMP = GEOMETRY.view.stamp_ns
         ("CameraInfo", lambda m: conversions.depth_info_message(m, GEOMETRY)),
         (
             "PointCloud2",
-            lambda m: conversions.cloud_message(m(GEOMETRY, 1.0), STAMP, "optical"),
+            lambda m: conversions.cloud_message(m, frame_cloud(GEOMETRY, 1.0), STAMP, "optical"),
         ),
         (
             "Path",
