@@ -181,6 +181,12 @@ def golden() -> dict[str, Any]:
     return json.loads(GOLDEN.read_text(encoding="utf-8"))
 
 
+def golden_bytes(known: dict[str, Any], key: str) -> dict[str, Any]:
+    if key not in known:
+        pytest.skip(f"no golden bytes of a machine like this one ({key})")
+    return known[key]
+
+
 def test_a_flight_gives_the_same_numbers(measured: dict[str, Any], golden: dict[str, Any]) -> None:
     before, now = (each["flight"]["numbers"] for each in (golden, measured))
     tolerance = 1e-4 if machine() in golden["digests"] else 2e-2
@@ -200,10 +206,7 @@ def test_two_processes_give_a_flight_the_same_bytes(
 def test_a_flights_bytes_are_the_same_on_a_machine_of_the_golden_figures(
     measured: dict[str, Any], golden: dict[str, Any]
 ) -> None:
-    digests = golden["flight_digests"].get(processor())
-    if digests is None:
-        pytest.skip(f"no golden bytes of a flight on a machine like this one ({processor()})")
-    assert measured["flight"]["digests"] == digests
+    assert measured["flight"]["digests"] == golden_bytes(golden["flight_digests"], processor())
 
 
 def test_metrics_keep_their_names_and_their_values(
@@ -232,9 +235,7 @@ def test_quantization_gives_the_same_tensors(
 def test_quantized_bytes_are_the_same_on_a_machine_of_the_golden_figures(
     measured: dict[str, Any], golden: dict[str, Any]
 ) -> None:
-    digests = golden["digests"].get(machine())
-    if digests is None:
-        pytest.skip(f"no golden bytes of a machine like this one ({machine()})")
+    digests = golden_bytes(golden["digests"], machine())
     assert measured["quantization"]["digests"] == digests["quantization"]
 
 
