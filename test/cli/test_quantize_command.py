@@ -99,8 +99,19 @@ def test_images_alone_choose_the_best_recipe(source, folder, tmp_path, capsys):
     arguments = ("--calibration", folder, "--images", 4, "--frames", 2)
     assert run(capsys, "quantize", source, "-o", target, *arguments)[0] == 0
     assert read_checkpoint(target).metadata["recipe"] == "qvggt+"
-    assert run(capsys, "quantize", source, "-o", target)[0] == 0
+    status, _, err = run(capsys, "quantize", source, "-o", target)
+    assert (status, "is there already: name another, or add --overwrite" in err) == (2, True)
+    assert read_checkpoint(target).metadata["recipe"] == "qvggt+"
+    assert run(capsys, "quantize", source, "-o", target, "--overwrite")[0] == 0
     assert read_checkpoint(target).metadata["recipe"] == "rtn"
+
+
+def test_import_replaces_no_file_unless_told(tmp_path, capsys):
+    kept = tmp_path / "full.safetensors"
+    kept.write_bytes(b"weights")
+    status, _, err = run(capsys, "import", tmp_path / "model-v2.pt", "-o", kept)
+    assert (status, "is there already" in err) == (2, True)
+    assert kept.read_bytes() == b"weights"
 
 
 def test_quantize_asks_for_what_is_missing(source, tmp_path, capsys):
