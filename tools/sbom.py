@@ -77,6 +77,8 @@ def component(package: Distribution) -> dict[str, Any]:
         if text.startswith("License :: ")
     ]
     text = (package.metadata.get("License") or "").strip().partition("\n")[0][:80]
+    if not (expression or named or text):
+        named = [f"see {file}" for file in package.metadata.get_all("License-File") or ()]
     if expression:
         found["licenses"] = [{"expression": expression}]
     elif named or text:

@@ -106,7 +106,7 @@ def test_images_alone_choose_the_best_recipe(source, folder, tmp_path, capsys):
     assert read_checkpoint(target).metadata["recipe"] == "rtn"
 
 
-def test_import_replaces_no_file_unless_told(tmp_path, capsys):
+def test_import_replaces_no_file_by_default(tmp_path, capsys):
     kept = tmp_path / "full.safetensors"
     kept.write_bytes(b"weights")
     status, _, err = run(capsys, "import", tmp_path / "model-v2.pt", "-o", kept)
