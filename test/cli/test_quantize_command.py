@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -92,6 +93,22 @@ def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, caps
     status, out, _ = run(capsys, "quantize", source, "-o", target, *arguments)
     assert status == 0
     assert "3 blocks of a former run" in out
+
+
+def test_finished_blocks_of_other_settings_are_not_deleted_silently(
+    source, folder, tmp_path, capsys, caplog, monkeypatch
+):
+    # As outside of tests: warnings are for reports.
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    monkeypatch.setattr(logging.getLogger("qvggt_core.quantize"), "level", logging.NOTSET)
+    target = tmp_path / "q.safetensors"
+    workspace = tmp_path / "q.safetensors.partial"
+    workspace.mkdir()
+    (workspace / "run.json").write_text(json.dumps({"fingerprint": "another"}))
+    (workspace / "aggregator.frame_blocks.0.safetensors").write_bytes(b"hours of work")
+    arguments = ("--recipe", "awq", "--calibration", folder, "--images", 4, "--frames", 2)
+    assert run(capsys, "quantize", source, "-o", target, *arguments)[0] == 0
+    assert "holds 1 finished block(s) of a calibration with other settings" in caplog.text
 
 
 def test_images_alone_choose_the_best_recipe(source, folder, tmp_path, capsys):

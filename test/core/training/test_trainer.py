@@ -107,6 +107,18 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, pools: Path)
         train(other, tmp_path, steps=2, device="cpu", pool_directory=pools)
 
 
+def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, pools: Path) -> None:
+    """The file's metadata would claim them for all of its steps."""
+    train(TrainConfig.model_validate(TINY), tmp_path, steps=1, device="cpu", pool_directory=pools)
+    before = (tmp_path / "state.pt").read_bytes()
+    other = TrainConfig.model_validate({**TINY, "learning_rate": 0.5, "seed": 3})
+    with pytest.raises(TrainingError, match=r"seed 0 instead of 3; learning_rate 0\.001 instead"):
+        train(other, tmp_path, steps=2, device="cpu", pool_directory=pools)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    longer = TrainConfig.model_validate({**TINY, "log_every": 7})
+    assert train(longer, tmp_path, steps=2, device="cpu", pool_directory=pools).step == 2
+
+
 @pytest.mark.parametrize("bits", [4, 32])
 def test_a_run_starts_from_the_weights_that_it_names(
     tmp_path: Path, pools: Path, bits: int
