@@ -63,7 +63,7 @@ def page(raw: Mapping[str, Any]) -> str:
         PAGE.format(
             table=table(parts),
             parts="\n".join(f"- {name}: {WHAT[name]}" for name in parts),
-            commit=raw["commit"][:12],
+            commit=raw["commit"][:12] + "+" * raw["commit"].endswith("+"),
             cpu=raw["machine"]["cpu"],
             threads=raw["machine"]["threads"],
             load=raw["load"],
