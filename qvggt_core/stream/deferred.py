@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
+from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _MAX_FRAMES = 400
@@ -22,9 +23,15 @@ class DeferredReconstructor:
         gated: as of the reconstructor.
     """
 
-    def __init__(self, reconstructor: Reconstructor) -> None:
-        """Take over a reconstructor that is going to be given odometry."""
+    def __init__(self, reconstructor: Reconstructor, *, hopes_for_metres: bool = True) -> None:
+        """Take over a reconstructor.
+
+        Args:
+            reconstructor: gives the results.
+            hopes_for_metres: whether anything may give the scale; else nothing is held back.
+        """
         self._inner = reconstructor
+        self._hopes_for_metres = hopes_for_metres
         self._held: list[Reconstruction] = []
         self._given_up = False
         self._segment = reconstructor.segment
@@ -58,6 +65,18 @@ class DeferredReconstructor:
         """Take where odometry has the camera; see `Reconstructor.add_odometry`."""
         self._inner.add_odometry(stamp_ns, position, odom_from_camera)
 
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take where GPS has the robot; see `Reconstructor.add_gps`."""
+        self._inner.add_gps(stamp_ns, position, sigma)
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+        self._inner.add_range(reading)
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+        self._inner.set_baseline(source, metres)
+
     def reset(self, reason: str) -> None:
         """Forget all maps, and what was held back of them."""
         self._held = []
@@ -75,7 +94,7 @@ class DeferredReconstructor:
                 self._segment, self._given_up = result.segment, False
             if result.scale.metres_per_unit is not None:
                 done += self._release(result.scale)
-            elif not self._given_up:
+            elif self._hopes_for_metres and not self._given_up:
                 self._held.append(result)
                 if sum(len(held.frames) for held in self._held) > _MAX_FRAMES:
                     self._given_up = True

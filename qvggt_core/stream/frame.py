@@ -129,19 +129,44 @@ def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np
     return covariance * np.outer(unit, unit)
 
 
+class ScaleState(str, Enum):
+    """How well the map's unit is known."""
+
+    UNKNOWN = "unknown"
+    ESTIMATING = "estimating"
+    METRIC = "metric"
+    STALE = "stale"
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How long one unit of the map is, and who says so.
+    """How long one unit of the map is, who says so, and how sure that is.
 
     Attributes:
-        metres_per_unit: metres in one unit of the segment's first window; None while unknown.
-        source: "unknown", "parameter", "odometry" or "metric depth".
+        metres_per_unit: metres in one unit of the segment's map, where the camera is now; None
+            while it is unknown or only estimated.
+        source: "unknown", "parameter", or the source with the largest weight: "odometry", "gps",
+            "range", "altitude", "baseline", "camera height", "metric depth", "odometry as input".
         stamp_ns: capture time of the image at which it was last confirmed; None if never.
+        state: how well it is known; if not given, metric with a length and unknown without.
+        sigma: standard deviation of its logarithm, what the sources get wrong all the time
+            included; None while nothing is known.
+        sources: names of all that have a part in it.
+        note: what is wrong with sources, for an operator; empty if nothing is.
     """
 
     metres_per_unit: float | None = None
     source: str = "unknown"
     stamp_ns: int | None = None
+    state: ScaleState | None = None
+    sigma: float | None = None
+    sources: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state is None:
+            known = self.metres_per_unit is not None
+            object.__setattr__(self, "state", ScaleState.METRIC if known else ScaleState.UNKNOWN)
 
 
 class Verdict(str, Enum):

@@ -32,8 +32,9 @@ from qvggt_core.stream.frame import (
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
+from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
-from qvggt_core.stream.metric_scale import MetricScale
+from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import PlacedView, Verifier
@@ -41,6 +42,9 @@ from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
+# Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
+_CONDITIONING_SIGMA = 0.02
+_METRIC_DEPTH_SIGMA = 0.03
 
 
 class Reconstructor:
@@ -86,6 +90,7 @@ class Reconstructor:
         # One for each camera of a rig: each remembers how to rectify its own.
         self._preprocessors: dict[str, Preprocessor] = {}
         self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
+        self._lengths = KnownLengths(parameters.camera_height)
         self._conditioning = Conditioning(parameters.condition_on)
         self._metric_depth = metric_depth
         self._metric_depth_stamp: int | None = None
@@ -154,9 +159,21 @@ class Reconstructor:
             odom_from_camera: (4, 4), optical axes; None where the camera's mount is not known, so
                 that windows cannot be conditioned on it.
         """
-        self._metric.add_odometry(stamp_ns, position)
+        self._metric.add_odometry(stamp_ns, position, of_camera=odom_from_camera is not None)
         if odom_from_camera is not None:
             self._conditioning.add_odometry(stamp_ns, odom_from_camera)
+
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take a position (3,) of an antenna on the robot; see `MetricScale.add_gps`."""
+        self._metric.add_gps(stamp_ns, position, sigma)
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+        self._lengths.add_range(reading)
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+        self._lengths.set_baseline(source, metres)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
@@ -164,6 +181,7 @@ class Reconstructor:
         self._gate.min_motion = parameters.keyframe_min_motion
         self._metric.min_distance = parameters.min_odometry_distance
         self._metric.set_parameter(parameters.metres_per_unit)
+        self._lengths.camera_height = parameters.camera_height
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Give the views that wait for a full stride their geometry, as at the end of a stream.
@@ -416,15 +434,19 @@ class Reconstructor:
             map_units: map units per unit of the prediction, None if unknown.
         """
         newest = entries[-1].view.stamp_ns
-        event = None
         if prediction.metres_per_unit is not None and map_units is not None:
             unit = prediction.metres_per_unit / map_units
-            event = self._metric.observe_unit(newest, unit, "odometry")
+            self._observe_ratio(newest, LengthRatio(CONDITIONING, unit, _CONDITIONING_SIGMA))
         elif self._is_metric_depth_due(newest) and frames:
-            frames, event = self._observe_metric_depth(entries, frames)
+            frames = self._observe_metric_depth(entries, frames)
+        for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
+            self._observe_ratio(stamp, ratio)
+        return tuple(self._in_metres(frame) for frame in frames)
+
+    def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
+        event = self._metric.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
         if event:
             self._add_event(event)
-        return tuple(self._in_metres(frame) for frame in frames)
 
     def _publish(
         self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
@@ -432,7 +454,11 @@ class Reconstructor:
         """Return a view's geometry in map units, once."""
         entry.is_published = True
         if entry.view.source == self._last[0].source and not placed.is_lost:
-            change = self._metric.observe(entry.view.stamp_ns, placed.map_from_camera[:3, 3])
+            stamp, pose = entry.view.stamp_ns, placed.map_from_camera
+            altitude = self._lengths.altitude(stamp, pose)
+            if altitude is not None:
+                self._metric.add_altitude(stamp, altitude)
+            change = self._metric.observe(stamp, pose)
             if change:
                 self._add_event(change)
         if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
@@ -457,7 +483,7 @@ class Reconstructor:
 
     def _observe_metric_depth(
         self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
-    ) -> tuple[tuple[FrameGeometry, ...], str | None]:
+    ) -> tuple[FrameGeometry, ...]:
         """Hold the newest frame's depth against its metric depth, and take out its sky."""
         assert self._metric_depth is not None
         last = frames[-1]
@@ -469,9 +495,10 @@ class Reconstructor:
         for entry in entries:
             if entry.view is last.view and entry.anchor is not None:
                 entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
-        if unit is None or not unit.is_trusted:
-            return frames, None
-        return frames, self._metric.observe_unit(last.view.stamp_ns, unit.metres, "metric depth")
+        if unit is not None and unit.is_trusted:
+            ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
+            self._observe_ratio(last.view.stamp_ns, ratio)
+        return frames
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.

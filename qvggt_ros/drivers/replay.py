@@ -35,7 +35,7 @@ from qvggt_ros.io.image_order import Received, in_order_of_stamps
 from qvggt_ros.io.messages import rosbags_messages
 from qvggt_ros.io.recording import Recording, open_recording
 from qvggt_ros.io.tf_tree import TransformTree
-from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic
+from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic, sensor_topic
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
 
@@ -142,12 +142,11 @@ def replay(
     with open_recording(bag) as recording:
         topics = choose_topics(recording, options.image_topic, options.camera_info_topic)
         evaluation = _known_truth(recording, topics, comparison)
-        wants_odometry = options.odometry or loaded.parameters.condition_on == "odometry"
-        odometry = _odometry(recording) if wants_odometry else None
+        sources = _scale_sources(recording, options, loaded.parameters)
         with new_output(
             output, layout.RESULT, overwrite=options.overwrite, inputs=[bag]
         ) as partial:
-            run = _Run(recording, topics, odometry, loaded, watcher or Watcher())
+            run = _Run(recording, topics, sources, loaded, watcher or Watcher())
             run.through(partial / layout.BAG, options)
             result = Result.of(run.built, run.metrics(), run.facts(started))
             files = [partial / layout.BAG]
@@ -179,12 +178,33 @@ def _check(options: ReplayOptions) -> None:
         raise ParameterError(f"a limit of {options.limit} images leaves nothing to reconstruct")
 
 
-def _odometry(recording: Recording) -> str:
-    topic = odometry_topic(recording)
-    if topic is None:
+@dataclass(frozen=True)
+class _ScaleSources:
+    """The topics of a recording that know metres; None for what it does not have."""
+
+    odometry: str | None = None
+    fix: str | None = None
+    range: str | None = None
+
+    @property
+    def others(self) -> list[str]:
+        """Those beside odometry."""
+        return [topic for topic in (self.fix, self.range) if topic is not None]
+
+
+def _scale_sources(
+    recording: Recording, options: ReplayOptions, parameters: Parameters
+) -> _ScaleSources:
+    odometry = odometry_topic(recording)
+    needed = options.odometry or parameters.condition_on == "odometry"
+    if needed and odometry is None:
         topics = ", ".join(f"{name} [{kind}]" for name, kind in recording.types.items())
         raise RecordingError(f"{recording.path} has no nav_msgs/Odometry; it has {topics}")
-    return topic
+    if options.odometry is False and not needed:
+        odometry = None
+    return _ScaleSources(
+        odometry, sensor_topic(recording, "NavSatFix"), sensor_topic(recording, "Range")
+    )
 
 
 def _known_truth(
@@ -234,7 +254,7 @@ class _Run:
         self,
         recording: Recording,
         topics: Topics,
-        odometry: str | None,
+        sources: _ScaleSources,
         loaded: LoadedNetwork,
         watcher: Watcher,
     ) -> None:
@@ -242,7 +262,7 @@ class _Run:
         self.interrupted = False
         self._recording = recording
         self._topics = topics
-        self._odometry = odometry
+        self._sources = sources
         self._loaded = loaded
         self._watcher = watcher
         self._events: list[str] = []
@@ -251,7 +271,8 @@ class _Run:
         self._images: dict[int, int] = {}
         self._image_count = 0
         self._odometry_stamps: list[int] = []
-        self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
+        knows_metres = sources.odometry is not None or sources.others
+        self._tree = TransformTree.read(recording) if knows_metres else TransformTree()
         self._writer: BagWriter
         self._session: ReconstructionSession
 
@@ -262,8 +283,15 @@ class _Run:
             RecordingError: no image could be reconstructed; the output is removed.
         """
         parameters = self._loaded.parameters
-        live = Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth)
-        reconstructor = live if self._odometry is None else DeferredReconstructor(live)
+        reconstructor = DeferredReconstructor(
+            Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth),
+            hopes_for_metres=bool(
+                self._sources.odometry
+                or self._sources.others
+                or self._loaded.metric_depth
+                or parameters.camera_height
+            ),
+        )
         self._writer = BagWriter(bag, options.storage, self._recording, self._topics)
         self._session = ReconstructionSession(
             reconstructor,
@@ -297,7 +325,8 @@ class _Run:
                 image_topic=self._topics.image,
                 camera_info_topic=self._topics.camera_info,
                 reference_topics=list(self._topics.reference),
-                odometry_topic=self._odometry,
+                odometry_topic=self._sources.odometry,
+                scale_topics=self._sources.others,
             ),
             {
                 **session.counters.values(session.scale),
@@ -344,7 +373,8 @@ class _Run:
         topics = self._topics
         total = min(limit or sys.maxsize, self._recording.count(topics.image))
         used = {topics.image, *topics.reference}
-        used |= {topic for topic in (self._odometry, topics.camera_info) if topic is not None}
+        others = (self._sources.odometry, *self._sources.others, topics.camera_info)
+        used |= {topic for topic in others if topic is not None}
         # The first image may come before the calibration that belongs to it.
         info = topics.camera_info and self._recording.first(topics.camera_info)
         if info is not None:
@@ -378,9 +408,13 @@ class _Run:
                 self._gather(self._session.on_image(message))
             elif topic == self._topics.camera_info:
                 self._session.on_camera_info(message)
+            elif topic == self._sources.fix:
+                self._session.on_fix(message)
+            elif topic == self._sources.range:
+                self._session.on_range(message)
             else:
                 read_pose(message)  # what is no pose is not copied
-                if topic == self._odometry:
+                if topic == self._sources.odometry:
                     self._odometry_stamps.append(stamp_ns(message))
                     self._session.on_odometry(message)
                 self._writer.copy(topic, received.data, stamp_ns(message) or received.received_ns)
@@ -401,16 +435,17 @@ class _Run:
 
     def _odometry_warnings(self) -> list[str]:
         """Return why odometry gave no scale, where its times do not fit the images'."""
-        if self._odometry is None or self._session.scale.metres_per_unit is not None:
+        topic = self._sources.odometry
+        if topic is None or self._session.scale.metres_per_unit is not None:
             return []
         if not self._odometry_stamps:
-            return [f"{self._odometry} holds no pose that can be used, so there is no scale"]
+            return [f"{topic} holds no pose that can be used, so there is no scale"]
         images, odometry = sorted(self._images), sorted(self._odometry_stamps)
         gap_ns = max(odometry[0] - images[-1], images[0] - odometry[-1])
         if gap_ns <= 0:
             return []
         return [
-            f"{self._odometry} and the images have no time in common, {gap_ns * 1e-9:.1f} s lie "
+            f"{topic} and the images have no time in common, {gap_ns * 1e-9:.1f} s lie "
             "between them, so there is no scale: were their clocks the same?"
         ]
 
