@@ -14,10 +14,10 @@ from qvggt_core.stream.position_scale import PositionKind, PositionScale
 from qvggt_core.stream.ratio_scale import RatioScale
 from qvggt_core.stream.scale_estimate import FusedScale, ScaleEstimate, fuse
 
-METRIC_SIGMA = 0.05
+METRIC_SIGMA = 0.08
 """Standard deviation of the scale's logarithm, by what was measured, at which it becomes known."""
 
-STALE_SIGMA = 0.1
+STALE_SIGMA = 0.12
 """The same, grown without any new measurement, from which it is stale."""
 
 _MAX_TOTAL_SIGMA = 0.15

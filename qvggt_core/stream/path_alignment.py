@@ -85,7 +85,7 @@ class AlignedPath:
     @property
     def is_coherent(self) -> bool:
         """Whether both paths have the same shape."""
-        return self.residual < 0.35 * self.spread
+        return self.residual < 0.2 * self.spread
 
 
 def align_path(piece: PathPiece, freedom: Freedom) -> AlignedPath | None:

@@ -17,9 +17,13 @@ _SAMPLES_KEPT = 4096
 _PENDING_KEPT = 256
 _FIXES_KEPT = 48
 # Fixes are this share of the least distance apart, and more where positions are noisy.
-_SPACING = 1 / 5
+_SPACING = 1 / 6
 _NOISE_SPACING = 2.0
-_MIN_FIXES = 5
+_MIN_FIXES = 6
+# An estimate counts once so many fits in a row agree to this, in logarithms, and no more after so
+# many fits in a row that find another shape: short straight ways look alike, whoever went them.
+_TO_BELIEVE, _AGREE = 3, 0.1
+_TO_DOUBT = 8
 # A step at so many times the usual speed is a source that was reset, not a robot that moved.
 _JUMP = 5.0
 _VELOCITY_OVER_S = 0.1
@@ -83,6 +87,8 @@ class PositionScale:
         self._fixes: list[_Fix] = []
         self._estimate: ScaleEstimate | None = None
         self._way_at_move = 0.0
+        self._recent: deque[float] = deque(maxlen=_TO_BELIEVE)
+        self._refuted = 0
         self.problem = ""
 
     @property
@@ -219,10 +225,15 @@ class PositionScale:
         )
         found = align_path(piece, self.kind.freedom)
         if found is None or not found.is_coherent:
+            self._doubt()
             self.problem = (
                 f"the paths of {self.kind.name} and of the map have different shapes: is it "
                 "this robot's, and is its clock the images'?"
             )
+            return False
+        self._refuted = 0
+        self._recent.append(found.log_scale)
+        if self._estimate is None and not self._is_steady():
             return False
         self.problem = ""
         if self.kind.freedom.offset_s:
@@ -235,6 +246,16 @@ class PositionScale:
             fixes[-1].way,
         )
         return True
+
+    def _is_steady(self) -> bool:
+        return len(self._recent) == _TO_BELIEVE and float(np.ptp(self._recent)) <= _AGREE
+
+    def _doubt(self) -> None:
+        """Count a fit that finds another shape; many in a row end what was believed."""
+        self._recent.clear()
+        self._refuted += 1
+        if self._refuted >= _TO_DOUBT:
+            self._estimate = None
 
     def _learn_offset(self, seconds: float, variance: float) -> None:
         """Take what one fit gives of the difference of the clocks."""

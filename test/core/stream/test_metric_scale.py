@@ -111,14 +111,18 @@ def test_odometry_that_is_not_finite_gives_no_scale_and_is_named():
     assert "not finite" in scale.scale.note
 
 
-def test_odometry_of_another_robot_gives_no_scale_and_is_named():
-    scale = MetricScale(min_distance=0.5)
-    times, mine = wandering(30.0, seed=1)
-    _, other = wandering(30.0, seed=2)
+@pytest.mark.parametrize("seed", range(4))
+def test_odometry_of_another_robot_gives_no_scale_and_is_named(seed):
+    """Two ways may look alike for a second or two: not for longer."""
+    scale, metric = MetricScale(min_distance=1.0), 0
+    times, mine = wandering(25.0, seed)
+    _, other = wandering(25.0, seed=100 + seed)
     for time, there, here in zip(times, other(times), mine(times), strict=True):
         scale.add_odometry(nanoseconds(time), there)
         scale.observe(nanoseconds(time), pose_at(here))
-        assert scale.scale.metres_per_unit is None
+        metric += scale.scale.state is ScaleState.METRIC
+    assert scale.scale.state is not ScaleState.METRIC
+    assert metric <= 0.2 * len(times)
     assert "different shapes" in scale.scale.note
 
 
@@ -126,7 +130,7 @@ def test_a_scale_that_nothing_confirms_any_more_becomes_stale_and_stays_in_use()
     scale = MetricScale(min_distance=1.0)
     journey = Journey(scale)
     journey.go(3.0, steps=40)
-    events = journey.go(3.0, steps=600, odometry=False)
+    events = journey.go(3.0, steps=900, odometry=False)
     assert any("stale" in event for event in events)
     assert scale.scale.state is ScaleState.STALE
     assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=1e-3)
@@ -152,7 +156,7 @@ def test_a_parameter_wins_over_odometry():
 def test_noise_of_odometry_is_outvoted():
     rng = np.random.default_rng(3)
     scale = MetricScale(min_distance=2.0)
-    for index in range(60):
+    for index in range(80):
         noise = rng.normal(0, 0.005, 3) + (2.0 if index == 31 else 0.0)
         scale.add_odometry(index * STEP_NS, np.array([0.1 * index, 0.0, 0.0]) + noise)
         scale.observe(index * STEP_NS, pose_at([0.1 * index / 3.0, 0.0, 0.0]))
