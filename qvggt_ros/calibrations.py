@@ -49,7 +49,9 @@ class Calibrations:
         try:
             self._last = camera_from_info(info, width, height, rectified=self._rectified)
         except QvggtError as error:
-            self._reject(f"{error}; the last good calibration stays in use, if there was one")
+            self._reject(
+                f"calibration: {error}; the last good calibration stays in use, if there was one"
+            )
             last = self._last
             if last is not None and (last.width, last.height) != (width, height):
                 self._last = None

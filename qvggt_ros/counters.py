@@ -13,6 +13,7 @@ from typing import Any
 
 from qvggt_core.results.facts import percentiles
 from qvggt_core.stream.frame import Confirmation, Scale, ScaleState, Verdict
+from qvggt_core.util.quoting import visible
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Counters:
         uncalibrated: frames without a calibration.
         windows: runs of the network.
         published: frames with geometry.
-        gated: frames that got no geometry because they showed nothing new.
+        gated: frames that left without geometry: dropped by a reset, or the network failed.
         keyframes: published frames that stayed in the window.
         segments: maps begun.
         lost: published frames whose pose is only the last known one.
@@ -84,7 +85,7 @@ class Counters:
 
     def reject(self, reason: str) -> None:
         """Count a message that cannot be used, and warn."""
-        reason = reason[:_LONGEST_REASON]
+        reason = visible(reason[:_LONGEST_REASON])
         kind = _kind(reason)
         if kind not in self._kinds and len(self._kinds) >= _KINDS_KEPT:
             # A camera that breaks anew each time must not fill the memory and the diagnostics.
@@ -99,6 +100,7 @@ class Counters:
 
         One fault of a camera is one kind, whatever numbers it comes with.
         """
+        event = visible(event[:_LONGEST_REASON])
         now, kind = self.clock(), _kind(event)
         known = self._warnings.get(kind)
         if known is None or now - known.last_s > self.warning_holds_s:

@@ -90,6 +90,11 @@ class MetricSensors:
 
     def on_fix(self, message: Any) -> None:
         """Take a sensor_msgs/NavSatFix; one without a position is left out."""
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"GPS: {error}")
+            return
         place = (message.latitude, message.longitude, message.altitude)
         if message.status.status < 0 or not all(map(math.isfinite, place)):
             return
@@ -103,11 +108,16 @@ class MetricSensors:
         )
         known = message.position_covariance_type > 0 and math.isfinite(variance) and variance > 0.0
         sigma = math.sqrt(variance) if known else _USUAL_GPS_SIGMA
-        self._reconstructor.add_gps(stamp_ns(message), self._tangent.position(*place), sigma)
+        self._reconstructor.add_gps(stamp, self._tangent.position(*place), sigma)
 
     def on_range(self, message: Any) -> None:
         """Take a sensor_msgs/Range; what is out of the sensor's reach is left out (REP-117)."""
-        metres, stamp = float(message.range), stamp_ns(message)
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"range: {error}")
+            return
+        metres = float(message.range)
         least, most = float(message.min_range), float(message.max_range)
         if not math.isfinite(metres) or metres <= 0.0 or metres < least or 0.0 < most <= metres:
             return

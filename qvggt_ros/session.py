@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +39,7 @@ class FrameReconstructor(MetricReconstructor, Protocol):
 
     @property
     def gated(self) -> int:
-        """Frames that got no geometry because they showed nothing new."""
+        """Frames that left without geometry: dropped by a reset, or the network failed."""
 
     @property
     def withheld(self) -> int:
@@ -115,7 +115,11 @@ class ReconstructionSession:
 
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
-        self._calibrations[camera].add(message)
+        try:
+            self._calibrations[camera].add(message)
+        except QvggtError as error:
+            self.counters.reject(f"calibration: {error}")
+            return
         if camera != self._parameters.cameras[0]:
             self._sensors.on_projection(camera, np.array(message.p, np.float64).reshape(3, 4))
 
@@ -150,9 +154,10 @@ class ReconstructionSession:
             for camera in self._parameters.cameras
             if camera in images and (frame := self._frame(camera, images[camera])) is not None
         ]
-        if not frames or frames[0].source != self._parameters.cameras[0]:
+        if frames and frames[0].source != self._parameters.cameras[0]:
+            self._reject_set(frames, "an image came without one of the first camera")
             return ()
-        if not self._is_in_time(frames[0].stamp_ns):
+        if not frames or not self._is_in_time(frames):
             return ()
         self._sensors.camera_frame = frames[0].frame_id
         self._sensors.on_rig({frame.source: frame for frame in frames})
@@ -165,7 +170,7 @@ class ReconstructionSession:
         try:
             results = self._reconstructor.add(*frames)
         except QvggtError as error:
-            self.counters.reject(str(error))
+            self._reject_set(frames, str(error))
             return ()
         if age is not None and any(result.window_size for result in results):
             self.counters.ages.append(age)
@@ -185,6 +190,7 @@ class ReconstructionSession:
     def reset(self, reason: str = "reset on request") -> None:
         """Forget the map, the path and the views that wait."""
         self._reconstructor.reset(reason)
+        self._count()
         self.counters.forget_warnings()
         self._driver.forget()
         self._newest_ns = None
@@ -227,22 +233,33 @@ class ReconstructionSession:
         frame_id = frames_of(message)[0] or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera)
 
-    def _is_in_time(self, stamp: int) -> bool:
-        newest = self._newest_ns
+    def _is_in_time(self, frames: Sequence[Frame]) -> bool:
+        stamp, newest = frames[0].stamp_ns, self._newest_ns
+        if newest is not None and stamp == newest:
+            self._reject_set(frames, "an image has the stamp of its predecessor")
+            return False
         if self._live and newest is not None and stamp < newest:
             seconds = (newest - stamp) * 1e-9
             if newest - stamp < _LATE_NS:
-                self.counters.reject(
-                    f"an image came late: {seconds:.3f} s older than its predecessor"
+                self._reject_set(
+                    frames, f"an image came late: {seconds:.3f} s older than its predecessor"
                 )
                 return False
             self.reset(f"time went back by {seconds:.3f} s")
         self._newest_ns = stamp
         return True
 
+    def _reject_set(self, frames: Sequence[Frame], reason: str) -> None:
+        """Count each of the images that are left out together."""
+        for _ in frames:
+            self.counters.reject(reason)
+
     def _publish_all(self, results: tuple[Reconstruction, ...]) -> None:
         for result in results:
             self._publish(result)
+        self._count()
+
+    def _count(self) -> None:
         self.counters.gated = self._reconstructor.gated
         self.counters.withheld = self._reconstructor.withheld
         self.counters.not_finite = self._reconstructor.not_finite

@@ -22,6 +22,7 @@ from qvggt_core.results.result import Result
 from qvggt_core.results.samples import Samples
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.util.thinning import spread_indices
+from qvggt_ros.viewer_access import guarded_server
 
 _MAX_POINTS = 300_000
 _MAX_CAMERAS = 60
@@ -32,7 +33,8 @@ _DEPTH_COLORS = "turbo_r"
 class LiveView:
     """A viser server with the cloud, the path, cameras and the newest depth.
 
-    It listens on loopback unless another host is given: whoever reaches the port sees the cloud.
+    It listens on loopback unless another host is given: whoever reaches the port sees the cloud,
+    but pages of other sites in a browser here do not, and nothing puts it on the internet.
 
     Attributes:
         address: of the page.
@@ -54,9 +56,12 @@ class LiveView:
             raise ParameterError(f"a port of {port}: choose 1 to 65535")
         viser: Any = import_optional("viser")
         try:
-            self.server = viser.ViserServer(host=host, port=port, label="qvggt", verbose=False)
+            with guarded_server(host):
+                self.server = viser.ViserServer(host=host, port=port, label="qvggt", verbose=False)
         except OSError as error:
             raise ParameterError(f"cannot listen on {host}:{port}: {error}") from error
+        # A message of any client would open a public tunnel through viser's servers.
+        self.server.request_share_url = lambda *arguments, **options: None
         self.address = f"http://{host}:{self.server.get_port()}"
         self._scene_size = 1.0
         self._positioned = False

@@ -155,7 +155,7 @@ def count_rows(result: Result) -> list[tuple[str, str]]:
         ("messages refused as unusable", f"{sum(found.rejected.values()):,}"),
         *(
             [
-                ("frames that showed nothing new", f"{found.gated:,}"),
+                ("frames dropped without geometry", f"{found.gated:,}"),
                 ("keyframes", f"{found.keyframes:,}"),
                 ("runs of the network", f"{found.windows:,}"),
             ]

@@ -165,7 +165,7 @@ class Result(_Part):
     windows: Count = Field(description="Runs of the network.")
     published: Count = Field(description="Frames with geometry.")
     keyframes: Count = Field(description="Of these, those that stayed in the window.")
-    gated: Count = Field(description="Frames without geometry because they showed nothing new.")
+    gated: Count = Field(description="Frames dropped without geometry.")
     segments: Count = Field(description="Map segments.")
     metres_per_unit: float | None = Field(description="Scale of the map; null while unknown.")
     scale_source: str = Field(description="The source that has the largest part in it.")

@@ -169,21 +169,6 @@ class Scale:
             object.__setattr__(self, "state", ScaleState.METRIC if known else ScaleState.UNKNOWN)
 
 
-@dataclass(frozen=True)
-class Up:
-    """Which way is up in a map, and what that stands on.
-
-    Attributes:
-        direction: (3,) unit, along the map's axes as its first camera gave them.
-        source: "imu", "ground plane", or "first camera": taken to be level.
-        sigma: standard deviation of it in radians; None where it is only taken to be so.
-    """
-
-    direction: NDArray[np.float64]
-    source: str
-    sigma: float | None
-
-
 class Verdict(str, Enum):
     """What the images say of a window."""
 

@@ -212,9 +212,7 @@ class PositionScale:
     def _solve(self) -> bool:
         """Estimate the scale from the fixes; return whether there is an estimate."""
         fixes = self._fixes
-        steps = np.array(
-            [self._distance(a, b) for a, b in pairwise(fixes)], np.float64
-        )
+        steps = np.array([self._distance(a, b) for a, b in pairwise(fixes)], np.float64)
         if len(fixes) < _MIN_FIXES or steps.sum() < self.min_distance:
             return False
         piece = PathPiece(

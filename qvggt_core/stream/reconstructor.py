@@ -29,6 +29,7 @@ from qvggt_core.stream.frame import (
     FrameGeometry,
     Reconstruction,
     Verdict,
+    View,
     WindowPrediction,
 )
 from qvggt_core.stream.keyframes import KeyframeGate
@@ -36,6 +37,7 @@ from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeRead
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
 from qvggt_core.stream.network import Network
+from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import PlacedView, Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
@@ -60,8 +62,8 @@ class Reconstructor:
     views are kept.
 
     Attributes:
-        gated: number of frames that left the window without geometry; none do, unless the
-            network fails.
+        gated: number of frames that left the window without geometry: dropped by a reset, or
+            the network failed.
         not_finite: number of windows for which the network gave poses that are not finite.
         withheld: number of frames whose geometry the images contradict, and that were kept back.
         segment: number of the current map.
@@ -102,6 +104,8 @@ class Reconstructor:
         self._verifier = Verifier()
         self._ran_unconditioned = False
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
+        # What is done but not given out, as the network failed after it.
+        self._held: tuple[Reconstruction, ...] = ()
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take the next frame; return what the network had to say, oldest first, often nothing.
@@ -122,10 +126,21 @@ class Reconstructor:
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
             return ()
-        done: tuple[Reconstruction, ...] = ()
+        try:
+            self._take(frames, views)
+        except Exception:  # of the network: what did not even come into the window is gone
+            waiting = {id(entry.view) for entry in self._window.entries}
+            self.gated += sum(id(view) not in waiting for view in views)
+            raise
+        done, self._held = self._held, ()
+        return done
+
+    def _take(self, frames: tuple[Frame, ...], views: list[View]) -> None:
+        """Put the views of frames into the window; run the network if it is due."""
+        frame = frames[0]
         interruption = self._interruption(frames)
         if interruption:
-            done = self.flush()
+            self._held = self.flush()
             self._leave_map(interruption)
             self._verifier.reset()
         self._last = frames
@@ -135,7 +150,7 @@ class Reconstructor:
             preprocessor = self._preprocessor(frame)
             tracked, begins_anew = self._verifier.follow(frame, views[0], preprocessor)
         if begins_anew:
-            done += self.flush()
+            self._held = self.flush()
             self._leave_map("the camera was lost: no point of the map was found again")
         is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
@@ -145,8 +160,7 @@ class Reconstructor:
             first = self._window.entries[-len(views)]
             first.observation = self._verifier.observe(tracked, is_keyframe)
         if self._window.is_due:
-            done += self._run()
-        return done
+            self._held += self._run()
 
     def add_odometry(
         self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
@@ -188,11 +202,11 @@ class Reconstructor:
 
         Events that no reconstruction has carried yet come in one without frames.
         """
-        done: tuple[Reconstruction, ...] = ()
         if any(not entry.is_published for entry in self._window.entries):
-            done = self._run(is_last=True)
+            self._held += self._run(is_last=True)
         if self._events:
-            done += (self._reconstruction(),)
+            self._held += (self._reconstruction(),)
+        done, self._held = self._held, ()
         return done
 
     def reset(self, reason: str = "reset on request") -> None:
@@ -200,6 +214,8 @@ class Reconstructor:
         self._last = ()
         self.segment = 0
         self._map_is_empty = True
+        self.gated += sum(len(result.frames) for result in self._held)
+        self._held = ()
         self._leave_map(reason)
         self._verifier.reset()
 
@@ -219,23 +235,19 @@ class Reconstructor:
         needing_depth = self._needing_depth(entries)
         cameras = self._known_cameras(entries)
         known = {} if cameras is None else {"cameras": cameras}
-        prediction = self._network.predict(tokens, height, width, needing_depth, **known)
+        prediction = cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
         clock.append(time.perf_counter())
         self._window.ran()
-        if not np.isfinite(prediction.camera_from_world).all():
-            self.not_finite += 1
-            self._add_event(
-                f"the network gave poses that are not finite, its window of {len(entries)} views "
-                "was left out; does compute_dtype float32 help?"
-            )
-            if not self._has_observations(entries):
-                return ()
+        if not self._is_usable(entries, prediction):
+            return ()
         confirmation = self._judge(entries, prediction)
         if self._goes_by_tracks(entries, confirmation):
             frames = self._place_by_tracks(entries, prediction, confirmation)
             clock.append(time.perf_counter())
             seconds = _seconds(clock)
             return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
+        if not has_poses(prediction):
+            return ()
         depth = self._trusted_depth(prediction)
         try:
             alignment = self._align(entries, prediction, depth)
@@ -257,6 +269,20 @@ class Reconstructor:
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
+        """Return whether a prediction can be placed, by followed points if not by its poses."""
+        own_first = self.parameters.use_camera_intrinsics
+        has_lenses = has_intrinsics(prediction, [entry.view for entry in entries], own_first)
+        if has_lenses and has_poses(prediction):
+            return True
+        self.not_finite += 1
+        what = "poses" if has_lenses else "intrinsics"
+        self._add_event(
+            f"the network gave {what} that are not finite or that no camera has, its window of "
+            f"{len(entries)} views was left out; does compute_dtype float32 help?"
+        )
+        return has_lenses and self._refines and self._has_observations(entries)
 
     def _has_observations(self, entries: list[Entry]) -> bool:
         return all(
@@ -572,6 +598,7 @@ class Reconstructor:
 
     def _leave_map(self, reason: str) -> None:
         """Begin a segment with the next frame."""
+        self.gated += sum(not entry.is_published for entry in self._window.entries)
         self._window.clear()
         self._gate.reset()
         self._verifier.forget_map()

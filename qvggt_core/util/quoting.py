@@ -20,3 +20,18 @@ def cut(text: object) -> str:
     """Return a text, or an error's message, cut where it is long."""
     whole = str(text)
     return whole if len(whole) <= _MOST_CHARACTERS else f"{whole[:_MOST_CHARACTERS]}..."
+
+
+def visible(text: str) -> str:
+    """Return a text whose control characters, but ends of lines and tabs, are written out.
+
+    Names from recordings and graphs must not move a terminal's cursor or turn its text around.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        sign
+        if sign.isprintable() or sign in "\n\t"
+        else sign.encode("unicode_escape", "surrogatepass").decode("ascii")
+        for sign in text
+    )

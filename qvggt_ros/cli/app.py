@@ -8,10 +8,7 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import typer
-from rich.logging import RichHandler
 
-from qvggt_core.errors import QvggtError
-from qvggt_core.optional import missing_package
 from qvggt_ros.cli import (
     bench,
     bench_node,
@@ -33,6 +30,7 @@ from qvggt_ros.cli import (
     tune,
     view,
 )
+from qvggt_ros.cli.failures import explanation
 from qvggt_ros.cli.options import with_options
 
 app = typer.Typer(
@@ -45,15 +43,17 @@ app = typer.Typer(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; an explained error, or one of the disk, ends with one line and status 2."""
+    """Run the command; an error of ours, of the disk or of memory ends it with one line."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         app(args=arguments)
-    except (QvggtError, OSError, ImportError) as failure:
-        error = missing_package(failure) if isinstance(failure, ImportError) else failure
-        if error is None or "--debug" in arguments or isinstance(error, BrokenPipeError):
+    except BrokenPipeError:
+        raise
+    except Exception as failure:
+        text = explanation(failure)
+        if text is None or "--debug" in arguments:
             raise
-        console.note("[bold red]error:[/]", str(error))
+        console.note("[bold red]error:[/]", text)
         raise SystemExit(console.EXIT_ERROR) from None
 
 
@@ -66,7 +66,7 @@ def _options(
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.ERROR,
         format="%(name)s: %(message)s",
-        handlers=[RichHandler(console=console.err, show_path=False)],
+        handlers=[console.LogHandler(console=console.err, show_path=False)],
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,12 +10,40 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
-out = Console()
-err = Console(stderr=True)
+from qvggt_core.util.quoting import visible
+
+
+class Terminal(Console):
+    """A console that what is printed, whatever name of others it holds, cannot take over."""
+
+    # The method that makes a text of each string; the other sees the texts that others made.
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return a string as text that only shows itself."""
+        return super().render_str(visible(text), **options)
+
+    def render(self, renderable: Any, options: Any = None) -> Iterable[Segment]:
+        """Yield what is written, with signs that control the terminal only where rich set them."""
+        for part in super().render(renderable, options):
+            yield part if part.control else Segment(visible(part.text), part.style)
+
+
+class LogHandler(RichHandler):
+    """Prints log records to standard error, as safely."""
+
+    def render_message(self, record: logging.LogRecord, message: str) -> Any:
+        """Return what is printed of a record."""
+        return super().render_message(record, visible(message))
+
+
+out = Terminal()
+err = Terminal(stderr=True)
 
 EXIT_ERROR = 2
 EXIT_SOME_FAILED = 3

@@ -111,7 +111,7 @@ class LiveReconstruction:
         """Take the newest Image or CompressedImage of each camera, by the cameras' names."""
         self._images += len(images)
         self._newest_arrival = time.monotonic()
-        self._worker.offer(lambda: self._session.on_images(images))
+        self._worker.offer(lambda: self._session.on_images(images), len(images))
 
     def on_camera_info(self, message: Any, camera: str) -> None:
         """Take a CameraInfo."""

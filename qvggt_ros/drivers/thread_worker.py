@@ -27,7 +27,7 @@ class Worker:
     changed parameter) go before both. All use of a GPU is in this thread.
 
     Attributes:
-        dropped: images that a newer one replaced.
+        dropped: images that newer ones replaced, or that waited when all was forgotten.
         failures: exceptions that the work raised; each cost what it worked on.
         last_failure: the text of the newest.
         last_failure_s: when that was, by the monotonic clock.
@@ -57,17 +57,18 @@ class Worker:
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
         self._messages: deque[Callable[[], Any]] = deque(maxlen=_MESSAGES_KEPT)
         self._newest: Callable[[], Any] | None = None
+        self._newest_images = 0
         self._condition = threading.Condition()
         self._stopping = False
         # Not joined by the interpreter: a network that runs for minutes must not delay an exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def offer(self, work: Callable[[], Any]) -> None:
-        """Do this with the newest image, in place of what was offered and not yet begun."""
+    def offer(self, work: Callable[[], Any], images: int = 1) -> None:
+        """Do this with the newest images, in place of what was offered and not yet begun."""
         with self._condition:
-            self.dropped += self._newest is not None
-            self._newest = work
+            self._drop()
+            self._newest, self._newest_images = work, images
             self._condition.notify()
 
     def put(self, work: Callable[[], Any]) -> None:
@@ -90,9 +91,14 @@ class Worker:
     def forget(self) -> None:
         """Drop the image and the messages that wait."""
         with self._condition:
-            self._newest = None
+            self._drop()
             self._idle_due = None
             self._messages.clear()
+
+    def _drop(self) -> None:
+        """Count the images that wait as dropped."""
+        self.dropped += self._newest_images if self._newest is not None else 0
+        self._newest = None
 
     def stop(self, timeout_s: float) -> bool:
         """End after what is being worked on; return whether that was within the time."""

@@ -7,7 +7,5 @@ from qvggt_ros.cli import console
 
 @pytest.fixture(autouse=True)
 def _fresh_consoles(monkeypatch):
-    from rich.console import Console
-
-    monkeypatch.setattr(console, "out", Console(width=200))
-    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
+    monkeypatch.setattr(console, "out", console.Terminal(width=200))
+    monkeypatch.setattr(console, "err", console.Terminal(width=200, stderr=True))

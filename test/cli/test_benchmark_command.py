@@ -16,10 +16,8 @@ FRAMES = {"co3d": 50}
 
 @pytest.fixture(autouse=True)
 def _fresh_consoles(monkeypatch):
-    from rich.console import Console
-
-    monkeypatch.setattr(console, "out", Console(width=200))
-    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
+    monkeypatch.setattr(console, "out", console.Terminal(width=200))
+    monkeypatch.setattr(console, "err", console.Terminal(width=200, stderr=True))
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 from support.recordings import (
     load_mortal_network,
     load_room_network,
@@ -153,8 +152,8 @@ def test_senseless_numbers_are_refused(workers, retries):
 
 
 def run(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(console, "out", Console(width=250))
-    monkeypatch.setattr(console, "err", Console(width=250, stderr=True))
+    monkeypatch.setattr(console, "out", console.Terminal(width=250))
+    monkeypatch.setattr(console, "err", console.Terminal(width=250, stderr=True))
     with pytest.raises(SystemExit) as caught:
         cli.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()

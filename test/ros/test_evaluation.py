@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 from scipy.spatial.transform import Rotation
 from support.recordings import (
     HEIGHT,
@@ -418,8 +417,8 @@ def test_a_straight_path_says_that_its_rotation_is_not_determined(result, tmp_pa
 
 
 def command(capsys, monkeypatch, *arguments):
-    monkeypatch.setattr(console, "out", Console(width=200))
-    monkeypatch.setattr(console, "err", Console(width=200, stderr=True))
+    monkeypatch.setattr(console, "out", console.Terminal(width=200))
+    monkeypatch.setattr(console, "err", console.Terminal(width=200, stderr=True))
     monkeypatch.setattr("qvggt_core.stream.load_network.load_network", load_room_network)
     with pytest.raises(SystemExit) as caught:
         cli.main([str(argument) for argument in arguments])

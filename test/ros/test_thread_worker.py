@@ -127,3 +127,17 @@ def test_after_the_last_image_and_a_while_it_is_idle_once():
     worker.offer(lambda: None)
     worker.forget()
     assert worker.stop(5.0)
+
+
+def test_images_that_wait_when_all_is_forgotten_are_counted():
+    worker = Worker()
+    begun, go_on = threading.Event(), threading.Event()
+    worker.offer(lambda: (begun.set(), go_on.wait(10)))
+    assert begun.wait(10)
+    worker.offer(lambda: None, images=4)
+    worker.offer(lambda: None, images=3)
+    worker.forget()
+    worker.forget()
+    go_on.set()
+    assert worker.stop(10)
+    assert worker.dropped == 7

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import logging
+import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -76,6 +80,22 @@ def run_for(
         part(figures, seed)
         seed += 1
     return figures
+
+
+def main(description: str | None, part: Callable[[Figures, int], None]) -> None:
+    """Run a part of the torture as a program: for `--seconds`, quietly, figures at the end."""
+    import torch
+
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    seconds = parser.parse_args().seconds
+    torch.set_num_threads(1)
+    logging.disable()
+    warnings.simplefilter("ignore")
+    figures = run_for(seconds, part)
+    for fault in figures.faults:
+        print(fault, file=sys.stderr)
+    print(figures.line())
 
 
 def outcome(case: Callable[[], Any]) -> str:

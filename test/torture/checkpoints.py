@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import logging
 import random
-import sys
-import warnings
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-from support.figures import Figures, run_for
+from support.figures import Figures, main
 from support.hostile_checkpoints import KINDS, load_and_run, torch_file
 
 
@@ -31,20 +26,6 @@ def round_of_cases(folder: Path, figures: Figures, seed: int) -> None:
         marker.unlink()
 
 
-def main() -> None:
-    """Run for some time and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    seconds = parser.parse_args().seconds
-    torch.set_num_threads(1)
-    logging.disable()
-    warnings.simplefilter("ignore")
-    with TemporaryDirectory() as folder:
-        figures = run_for(seconds, partial(round_of_cases, Path(folder)))
-    for fault in figures.faults:
-        print(fault, file=sys.stderr)
-    print(figures.line())
-
-
 if __name__ == "__main__":
-    main()
+    with TemporaryDirectory() as folder:
+        main(__doc__, partial(round_of_cases, Path(folder)))

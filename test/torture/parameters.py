@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
-import sys
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from support.figures import Figures, run_for
+from support.figures import Figures, main
 from support.hostile_texts import BASES, mutated, read
 
 
@@ -26,22 +24,11 @@ def round_of_cases(figures: Figures, seed: int) -> None:
             Path("executed").unlink()
 
 
-def main() -> None:
-    """Run for some time and print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    seconds = parser.parse_args().seconds
+if __name__ == "__main__":
     with TemporaryDirectory() as folder:
         before = Path.cwd()
         os.chdir(folder)
         try:
-            figures = run_for(seconds, round_of_cases)
+            main(__doc__, round_of_cases)
         finally:
             os.chdir(before)
-    for fault in figures.faults:
-        print(fault, file=sys.stderr)
-    print(figures.line())
-
-
-if __name__ == "__main__":
-    main()
