@@ -25,7 +25,13 @@ def requirements(file: str) -> list[str]:
 
 
 AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni", "fma")
-INSTRUCTIONS = {"avx_vnni.cpp": ("avx2", "avxvnni", "fma"), "interface.cpp": ()}
+INSTRUCTIONS = {
+    "avx_vnni.cpp": ("avx2", "avxvnni", "fma"),
+    "avx2.cpp": ("avx2", "fma"),
+    "avx2_attention.cpp": ("avx2", "fma"),
+    "avx2_gemv.cpp": ("avx2", "fma"),
+    "interface.cpp": (),
+}
 """Instruction sets of the C++ files that are not for AVX-512; the processor decides which run."""
 
 

@@ -14,9 +14,6 @@ from .cpu import attention as cpu_attention
 from .cpu.linear import DTYPES
 from .weight import IntegerWeight, PackedWeight
 
-_REQUIRED_GAIN = 1.3
-"""bfloat16 gives up 16 bits of mantissa: it has to be clearly faster to be worth that."""
-
 _FP8_MULTIPLE = 16
 """Products of 8-bit floats take rows and columns in multiples of this."""
 
@@ -29,7 +26,7 @@ class Backend(Enum):
 
     REFERENCE = "plain PyTorch, any device"
     CPU = "PyTorch in pieces that stay in a core's cache"
-    NATIVE = "C++ for AVX-512"
+    NATIVE = "C++ for this processor's instructions"
     TRITON = "Triton on a CUDA device"
 
 
@@ -68,14 +65,14 @@ def uses_operator(x: Tensor, *others: Tensor | None) -> bool:
 def fastest_dtype(device: torch.device | str) -> torch.dtype:
     """Return the dtype in which a device multiplies matrices fastest at acceptable precision.
 
-    CUDA: bfloat16 from compute capability 8.0, float16 before. CPU: bfloat16 if a matrix
-    product is at least 1.3 times as fast as in float32. Any other device: float32.
+    CUDA: bfloat16 from compute capability 8.0, float16 before. CPU: bfloat16 if there are
+    instructions for its products. Any other device: float32.
     """
     device = torch.device(device)
     if device.type == "cuda":
         major, _ = torch.cuda.get_device_capability(device)
         return torch.bfloat16 if major >= 8 else torch.float16
-    if device.type == "cpu" and cpu_features.bfloat16_speedup() >= _REQUIRED_GAIN:
+    if device.type == "cpu" and cpu_features.multiplies_bfloat16():
         return torch.bfloat16
     return torch.float32
 
@@ -83,18 +80,14 @@ def fastest_dtype(device: torch.device | str) -> torch.dtype:
 def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
     """Return how a device multiplies wide 4-bit linears fastest: as floats or in 8-bit integers.
 
-    CPU: integers where their products have instructions (VNNI) and 16-bit floats have no matrix
-    unit (AMX), which multiplies them so fast that nothing is left to gain. By instruction set and
-    not by a clock: this choice changes results, which must not depend on how busy a machine was.
-    Any other device: floats, until integers have been timed there.
+    CPU: integers where their products have instructions (VNNI) or kernels of ours (AVX2), and
+    16-bit floats have no matrix unit (AMX), which multiplies them so fast that nothing is left to
+    gain. By instruction set and not by a clock: this choice changes results, which must not depend
+    on how busy a machine was. Any other device: floats, until integers have been timed there.
     """
-    if (
-        torch.device(device).type == "cpu"
-        and cpu_features.has_vnni()
-        and not cpu_features.has_amx()
-    ):
-        return "int8"
-    return "float"
+    if torch.device(device).type != "cpu" or cpu_features.has_amx():
+        return "float"
+    return "int8" if cpu_features.has_vnni() or native.load() is not None else "float"
 
 
 def _int4_linear_on_cpu(x: Tensor, weight: PackedWeight) -> Backend:
@@ -110,16 +103,16 @@ def _integer_linear_on_cpu(x: Tensor, weight: PackedWeight | IntegerWeight) -> B
 
 
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    if native.supports_attention(q, k, v) and cpu_attention.prefers_native():
+    if native.supports_attention(q, k, v) and cpu_attention.prefers_native(q.dtype):
         return Backend.NATIVE
     long_enough = q.shape[2] >= cpu_attention.MIN_LENGTH and q.dtype in DTYPES
-    if long_enough and cpu_attention.prefers_tiles(fastest_dtype("cpu")):
+    if long_enough and cpu_attention.prefers_tiles():
         return Backend.CPU
     return Backend.REFERENCE
 
 
 def _int8_attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    return Backend.NATIVE if native.supports_attention(q, k, v) else Backend.REFERENCE
+    return Backend.NATIVE if native.supports_attention(q, k, v, True) else Backend.REFERENCE
 
 
 def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:

@@ -1,30 +1,21 @@
-"""Instruction sets and speeds of this CPU, measured where no instruction set decides.
+"""Instruction sets of this CPU, and which of two ways to compute is faster with them.
 
-AVX512-BF16 wins on one vendor's cores and loses on another's, a library may take a slow path on
-cores that it does not support, and without matrix instructions bfloat16 can be ten times slower
-than float32. So candidates are timed, once per process and for some milliseconds each, before
-their first use.
+Ways round differently, so no clock chooses between them: two processes on one machine give the same
+bytes. Each choice is a rule on instruction sets and vendor that follows what was measured, in
+`benchmarks/results/` (`cpu_choices_*.json`, `block_steps_*.json`).
 """
 
 from __future__ import annotations
 
 import functools
 import re
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-
-CLEAR_GAIN = 1.3
-"""Speed-up from which a measured choice is made: a disturbed measurement must not turn it."""
 
 _CACHED_NUMBERS = 1 << 17
 _SERIAL_NUMBERS = (1 << 15) - 1
-
-_PROBE_ROWS, _PROBE_WIDTH, _PROBE_REPEATS = 512, 1024, 4
 
 
 def has_avx512() -> bool:
@@ -32,14 +23,27 @@ def has_avx512() -> bool:
     return torch.cpu._is_avx512_bf16_supported() and torch.cpu._is_vnni_supported()
 
 
-@functools.cache
+def has_avx2() -> bool:
+    """Return whether the CPU has vectors of 256 bits, of floats with FMA and of integers."""
+    return torch.cpu._is_avx2_supported()
+
+
 def has_avx_vnni() -> bool:
     """Return whether the CPU has AVX2 with dot products of 8-bit integers."""
+    return has_avx2() and re.search(r"\bavx_vnni\b", _description()) is not None
+
+
+def is_intel() -> bool:
+    """Return whether the CPU is Intel's, for whose cores MKL takes its fastest code."""
+    return re.search(r"^vendor_id\s*:\s*GenuineIntel", _description(), re.MULTILINE) is not None
+
+
+@functools.cache
+def _description() -> str:
     try:
-        flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+        return Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     except OSError:
-        return False
-    return torch.cpu._is_avx2_supported() and re.search(r"\bavx_vnni\b", flags) is not None
+        return ""
 
 
 def has_vnni() -> bool:
@@ -61,35 +65,30 @@ def slice_size() -> int:
     return _CACHED_NUMBERS if torch.get_num_threads() == 1 else _SERIAL_NUMBERS
 
 
-@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Return whether products of bfloat16 have instructions here: a matrix unit or dot products.
+
+    With them they are at least twice as fast as in float32, without up to ten times slower.
+    """
+    return has_amx() or torch.cpu._is_avx512_bf16_supported()
+
+
 def multiplies_integers() -> bool:
-    """Return whether PyTorch's integer product is at least as fast here as one through float32.
+    """Return whether PyTorch's product of 8-bit integers is faster here than one through float32.
 
-    Few rows: without a kernel it is a plain loop, a hundred times slower.
+    Both are exact. Without dot products PyTorch's is a plain loop, thirty times slower.
     """
-    x, weight = ones(32, 256), ones(256, 256)
-    q, q_weight = x.to(torch.int8), weight.to(torch.int8)
-    return speedup(lambda: F.linear(x, weight), lambda: torch._int_mm(q, q_weight.t())) >= 1
+    return has_vnni()
 
 
-@functools.cache
 def prefers_onednn() -> bool:
-    """Return whether oneDNN multiplies float32 clearly faster than what PyTorch takes by default.
+    """Return whether oneDNN multiplies float32 faster than what PyTorch takes by default.
 
-    That is MKL, which on other vendors' cores leaves half of their vector width unused.
+    That is MKL, which on other vendors' cores leaves half of the width of AVX-512 unused; with
+    AVX2 it is the faster one on any.
     """
-    if not torch.backends.mkldnn.is_available():
-        return False
-    x, weight = ones(_PROBE_ROWS, _PROBE_WIDTH), ones(_PROBE_WIDTH, _PROBE_WIDTH)
-    return speedup(lambda: F.linear(x, weight), lambda: onednn_linear(x, weight)) >= CLEAR_GAIN
-
-
-@functools.cache
-def bfloat16_speedup() -> float:
-    """Return how many times faster than in float32 this CPU multiplies in bfloat16."""
-    x, weight = ones(_PROBE_ROWS, _PROBE_WIDTH), ones(_PROBE_WIDTH, _PROBE_WIDTH)
-    x16, weight16 = x.bfloat16(), weight.bfloat16()
-    return speedup(lambda: F.linear(x, weight), lambda: F.linear(x16, weight16))
+    wide = torch.cpu._is_avx512_supported() and not is_intel()
+    return wide and torch.backends.mkldnn.is_available()
 
 
 def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -100,20 +99,3 @@ def onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tens
     """
     x, weight = x.contiguous(), weight.contiguous()
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-def ones(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Return an input to time with, on the CPU whatever the default device."""
-    return torch.ones(shape, dtype=dtype, device="cpu")
-
-
-def speedup(baseline: Callable[[], object], candidate: Callable[[], object]) -> float:
-    """Return the ratio of the best times: first ones set kernels up, others may be disturbed."""
-    best = [float("inf"), float("inf")]
-    with torch.inference_mode():
-        for _ in range(_PROBE_REPEATS):
-            for index, run in enumerate((baseline, candidate)):
-                start = time.perf_counter()
-                run()
-                best[index] = min(best[index], time.perf_counter() - start)
-    return best[0] / best[1]

@@ -16,8 +16,6 @@ _NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
 def check_computing(environment: Mapping[str, str] = os.environ) -> list[Finding]:
     """Return findings on device, kernels, dtype and threads.
 
-    Timing a matrix product in two dtypes takes some milliseconds on the CPU.
-
     Args:
         environment: the process's environment variables.
     """
@@ -121,7 +119,8 @@ def cpu_kernels_finding(status: str, shortfall: str | None) -> Finding:
             "`sudo apt install g++`, then install qvggt again (`pip install --force-reinstall "
             "--no-deps .`, or `colcon build`)",
         )
-    return ok("kernels", f"C++ kernels {status}" if status == "in use" else f"PyTorch: {status}")
+    in_use = status.startswith("in use")
+    return ok("kernels", f"C++ kernels {status}" if in_use else f"PyTorch: {status}")
 
 
 def _install(module: str) -> str:

@@ -8,7 +8,9 @@ from pathlib import Path
 import torch
 from qvggt_kernels import native
 
-_ARITHMETIC_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8")
+_ARITHMETIC_FLAGS = (
+    *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+)
 
 
 def describe_machine() -> dict[str, object]:
@@ -22,6 +24,7 @@ def describe_machine() -> dict[str, object]:
     flags = cpu.get("flags", "").split()
     return {
         "cpu": cpu.get("model name", platform.processor()),
+        "cpu_vendor": cpu.get("vendor_id", ""),
         "cpu_family_model": f"{cpu.get('cpu family', '?')}/{cpu.get('model', '?')}",
         "cpu_flags": [flag for flag in _ARITHMETIC_FLAGS if flag in flags],
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,

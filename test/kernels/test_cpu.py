@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from qvggt_kernels import (
@@ -13,6 +17,7 @@ from qvggt_kernels import (
     dequantize,
     fastest_dtype,
     fastest_linears,
+    native,
     pack,
     requantize,
 )
@@ -138,7 +143,10 @@ def test_a_layer_of_integer_arithmetic_multiplies_integers_where_no_gradient_is_
     assert torch.equal(layer(x), exact), "gradients are on: they need the differentiable path"
     with torch.no_grad():
         rounded = layer(x)
-        assert torch.equal(rounded, cpu_integer.int4_linear_int8(x, layer.packed()))
+        has_avx2_kernel = native.load() is not None and native.instruction_set() == "avx2"
+        by_group, by_row = reference.int4_linear_int8_by_group, reference.int4_linear_int8
+        expected = (by_group if has_avx2_kernel else by_row)(x, layer.packed())
+        assert torch.equal(rounded, expected)
     assert 0 < (rounded - exact).norm() < 0.02 * exact.norm()
 
 
@@ -182,7 +190,8 @@ def test_tiled_attention_is_the_formula(monkeypatch, dtype, tolerance, length, s
 
 @pytest.mark.parametrize("tiles", [True, False])
 def test_attention_is_pytorchs_to_rounding_and_one_operator(monkeypatch, tiles):
-    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda dtype: tiles)
+    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda: tiles)
+    monkeypatch.setattr(cpu_attention, "prefers_native", lambda dtype: False)
     q, k, v = (tokens(1, 150, 2, 16, seed=seed).transpose(1, 2) for seed in range(3))
     assert torch.allclose(attention(q, k, v), F.scaled_dot_product_attention(q, k, v), atol=1e-6)
     torch.library.opcheck(torch.ops.qvggt.attention.default, (q, k, v))
@@ -212,44 +221,88 @@ def test_both_libraries_multiply_float32(monkeypatch, onednn):
 
 
 @pytest.mark.parametrize(
-    ("vnni", "amx", "expected"),
-    [(False, False, "float"), (True, False, "int8"), (True, True, "float")],
+    ("vnni", "kernels", "amx", "expected"),
+    [
+        (False, False, False, "float"),
+        (True, False, False, "int8"),
+        (False, True, False, "int8"),
+        (True, True, True, "float"),
+    ],
 )
-def test_integers_are_for_cpus_that_have_instructions_for_nothing_better(
-    monkeypatch, vnni, amx, expected
+def test_integers_are_for_cpus_that_have_instructions_or_kernels_for_nothing_better(
+    monkeypatch, vnni, kernels, amx, expected
 ):
     monkeypatch.setattr(cpu_features, "has_vnni", lambda: vnni)
     monkeypatch.setattr(cpu_features, "has_amx", lambda: amx)
+    monkeypatch.setattr(native, "load", lambda: object() if kernels else None)
     assert fastest_linears("cpu") == expected
     assert fastest_linears("cuda:0") == "float"
 
 
 def test_this_cpus_instruction_sets_can_be_read():
     assert cpu_features.has_vnni() in (True, False)
-    assert (fastest_linears("cpu") == "int8") <= cpu_features.has_vnni()
+    assert cpu_features.is_intel() in (True, False)
+    assert (fastest_linears("cpu") == "int8") <= cpu_features.has_avx2()
 
 
-def test_probes_run_in_any_context_and_once():
-    for probe, *arguments in (
-        (cpu_features.prefers_onednn,),
-        (cpu_features.bfloat16_speedup,),
-        (cpu_attention.prefers_tiles, torch.float32),
-        (cpu_attention.prefers_native,),
+def test_nothing_that_chooses_reads_a_clock():
+    """Ways round differently: choices that a clock makes differ between two processes."""
+    package = Path(native.__file__).parents[1]
+    files = [package / "cpu_features.py", package / "backends.py", *package.glob("cpu/*.py")]
+    for file in files:
+        assert not re.search(
+            r"\b(perf_counter|process_time|monotonic|time\.time)\b", file.read_text()
+        )
+
+
+def pretend(monkeypatch, machine):
+    """Let the rules see another machine's processor."""
+    flags = machine["cpu_flags"]
+    for name, wanted in (
+        ("_is_avx2_supported", "avx2"),
+        ("_is_avx512_supported", "avx512f"),
+        ("_is_vnni_supported", "avx512_vnni"),
+        ("_is_avx512_bf16_supported", "avx512_bf16"),
+        ("_is_amx_tile_supported", "amx_bf16"),
     ):
-        probe.cache_clear()
-        with torch.device("meta"), torch.enable_grad():
-            first = probe(*arguments)
-        assert probe(*arguments) == first
-        assert probe.cache_info().misses == 1
+        monkeypatch.setattr(torch.cpu, name, lambda has=wanted in flags: has)
+    text = f"vendor_id\t: {machine['cpu_vendor']}\nflags\t\t: {' '.join(flags)}\n"
+    monkeypatch.setattr(cpu_features, "_description", lambda: text)
 
 
-@pytest.mark.parametrize(
-    ("gain", "expected"), [(0.2, torch.float32), (1.29, torch.float32), (1.3, torch.bfloat16)]
-)
-def test_bfloat16_has_to_be_clearly_faster_on_a_cpu(monkeypatch, gain, expected):
-    monkeypatch.setattr(cpu_features, "bfloat16_speedup", lambda: gain)
-    assert fastest_dtype("cpu") == expected
-    assert fastest_dtype(torch.device("cpu")) == expected
+def chosen():
+    """What the rules say, in the words of the benchmark's results."""
+    library = "oneDNN" if cpu_features.prefers_onednn() else "PyTorch's"
+    without_kernel = "tiles" if cpu_attention.prefers_tiles() else "PyTorch's"
+    return {
+        "dtype of products": str(fastest_dtype("cpu")).removeprefix("torch."),
+        "library for float32": library,
+        "product of integers": (
+            "in integers" if cpu_features.multiplies_integers() else "through float32"
+        ),
+        **{
+            f"attention in {str(dtype).removeprefix('torch.')}": (
+                "C++" if cpu_attention.prefers_native(dtype) else without_kernel,
+                without_kernel,
+            )
+            for dtype in (torch.float32, torch.bfloat16)
+        },
+    }
+
+
+RESULTS = sorted((Path(__file__).parents[2] / "benchmarks" / "results").glob("cpu_choices_*.json"))
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=[path.stem for path in RESULTS])
+def test_rules_choose_what_was_fastest_on_every_machine_that_was_measured(monkeypatch, path):
+    results = json.loads(path.read_text(encoding="utf-8"))
+    pretend(monkeypatch, results["machine"])
+    for choice, rule in chosen().items():
+        times = {name: ways["best_ms"] for name, ways in results["choices"][choice].items()}
+        if fastest_dtype("cpu") == torch.float32 and choice == "attention in bfloat16":
+            continue  # no network computes in it there
+        rule = rule if isinstance(rule, str) else next(way for way in rule if way in times)
+        assert times[rule] <= 1.1 * min(times.values()), (choice, rule, times)
 
 
 @pytest.mark.parametrize(

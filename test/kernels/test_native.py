@@ -45,23 +45,40 @@ ULP = 2**-7
 
 BUILT = Path(native.__file__).parent
 
-needs_kernels = pytest.mark.skipif(
+needs_kernels = pytest.mark.skipif(native.load() is None, reason=native.status())
+needs_avx512 = pytest.mark.skipif(
     native.load() is None or native.instruction_set() != "avx512", reason=native.status()
 )
 
+PROCESSOR_HAS = {
+    "avx512": cpu_features.has_avx512,
+    "avx_vnni": cpu_features.has_avx_vnni,
+    "avx2": cpu_features.has_avx2,
+}
 
-@pytest.fixture(params=["avx512", "avx_vnni"])
+
+def use_instructions(monkeypatch, name):
+    """Take the kernels of an instruction set, or skip the test where they cannot run."""
+    if not PROCESSOR_HAS[name]():
+        pytest.skip(f"this processor has no {name}")
+    monkeypatch.setattr(native, "instruction_set", lambda: name)
+    library, status = native.open_library(BUILT)
+    if library is None:
+        pytest.skip(f"no kernels for {name}: {status}")
+    monkeypatch.setattr(native, "load", lambda: library)
+
+
+@pytest.fixture(params=list(PROCESSOR_HAS))
 def instructions(request, monkeypatch):
     """Run a test with the kernels of each instruction set that this processor has."""
-    if request.param == "avx_vnni":
-        monkeypatch.setattr(native, "instruction_set", lambda: "avx_vnni")
-        library, status = native.open_library(BUILT) if cpu_features.has_avx_vnni() else (None, "")
-        if library is None:
-            pytest.skip(f"no kernels for AVX-VNNI: {status or 'another processor'}")
-        monkeypatch.setattr(native, "load", lambda: library)
-    elif native.instruction_set() != "avx512":
-        pytest.skip("no AVX-512")
+    use_instructions(monkeypatch, request.param)
     return request.param
+
+
+@pytest.fixture
+def avx2(monkeypatch):
+    """Run a test with the kernels for AVX2, whatever else this processor has."""
+    use_instructions(monkeypatch, "avx2")
 
 
 @pytest.fixture
@@ -86,7 +103,7 @@ def test_they_are_built_wherever_they_can_be():
     can = (
         sys.platform == "linux"
         and platform.machine() == "x86_64"
-        and (cpu_features.has_avx512() or cpu_features.has_avx_vnni())
+        and cpu_features.has_avx2()
         and (shutil.which("g++") or shutil.which("c++")) is not None
         and os.environ.get("QVGGT_NATIVE") != "0"
     )
@@ -103,30 +120,40 @@ def test_the_environment_disables_them():
 
 
 @pytest.mark.parametrize(
-    ("avx512", "avx_vnni", "environment", "expected"),
+    ("available", "environment", "expected"),
     [
-        (True, True, "1", "avx512"),
-        (True, True, "avx_vnni", "avx_vnni"),
-        (True, False, "avx_vnni", None),
-        (False, True, "1", "avx_vnni"),
-        (False, False, "1", None),
+        ("avx512 avx_vnni avx2", "1", "avx512"),
+        ("avx512 avx_vnni avx2", "avx_vnni", "avx_vnni"),
+        ("avx512 avx_vnni avx2", "avx2", "avx2"),
+        ("avx512 avx2", "avx_vnni", None),
+        ("avx_vnni avx2", "1", "avx_vnni"),
+        ("avx_vnni avx2", "avx512", None),
+        ("avx2", "1", "avx2"),
+        ("", "1", None),
+        ("", "avx2", None),
     ],
 )
-def test_the_processor_decides_which_kernels_run(
-    monkeypatch, avx512, avx_vnni, environment, expected
-):
+def test_the_processor_decides_which_kernels_run(monkeypatch, available, environment, expected):
     monkeypatch.setenv("QVGGT_NATIVE", environment)
-    monkeypatch.setattr(cpu_features, "has_avx512", lambda: avx512)
-    monkeypatch.setattr(cpu_features, "has_avx_vnni", lambda: avx_vnni)
+    for name in PROCESSOR_HAS:
+        has = name in available.split()
+        monkeypatch.setattr(cpu_features, f"has_{name}", lambda has=has: has)
     assert native.instruction_set.__wrapped__() == expected
 
 
-def test_without_avx512_floats_are_left_to_pytorch(monkeypatch):
-    monkeypatch.setattr(native, "instruction_set", lambda: "avx_vnni")
+@pytest.mark.parametrize("name", ["avx_vnni", "avx2"])
+def test_without_avx512_bfloat16_and_wide_float_products_are_left_to_pytorch(monkeypatch, name):
+    monkeypatch.setattr(native, "instruction_set", lambda: name)
     monkeypatch.setattr(native, "load", lambda: object())
-    tokens, weight = normal(3, 64, dtype=BFLOAT16), packed_weight(8, 64)
-    assert not native.supports_int4_linear(tokens, weight)
-    assert native.supports_integer_linear(tokens, 64)
+    tokens, weight = normal(3, 64), packed_weight(8, 64)
+    heads = normal(1, 2, 5, 64)
+    assert native.supports_int4_linear(tokens, weight)
+    assert not native.supports_int4_linear(normal(65, 64), weight)
+    assert not native.supports_int4_linear(tokens.bfloat16(), weight)
+    assert native.supports_integer_linear(tokens.bfloat16(), 64)
+    assert native.supports_attention(heads, heads, heads)
+    assert not native.supports_attention(*[heads.bfloat16()] * 3)
+    assert not native.supports_attention(heads, heads, heads, in_integers=True)
 
 
 def test_other_processors_do_without(monkeypatch):
@@ -171,7 +198,7 @@ def test_missing_kernels_are_reported_where_the_processor_could_run_them(
     assert reported == (expected is not None)
 
 
-@needs_kernels
+@needs_avx512
 def test_dense_bfloat16_products_are_left_to_a_matrix_unit(monkeypatch):
     monkeypatch.setattr(cpu_features, "has_amx", lambda: True)
     weight = packed_weight(16, 64, 64)
@@ -184,7 +211,7 @@ def test_dense_bfloat16_products_are_left_to_a_matrix_unit(monkeypatch):
 # --- 4-bit weights --------------------------------------------------------------------------
 
 
-@needs_kernels
+@needs_avx512
 @pytest.mark.parametrize("group", GROUP_SIZES)
 @pytest.mark.parametrize("zeros", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
@@ -197,7 +224,7 @@ def test_a_token_that_is_one_somewhere_reads_the_weights_of_the_reference(group,
         assert torch.equal(found, ones @ weight.t())
 
 
-@needs_kernels
+@needs_avx512
 def test_every_scale_that_bfloat16_has_is_rounded_as_the_reference_rounds():
     bits = torch.arange(2**15, dtype=torch.int32).to(torch.int16)
     scales = bits.view(BFLOAT16).view(-1, 1)
@@ -210,7 +237,7 @@ def test_every_scale_that_bfloat16_has_is_rounded_as_the_reference_rounds():
     assert torch.equal(native.int4_linear(ones, weight), expected)
 
 
-@needs_kernels
+@needs_avx512
 @pytest.mark.parametrize("group", GROUP_SIZES)
 @pytest.mark.parametrize("count", [1, 2, 5, 6, 7, 64, 193])
 @pytest.mark.parametrize("rows", [1, 64, 130])
@@ -232,7 +259,7 @@ def test_bfloat16_linears_round_once(threads, group, count, rows, biased):
 @pytest.mark.parametrize("group", GROUP_SIZES)
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 8, 9, 64])
 @pytest.mark.parametrize("rows", [1, 33, 300])
-def test_a_few_float32_tokens_keep_float32(threads, group, count, rows):
+def test_a_few_float32_tokens_keep_float32(instructions, threads, group, count, rows):
     x, bias = normal(count, 384, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, 384, group, zeros=True, bias=bias)
     weight = dequantize(packed, torch.float64)
@@ -268,9 +295,35 @@ def test_products_in_integers_have_the_bits_of_the_reference(
     weight.scales[0] = 0
     x = normal(count, 384, dtype=dtype, seed=1)
     x[0] = 0
-    expected = reference.int4_linear_int8(x, weight)
+    computed = (
+        reference.int4_linear_int8_by_group
+        if instructions == "avx2"
+        else reference.int4_linear_int8
+    )
+    expected = computed(x, weight)
     for found in outputs(x, weight, run=native.int4_linear_int8, threads=threads):
         assert torch.equal(found, expected)
+
+
+def test_weights_that_keep_their_four_bits_are_nearer_to_the_exact_product(avx2):
+    x, weight = normal(50, 1024, seed=1), packed_weight(96, 1024, 128, zeros=True)
+    exact = x.double() @ dequantize(weight, torch.float64).t()
+    kept = (native.int4_linear_int8(x, weight).double() - exact).norm()
+    requantized = (reference.int4_linear_int8(x, weight).double() - exact).norm()
+    assert kept < 0.9 * requantized
+    assert kept < 0.01 * exact.norm()
+
+
+@pytest.mark.parametrize("zero", [0, 15, 16, 255])
+@pytest.mark.parametrize("number", [-8, 7])
+def test_the_largest_products_of_4_bit_weights_stay_exact(avx2, zero, number):
+    q = torch.full((16, 128), number, dtype=torch.int8)
+    zeros = torch.full((16, 1), zero, dtype=torch.uint8)
+    weight = PackedWeight(pack(q, 128), torch.ones(16, 1, dtype=BFLOAT16), zeros=zeros)
+    x = torch.stack([torch.full((128,), 1.0), torch.full((128,), -1.0)])
+    value = 128 * 127 * (number + 8 - zero) * (torch.tensor(1.0) / 127)
+    expected = torch.stack([value, -value]).unsqueeze(1).expand(2, 16)
+    assert torch.equal(native.int4_linear_int8(x, weight), expected)
 
 
 @needs_kernels
@@ -287,11 +340,14 @@ def test_8_bit_weights_too(instructions, threads, dtype, bits, count, columns, r
 
 
 @needs_kernels
-def test_sums_of_the_longest_and_largest_rows_stay_exact(instructions):
-    weight = torch.full((4096, 3), -128, dtype=torch.int8)
+@pytest.mark.parametrize("number", [-128, -16, -9, -8, 7, 8, 15, 127])
+def test_sums_of_the_longest_and_largest_rows_stay_exact(instructions, number):
+    weight = torch.full((4096, 3), number, dtype=torch.int8)
     x = torch.full((2, 4096), 1.0)
     y = native.integer_linear(x, IntegerWeight(weight, torch.ones(3)))
-    assert torch.equal(y, torch.full((2, 3), -128.0 * 4096 * 127) * (torch.tensor(1.0) / 127))
+    assert torch.equal(
+        y, torch.full((2, 3), float(number) * 4096 * 127) * (torch.tensor(1.0) / 127)
+    )
 
 
 # --- attention ------------------------------------------------------------------------------
@@ -301,7 +357,7 @@ def softmax_attention(q, k, v):
     return (q.double() @ k.double().transpose(2, 3) / 8).softmax(-1) @ v.double()
 
 
-@needs_kernels
+@needs_avx512
 @pytest.mark.parametrize("queries", [1, 6, 97, 200])
 @pytest.mark.parametrize("keys", [1, 63, 64, 65, 512, 513, 1100])
 def test_attention_is_the_formula_to_rounding(threads, queries, keys):
@@ -314,7 +370,43 @@ def test_attention_is_the_formula_to_rounding(threads, queries, keys):
     assert all(torch.equal(first, other) for other in others)
 
 
-@needs_kernels
+@pytest.mark.parametrize("queries", [1, 6, 97, 200])
+@pytest.mark.parametrize("keys", [1, 15, 16, 17, 256, 257, 1100])
+def test_attention_without_avx512_keeps_float32(avx2, threads, queries, keys):
+    q = normal(2, queries, 3, 64).transpose(1, 2)
+    k, v = (normal(2, keys, 3, 64, seed=seed).transpose(1, 2) for seed in (1, 2))
+    expected = softmax_attention(q, k, v)
+    first, *others = outputs(q, k, v, run=native.attention, threads=threads)
+    assert (first.double() - expected).norm() <= 2e-6 * expected.norm()
+    assert first.transpose(1, 2).is_contiguous()
+    assert all(torch.equal(first, other) for other in others)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 30.0, 1e4])
+def test_float32_attention_holds_for_any_size_of_scores(avx2, factor):
+    q, k, v = (normal(1, 1, 700, 64, seed=seed) for seed in range(3))
+    # The largest scores come last, so that every block of keys raises the maximum.
+    k = k[:, :, (k @ q[0, 0, 0]).argsort().flatten()]
+    found, expected = (
+        native.attention(q * factor, k, v).double(),
+        softmax_attention(q * factor, k, v),
+    )
+    assert torch.isfinite(found).all()
+    # A score of 10^5 is itself rounded by some thousandths.
+    assert (found - expected).norm() <= max(2e-6, 1e-6 * factor) * expected.norm()
+
+
+def test_what_is_not_a_number_stays_in_its_row(avx2):
+    q, k, v = (normal(1, 1, 20, 64, seed=seed) for seed in range(3))
+    clean = native.attention(q, k, v)
+    q[0, 0, 7, 3] = float("nan")
+    found = native.attention(q, k, v)
+    assert found[0, 0, 7].isnan().all()
+    assert torch.equal(found[0, 0, :7], clean[0, 0, :7])
+    assert torch.equal(found[0, 0, 8:], clean[0, 0, 8:])
+
+
+@needs_avx512
 @pytest.mark.parametrize("factor", [1e-3, 30.0, 1e4])
 def test_attention_holds_for_any_size_of_scores(factor):
     q, k, v = (normal(1, 1, 700, 64, dtype=BFLOAT16, seed=seed) for seed in range(3))
@@ -326,7 +418,7 @@ def test_attention_holds_for_any_size_of_scores(factor):
     assert (found - expected).norm() <= 6e-3 * expected.norm()
 
 
-@needs_kernels
+@needs_avx512
 @pytest.mark.parametrize("queries", [1, 8, 200])
 @pytest.mark.parametrize("keys", [1, 64, 65, 1100])
 def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
@@ -342,16 +434,16 @@ def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
     assert all(torch.equal(first, other) for other in others)
 
 
-@needs_kernels
+@needs_avx512
 def test_equal_keys_average_the_values():
     q, v = normal(1, 1, 5, 64, dtype=BFLOAT16), normal(1, 1, 1000, 64, dtype=BFLOAT16, seed=1)
     found = native.attention(q, torch.zeros_like(v), v).float()
     assert torch.allclose(found, v.float().mean(2, keepdim=True).expand(found.shape), atol=2e-4)
 
 
-@needs_kernels
+@needs_avx512
 def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeypatch):
-    monkeypatch.setattr(cpu_attention, "prefers_native", lambda: True)
+    monkeypatch.setattr(cpu_attention, "prefers_native", lambda dtype: True)
     qkv = normal(2, 40, 3, 2, 64, dtype=BFLOAT16)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     dense = [part.contiguous() for part in (q, k, v)]
@@ -367,7 +459,7 @@ def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeyp
 
 @pytest.mark.parametrize("tiles", [True, False])
 def test_short_sequences_are_not_tiled(without_native_kernels, monkeypatch, tiles):
-    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda dtype: True)
+    monkeypatch.setattr(cpu_attention, "prefers_tiles", lambda: True)
     parts = [normal(1, 1, cpu_attention.MIN_LENGTH - (not tiles), 64, dtype=BFLOAT16)] * 3
     assert (backends.choose("attention", *parts) == Backend.CPU) == tiles
 
@@ -375,7 +467,7 @@ def test_short_sequences_are_not_tiled(without_native_kernels, monkeypatch, tile
 # --- queries and keys -----------------------------------------------------------------------
 
 
-@needs_kernels
+@needs_avx512
 @pytest.mark.parametrize("norm", [True, False])
 @pytest.mark.parametrize("rope", [True, False])
 def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, rope):
@@ -501,6 +593,8 @@ def test_running_out_of_memory_is_reported(monkeypatch):
         def qvggt_attention(*_):
             return 1
 
+        qvggt_attention_avx2 = qvggt_attention
+
     monkeypatch.setattr(native, "load", Starved)
     with pytest.raises(MemoryError, match="scratch of attention: use a smaller window"):
-        native.attention(*[normal(1, 1, 2, 64, dtype=BFLOAT16)] * 3)
+        native.attention(*[normal(1, 1, 2, 64, dtype=native.attention_dtype())] * 3)

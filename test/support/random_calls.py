@@ -39,8 +39,6 @@ ERRORS = (PackingError, ValueError, MemoryError)
 """What the kernels raise on purpose."""
 
 LINEARS = ("int4_linear", "int4_linear_int8", "integer_linear")
-INTEGER_LINEARS = LINEARS[1:]
-"""Those that there are kernels for without AVX-512."""
 ATTENTIONS = ("attention", "int8_attention")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ODD_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int64, torch.bool, torch.complex64)
@@ -173,8 +171,7 @@ def _alignment(draw: random.Random, tensor: torch.Tensor) -> torch.Tensor:
 def function_of(draw: random.Random, call: Call) -> Callable[..., Any]:
     """The kernel itself, the public function, or the operator of PyTorch."""
     route = draw.randrange(3)
-    complete = native.instruction_set() == "avx512"
-    if route == 0 and native.load() is not None and (complete or call.name in INTEGER_LINEARS):
+    if route == 0 and native.load() is not None:
         kernel = getattr(native, call.name)
         return lambda *flat: kernel(*call.bundle(list(flat)))
     if route == 1:

@@ -8,12 +8,10 @@ stays in a core's cache, so memory does not grow with the square of the sequence
 
 from __future__ import annotations
 
-import functools
-
 import torch
 from torch import Tensor
 
-from .. import cpu_features, native
+from .. import cpu_features
 from ..reference import attention as reference
 from .linear import linear
 
@@ -24,8 +22,6 @@ _MIN_ROWS, _MAX_ROWS = 64, 512
 
 MIN_LENGTH = 128
 """Queries below which the calls around the products take longer than the products."""
-
-_PROBE_SHAPE = (1, 2, 512, 64)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, tile_scores: int = _TILE_SCORES) -> Tensor:
@@ -44,21 +40,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, tile_scores: int = _TILE_SCORES) 
     return out
 
 
-@functools.cache
-def prefers_tiles(dtype: torch.dtype) -> bool:
-    """Return whether attention in tiles beats PyTorch's own clearly in a dtype."""
-    q = cpu_features.ones(*_PROBE_SHAPE, dtype=dtype)
-    gain = cpu_features.speedup(lambda: reference.attention(q, q, q), lambda: attention(q, q, q))
-    return gain >= cpu_features.CLEAR_GAIN
+def prefers_tiles() -> bool:
+    """Return whether attention in tiles is faster here than PyTorch's own: where oneDNN is."""
+    return cpu_features.prefers_onednn()
 
 
-@functools.cache
-def prefers_native() -> bool:
-    """Return whether our own attention kernel, where there is one, beats PyTorch's clearly."""
-    q = cpu_features.ones(*_PROBE_SHAPE, dtype=torch.bfloat16)
-    if not native.supports_attention(q, q, q):
-        return False
-    gain = cpu_features.speedup(
-        lambda: reference.attention(q, q, q), lambda: native.attention(q, q, q)
-    )
-    return gain >= cpu_features.CLEAR_GAIN
+def prefers_native(dtype: torch.dtype) -> bool:
+    """Return whether our own kernel, where there is one for a dtype, is faster than PyTorch's.
+
+    PyTorch's bfloat16 one multiplies by a matrix unit (AMX) where there is one; ours does not.
+    """
+    return not (dtype == torch.bfloat16 and cpu_features.has_amx())

@@ -1,14 +1,15 @@
 """Kernels in C++ for x86 processors, behind a plain C interface.
 
-Those for AVX-512 with BF16 and VNNI are all there are; those for AVX2 with AVX-VNNI are the linears
-that multiply integers. One library holds both, and the processor decides which run.
+Those for AVX-512 with BF16 and VNNI compute in bfloat16 or in 8-bit integers. Those for AVX2, with
+AVX-VNNI or without, compute in float32 or in 8-bit integers, and leave to PyTorch what it does as
+fast. One library holds all, and the processor decides which run.
 
 They are built when the package is installed where a C++ compiler is available, load without
 PyTorch's headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other
 modules of this package compute without them: `backends` calls the `supports_...` of a kernel first.
 
-`QVGGT_NATIVE=0` in the environment disables them, `QVGGT_NATIVE=avx_vnni` takes those for AVX-VNNI
-even where there is AVX-512.
+`QVGGT_NATIVE=0` in the environment disables them, `QVGGT_NATIVE=avx_vnni` or `avx2` takes those for
+fewer instructions than the processor has.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from ..reference.attention import check_heads
 from ..reference.rotary import HeadNorm, Rotation, check_parts
 from ..reference.rotary import check_heads as check_heads_and_angles
 from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
+from .arguments import aligned, fitting, require
 
 _INTERFACE = 1
 """Number of the functions and arguments below; see `interface.cpp`."""
@@ -48,8 +50,24 @@ _STRIDES = c_int64 * 9
 
 _MAX_SIZE = 2**31
 
-_AVX_VNNI = frozenset({"quantize_tokens", "int4_linear_int8", "integer_linear"})
-"""Kernels that there are for AVX2 with AVX-VNNI."""
+InstructionSet = Literal["avx512", "avx_vnni", "avx2"]
+
+_INTEGER_LINEARS = ("int4_linear_int8", "integer_linear")
+_AVX2 = dict.fromkeys(
+    ("attention", "int4_linear_rows", "quantize_tokens", *_INTEGER_LINEARS), "_avx2"
+)
+_SUFFIXES: dict[InstructionSet, dict[str, str]] = {
+    "avx512": dict.fromkeys((*_AVX2, "int4_linear", "qk_norm_rope"), ""),
+    "avx_vnni": _AVX2 | dict.fromkeys(_INTEGER_LINEARS, "_avx_vnni"),
+    "avx2": _AVX2,
+}
+"""Kernels that there are for an instruction set, with the ends of their symbols' names."""
+
+_IN_USE: dict[InstructionSet, str] = {
+    "avx512": "in use",
+    "avx_vnni": "in use, those for AVX-VNNI",
+    "avx2": "in use, those for AVX2",
+}
 
 
 def load() -> ctypes.CDLL | None:
@@ -78,14 +96,19 @@ def is_supported() -> bool:
 
 
 @functools.cache
-def instruction_set() -> Literal["avx512", "avx_vnni"] | None:
+def instruction_set() -> InstructionSet | None:
     """Return the instructions of the kernels that this process runs; None for no kernels."""
-    has_avx_vnni = cpu_features.has_avx_vnni()
-    if os.environ.get("QVGGT_NATIVE") == "avx_vnni":
-        return "avx_vnni" if has_avx_vnni else None
+    available: list[InstructionSet] = []
     if cpu_features.has_avx512():
-        return "avx512"
-    return "avx_vnni" if has_avx_vnni else None
+        available.append("avx512")
+    if cpu_features.has_avx_vnni():
+        available.append("avx_vnni")
+    if cpu_features.has_avx2():
+        available.append("avx2")
+    wanted = os.environ.get("QVGGT_NATIVE")
+    if wanted in _SUFFIXES:
+        return wanted if wanted in available else None
+    return available[0] if available else None
 
 
 @functools.cache
@@ -104,7 +127,7 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
         return None, "disabled by QVGGT_NATIVE=0"
     # First of all: loading runs no code of the kernels, but nothing may depend on that.
     if not is_supported():
-        return None, "not for this processor, which lacks AVX-512 with BF16 and VNNI, and AVX-VNNI"
+        return None, "not for this processor, which lacks AVX2"
     files = [directory / f"_library{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -112,7 +135,7 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
     try:
         # After PyTorch, whose OpenMP is then found under the same name: one pool of threads.
         kernels = _declare(ctypes.CDLL(str(file)), interface)
-        return kernels, "in use" if instruction_set() == "avx512" else "in use, those for AVX-VNNI"
+        return kernels, _IN_USE[instruction_set() or "avx512"]
     except (OSError, AttributeError) as error:
         return None, f"not usable, install qvggt again: {error}"
 
@@ -134,7 +157,7 @@ def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
     if (found := kernels.qvggt_interface()) != interface:
         raise OSError(f"it was built for interface {found}, not {interface}")
     for name, (result, arguments) in signatures.items():
-        if instruction_set() == "avx_vnni" and name not in _AVX_VNNI:
+        if not _has_kernel(name):
             continue
         function = getattr(kernels, _symbol(name))
         function.restype = result
@@ -142,22 +165,37 @@ def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
     return kernels
 
 
+def _suffixes() -> dict[str, str]:
+    chosen = instruction_set()
+    return {} if chosen is None else _SUFFIXES[chosen]
+
+
 def _symbol(name: str) -> str:
-    return f"qvggt_{name}" + ("" if instruction_set() == "avx512" else f"_{instruction_set()}")
+    return f"qvggt_{name}{_suffixes()[name]}"
 
 
-def _has_avx512_kernels() -> bool:
-    return load() is not None and instruction_set() == "avx512"
+def _has_kernel(name: str) -> bool:
+    return name in _suffixes()
 
 
-def supports_attention(q: Tensor, k: Tensor, v: Tensor) -> bool:
-    """Return whether `attention` computes this."""
+def _is_usable(name: str) -> bool:
+    return load() is not None and _has_kernel(name)
+
+
+def attention_dtype() -> torch.dtype:
+    """Return the dtype of the queries, keys and values that `attention` takes here."""
+    return torch.bfloat16 if instruction_set() == "avx512" else torch.float32
+
+
+def supports_attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> bool:
+    """Return whether `attention`, or `int8_attention`, computes this."""
     return (
-        q.dtype == k.dtype == v.dtype == torch.bfloat16
+        q.dtype == k.dtype == v.dtype == attention_dtype()
+        and not (in_integers and instruction_set() != "avx512")
         and q.shape[3] == _HEAD_DIM
         and k.shape[2] > 0
         and all(part.stride(3) == 1 for part in (q, k, v))
-        and _has_avx512_kernels()
+        and _is_usable("attention")
     )
 
 
@@ -165,12 +203,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / 8) v with an online softmax in float32.
 
     Args:
-        q: (B, H, L, 64) bfloat16, any strides but the last, which is 1.
+        q: (B, H, L, 64), any strides but the last, which is 1; bfloat16 with AVX-512, float32
+            without.
         k: (B, H, T, 64) likewise.
         v: (B, H, T, 64) likewise.
 
     Returns:
-        (B, H, L, 64) bfloat16, laid out as (B, L, H, 64).
+        (B, H, L, 64) of the dtype of q, laid out as (B, L, H, 64).
 
     Raises:
         ValueError: the arguments do not fit together.
@@ -179,19 +218,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `attention` with queries and keys in 8-bit integers."""
+    """Return `attention` with queries and keys in 8-bit integers; with AVX-512 only."""
+    require(instruction_set() == "avx512", "there is no int8_attention without AVX-512")
     return _attention(q, k, v, in_integers=True)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
     check_heads(q, k, v)
     batch, heads, length, dim = q.shape
-    _require(
-        dim == _HEAD_DIM and q.dtype == torch.bfloat16 and all(p.stride(3) == 1 for p in (q, k, v)),
+    dtype = attention_dtype()
+    require(
+        dim == _HEAD_DIM and q.dtype == dtype and all(p.stride(3) == 1 for p in (q, k, v)),
         f"heads of {dim} numbers of {q.dtype} with strides {q.stride()}, {k.stride()} and "
-        f"{v.stride()}: these kernels take {_HEAD_DIM} bfloat16 that lie side by side",
+        f"{v.stride()}: these kernels take {_HEAD_DIM} {dtype} that lie side by side",
     )
-    q, k, v = _aligned(q), _aligned(k), _aligned(v)
+    q, k, v = aligned(q), aligned(k), aligned(v)
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
     strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
     sizes = (batch, heads, length, k.shape[2])
@@ -203,9 +244,9 @@ def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
     """Return whether `int4_linear` computes this, faster than by unpacking the whole weight."""
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.float32:
-        return 0 < rows <= _ROWS and _has_avx512_kernels()
+        return 0 < rows <= _ROWS and _is_usable("int4_linear_rows")
     fits = x.dtype == torch.bfloat16 and weight.columns % _COLUMNS == 0
-    return fits and rows > 0 and _has_avx512_kernels()
+    return fits and rows > 0 and _is_usable("int4_linear")
 
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
@@ -217,7 +258,7 @@ def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGU
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, (qweight, scales, bias, zeros), out = _fitting(
+    tokens, (qweight, scales, bias, zeros), out = fitting(
         x, weight, x.dtype, 1 if x.dtype == torch.float32 else _COLUMNS
     )
     if not out.numel():
@@ -240,10 +281,12 @@ def supports_integer_linear(x: Tensor, columns: int) -> bool:
 def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return what `reference.linear.int4_linear_int8` does, bit for bit.
 
+    With AVX2 alone, what `reference.linear.int4_linear_int8_by_group` does.
+
     Raises:
         PackingError: the arguments do not fit together.
     """
-    tokens, (qweight, scales, bias, zeros), out = _fitting(x, weight, torch.float32, _COLUMNS)
+    tokens, (qweight, scales, bias, zeros), out = fitting(x, weight, torch.float32, _COLUMNS)
     if not out.numel():
         return epilogue.apply(out)
     q, steps = _quantize(tokens, 127, 1.0)
@@ -260,7 +303,7 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
     """
     weight.check(x)
     weight = weight._replace(qweight=unpack_integer(weight.qweight), scales=weight.scales.float())
-    tokens, (qweight, scales, bias, *_), out = _fitting(x, weight, torch.float32, _COLUMNS)
+    tokens, (qweight, scales, bias, *_), out = fitting(x, weight, torch.float32, _COLUMNS)
     if not out.numel():
         return epilogue.apply(out)
     columns, outputs = qweight.shape
@@ -277,7 +320,7 @@ def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
         and (norm.query_weight is None or norm.query_weight.dtype == torch.bfloat16)
-        and _has_avx512_kernels()
+        and _is_usable("qk_norm_rope")
     )
 
 
@@ -289,49 +332,15 @@ def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
     """
     check_heads_and_angles(qkv, norm, rotation)
     tokens, _, heads, dim = qkv.shape[2:]
-    _require(
+    require(
         dim == _HEAD_DIM and qkv.dtype == torch.bfloat16,
         f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} bfloat16",
     )
     check_parts("gains and biases", norm[:4], (dim,), qkv.device, torch.bfloat16)
     frames = qkv.shape[0] * qkv.shape[1]
-    parts = (None if part is None else _aligned(part) for part in (*norm[:4], *rotation))
+    parts = (None if part is None else aligned(part) for part in (*norm[:4], *rotation))
     qw, qb, kw, kb, cos, sin = parts
     _run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
-
-
-def _require(fits: bool, message: str) -> None:
-    if not fits:
-        raise ValueError(message)
-
-
-def _fitting(
-    x: Tensor, weight: PackedWeight | IntegerWeight, bias_dtype: torch.dtype, multiple: int
-) -> tuple[Tensor, list[Any], Tensor]:
-    """Return tokens (M, K), the parts of a weight and an empty result (..., N) for a kernel.
-
-    The kernels trust the sizes that they are given.
-
-    Raises:
-        PackingError: the arguments do not fit together.
-        ValueError: the kernels do not take the dtype or the number of columns.
-    """
-    weight.check(x)
-    _require(
-        x.dtype in (torch.float32, torch.bfloat16) and weight.columns % multiple == 0,
-        f"tokens of {weight.columns} numbers of {x.dtype}: this kernel takes multiples of "
-        f"{multiple}, float32 or bfloat16",
-    )
-    if weight.bias is not None:
-        weight = weight._replace(bias=weight.bias.to(bias_dtype))
-    parts = [_aligned(part.contiguous()) if isinstance(part, Tensor) else part for part in weight]
-    out = torch.empty(*x.shape[:-1], weight.outputs, dtype=x.dtype, device="cpu")
-    return _aligned(x.reshape(-1, weight.columns).contiguous()), parts, out
-
-
-def _aligned(part: Tensor) -> Tensor:
-    """Return a tensor whose numbers lie at multiples of their size; files may lay them anywhere."""
-    return part.clone() if part.data_ptr() % part.element_size() else part
 
 
 def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -347,24 +356,26 @@ def _run(name: str, *arguments: Any) -> None:
     """Call a kernel on PyTorch's threads; it releases the interpreter.
 
     Raises:
-        ValueError: a tensor is not in the CPU's memory, or a size is none that the kernels count.
+        ValueError: a tensor is not in the CPU's memory, a size is none that the kernels count, or
+            there is no such kernel for the instructions that are used.
         RuntimeError: there are no kernels.
         MemoryError: none is left for a thread's scratch.
     """
     given: list[Any] = []
     for part in arguments:
         if isinstance(part, Tensor):
-            _require(
+            require(
                 part.is_cpu and part.layout == torch.strided and not part.is_neg(),
                 f"{name} takes plain tensors of the CPU, not one of {part.layout} on {part.device}",
             )
             part = part.data_ptr()
         elif isinstance(part, int):
-            _require(part < _MAX_SIZE, f"{name} counts to {_MAX_SIZE}, not {part}")
+            require(part < _MAX_SIZE, f"{name} counts to {_MAX_SIZE}, not {part}")
         given.append(part)
     library = load()
-    if library is None or (instruction_set() == "avx_vnni" and name not in _AVX_VNNI):
+    if library is None:
         raise RuntimeError(f"there is no {name} for this processor: {status()}")
+    require(_has_kernel(name), f"there is no {name} for {instruction_set()}: PyTorch computes it")
     function = getattr(library, _symbol(name))
     if function(*given, torch.get_num_threads()):
         raise MemoryError(f"no memory for the scratch of {name}: use a smaller window or image")

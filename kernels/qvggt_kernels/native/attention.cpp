@@ -6,30 +6,19 @@
 // scores and probabilities of a block stay in the first-level cache.
 
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 
+#include "heads.h"
 #include "tiles.h"
 #include "vectors.h"
 
 namespace qvggt {
 namespace {
 
-constexpr int kDim = 64;
-constexpr float kScale = 0.125f * 1.44269504f;  // 1 / sqrt(64), and powers of two instead of e
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int kWords = kDim / 2;   // words of a query or key, or of a value
 constexpr int kWords8 = kDim / 4;  // words of a query or key in 8 bits
 constexpr int kBlock = 512;        // keys of which a row's scores are held at once
 constexpr int kTasksPerThread = 6;
-
-struct Matrix {
-    const bf16* data;
-    int64_t batch, head, row;  // strides
-    const bf16* at(int64_t b, int64_t h, int64_t r) const {
-        return data + b * batch + h * head + r * row;
-    }
-};
 
 // 2^x for x <= 0, within 4e-6; the result is rounded to bfloat16 anyway.
 inline __m512 exp2(__m512 x) {
@@ -44,7 +33,7 @@ inline __m512 exp2(__m512 x) {
 }
 
 // Keys t of a head as panels [T/64][32 words][64 keys]; keys past the end are zero.
-void pack_keys(const Matrix& k, int64_t b, int64_t h, int keys, uint32_t* panels) {
+void pack_keys(const Matrix<bf16>& k, int64_t b, int64_t h, int keys, uint32_t* panels) {
     for (int t = 0; t < (keys + kPanel - 1) / kPanel * kPanel; t += kLanes) {
         uint32_t* panel = panels + size_t(t / kPanel) * kWords * kPanel + t % kPanel;
         for (int w = 0; w < kWords; w += kLanes) {
@@ -79,8 +68,8 @@ inline float quantize(const bf16* row, const __m512 (&mean)[kVectors], __m512i& 
 // Keys of a head in 8 bits as panels [T/64][16 words][64 keys], less their mean, which adds the
 // same number to all scores of a query; `steps` [T], and `base` [T], where sums begin because
 // queries are 128 too high.
-void pack_keys8(const Matrix& k, int64_t b, int64_t h, int keys, uint32_t* panels, float* steps,
-                int32_t* base) {
+void pack_keys8(const Matrix<bf16>& k, int64_t b, int64_t h, int keys, uint32_t* panels,
+                float* steps, int32_t* base) {
     __m512 mean[kVectors];
     for (int j = 0; j < kVectors; ++j) {
         mean[j] = _mm512_setzero_ps();
@@ -108,7 +97,7 @@ void pack_keys8(const Matrix& k, int64_t b, int64_t h, int keys, uint32_t* panel
 }
 
 // Values of a head as one panel [pairs of keys][64 numbers]; keys past the end are zero.
-void pack_values(const Matrix& v, int64_t b, int64_t h, int keys, uint32_t* panel) {
+void pack_values(const Matrix<bf16>& v, int64_t b, int64_t h, int keys, uint32_t* panel) {
     alignas(64) uint16_t order[2][32];
     for (int i = 0; i < 32; ++i) {
         order[0][i] = uint16_t(i / 2 + i % 2 * 32);
@@ -150,7 +139,7 @@ struct Head {
     explicit operator bool() const { return keys && values && steps && base && scratch; }
 
     template <bool kIntegers>
-    void fill(const Matrix& k, const Matrix& v, int64_t b, int64_t h, int count) {
+    void fill(const Matrix<bf16>& k, const Matrix<bf16>& v, int64_t b, int64_t h, int count) {
         if constexpr (kIntegers)
             pack_keys8(k, b, h, count, keys.get(), steps.get(), base.get());
         else
@@ -259,8 +248,8 @@ void attend(const bf16* q, int64_t stride, const Head& head, int count, bf16* ou
 }
 
 template <bool kIntegers>
-int run(const Matrix& query, const Matrix& key, const Matrix& value, bf16* out, int64_t batch,
-        int64_t heads, int64_t queries, int64_t keys, int threads) {
+int run(const Matrix<bf16>& query, const Matrix<bf16>& key, const Matrix<bf16>& value, bf16* out,
+        int64_t batch, int64_t heads, int64_t queries, int64_t keys, int threads) {
     const int64_t pairs = batch * heads;
     const size_t padded = size_t(keys + kPanel - 1) / kPanel * kPanel;
     const Blocks blocks{pairs, queries, pairs * queries * keys * 4 * kDim};
@@ -287,9 +276,7 @@ extern "C" QVGGT_EXPORT int qvggt_attention(const uint16_t* q, const uint16_t* k
                                             int64_t batch, int64_t heads, int64_t queries,
                                             int64_t keys, int threads) {
     using namespace qvggt;
-    const Matrix query{q, strides[0], strides[1], strides[2]};
-    const Matrix key{k, strides[3], strides[4], strides[5]};
-    const Matrix value{v, strides[6], strides[7], strides[8]};
+    const Matrix<bf16> query(q, strides), key(k, strides + 3), value(v, strides + 6);
     return in_integers ? run<true>(query, key, value, out, batch, heads, queries, keys, threads)
                        : run<false>(query, key, value, out, batch, heads, queries, keys, threads);
 }

@@ -39,6 +39,15 @@ static QVGGT_INLINE inline float widen(bf16 value) {
     return result;
 }
 
+// Calls f with what `numbers` points to: float if `wide`, else bfloat16.
+template <class F>
+QVGGT_INLINE inline void with_numbers(const void* numbers, int wide, F&& f) {
+    if (wide)
+        f(static_cast<const float*>(numbers));
+    else
+        f(static_cast<const bf16*>(numbers));
+}
+
 // Calls f with 0 to N - 1 as compile-time constants. Arrays of sums that are indexed by constants
 // alone become registers with any compiler; in loops, that depends on its version.
 template <class F, int... I>

@@ -71,12 +71,9 @@ QVGGT_EXPORT void qvggt_quantize_tokens(const void* x, int wide, uint8_t* q, flo
                                         int64_t tokens, int64_t columns, float levels, float clip,
                                         int threads) {
     using namespace qvggt;
-    if (wide)
-        quantize(static_cast<const float*>(x), q, steps, tokens, int(columns), levels, clip,
-                 threads);
-    else
-        quantize(static_cast<const bf16*>(x), q, steps, tokens, int(columns), levels, clip,
-                 threads);
+    with_numbers(x, wide, [&](auto* numbers) {
+        quantize(numbers, q, steps, tokens, int(columns), levels, clip, threads);
+    });
 }
 
 // Normalises (weights null: not) and turns (cos null: not) queries and keys of

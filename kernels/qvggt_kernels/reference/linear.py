@@ -61,6 +61,29 @@ def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EP
     return integer_linear(x, requantize(weight), epilogue)
 
 
+def int4_linear_int8_by_group(
+    x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE
+) -> Tensor:
+    """Return x W^T + bias (..., N) in the dtype of x (..., K); tokens alone become 8-bit integers.
+
+    Weights keep their four bits and a scale per group: a group's integers are summed exactly,
+    scaled, and added in float32, one group after the other.
+    """
+    tokens = x.reshape(-1, x.shape[-1]).float()
+    q, step = quantize_tokens(tokens, 8)
+    numbers = unpack(weight.qweight, weight.group_size).int().view(*weight.scales.shape, -1)
+    if weight.zeros is not None:
+        numbers -= (weight.zeros.int() - ZERO).unsqueeze(2)
+    y = torch.zeros(len(q), weight.outputs, device=x.device)
+    for group, tokens_of_group in enumerate(q.split(weight.group_size, 1)):
+        # Float64 holds these sums exactly.
+        sums = tokens_of_group.double() @ numbers[:, group].double().t()
+        y += sums.float().mul_(step).mul_(weight.scales[:, group].float())
+    if weight.bias is not None:
+        y += weight.bias.float()
+    return epilogue.apply(y.to(x.dtype).view(*x.shape[:-1], y.shape[1]))
+
+
 def int4_linear_fp8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
     """Return x W^T + bias (..., N) in the dtype of x (..., K), multiplied in 8-bit floats."""
     q, step = quantize_rows_fp8(x.float())
