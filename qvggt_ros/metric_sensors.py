@@ -34,6 +34,9 @@ class MetricReconstructor(Protocol):
     def add_range(self, reading: RangeReading) -> None:
         """Take a distance along a known axis."""
 
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes."""
+
     def set_baseline(self, source: str, metres: float) -> None:
         """Take how far a rig's camera is from its first one."""
 
@@ -65,6 +68,8 @@ class MetricSensors:
         self._counters = counters
         self._tangent: LocalTangentPlane | None = None
         self._baselines: dict[str, float] = {}
+        # An IMU that is screwed to the camera: hundreds of messages a second need one look-up.
+        self._mounts: dict[str, Array64] = {}
 
     def on_odometry(self, message: Any) -> None:
         """Take a nav_msgs/Odometry of the robot."""
@@ -133,6 +138,38 @@ class MetricSensors:
         angle = float(message.field_of_view)
         half = 0.5 * angle if math.isfinite(angle) and 0.0 < angle < math.pi else 0.02
         self._reconstructor.add_range(RangeReading(stamp, metres, camera_from_sensor, half))
+
+    def on_imu(self, message: Any) -> None:
+        """Take a sensor_msgs/Imu; its orientation is not used, only what it measures."""
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"IMU: {error}")
+            return
+        # REP-145: a covariance of -1 marks what the sensor does not have.
+        lacks = -1.0 in (
+            message.linear_acceleration_covariance[0],
+            message.angular_velocity_covariance[0],
+        )
+        if self.camera_frame is None or lacks:
+            return
+        sensor = frames_of(message)[0]
+        turned = self._mounts.get(sensor)
+        if turned is None:
+            found = self._lookup(self.camera_frame, sensor, stamp)
+            if found is None:
+                self._counters.warn(
+                    f"no transform from {self.camera_frame} to {sensor}: its IMU does not show "
+                    "which way is up"
+                )
+                return
+            turned = self._mounts[sensor] = found[:3, :3]
+        force, rate = message.linear_acceleration, message.angular_velocity
+        self._reconstructor.add_imu(
+            stamp,
+            turned @ np.array([force.x, force.y, force.z]),
+            turned @ np.array([rate.x, rate.y, rate.z]),
+        )
 
     def on_projection(self, camera: str, projection: Array64) -> None:
         """Take the P (3, 4) of a stereo pair's second camera: its last column has the baseline."""

@@ -11,6 +11,7 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Frame, Reconstruction, Scale, Up
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, stamp_ns
@@ -113,6 +114,13 @@ class ReconstructionSession:
         """The unit of the newest geometry."""
         return self._publishing.scale
 
+    @property
+    def up_values(self) -> dict[str, Any]:
+        """What the map's vertical stands on, and its standard deviation in degrees."""
+        up = self._publishing.up
+        sigma = None if up.sigma is None else math.degrees(up.sigma)
+        return {"up_source": up.source, "up_sigma_deg": sigma}
+
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
         try:
@@ -134,6 +142,10 @@ class ReconstructionSession:
     def on_range(self, message: Any) -> None:
         """Take a sensor_msgs/Range, a source of the scale."""
         self._sensors.on_range(message)
+
+    def on_imu(self, message: Any) -> None:
+        """Take a sensor_msgs/Imu, which shows which way is up."""
+        self._sensors.on_imu(message)
 
     def on_image(self, message: Any) -> tuple[Reconstruction, ...]:
         """Take a sensor_msgs/Image or CompressedImage; publish and return what became known.
@@ -194,7 +206,7 @@ class ReconstructionSession:
         self.counters.forget_warnings()
         self._driver.forget()
         self._newest_ns = None
-        self._publishing.scale = Scale()
+        self._publishing.scale, self._publishing.up = Scale(), Up()
         self._publishing.forget_map()
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -218,7 +230,8 @@ class ReconstructionSession:
     def status(self) -> Status:
         """Return the state: WARN while the scale is unknown or messages were rejected."""
         has_clock = self._driver.now_ns is not None
-        return Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
+        status = Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
+        return replace(status, values={**status.values, **self.up_values})
 
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:

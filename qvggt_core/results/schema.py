@@ -153,6 +153,9 @@ class RecordingFacts(_Part):
     scale_topics: list[str] = Field(
         default_factory=list, description="Other topics that lengths in metres were taken from."
     )
+    imu_topic: str | None = Field(
+        None, description="Topic of the IMU that was asked which way is up; null without."
+    )
 
 
 class Result(_Part):
@@ -177,6 +180,14 @@ class Result(_Part):
     )
     scale_sources: list[str] = Field(
         default_factory=list, description="All sources that have a part in it."
+    )
+    up_source: str = Field(
+        "first camera",
+        description="What the map's vertical stands on: imu, ground plane, or first camera, which "
+        "is then taken to be level.",
+    )
+    up_sigma_deg: float | None = Field(
+        None, description="Standard deviation of the vertical; null where it is only taken so."
     )
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")

@@ -121,6 +121,15 @@ class FrameGeometry:
             motion_covariance=_scaled(self.motion_covariance, factor),
         )
 
+    def turned(self, rotation: NDArray[np.float64]) -> FrameGeometry:
+        """Return the geometry in a map turned by a rotation (3, 3) about its origin."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        both = np.kron(np.eye(2), rotation)
+        covariance = None if self.covariance is None else both @ self.covariance @ both.T
+        placed = matrix @ self.map_from_camera
+        return replace(self, map_from_camera=placed, covariance=covariance)
+
 
 def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np.float64] | None:
     if covariance is None:
@@ -167,6 +176,21 @@ class Scale:
         if self.state is None:
             known = self.metres_per_unit is not None
             object.__setattr__(self, "state", ScaleState.METRIC if known else ScaleState.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Up:
+    """Which way is up in a map, and what that stands on.
+
+    Attributes:
+        direction: (3,) unit, along the map's axes as its first camera gave them.
+        source: "imu", "ground plane", or "first camera": taken to be level.
+        sigma: standard deviation of it in radians; None where it is only taken to be so.
+    """
+
+    direction: NDArray[np.float64] = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))
+    source: str = "first camera"
+    sigma: float | None = None
 
 
 class Verdict(str, Enum):
@@ -221,6 +245,8 @@ class Reconstruction:
         seconds: wall time per step ("encode", "network", "align").
         events: sentences for the operator, such as why a new segment began.
         confirmation: what the images say of the window as predicted; None where it was not asked.
+        up: which way is up, along the axes that the segment's first camera gave; the frames' map
+            is turned so that this is z.
     """
 
     segment: int
@@ -235,3 +261,4 @@ class Reconstruction:
     seconds: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
+    up: Up = field(default_factory=Up)

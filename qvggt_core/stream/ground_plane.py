@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_GROUND_TILT = float(np.radians(35.0))
+"""How far a ground's normal may be from a map's z while the map is as its first camera was."""
+
 _POINTS = 1500
 _SAMPLES = 200
 _MIN_SHARE = 0.25

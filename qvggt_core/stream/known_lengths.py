@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.stream.frame import FrameGeometry
-from qvggt_core.stream.ground_plane import ground_plane
+from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
 
 _READINGS_KEPT = 512
 _MAX_APART_NS = 60_000_000
@@ -24,8 +24,6 @@ _MAX_PATCH_SPREAD = 0.15
 _FEWEST_PIXELS = 5
 # A sensor that looks down to this cosine gives a height.
 _DOWN = 0.9
-# The first camera is taken to be level, which it may well not be.
-_MAX_GROUND_TILT = float(np.radians(35.0))
 _RANGE_SIGMA = 0.03
 _BASELINE_SIGMA = 0.05
 _HEIGHT_SIGMA = 0.03
@@ -169,7 +167,7 @@ def range_ratio(reading: RangeReading, frame: FrameGeometry) -> LengthRatio | No
 def height_ratio(camera_height: float, frame: FrameGeometry) -> LengthRatio | None:
     """Return a map unit's length by the camera's height above the ground; None if it is unseen."""
     up = frame.map_from_camera[2, :3]
-    plane = ground_plane(frame.depth, frame.intrinsics, up, _MAX_GROUND_TILT)
+    plane = ground_plane(frame.depth, frame.intrinsics, up, MAX_GROUND_TILT)
     if plane is None:
         return None
     return LengthRatio("camera height", camera_height / plane.distance, _HEIGHT_SIGMA)

@@ -28,10 +28,13 @@ from qvggt_core.stream.frame import (
     Frame,
     FrameGeometry,
     Reconstruction,
+    Up,
     Verdict,
     View,
     WindowPrediction,
 )
+from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
+from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
 from qvggt_core.stream.keyframes import KeyframeGate
 from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
@@ -93,6 +96,8 @@ class Reconstructor:
         self._preprocessors: dict[str, Preprocessor] = {}
         self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
         self._lengths = KnownLengths(parameters.camera_height)
+        self._gravity, self._up, self._level = Gravity(), Up(), np.eye(3)
+        self._is_metric = False
         self._conditioning = Conditioning(parameters.condition_on)
         self._metric_depth = metric_depth
         self._metric_depth_stamp: int | None = None
@@ -184,6 +189,10 @@ class Reconstructor:
     def add_range(self, reading: RangeReading) -> None:
         """Take a distance along a known axis."""
         self._lengths.add_range(reading)
+
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
+        self._gravity.add_imu(stamp_ns, acceleration, turn_rate)
 
     def set_baseline(self, source: str, metres: float) -> None:
         """Take how far a rig's camera is from its first one."""
@@ -467,7 +476,33 @@ class Reconstructor:
             frames = self._observe_metric_depth(entries, frames)
         for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
             self._observe_ratio(stamp, ratio)
+        self._find_up(frames)
         return tuple(self._in_metres(frame) for frame in frames)
+
+    def _find_up(self, frames: tuple[FrameGeometry, ...]) -> None:
+        """Turn the map upright, once: when an IMU shows how, or else as the scale becomes known.
+
+        The ground is only believed while nothing is built on the map in metres: a map that turns
+        later is worse than one that is a little tilted.
+        """
+        own = [frame for frame in frames if frame.view.source == self._last[0].source]
+        was_metric, self._is_metric = (
+            self._is_metric,
+            self._metric.scale.metres_per_unit is not None,
+        )
+        if self._up.source == IMU:
+            return
+        if own and not own[-1].is_lost and not self._is_metric:
+            plane = ground_plane(
+                own[-1].depth, own[-1].intrinsics, own[-1].map_from_camera[2, :3], MAX_GROUND_TILT
+            )
+            if plane is not None:
+                self._gravity.observe_ground(plane.up, own[-1].map_from_camera)
+        found = self._gravity.up
+        if found.source == IMU or (found.source == GROUND and self._is_metric > was_metric):
+            self._up, self._level = found, levelling(found.direction)
+            tilt = np.degrees(np.arccos(np.clip(found.direction[2], -1.0, 1.0)))
+            self._add_event(f"the map is level by {found.source}: it was tilted by {tilt:.1f} deg")
 
     def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
         event = self._metric.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
@@ -484,6 +519,7 @@ class Reconstructor:
             altitude = self._lengths.altitude(stamp, pose)
             if altitude is not None:
                 self._metric.add_altitude(stamp, altitude)
+            self._gravity.observe(stamp, pose)
             change = self._metric.observe(stamp, pose)
             if change:
                 self._add_event(change)
@@ -529,7 +565,8 @@ class Reconstructor:
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.
         placed = self._metric.place(geometry.map_from_camera)
-        return replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
+        in_metres = replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
+        return in_metres if self._up.source == FIRST_CAMERA else in_metres.turned(self._level)
 
     def _reconstruction(
         self,
@@ -554,6 +591,7 @@ class Reconstructor:
             seconds=seconds or {},
             events=events,
             confirmation=confirmation,
+            up=self._up,
         )
 
     def _position_sigma(
@@ -610,6 +648,8 @@ class Reconstructor:
             self.segment += 1
         self._map_is_empty = True
         self._metric.reset()
+        self._gravity.begin_map()
+        self._up, self._level, self._is_metric = Up(), np.eye(3), False
         self._refusals = 0
         self._add_event(
             f"segment {self.segment} begins with an origin and a unit of its own: {reason}"

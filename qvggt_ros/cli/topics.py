@@ -34,6 +34,7 @@ def topics(
             "odometry": odometry_topic(recording),
             "fix": sensor_topic(recording, "NavSatFix"),
             "range": sensor_topic(recording, "Range"),
+            "imu": sensor_topic(recording, "Imu"),
         }
         taken = {use: topic for use, topic in taken.items() if topic is not None}
         if as_json:

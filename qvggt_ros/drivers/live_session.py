@@ -129,6 +129,10 @@ class LiveReconstruction:
         """Take a Range."""
         self._worker.put(lambda: self._session.on_range(message))
 
+    def on_imu(self, message: Any) -> None:
+        """Take an Imu."""
+        self._worker.put(lambda: self._session.on_imu(message))
+
     def on_unreadable(self, reason: str, *, is_image: bool = False) -> None:
         """Count a message that could not even be read."""
         self._images += is_image

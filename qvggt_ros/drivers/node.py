@@ -233,6 +233,7 @@ class ReconstructNode(LifecycleNode):
             self._subscribe("odom", "Odometry", live.on_odometry),
             self._subscribe("fix", "NavSatFix", live.on_fix),
             self._subscribe("range", "Range", live.on_range),
+            self._subscribe("imu", "Imu", live.on_imu),
         ]
         for camera in parameters.cameras:
             prefix = f"{camera}/" if camera else ""

@@ -29,7 +29,7 @@ from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.evaluation import camera_frame_of, compare, truth_of
-from qvggt_ros.io.conversions import read_pose, stamp_ns
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.ground_truth import named_ground_truth
 from qvggt_ros.io.image_order import Received, in_order_of_stamps
 from qvggt_ros.io.messages import rosbags_messages
@@ -185,6 +185,7 @@ class _ScaleSources:
     odometry: str | None = None
     fix: str | None = None
     range: str | None = None
+    imu: str | None = None
 
     @property
     def others(self) -> list[str]:
@@ -203,7 +204,10 @@ def _scale_sources(
     if options.odometry is False and not needed:
         odometry = None
     return _ScaleSources(
-        odometry, sensor_topic(recording, "NavSatFix"), sensor_topic(recording, "Range")
+        odometry,
+        sensor_topic(recording, "NavSatFix"),
+        sensor_topic(recording, "Range"),
+        sensor_topic(recording, "Imu"),
     )
 
 
@@ -271,8 +275,8 @@ class _Run:
         self._images: dict[int, int] = {}
         self._image_count = 0
         self._odometry_stamps: list[int] = []
-        knows_metres = sources.odometry is not None or sources.others
-        self._tree = TransformTree.read(recording) if knows_metres else TransformTree()
+        needs_mounts = sources.odometry is not None or sources.others or sources.imu is not None
+        self._tree = TransformTree.read(recording) if needs_mounts else TransformTree()
         self._writer: BagWriter
         self._session: ReconstructionSession
 
@@ -291,6 +295,7 @@ class _Run:
                 or self._loaded.metric_depth
                 or parameters.camera_height
             ),
+            hopes_for_up=self._knows_imu_mount(),
         )
         self._writer = BagWriter(bag, options.storage, self._recording, self._topics)
         self._session = ReconstructionSession(
@@ -306,6 +311,11 @@ class _Run:
         if self._session.counters.published == 0:
             layout.RESULT.remove(bag.parent)
             raise RecordingError(self._why_nothing())
+
+    def _knows_imu_mount(self) -> bool:
+        topic = self._sources.imu
+        first = None if topic is None else self._recording.first(topic)
+        return first is not None and frames_of(first)[0] in self._tree.frames
 
     def metrics(self) -> schema.Metrics:
         """Return what metrics.json holds before it is compared."""
@@ -327,9 +337,11 @@ class _Run:
                 reference_topics=list(self._topics.reference),
                 odometry_topic=self._sources.odometry,
                 scale_topics=self._sources.others,
+                imu_topic=self._sources.imu,
             ),
             {
                 **session.counters.values(session.scale),
+                **session.up_values,
                 "unit": "m" if in_metres else "units",
                 "interrupted": self.interrupted,
             },
@@ -373,7 +385,8 @@ class _Run:
         topics = self._topics
         total = min(limit or sys.maxsize, self._recording.count(topics.image))
         used = {topics.image, *topics.reference}
-        others = (self._sources.odometry, *self._sources.others, topics.camera_info)
+        sources = self._sources
+        others = (sources.odometry, *sources.others, sources.imu, topics.camera_info)
         used |= {topic for topic in others if topic is not None}
         # The first image may come before the calibration that belongs to it.
         info = topics.camera_info and self._recording.first(topics.camera_info)
@@ -410,6 +423,8 @@ class _Run:
                 self._session.on_camera_info(message)
             elif topic == self._sources.fix:
                 self._session.on_fix(message)
+            elif topic == self._sources.imu:
+                self._session.on_imu(message)
             elif topic == self._sources.range:
                 self._session.on_range(message)
             else:

@@ -30,6 +30,7 @@ class Reconstructor:
 
     def __init__(self):
         self.odometry, self.gps, self.ranges, self.baselines = [], [], [], {}
+        self.imu = []
 
     def add_odometry(self, stamp_ns, position, odom_from_camera=None):
         self.odometry.append((stamp_ns, position, odom_from_camera))
@@ -39,6 +40,9 @@ class Reconstructor:
 
     def add_range(self, reading):
         self.ranges.append(reading)
+
+    def add_imu(self, stamp_ns, acceleration, turn_rate):
+        self.imu.append((stamp_ns, acceleration, turn_rate))
 
     def set_baseline(self, source, metres):
         self.baselines[source] = metres
@@ -150,6 +154,42 @@ def test_the_baseline_of_a_rig_is_known_to_tf():
     frames = [Frame(0, image, None, CAMERA, "left"), Frame(0, image, None, SENSOR, "right")]
     sensors.on_rig({frame.source: frame for frame in frames})
     assert taken.baselines == {"right": pytest.approx(0.1)}
+
+
+def imu_message(force, index=0, lacks=0.0):
+    zero = M.Vector3(x=0.0, y=0.0, z=0.1)
+    x, y, z = force
+    covariance = np.zeros(9)
+    covariance[0] = lacks
+    return M.Imu(
+        header=header(index, SENSOR),
+        orientation=M.Quaternion(x=0.0, y=0.0, z=0.0, w=1.0),
+        orientation_covariance=np.zeros(9),
+        angular_velocity=zero,
+        angular_velocity_covariance=np.zeros(9),
+        linear_acceleration=M.Vector3(x=x, y=y, z=z),
+        linear_acceleration_covariance=covariance,
+    )
+
+
+def test_an_imu_is_given_along_the_camera_s_axes():
+    sensors, taken, _ = make()
+    sensors.on_imu(imu_message((0.0, 0.0, 9.8), index=2))
+    ((stamp, force, rate),) = taken.imu
+    assert stamp == stamp_of(2)
+    # The sensor's z is up: against the optical y.
+    np.testing.assert_allclose(force, [0.0, -9.8, 0.0], atol=1e-9)
+    np.testing.assert_allclose(rate, [0.0, -0.1, 0.0], atol=1e-9)
+
+
+def test_an_imu_without_an_accelerometer_or_a_transform_is_left_out():
+    sensors, taken, _ = make()
+    sensors.on_imu(imu_message((0.0, 0.0, 9.8), lacks=-1.0))
+    assert taken.imu == []
+    sensors, taken, counters = make(known=False)
+    sensors.on_imu(imu_message((0.0, 0.0, 9.8)))
+    assert taken.imu == []
+    assert any("which way is up" in event for event in counters.events)
 
 
 FRAMES = 24
