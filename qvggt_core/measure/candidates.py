@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from qvggt_core.errors import BenchmarkError
-from qvggt_core.measure.dense_weights import available_heads, dense_state, with_heads
+from qvggt_core.measure.dense_weights import available_heads, dense_state
 from qvggt_core.measure.original import load_original, prediction_of
 from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint
+from qvggt_core.model.load import with_heads
 from qvggt_core.model.settings import ComputeSettings
 
 ORIGINAL_FLOAT32 = "original float32"

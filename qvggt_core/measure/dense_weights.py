@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import torch
 from qvggt_kernels import Int4Linear, PackedLinear, dequantize, hadamard_transform
@@ -58,8 +57,3 @@ def available_heads(config: ModelConfig) -> tuple[str, ...]:
     """Return the names of the heads that a network of this configuration has."""
     has = {"camera": True, "depth": config.depth_head, "points": config.point_head}
     return tuple(head for head, there in has.items() if there)
-
-
-def with_heads(config: ModelConfig, heads: tuple[str, ...]) -> ModelConfig:
-    """Return the configuration with no other dense heads than these."""
-    return replace(config, depth_head="depth" in heads, point_head="points" in heads)

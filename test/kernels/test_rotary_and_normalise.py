@@ -124,6 +124,13 @@ def test_qk_norm_rope_against_complex_numbers_in_float64(dtype):
     assert torch.equal(qkv[:, :, :, 2], before[:, :, :, 2])
 
 
+@pytest.mark.parametrize("shape", [(0, 1, 5, 3, 2, 16), (1, 2, 0, 3, 2, 16), (1, 2, 5, 3, 0, 16)])
+def test_nothing_is_left_as_it_is(shape):
+    qkv = torch.zeros(shape)
+    qk_norm_rope_(qkv)
+    assert qkv.shape == shape
+
+
 def test_special_tokens_are_not_rotated():
     tokens, cos, sin = tables((2, 2), 16, special=5)
     qkv = normal(1, 1, tokens, 3, 1, 16)

@@ -245,3 +245,20 @@ def test_what_tests_need_of_the_extras_is_pinned(extra: str) -> None:
     assert listed
     for name in re.findall(r'"([A-Za-z0-9_\-]+)', listed[1]):
         assert f"\n{name.lower()}==" in pinned
+
+
+def test_wheels_run_on_every_processor_of_their_architecture() -> None:
+    """Each kernel is compiled for its own instructions, nothing for those of the build machine."""
+    tomllib = pytest.importorskip("tomllib", reason="Python 3.10 reads no TOML")
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
+    linux = settings["cibuildwheel"]["linux"]
+    assert "--exclude libgomp.so.1" in linux["repair-wheel-command"], "one OpenMP, PyTorch's"
+    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert "native" not in re.findall(r"-m(?:arch|tune)=(\w+)", setup)
+    sources = {path.name for path in (ROOT / "kernels/qvggt_kernels/native").glob("*.cpp")}
+    own = set(re.findall(r'"(\w+\.cpp)": \(', setup))
+    assert own <= sources
+    for name in sources - own:
+        text = (ROOT / "kernels/qvggt_kernels/native" / name).read_text(encoding="utf-8")
+        assert "avx2" not in name, f"{name} is compiled for AVX-512: name its instructions"
+        assert '"vectors256.h"' not in text

@@ -93,6 +93,8 @@ def check_parts(
 
 def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
     """Overwrite queries and keys of qkv (B, S, N, 3, H, D) with normalised and rotated ones."""
+    if not qkv.numel():
+        return
     tokens, _, heads, dim = qkv.shape[2:]
     frames = qkv.view(-1, tokens, 3, heads, dim)
     rows = max(1, slice_size() // (heads * dim))
