@@ -99,7 +99,9 @@ class ReconstructionSession:
         self._clock = clock
         self._publishing = Publishing(driver, parameters, self.counters.warn, keep_map=live)
         self._calibrations = {
-            camera: Calibrations(self.counters.reject, rectified=camera in rectified)
+            camera: Calibrations(
+                self.counters.reject, self.counters.warn, rectified=camera in rectified
+            )
             for camera in parameters.cameras
         }
         self._pictures = {
@@ -241,9 +243,11 @@ class ReconstructionSession:
             self.counters.reject(f"{camera}: {error}" if camera else str(error))
             return None
         self.counters.decoded += 1
-        calibration = self._calibrations[camera].at(stamp, image.shape[1], image.shape[0])
+        frame_id = frames_of(message)[0]
+        height, width = image.shape[:2]
+        calibration = self._calibrations[camera].at(stamp, width, height, frame_id)
         self.counters.uncalibrated += calibration is None
-        frame_id = frames_of(message)[0] or self._parameters.camera_frame
+        frame_id = frame_id or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera)
 
     def _is_in_time(self, frames: Sequence[Frame]) -> bool:
