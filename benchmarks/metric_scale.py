@@ -23,7 +23,8 @@ from scipy.spatial.transform import Rotation
 
 from qvggt_core.evaluate.trajectory import absolute_errors
 from qvggt_core.geometry.poses import inverse
-from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import DeferredReconstructor, MetricScale, Reconstructor
 from qvggt_core.stream.load_network import load_network
