@@ -239,9 +239,8 @@ def main() -> None:
         figures = table["recordings"][path.name] = recording(path, loaded, 0)
         print(path.name, json.dumps(figures), flush=True)
     if args.output:
-        args.output.write_text(
-            json.dumps({"machine": describe_machine(), **table}, indent=1) + "\n"
-        )
+        used = [shipped_checkpoint()] if args.recordings else []
+        write_results(args.output, table, *used)
 
 
 if __name__ == "__main__":
