@@ -57,7 +57,8 @@ def page(raw: Mapping[str, Any]) -> str:
             f"The native kernels under AddressSanitizer and UndefinedBehaviorSanitizer: "
             f"{found['killed']} of {found['batches']} batches of 200 calls died, "
             f"{found['equal']:,} of {found['cases']:,} calls computed something and were compared "
-            f"({found['instructions']})."
+            f"({found['instructions']}); {found['lost']} differed from plain PyTorch by more than "
+            f"the tolerance{': ' + found['note'] if 'note' in found else ''}."
         )
     return (
         PAGE.format(
