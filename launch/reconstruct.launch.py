@@ -43,6 +43,9 @@ ARGUMENTS = (
     ("image_topic", "", None, "Images; /camera/image_raw if not given, or found in the bag."),
     ("camera_info_topic", "", None, "Their CameraInfo; beside the images if not given."),
     ("odom_topic", "", None, "nav_msgs/Odometry that gives the scale; /odom, or found in the bag."),
+    ("fix_topic", "", None, "sensor_msgs/NavSatFix for the scale; /fix, or found in the bag."),
+    ("range_topic", "", None, "sensor_msgs/Range for the scale; /range, or found in the bag."),
+    ("imu_topic", "", None, "sensor_msgs/Imu for the vertical; /imu, or found in the bag."),
     ("cameras", "", None, "A rig's cameras, as front,left: images of /front/image_raw and so on."),
     ("image_transport", "", ("", "raw", "compressed"), "raw if not given, or as in the bag."),
     ("checkpoint", "", None, "Network file; the small network that ships if not given."),
@@ -115,6 +118,9 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
         remappings=[
             *(_rig(cameras) if cameras else _camera(image, given["camera_info_topic"], found)),
             ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
+            ("fix", given["fix_topic"] or found.get("fix") or "/fix"),
+            ("range", given["range_topic"] or found.get("range") or "/range"),
+            ("imu", given["imu_topic"] or found.get("imu") or "/imu"),
         ],
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )
