@@ -209,15 +209,15 @@ class Parameters(BaseModel):
         ge=0.0,
         le=1e6,
         description=(
-            "Length of one map unit in metres; 0 leaves it to odometry. While it is unknown, "
-            "the world frame is `unscaled_frame`."
+            "Length of one map unit in metres; 0 leaves it to odometry and the other sources. "
+            "While it is unknown, the world frame is `unscaled_frame`."
         ),
     )
     scale_network: str = Field(
         "",
         description=(
             "Network file of metric depth for single images (da3metric-large) that gives the "
-            "scale where odometry does not; empty for none. Its run holds the stream up."
+            "scale, beside the other sources; empty for none. Its run holds the stream up."
         ),
         json_schema_extra=_STRUCTURAL,
     )
@@ -230,7 +230,19 @@ class Parameters(BaseModel):
         1.0,
         gt=0.0,
         le=1000.0,
-        description="Metres of odometry after which its scale is trusted.",
+        description=(
+            "Metres of odometry, GPS or altitude after which its scale is trusted. Along as many "
+            "metres the map's own scale is taken to drift by 1.5 %."
+        ),
+    )
+    camera_height: float = Field(
+        0.0,
+        ge=0.0,
+        le=1000.0,
+        description=(
+            "Metres from the ground up to the first camera, where that never changes and the "
+            "ground is seen; 0 if it is not known. A source of the scale."
+        ),
     )
     max_scale_spread: float = Field(
         1.5,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qvggt_core.results.facts import percentiles
-from qvggt_core.stream.frame import Confirmation, Scale, Verdict
+from qvggt_core.stream.frame import Confirmation, Scale, ScaleState, Verdict
 from qvggt_core.util.quoting import visible
 
 logger = logging.getLogger(__name__)
@@ -143,6 +143,9 @@ class Counters:
             "verdicts": dict(self.verdicts),
             "metres_per_unit": scale.metres_per_unit,
             "scale_source": scale.source,
+            "scale_state": scale.state.value if scale.state is not None else "unknown",
+            "scale_sigma": scale.sigma,
+            "scale_sources": list(scale.sources),
         }
 
 
@@ -171,10 +174,19 @@ class Status:
             ages: whether the driver has a clock that stamps can be compared with.
         """
         warnings = counters.warnings()[:_WARNINGS_SHOWN]
+        is_estimated = scale.state is ScaleState.ESTIMATING
         if counters.published and scale.metres_per_unit is None:
             warnings.append(
-                "the scale is unknown: lengths are in the network's units, not in metres"
+                f"the scale is {'still estimated' if is_estimated else 'unknown'}: lengths are in "
+                f"the network's units, not in metres{f' ({scale.note})' if scale.note else ''}"
             )
+        elif scale.state is ScaleState.STALE:
+            warnings.append(
+                "the scale is stale: nothing has confirmed it for long"
+                f"{f' ({scale.note})' if scale.note else ''}"
+            )
+        elif scale.note and counters.published:
+            warnings.append(scale.note)
         warnings += _doubts(counters)
         waiting = (
             f"{counters.received} images, none with geometry yet"

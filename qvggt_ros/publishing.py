@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.cloud import VoxelMap, write_ply
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale
+from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale, Up
 from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.thinning import ThinnedStream
@@ -90,6 +90,7 @@ class Publishing:
     Attributes:
         parameters: names of frames, and what goes into clouds.
         scale: the unit of the newest geometry.
+        up: which way is up in its map.
         segment: number of the map segment, None before the first frame.
         world: name of the map's frame.
     """
@@ -112,6 +113,7 @@ class Publishing:
         """
         self.parameters = parameters
         self.scale = Scale()
+        self.up = Up()
         self._driver = driver
         self._warn = warn
         self._keep_map = keep_map
@@ -130,10 +132,11 @@ class Publishing:
         """Take the scale and the segment of the frames that come next."""
         self.scale = result.scale
         world = conversions.world_frame(self.parameters, result.scale, result.segment)
-        if (result.segment, world) != (self.segment, self.world):
-            # Also when the scale becomes known: lengths before and after do not mix.
+        if (result.segment, world, result.up.source) != (self.segment, self.world, self.up.source):
+            # Also when the scale or the vertical becomes known: what was before does not fit.
             self.forget_map()
             self.segment, self.world = result.segment, world
+        self.up = result.up
         self._motion.window(result)
 
     def frame(self, geometry: FrameGeometry) -> None:

@@ -11,17 +11,21 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Frame, Reconstruction, Scale, Up
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
-from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+from qvggt_ros.io.conversions import frames_of, stamp_ns
 from qvggt_ros.io.images import PictureDecoder
 from qvggt_ros.masks import Masks
+from qvggt_ros.metric_sensors import MetricReconstructor, MetricSensors
 from qvggt_ros.publishing import Driver, Publishing
 
 logger = logging.getLogger(__name__)
@@ -32,7 +36,7 @@ _LATE_NS = 1_000_000_000
 _WARNING_HOLDS_S = 10.0
 
 
-class FrameReconstructor(Protocol):
+class FrameReconstructor(MetricReconstructor, Protocol):
     """What a session needs of a reconstructor."""
 
     @property
@@ -49,11 +53,6 @@ class FrameReconstructor(Protocol):
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""
-
-    def add_odometry(
-        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
-    ) -> None:
-        """Take the camera's position by odometry, and its pose where that is known."""
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Return what is still to come of the frames so far."""
@@ -101,7 +100,9 @@ class ReconstructionSession:
         self._clock = clock
         self._publishing = Publishing(driver, parameters, self.counters.warn, keep_map=live)
         self._calibrations = {
-            camera: Calibrations(self.counters.reject, rectified=camera in rectified)
+            camera: Calibrations(
+                self.counters.reject, self.counters.warn, rectified=camera in rectified
+            )
             for camera in parameters.cameras
         }
         self._masks = {camera: Masks(self.counters.reject) for camera in parameters.cameras}
@@ -110,12 +111,19 @@ class ReconstructionSession:
         }
         self._arrivals: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._newest_ns: int | None = None
-        self._camera_frame: str | None = None
+        self._sensors = MetricSensors(reconstructor, driver.lookup, self.counters)
 
     @property
     def scale(self) -> Scale:
         """The unit of the newest geometry."""
         return self._publishing.scale
+
+    @property
+    def up_values(self) -> dict[str, Any]:
+        """What the map's vertical stands on, and its standard deviation in degrees."""
+        up = self._publishing.up
+        sigma = None if up.sigma is None else math.degrees(up.sigma)
+        return {"up_source": up.source, "up_sigma_deg": sigma}
 
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
@@ -123,32 +131,29 @@ class ReconstructionSession:
             self._calibrations[camera].add(message)
         except QvggtError as error:
             self.counters.reject(f"calibration: {error}")
+            return
+        if camera != self._parameters.cameras[0]:
+            self._sensors.on_projection(camera, np.array(message.p, np.float64).reshape(3, 4))
 
     def on_mask(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/Image of mono8, non-zero where the image shows what stands still."""
         self._masks[camera].add(message)
 
     def on_odometry(self, message: Any) -> None:
-        """Take a nav_msgs/Odometry of the robot, from which the scale comes."""
-        try:
-            odom_from_base = read_pose(message)
-            stamp = stamp_ns(message)
-        except QvggtError as error:
-            self.counters.reject(f"odometry: {error}")
-            return
-        if self._camera_frame is None:
-            return
-        base = frames_of(message)[1]
-        base_from_camera = self._driver.lookup(base, self._camera_frame, stamp)
-        if base_from_camera is None:
-            self.counters.warn(
-                f"no transform from {base} to {self._camera_frame}: the camera "
-                "is taken to move as the base does, which is wrong while it turns"
-            )
-            self._reconstructor.add_odometry(stamp, odom_from_base[:3, 3])
-            return
-        odom_from_camera = odom_from_base @ base_from_camera
-        self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
+        """Take a nav_msgs/Odometry of the robot, a source of the scale."""
+        self._sensors.on_odometry(message)
+
+    def on_fix(self, message: Any) -> None:
+        """Take a sensor_msgs/NavSatFix, a source of the scale."""
+        self._sensors.on_fix(message)
+
+    def on_range(self, message: Any) -> None:
+        """Take a sensor_msgs/Range, a source of the scale."""
+        self._sensors.on_range(message)
+
+    def on_imu(self, message: Any) -> None:
+        """Take a sensor_msgs/Imu, which shows which way is up."""
+        self._sensors.on_imu(message)
 
     def on_image(self, message: Any) -> tuple[Reconstruction, ...]:
         """Take a sensor_msgs/Image or CompressedImage; publish and return what became known.
@@ -174,7 +179,8 @@ class ReconstructionSession:
             return ()
         if not frames or not self._is_in_time(frames):
             return ()
-        self._camera_frame = frames[0].frame_id
+        self._sensors.camera_frame = frames[0].frame_id
+        self._sensors.on_rig({frame.source: frame for frame in frames})
         for frame in frames:
             self._arrivals[frame.source, frame.stamp_ns] = arrival
         while len(self._arrivals) > _ARRIVALS_KEPT:
@@ -208,7 +214,7 @@ class ReconstructionSession:
         self.counters.forget_warnings()
         self._driver.forget()
         self._newest_ns = None
-        self._publishing.scale = Scale()
+        self._publishing.scale, self._publishing.up = Scale(), Up()
         self._publishing.forget_map()
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -232,7 +238,8 @@ class ReconstructionSession:
     def status(self) -> Status:
         """Return the state: WARN while the scale is unknown or messages were rejected."""
         has_clock = self._driver.now_ns is not None
-        return Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
+        status = Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
+        return replace(status, values={**status.values, **self.up_values})
 
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:
@@ -242,11 +249,12 @@ class ReconstructionSession:
             self.counters.reject(f"{camera}: {error}" if camera else str(error))
             return None
         self.counters.decoded += 1
+        frame_id = frames_of(message)[0]
         height, width = image.shape[:2]
-        calibration = self._calibrations[camera].at(stamp, width, height)
+        calibration = self._calibrations[camera].at(stamp, width, height, frame_id)
         mask = self._masks[camera].at(stamp, width, height)
         self.counters.uncalibrated += calibration is None
-        frame_id = frames_of(message)[0] or self._parameters.camera_frame
+        frame_id = frame_id or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera, mask)
 
     def _is_in_time(self, frames: Sequence[Frame]) -> bool:

@@ -172,4 +172,17 @@ def count_rows(result: Result) -> list[tuple[str, str]]:
             else f"{coverage.delay_images_median:g}, {coverage.delay_images_maximum}",
         ),
         ("scale", found.scale_source if metres is None else f"{metres:g} m per unit"),
+        *_scale_rows(result),
     ]
+
+
+def _scale_rows(result: Result) -> list[tuple[str, str]]:
+    found = result.metrics.result
+    rows: list[tuple[str, str]] = []
+    if found.scale_state is not None:
+        rows.append(("state of the scale", found.scale_state))
+    if found.scale_sigma is not None:
+        rows.append(("uncertainty of the scale", f"{found.scale_sigma:.1%}"))
+    if found.scale_sources:
+        rows.append(("sources of the scale", ", ".join(found.scale_sources)))
+    return rows

@@ -43,6 +43,9 @@ from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result
 from qvggt_core.results.samples import Samples
 
+LEAST_POSES = 10
+"""Associated poses from which errors are given: two always fit, whatever the estimate is."""
+
 _SCALE_WINDOW_SHARE = 0.2
 _STRAIGHT = 0.05
 _OFFSET_REACH_S = 5.0
@@ -223,6 +226,13 @@ class _Segment:
             found.association = associate(track, true, options.tolerance_s, offset)
         except EvaluationError as error:
             found.problems.append(f"segment {number}: {error}")
+            return found
+        count = len(found.association.own)
+        if count < LEAST_POSES:
+            found.problems.append(
+                f"segment {number}: only {count} of its {len(track)} poses have a true one: fewer "
+                f"than {LEAST_POSES} fit whatever is estimated, so there is no score"
+            )
             return found
         found.track = track.at(found.association.own)
         found.truth = true.at(found.association.truth)

@@ -150,6 +150,12 @@ class RecordingFacts(_Part):
     odometry_topic: str | None = Field(
         None, description="Topic of the odometry that gave the scale; null if none was used."
     )
+    scale_topics: list[str] = Field(
+        default_factory=list, description="Other topics that lengths in metres were taken from."
+    )
+    imu_topic: str | None = Field(
+        None, description="Topic of the IMU that was asked which way is up; null without."
+    )
 
 
 class Result(_Part):
@@ -165,7 +171,24 @@ class Result(_Part):
     gated: Count = Field(description="Frames dropped without geometry.")
     segments: Count = Field(description="Map segments.")
     metres_per_unit: float | None = Field(description="Scale of the map; null while unknown.")
-    scale_source: str = Field(description="Its source.")
+    scale_source: str = Field(description="The source that has the largest part in it.")
+    scale_state: Literal["unknown", "estimating", "metric", "stale"] | None = Field(
+        None, description="How well it is known at the end; see docs/metres.md."
+    )
+    scale_sigma: float | None = Field(
+        None, description="Standard deviation of its logarithm at the end; null while unknown."
+    )
+    scale_sources: list[str] = Field(
+        default_factory=list, description="All sources that have a part in it."
+    )
+    up_source: str = Field(
+        "first camera",
+        description="What the map's vertical stands on: imu, ground plane, or first camera, which "
+        "is then taken to be level.",
+    )
+    up_sigma_deg: float | None = Field(
+        None, description="Standard deviation of the vertical; null where it is only taken so."
+    )
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")
     path_lengths: list[float] = Field(description="Length of the path in each segment.")

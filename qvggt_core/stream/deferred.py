@@ -1,11 +1,13 @@
-"""Results held back until their scale is known, for who has the time: a recording, not a robot."""
+"""Results held back until metres and the vertical are known: for a recording, not for a robot."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale
+from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale, Up
+from qvggt_core.stream.gravity import IMU, levelling
+from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _MAX_FRAMES = 400
@@ -22,9 +24,23 @@ class DeferredReconstructor:
         gated: as of the reconstructor.
     """
 
-    def __init__(self, reconstructor: Reconstructor) -> None:
-        """Take over a reconstructor that is going to be given odometry."""
+    def __init__(
+        self,
+        reconstructor: Reconstructor,
+        *,
+        hopes_for_metres: bool = True,
+        hopes_for_up: bool = False,
+    ) -> None:
+        """Take over a reconstructor.
+
+        Args:
+            reconstructor: gives the results.
+            hopes_for_metres: whether anything may give the scale; else nothing waits for it.
+            hopes_for_up: whether an IMU may show which way is up; else nothing waits for it.
+        """
         self._inner = reconstructor
+        self._hopes_for_metres = hopes_for_metres
+        self._hopes_for_up = hopes_for_up
         self._held: list[Reconstruction] = []
         self._given_up = False
         self._segment = reconstructor.segment
@@ -50,13 +66,29 @@ class DeferredReconstructor:
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Return what is still to come, what was held back included."""
-        return (*self._released(self._inner.flush()), *self._release(Scale()))
+        return (*self._released(self._inner.flush()), *self._release())
 
     def add_odometry(
         self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
     ) -> None:
         """Take where odometry has the camera; see `Reconstructor.add_odometry`."""
         self._inner.add_odometry(stamp_ns, position, odom_from_camera)
+
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take where GPS has the robot; see `Reconstructor.add_gps`."""
+        self._inner.add_gps(stamp_ns, position, sigma)
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+        self._inner.add_range(reading)
+
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes."""
+        self._inner.add_imu(stamp_ns, acceleration, turn_rate)
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+        self._inner.set_baseline(source, metres)
 
     def reset(self, reason: str) -> None:
         """Forget all maps, and what was held back of them."""
@@ -71,32 +103,35 @@ class DeferredReconstructor:
         done: list[Reconstruction] = []
         for result in results:
             if result.segment != self._segment:
-                done += self._release(Scale())
+                done += self._release()
                 self._segment, self._given_up = result.segment, False
-            if result.scale.metres_per_unit is not None:
-                done += self._release(result.scale)
-            elif not self._given_up:
-                self._held.append(result)
-                if sum(len(held.frames) for held in self._held) > _MAX_FRAMES:
-                    self._given_up = True
-                    done += self._release(Scale())
-                continue
-            done.append(result)
+            self._held.append(result)
+            if sum(len(held.frames) for held in self._held) > _MAX_FRAMES:
+                self._given_up = True
+            if self._given_up or not self._is_awaited(result):
+                done += self._release()
         return tuple(done)
 
-    def _release(self, scale: Scale) -> tuple[Reconstruction, ...]:
+    def _is_awaited(self, result: Reconstruction) -> bool:
+        """Return whether something of a segment is not known yet that may become so."""
+        metres = self._hopes_for_metres and result.scale.metres_per_unit is None
+        return metres or (self._hopes_for_up and result.up.source != IMU)
+
+    def _release(self) -> tuple[Reconstruction, ...]:
         held, self._held = self._held, []
-        if scale.metres_per_unit is None:
-            return tuple(held)
-        return tuple(_in_metres(result, scale) for result in held)
+        known = (each.scale for each in held if each.scale.metres_per_unit is not None)
+        scale = next(known, Scale())
+        return tuple(_brought_to(each, scale, held[-1].up) for each in held)
 
 
-def _in_metres(result: Reconstruction, scale: Scale) -> Reconstruction:
-    factor = scale.metres_per_unit or 1.0
-
-    return replace(
-        result,
-        frames=tuple(geometry.scaled(factor) for geometry in result.frames),
-        scale=scale,
-        position_sigma=factor * result.position_sigma,
-    )
+def _brought_to(result: Reconstruction, scale: Scale, up: Up) -> Reconstruction:
+    """Return a result in a scale, if it has none, and in a map that is upright."""
+    frames, factor = result.frames, 1.0
+    if result.scale.metres_per_unit is None and scale.metres_per_unit is not None:
+        factor = scale.metres_per_unit
+        frames = tuple(geometry.scaled(factor) for geometry in frames)
+        result = replace(result, scale=scale, position_sigma=factor * result.position_sigma)
+    if up.source != result.up.source:
+        turn = levelling(up.direction) @ levelling(result.up.direction).T
+        frames = tuple(geometry.turned(turn) for geometry in frames)
+    return replace(result, frames=frames, up=up)

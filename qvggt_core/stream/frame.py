@@ -151,6 +151,15 @@ class FrameGeometry(PlacedView):
             motion_covariance=_scaled(self.motion_covariance, factor),
         )
 
+    def turned(self, rotation: NDArray[np.float64]) -> FrameGeometry:
+        """Return the geometry in a map turned by a rotation (3, 3) about its origin."""
+        matrix = np.eye(4)
+        matrix[:3, :3] = rotation
+        both = np.kron(np.eye(2), rotation)
+        covariance = None if self.covariance is None else both @ self.covariance @ both.T
+        placed = matrix @ self.map_from_camera
+        return replace(self, map_from_camera=placed, covariance=covariance)
+
 
 def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np.float64] | None:
     if covariance is None:
@@ -159,19 +168,59 @@ def _scaled(covariance: NDArray[np.float64] | None, factor: float) -> NDArray[np
     return covariance * np.outer(unit, unit)
 
 
+class ScaleState(str, Enum):
+    """How well the map's unit is known."""
+
+    UNKNOWN = "unknown"
+    ESTIMATING = "estimating"
+    METRIC = "metric"
+    STALE = "stale"
+
+
 @dataclass(frozen=True)
 class Scale:
-    """How long one unit of the map is, and who says so.
+    """How long one unit of the map is, who says so, and how sure that is.
 
     Attributes:
-        metres_per_unit: metres in one unit of the segment's first window; None while unknown.
-        source: "unknown", "parameter", "odometry" or "metric depth".
+        metres_per_unit: metres in one unit of the segment's map, where the camera is now; None
+            while it is unknown or only estimated.
+        source: "unknown", "parameter", or the source with the largest weight: "odometry", "gps",
+            "range", "altitude", "baseline", "camera height", "metric depth", "odometry as input".
         stamp_ns: capture time of the image at which it was last confirmed; None if never.
+        state: how well it is known; if not given, metric with a length and unknown without.
+        sigma: standard deviation of its logarithm, what the sources get wrong all the time
+            included; None while nothing is known.
+        sources: names of all that have a part in it.
+        note: what is wrong with sources, for an operator; empty if nothing is.
     """
 
     metres_per_unit: float | None = None
     source: str = "unknown"
     stamp_ns: int | None = None
+    state: ScaleState | None = None
+    sigma: float | None = None
+    sources: tuple[str, ...] = ()
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if self.state is None:
+            known = self.metres_per_unit is not None
+            object.__setattr__(self, "state", ScaleState.METRIC if known else ScaleState.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Up:
+    """Which way is up in a map, and what that stands on.
+
+    Attributes:
+        direction: (3,) unit, along the map's axes as its first camera gave them.
+        source: "imu", "ground plane", or "first camera": taken to be level.
+        sigma: standard deviation of it in radians; None where it is only taken to be so.
+    """
+
+    direction: NDArray[np.float64] = field(default_factory=lambda: np.array([0.0, 0.0, 1.0]))
+    source: str = "first camera"
+    sigma: float | None = None
 
 
 class Verdict(str, Enum):
@@ -226,6 +275,8 @@ class Reconstruction:
         seconds: wall time per step ("encode", "network", "align").
         events: sentences for the operator, such as why a new segment began.
         confirmation: what the images say of the window as predicted; None where it was not asked.
+        up: which way is up, along the axes that the segment's first camera gave; the frames' map
+            is turned so that this is z.
     """
 
     segment: int
@@ -240,3 +291,4 @@ class Reconstruction:
     seconds: dict[str, float] = field(default_factory=dict)
     events: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
+    up: Up = field(default_factory=Up)

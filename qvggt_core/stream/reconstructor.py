@@ -29,13 +29,17 @@ from qvggt_core.stream.frame import (
     FrameGeometry,
     PlacedView,
     Reconstruction,
+    Up,
     Verdict,
     View,
     WindowPrediction,
 )
+from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
+from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
 from qvggt_core.stream.keyframes import KeyframeGate
+from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
-from qvggt_core.stream.metric_scale import MetricScale
+from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
@@ -44,6 +48,9 @@ from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
+# Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
+_CONDITIONING_SIGMA = 0.02
+_METRIC_DEPTH_SIGMA = 0.03
 
 
 class Reconstructor:
@@ -89,6 +96,9 @@ class Reconstructor:
         # One for each camera of a rig: each remembers how to rectify its own.
         self._preprocessors: dict[str, Preprocessor] = {}
         self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
+        self._lengths = KnownLengths(parameters.camera_height)
+        self._gravity, self._up, self._level = Gravity(), Up(), np.eye(3)
+        self._is_metric = False
         self._conditioning = Conditioning(parameters.condition_on)
         self._metric_depth = metric_depth
         self._metric_depth_stamp: int | None = None
@@ -169,9 +179,25 @@ class Reconstructor:
             odom_from_camera: (4, 4), optical axes; None where the camera's mount is not known, so
                 that windows cannot be conditioned on it.
         """
-        self._metric.add_odometry(stamp_ns, position)
+        self._metric.add_odometry(stamp_ns, position, of_camera=odom_from_camera is not None)
         if odom_from_camera is not None:
             self._conditioning.add_odometry(stamp_ns, odom_from_camera)
+
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take a position (3,) of an antenna on the robot; see `MetricScale.add_gps`."""
+        self._metric.add_gps(stamp_ns, position, sigma)
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+        self._lengths.add_range(reading)
+
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
+        self._gravity.add_imu(stamp_ns, acceleration, turn_rate)
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+        self._lengths.set_baseline(source, metres)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
@@ -179,6 +205,7 @@ class Reconstructor:
         self._gate.min_motion = parameters.keyframe_min_motion
         self._metric.min_distance = parameters.min_odometry_distance
         self._metric.set_parameter(parameters.metres_per_unit)
+        self._lengths.camera_height = parameters.camera_height
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Give the views that wait for a full stride their geometry, as at the end of a stream.
@@ -449,15 +476,45 @@ class Reconstructor:
             map_units: map units per unit of the prediction, None if unknown.
         """
         newest = entries[-1].view.stamp_ns
-        event = None
         if prediction.metres_per_unit is not None and map_units is not None:
             unit = prediction.metres_per_unit / map_units
-            event = self._metric.observe_unit(newest, unit, "odometry")
+            self._observe_ratio(newest, LengthRatio(CONDITIONING, unit, _CONDITIONING_SIGMA))
         elif self._is_metric_depth_due(newest) and frames:
-            frames, event = self._observe_metric_depth(entries, frames)
+            frames = self._observe_metric_depth(entries, frames)
+        for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
+            self._observe_ratio(stamp, ratio)
+        self._find_up(frames)
+        return tuple(self._in_metres(frame) for frame in frames)
+
+    def _find_up(self, frames: tuple[FrameGeometry, ...]) -> None:
+        """Turn the map upright, once: when an IMU shows how, or else as the scale becomes known.
+
+        The ground is only believed while nothing is built on the map in metres: a map that turns
+        later is worse than one that is a little tilted.
+        """
+        own = [frame for frame in frames if frame.view.source == self._last[0].source]
+        was_metric, self._is_metric = (
+            self._is_metric,
+            self._metric.scale.metres_per_unit is not None,
+        )
+        if self._up.source == IMU:
+            return
+        if own and not own[-1].is_lost and not self._is_metric:
+            plane = ground_plane(
+                own[-1].depth, own[-1].intrinsics, own[-1].map_from_camera[2, :3], MAX_GROUND_TILT
+            )
+            if plane is not None:
+                self._gravity.observe_ground(plane.up, own[-1].map_from_camera)
+        found = self._gravity.up
+        if found.source == IMU or (found.source == GROUND and self._is_metric > was_metric):
+            self._up, self._level = found, levelling(found.direction)
+            tilt = np.degrees(np.arccos(np.clip(found.direction[2], -1.0, 1.0)))
+            self._add_event(f"the map is level by {found.source}: it was tilted by {tilt:.1f} deg")
+
+    def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
+        event = self._metric.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
         if event:
             self._add_event(event)
-        return tuple(self._in_metres(frame) for frame in frames)
 
     def _publish(
         self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
@@ -465,7 +522,12 @@ class Reconstructor:
         """Return a view's geometry in map units, once."""
         entry.is_published = True
         if entry.view.source == self._last[0].source and not placed.is_lost:
-            change = self._metric.observe(entry.view.stamp_ns, placed.map_from_camera[:3, 3])
+            stamp, pose = entry.view.stamp_ns, placed.map_from_camera
+            altitude = self._lengths.altitude(stamp, pose)
+            if altitude is not None:
+                self._metric.add_altitude(stamp, altitude)
+            self._gravity.observe(stamp, pose)
+            change = self._metric.observe(stamp, pose)
             if change:
                 self._add_event(change)
         if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
@@ -485,7 +547,7 @@ class Reconstructor:
 
     def _observe_metric_depth(
         self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
-    ) -> tuple[tuple[FrameGeometry, ...], str | None]:
+    ) -> tuple[FrameGeometry, ...]:
         """Hold the newest frame's depth against its metric depth, and take out its sky."""
         assert self._metric_depth is not None
         last = frames[-1]
@@ -497,14 +559,16 @@ class Reconstructor:
         for entry in entries:
             if entry.view is last.view and entry.anchor is not None:
                 entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
-        if unit is None or not unit.is_trusted:
-            return frames, None
-        return frames, self._metric.observe_unit(last.view.stamp_ns, unit.metres, "metric depth")
+        if unit is not None and unit.is_trusted:
+            ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
+            self._observe_ratio(last.view.stamp_ns, ratio)
+        return frames
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.
         placed = self._metric.place(geometry.map_from_camera)
-        return replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
+        in_metres = replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
+        return in_metres if self._up.source == FIRST_CAMERA else in_metres.turned(self._level)
 
     def _reconstruction(
         self,
@@ -529,6 +593,7 @@ class Reconstructor:
             seconds=seconds or {},
             events=events,
             confirmation=confirmation,
+            up=self._up,
         )
 
     def _position_sigma(
@@ -585,6 +650,8 @@ class Reconstructor:
             self.segment += 1
         self._map_is_empty = True
         self._metric.reset()
+        self._gravity.begin_map()
+        self._up, self._level, self._is_metric = Up(), np.eye(3), False
         self._refusals = 0
         self._add_event(
             f"segment {self.segment} begins with an origin and a unit of its own: {reason}"

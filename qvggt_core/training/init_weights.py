@@ -6,14 +6,20 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from qvggt_kernels import PackedWeight, dequantize
+from qvggt_kernels import (
+    Int4Linear,
+    IntegerLinear,
+    PackedLinear,
+    dequantize,
+    hadamard_transform,
+    unpack_integer,
+)
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError, TrainingError
-from qvggt_core.model import VGGT, Checkpoint, read_checkpoint
+from qvggt_core.model import VGGT, load_model, read_checkpoint
 
-_QUANTIZED = ".qweight"
-_SCALES = ".scales"
+_ALL_HEADS = ("camera", "depth", "points", "rays", "conditioning")
 
 
 class InitialWeights(BaseModel):
@@ -45,22 +51,35 @@ def load_initial_weights(network: VGGT, weights: InitialWeights, directory: Path
                 f"{path} has the SHA-256 {found}, the configuration names {weights.sha256}: "
                 "training from it would be another run"
             )
-        network.load_state_dict(full_precision_state(checkpoint))
+        start = load_model(path, dtype=torch.float32, heads=_ALL_HEADS)
+        network.load_state_dict(full_precision_state(start))
     except (CheckpointError, RuntimeError) as error:
         raise TrainingError(f"cannot start from {path}: {error}") from error
 
 
-def full_precision_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
-    """Return a checkpoint's entries in float32, 4-bit linears unpacked to plain weights."""
-    state = {}
-    for name in checkpoint.names():
-        if name.endswith(_SCALES):
+def full_precision_state(network: VGGT) -> dict[str, Tensor]:
+    """Return a loaded network's entries in float32, packed linears as the weights that they are.
+
+    A packed linear multiplies its input, rotated (H) and scaled (S), by its numbers Q: the plain
+    weight is Q S H, whose rows are those of Q S, rotated.
+    """
+    state = {name: tensor.float() for name, tensor in network.state_dict().items()}
+    for path, linear in network.named_modules():
+        if not isinstance(linear, PackedLinear):
             continue
-        tensor = checkpoint.tensor(name)
-        if name.endswith(_QUANTIZED):
-            path = name.removesuffix(_QUANTIZED)
-            weight = PackedWeight(tensor, checkpoint.tensor(path + _SCALES))
-            state[path + ".weight"] = dequantize(weight, torch.float32)
-        else:
-            state[name] = tensor.float()
+        for name in linear.state_dict():
+            if name != "bias":
+                del state[f"{path}.{name}"]
+        state[f"{path}.weight"] = _plain_weight(linear)
     return state
+
+
+def _plain_weight(linear: PackedLinear) -> Tensor:
+    if isinstance(linear, IntegerLinear):
+        numbers = unpack_integer(linear.qweight).t().float() * linear.scales[:, None]
+    else:
+        assert isinstance(linear, Int4Linear)
+        numbers = dequantize(linear.packed(), torch.float32)
+    if linear.input_scale is not None:
+        numbers = numbers * linear.input_scale
+    return hadamard_transform(numbers, linear.rotation) if linear.rotation else numbers

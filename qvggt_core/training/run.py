@@ -47,6 +47,12 @@ MODEL = "model.safetensors"
 BASE = "base.safetensors"
 """The same in 16 bits: small enough to keep, for runs that start from it (`InitialWeights`)."""
 
+_MAY_CHANGE = {
+    *("stages", "log_every", "evaluate_every", "checkpoint_every"),
+    *("evaluation_frames", "evaluation_clips", "compile"),
+}
+"""Settings that a run may go on with in another form: a longer one, and what it looks at."""
+
 
 @dataclass(frozen=True)
 class _Batch:
@@ -226,13 +232,7 @@ class TrainingRun:
         path = output / STATE
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
-            if (
-                json.loads(state["config"])["model"]
-                != json.loads(self.config.model_dump_json())["model"]
-            ):
-                raise TrainingError(
-                    f"{path} is of a network of other sizes: choose another directory"
-                )
+            self._check_same(path, json.loads(state["config"]))
             self.network.load_state_dict(state["network"])
             self.averaged.load_state_dict(state["averaged"])
             self.auxiliary.load_state_dict(state["auxiliary"])
@@ -246,6 +246,22 @@ class TrainingRun:
                 f"cannot go on from {path}: {cut(error) or type(error).__name__}; delete it to "
                 "begin again"
             ) from error
+
+    def _check_same(self, path: Path, former: dict[str, Any]) -> None:
+        """Refuse to go on with other settings: the weights' metadata would claim them for all."""
+        now = json.loads(self.config.model_dump_json())
+        if former["model"] != now["model"]:
+            raise TrainingError(f"{path} is of a network of other sizes: choose another directory")
+        changed = [
+            f"{name} {former[name]!r:.80} instead of {value!r:.80}"
+            for name, value in now.items()
+            if name not in _MAY_CHANGE and name in former and former[name] != value
+        ]
+        if changed:
+            raise TrainingError(
+                f"{path} was trained with {'; '.join(changed)}: go on with that, or choose another "
+                "directory"
+            )
 
 
 class _Computing:

@@ -68,6 +68,8 @@ def _options(
         format="%(name)s: %(message)s",
         handlers=[console.LogHandler(console=console.err, show_path=False)],
     )
+    # Reports carry the warnings of reconstructions; of finished work that is deleted, nothing does.
+    logging.getLogger("qvggt_core.quantize").setLevel(logging.WARNING)
 
 
 _LEFT_OUT = {

@@ -54,6 +54,7 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
         share = f", {rmse / length:.1%} of {length:.2f} m" if length else ""
         rows += [
             (f"ATE{which}, rmse", f"{rmse:.4g} m{share}"),
+            *_scale_free_rows(which, accuracy["alignment"], segment["alignments"]),
             (f"rotation{which}, rmse", f"{found['rotation_deg']['rmse']:.3g} deg"),
             (f"poses compared{which}", f"{segment['compared']:,}"),
         ]
@@ -77,6 +78,17 @@ def accuracy_rows(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
                 )
             )
     return rows
+
+
+def _scale_free_rows(
+    which: str, quoted: str, alignments: Mapping[str, Any]
+) -> list[tuple[str, str]]:
+    """Return what the quoted error would be if the scale were the truth's."""
+    free = alignments.get("sim3")
+    if quoted == "sim3" or free is None:
+        return []
+    text = f"{free['translation']['rmse']:.4g} m, the truth is {free['scale']:.4f} times as long"
+    return [(f"ATE{which}, rmse with a free scale", text)]
 
 
 _SCALED = {

@@ -31,6 +31,7 @@ def live(
         str | None, typer.Option(help="Their CameraInfo; beside the images if not given.")
     ] = None,
     odom_topic: Annotated[str, typer.Option(help="Odometry that gives the scale.")] = "/odom",
+    fix_topic: Annotated[str, typer.Option(help="NavSatFix that gives the scale.")] = "/fix",
     namespace: Annotated[str, typer.Option(help="What precedes the outputs.")] = "qvggt",
     domain_id: DomainId = 0,
     interface: Interface = "127.0.0.1",
@@ -46,7 +47,8 @@ def live(
     if parameters.image_transport == "compressed" and not image_topic.endswith("/compressed"):
         image_topic += "/compressed"
     beside = image_topic.removesuffix("/compressed").rpartition("/")[0]
-    inputs = Inputs(image_topic, camera_info_topic or f"{beside}/camera_info", odom_topic)
+    info_topic = camera_info_topic or f"{beside}/camera_info"
+    inputs = Inputs(image_topic, info_topic, odom_topic, fix_topic)
     with console.err.status("loading the network"):
         node = DdsNode(
             parameters,

@@ -127,6 +127,7 @@ class FileOptions:
     judged_images: int = option(32, "Images on which a task-aware search compares candidates.")
     task_candidates: int | None = option(None, "Alphas per linear that the heads judge; qvggt: 4.")
     report: Path | None = option(None, "Also write the report as JSON.")
+    overwrite: bool = option(False, "Replace a file that is there already.")
     point_head: bool = option(False, "Keep the point head.")
     conditioning: bool = option(
         False, "Keep what takes known cameras (Depth Anything 3, condition_on)."
@@ -161,6 +162,7 @@ def quantize(
     from qvggt_core.quantize import PRESETS, CalibrationOptions, quantize_checkpoint
 
     opened = read_checkpoint(checkpoint)
+    _check_new(output, options.overwrite)
     data = None
     if images.calibration is not None:
         data = images.read(opened, options.images, options.sampling)
@@ -346,6 +348,12 @@ def _print_sweep(sweep: Sweep) -> None:
     console.out.print(table)
 
 
+def _check_new(output: Path, overwrite: bool) -> None:
+    """Refuse to replace a file: it may be hours of calibration, or full-precision weights."""
+    if output.is_file() and not overwrite:
+        raise QuantizationError(f"{output} is there already: name another, or add --overwrite")
+
+
 def import_released(
     file: Annotated[Path, typer.Argument(help="QVGGT's released model-v2.pt.")],
     output: CheckpointFile,
@@ -354,10 +362,14 @@ def import_released(
         typer.Option(help="Full-precision VGGT, for a file that holds quantized blocks alone."),
     ] = None,
     licence: Annotated[str | None, typer.Option(help="Of the base weights.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there already.")
+    ] = False,
 ) -> None:
     """Convert a checkpoint that QVGGT's authors released."""
     from qvggt_core.quantize.awq_import import import_released as convert
 
+    _check_new(output, overwrite)
     count = convert(file, output, base, licence)
     console.out.print(f"{count} linears carried over in 4 bits")
     info(output)

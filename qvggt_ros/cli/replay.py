@@ -74,7 +74,6 @@ def _live_view(port: int | None) -> Iterator[Callable[[Any, Any], None]]:
 def _print_summary(summary: ReplaySummary) -> None:
     result, timings = summary.metrics["result"], summary.run["timings"]
     unit = result["unit"]
-    metres = result["metres_per_unit"]
     recording = summary.metrics["recording"]
     info = recording["camera_info_topic"] or "none: the network's own intrinsics"
     rows = [
@@ -88,7 +87,7 @@ def _print_summary(summary: ReplaySummary) -> None:
         ("map segments", str(result["segments"])),
         ("map points", ", ".join(f"{points:,}" for points in result["map_points"])),
         ("path", ", ".join(f"{length:.2f} {unit}" for length in result["path_lengths"])),
-        ("scale", "unknown" if metres is None else f"{metres:g} m per unit"),
+        ("scale", _scale(result)),
         ("speed", f"{timings['frames_per_second']:.1f} images/s"),
         ("latency, median and 95 %", _latency(timings["latency_s"])),
         ("peak memory", f"{timings['peak_memory_mb']:,.0f} MB"),
@@ -104,6 +103,17 @@ def _print_summary(summary: ReplaySummary) -> None:
     for problem in problems(summary.metrics["accuracy"]):
         console.note("[yellow]note:[/]", problem)
     console.wrote(*summary.files)
+
+
+def _scale(result: dict[str, Any]) -> str:
+    state, metres, sigma = (
+        result[name] for name in ("scale_state", "metres_per_unit", "scale_sigma")
+    )
+    if metres is None:
+        return state or "unknown"
+    sources = ", ".join(result["scale_sources"]) or result["scale_source"]
+    certainty = "" if sigma is None else f", to {sigma:.1%}"
+    return f"{state}, {metres:.4g} m per unit by {sources}{certainty}"
 
 
 def _latency(latency: dict[str, float]) -> str:

@@ -24,7 +24,7 @@ def topics(
 ) -> None:
     """List the topics of a recording, and which of them a reconstruction takes."""
     from qvggt_ros.io.recording import open_recording
-    from qvggt_ros.io.topics import choose_topics, odometry_topic, playable_topics
+    from qvggt_ros.io.topics import choose_topics, odometry_topic, playable_topics, sensor_topic
 
     with open_recording(bag) as recording:
         chosen = choose_topics(recording, image_topic, camera_info_topic)
@@ -32,6 +32,9 @@ def topics(
             "image": chosen.image,
             "camera_info": chosen.camera_info,
             "odometry": odometry_topic(recording),
+            "fix": sensor_topic(recording, "NavSatFix"),
+            "range": sensor_topic(recording, "Range"),
+            "imu": sensor_topic(recording, "Imu"),
         }
         taken = {use: topic for use, topic in taken.items() if topic is not None}
         if as_json:

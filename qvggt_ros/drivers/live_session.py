@@ -125,6 +125,18 @@ class LiveReconstruction:
         """Take an Odometry."""
         self._worker.put(lambda: self._session.on_odometry(message))
 
+    def on_fix(self, message: Any) -> None:
+        """Take a NavSatFix."""
+        self._worker.put(lambda: self._session.on_fix(message))
+
+    def on_range(self, message: Any) -> None:
+        """Take a Range."""
+        self._worker.put(lambda: self._session.on_range(message))
+
+    def on_imu(self, message: Any) -> None:
+        """Take an Imu."""
+        self._worker.put(lambda: self._session.on_imu(message))
+
     def on_unreadable(self, reason: str, *, is_image: bool = False) -> None:
         """Count a message that could not even be read."""
         self._images += is_image

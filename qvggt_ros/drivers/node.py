@@ -229,7 +229,12 @@ class ReconstructNode(LifecycleNode):
 
     def _subscribe_all(self, live: LiveReconstruction) -> None:
         parameters = live.parameters
-        self._inputs = [self._subscribe("odom", "Odometry", live.on_odometry)]
+        self._inputs = [
+            self._subscribe("odom", "Odometry", live.on_odometry),
+            self._subscribe("fix", "NavSatFix", live.on_fix),
+            self._subscribe("range", "Range", live.on_range),
+            self._subscribe("imu", "Imu", live.on_imu),
+        ]
         for camera in parameters.cameras:
             prefix = f"{camera}/" if camera else ""
             take = partial(live.on_camera_info, camera=camera)

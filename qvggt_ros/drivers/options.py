@@ -14,7 +14,9 @@ class ReplayOptions:
     image_topic: str | None = option(None, "Found by type if not given.")
     camera_info_topic: str | None = option(None, "Found beside the images if not given.")
     mask_topic: str | None = option(None, "mono8, non-zero where the scene stands still.")
-    odometry: bool = option(False, "Take the scale from the recording's odometry.", "--odometry")
+    odometry: bool | None = option(
+        None, "Take the scale from the recording's odometry; done without asking if there is one."
+    )
     storage: str = option("mcap", "Storage of the result: mcap or sqlite3.")
     limit: int | None = option(None, "End after so many images.")
     overwrite: bool = option(False, "Replace a former output.")

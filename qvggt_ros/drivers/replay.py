@@ -29,13 +29,19 @@ from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.evaluation import camera_frame_of, compare, truth_of
-from qvggt_ros.io.conversions import read_pose, stamp_ns
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.ground_truth import named_ground_truth
 from qvggt_ros.io.image_order import Received, in_order_of_stamps
 from qvggt_ros.io.messages import rosbags_messages
 from qvggt_ros.io.recording import Recording, open_recording
 from qvggt_ros.io.tf_tree import TransformTree
-from qvggt_ros.io.topics import Topics, choose_topics, odometry_topic, with_mask
+from qvggt_ros.io.topics import (
+    Topics,
+    choose_topics,
+    odometry_topic,
+    sensor_topic,
+    with_mask,
+)
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
 
@@ -143,12 +149,11 @@ def replay(
         topics = choose_topics(recording, options.image_topic, options.camera_info_topic)
         topics = with_mask(recording, topics, options.mask_topic)
         evaluation = _known_truth(recording, topics, comparison)
-        wants_odometry = options.odometry or loaded.parameters.condition_on == "odometry"
-        odometry = _odometry(recording) if wants_odometry else None
+        sources = _scale_sources(recording, options, loaded.parameters)
         with new_output(
             output, layout.RESULT, overwrite=options.overwrite, inputs=[bag]
         ) as partial:
-            run = _Run(recording, topics, odometry, loaded, watcher or Watcher())
+            run = _Run(recording, topics, sources, loaded, watcher or Watcher())
             run.through(partial / layout.BAG, options)
             result = Result.of(run.built, run.metrics(), run.facts(started))
             files = [partial / layout.BAG]
@@ -180,12 +185,37 @@ def _check(options: ReplayOptions) -> None:
         raise ParameterError(f"a limit of {options.limit} images leaves nothing to reconstruct")
 
 
-def _odometry(recording: Recording) -> str:
-    topic = odometry_topic(recording)
-    if topic is None:
+@dataclass(frozen=True)
+class _ScaleSources:
+    """The topics of a recording that know metres; None for what it does not have."""
+
+    odometry: str | None = None
+    fix: str | None = None
+    range: str | None = None
+    imu: str | None = None
+
+    @property
+    def others(self) -> list[str]:
+        """Those beside odometry."""
+        return [topic for topic in (self.fix, self.range) if topic is not None]
+
+
+def _scale_sources(
+    recording: Recording, options: ReplayOptions, parameters: Parameters
+) -> _ScaleSources:
+    odometry = odometry_topic(recording)
+    needed = options.odometry or parameters.condition_on == "odometry"
+    if needed and odometry is None:
         topics = ", ".join(f"{name} [{kind}]" for name, kind in recording.types.items())
         raise RecordingError(f"{recording.path} has no nav_msgs/Odometry; it has {topics}")
-    return topic
+    if options.odometry is False and not needed:
+        odometry = None
+    return _ScaleSources(
+        odometry,
+        sensor_topic(recording, "NavSatFix"),
+        sensor_topic(recording, "Range"),
+        sensor_topic(recording, "Imu"),
+    )
 
 
 def _known_truth(
@@ -235,7 +265,7 @@ class _Run:
         self,
         recording: Recording,
         topics: Topics,
-        odometry: str | None,
+        sources: _ScaleSources,
         loaded: LoadedNetwork,
         watcher: Watcher,
     ) -> None:
@@ -243,7 +273,7 @@ class _Run:
         self.interrupted = False
         self._recording = recording
         self._topics = topics
-        self._odometry = odometry
+        self._sources = sources
         self._loaded = loaded
         self._watcher = watcher
         self._events: list[str] = []
@@ -252,7 +282,8 @@ class _Run:
         self._images: dict[int, int] = {}
         self._image_count = 0
         self._odometry_stamps: list[int] = []
-        self._tree = TransformTree() if odometry is None else TransformTree.read(recording)
+        needs_mounts = sources.odometry is not None or sources.others or sources.imu is not None
+        self._tree = TransformTree.read(recording) if needs_mounts else TransformTree()
         self._writer: BagWriter
         self._session: ReconstructionSession
 
@@ -263,8 +294,16 @@ class _Run:
             RecordingError: no image could be reconstructed; the output is removed.
         """
         parameters = self._loaded.parameters
-        live = Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth)
-        reconstructor = live if self._odometry is None else DeferredReconstructor(live)
+        reconstructor = DeferredReconstructor(
+            Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth),
+            hopes_for_metres=bool(
+                self._sources.odometry
+                or self._sources.others
+                or self._loaded.metric_depth
+                or parameters.camera_height
+            ),
+            hopes_for_up=self._knows_imu_mount(),
+        )
         self._writer = BagWriter(bag, options.storage, self._recording, self._topics)
         self._session = ReconstructionSession(
             reconstructor,
@@ -279,6 +318,11 @@ class _Run:
         if self._session.counters.published == 0:
             layout.RESULT.remove(bag.parent)
             raise RecordingError(self._why_nothing())
+
+    def _knows_imu_mount(self) -> bool:
+        topic = self._sources.imu
+        first = None if topic is None else self._recording.first(topic)
+        return first is not None and frames_of(first)[0] in self._tree.frames
 
     def metrics(self) -> schema.Metrics:
         """Return what metrics.json holds before it is compared."""
@@ -298,10 +342,13 @@ class _Run:
                 image_topic=self._topics.image,
                 camera_info_topic=self._topics.camera_info,
                 reference_topics=list(self._topics.reference),
-                odometry_topic=self._odometry,
+                odometry_topic=self._sources.odometry,
+                scale_topics=self._sources.others,
+                imu_topic=self._sources.imu,
             ),
             {
                 **session.counters.values(session.scale),
+                **session.up_values,
                 "unit": "m" if in_metres else "units",
                 "interrupted": self.interrupted,
             },
@@ -346,8 +393,9 @@ class _Run:
         topics = self._topics
         total = min(limit or sys.maxsize, self._recording.count(topics.image))
         used = {topics.image, *topics.reference}
-        optional = (self._odometry, topics.camera_info, topics.mask)
-        used |= {topic for topic in optional if topic is not None}
+        sources = self._sources
+        others = (sources.odometry, *sources.others, sources.imu, topics.camera_info, topics.mask)
+        used |= {topic for topic in others if topic is not None}
         # The first image may come before the calibration that belongs to it.
         info = topics.camera_info and self._recording.first(topics.camera_info)
         if info is not None:
@@ -383,9 +431,15 @@ class _Run:
                 self._session.on_camera_info(message)
             elif topic == self._topics.mask:
                 self._session.on_mask(message)
+            elif topic == self._sources.fix:
+                self._session.on_fix(message)
+            elif topic == self._sources.imu:
+                self._session.on_imu(message)
+            elif topic == self._sources.range:
+                self._session.on_range(message)
             else:
                 read_pose(message)  # what is no pose is not copied
-                if topic == self._odometry:
+                if topic == self._sources.odometry:
                     self._odometry_stamps.append(stamp_ns(message))
                     self._session.on_odometry(message)
                 self._writer.copy(topic, received.data, stamp_ns(message) or received.received_ns)
@@ -406,16 +460,17 @@ class _Run:
 
     def _odometry_warnings(self) -> list[str]:
         """Return why odometry gave no scale, where its times do not fit the images'."""
-        if self._odometry is None or self._session.scale.metres_per_unit is not None:
+        topic = self._sources.odometry
+        if topic is None or self._session.scale.metres_per_unit is not None:
             return []
         if not self._odometry_stamps:
-            return [f"{self._odometry} holds no pose that can be used, so there is no scale"]
+            return [f"{topic} holds no pose that can be used, so there is no scale"]
         images, odometry = sorted(self._images), sorted(self._odometry_stamps)
         gap_ns = max(odometry[0] - images[-1], images[0] - odometry[-1])
         if gap_ns <= 0:
             return []
         return [
-            f"{self._odometry} and the images have no time in common, {gap_ns * 1e-9:.1f} s lie "
+            f"{topic} and the images have no time in common, {gap_ns * 1e-9:.1f} s lie "
             "between them, so there is no scale: were their clocks the same?"
         ]
 

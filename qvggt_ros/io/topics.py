@@ -114,6 +114,16 @@ def odometry_topic(recording: Recording) -> str | None:
     return min(topics, key=lambda topic: (topic.rpartition("/")[2] != "odom", topic), default=None)
 
 
+def sensor_topic(recording: Recording, type_name: str) -> str | None:
+    """Return the first topic, by name, that holds messages of a type of `TYPES`; None without."""
+    topics = [
+        topic
+        for topic, msgtype in recording.types.items()
+        if msgtype == TYPES[type_name] and recording.count(topic) and not is_truth(topic)
+    ]
+    return min(topics, default=None)
+
+
 def playable_topics(recording: Recording, namespace: str = OWN_NAMESPACE) -> list[str]:
     """Return the topics to play to a live node: not what a former run of it published.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -94,13 +95,40 @@ def test_an_interrupted_command_says_how_to_go_on(source, folder, tmp_path, caps
     assert "3 blocks of a former run" in out
 
 
+def test_finished_blocks_of_other_settings_are_not_deleted_silently(
+    source, folder, tmp_path, capsys, caplog, monkeypatch
+):
+    # As outside of tests: warnings are for reports.
+    monkeypatch.setattr(logging.getLogger(), "level", logging.ERROR)
+    monkeypatch.setattr(logging.getLogger("qvggt_core.quantize"), "level", logging.NOTSET)
+    target = tmp_path / "q.safetensors"
+    workspace = tmp_path / "q.safetensors.partial"
+    workspace.mkdir()
+    (workspace / "run.json").write_text(json.dumps({"fingerprint": "another"}))
+    (workspace / "aggregator.frame_blocks.0.safetensors").write_bytes(b"hours of work")
+    arguments = ("--recipe", "awq", "--calibration", folder, "--images", 4, "--frames", 2)
+    assert run(capsys, "quantize", source, "-o", target, *arguments)[0] == 0
+    assert "holds 1 finished block(s) of a calibration with other settings" in caplog.text
+
+
 def test_images_alone_choose_the_best_recipe(source, folder, tmp_path, capsys):
     target = tmp_path / "q.safetensors"
     arguments = ("--calibration", folder, "--images", 4, "--frames", 2)
     assert run(capsys, "quantize", source, "-o", target, *arguments)[0] == 0
     assert read_checkpoint(target).metadata["recipe"] == "qvggt+"
-    assert run(capsys, "quantize", source, "-o", target)[0] == 0
+    status, _, err = run(capsys, "quantize", source, "-o", target)
+    assert (status, "is there already: name another, or add --overwrite" in err) == (2, True)
+    assert read_checkpoint(target).metadata["recipe"] == "qvggt+"
+    assert run(capsys, "quantize", source, "-o", target, "--overwrite")[0] == 0
     assert read_checkpoint(target).metadata["recipe"] == "rtn"
+
+
+def test_import_replaces_no_file_by_default(tmp_path, capsys):
+    kept = tmp_path / "full.safetensors"
+    kept.write_bytes(b"weights")
+    status, _, err = run(capsys, "import", tmp_path / "model-v2.pt", "-o", kept)
+    assert (status, "is there already" in err) == (2, True)
+    assert kept.read_bytes() == b"weights"
 
 
 def test_quantize_asks_for_what_is_missing(source, tmp_path, capsys):

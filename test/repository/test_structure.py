@@ -74,7 +74,7 @@ LAYERS = {
     "qvggt_ros": (
         ("io",),
         ("calibrations", "counters", "odometry", "viewer_access"),
-        ("publishing",),
+        ("metric_sensors", "publishing"),
         ("session", "evaluation", "viewer"),
         ("drivers",),
         ("cli",),

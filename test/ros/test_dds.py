@@ -397,6 +397,10 @@ EVERY_FRAME = (
     "metres_per_unit=1",
     "publish_tf=world_to_camera",
     "diagnostics_period_s=0.2",
+    # The network knows the room by the number of images that it saw: where some are dropped, the
+    # images contradict it, rightly, and there is no depth and no map.
+    "confirm=false",
+    "refine=false",
 )
 
 

@@ -251,8 +251,8 @@ def test_true_depth_is_found_and_agrees(result):
 
 
 def test_depth_in_millimetres_and_in_metres_known_scale(tmp_path):
-    entries = room_entries(4)
-    entries += [("/d", "Image", stamp_of(i), depth_image(i, "16UC1")) for i in range(4)]
+    entries = room_entries(11)
+    entries += [("/d", "Image", stamp_of(i), depth_image(i, "16UC1")) for i in range(11)]
     bag = write_recording(tmp_path / "in", entries)
     parameters = PLAIN.with_values(metres_per_unit=2.2)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), parameters, report=False)
@@ -265,8 +265,8 @@ def test_depth_in_millimetres_and_in_metres_known_scale(tmp_path):
 
 
 def test_depth_of_another_place_is_not_taken_for_the_cameras(tmp_path):
-    entries = room_entries(3)
-    entries += [("/d", "Image", stamp_of(i), depth_image(i, frame_id="lidar")) for i in range(3)]
+    entries = room_entries(11)
+    entries += [("/d", "Image", stamp_of(i), depth_image(i, frame_id="lidar")) for i in range(11)]
     bag = write_recording(tmp_path / "in", entries)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     assert summary.metrics["accuracy"]["depth"] is None
@@ -341,21 +341,31 @@ def test_no_overlap_in_time_is_a_warning_or_an_error_with_the_times(tmp_path):
     assert (tmp_path / "2" / "bag" / "metadata.yaml").exists()
 
 
-def test_one_compared_pose_says_that_two_are_the_least(tmp_path):
-    bag = write_recording(tmp_path / "in", room_entries(1))
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_few_compared_poses_give_no_score(frames, tmp_path):
+    """Two positions always fit: the error of whatever estimate would be zero."""
+    bag = write_recording(tmp_path / "in", room_entries(frames))
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=True)
-    assert "1 estimated and 1 true positions cannot be aligned" in summary.warnings[-1]
+    assert summary.metrics["accuracy"] is None
+    assert f"only {frames} of its {frames} poses have a true one" in summary.warnings[-1]
+    assert "there is no score" in summary.warnings[-1]
+
+
+def test_ten_compared_poses_give_a_score(tmp_path):
+    bag = write_recording(tmp_path / "in", room_entries(10))
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
+    assert summary.metrics["accuracy"]["segments"][0]["compared"] == 10
 
 
 def test_a_truth_that_stands_still_says_so(tmp_path):
-    entries = [entry for entry in room_entries(4) if entry[0] != "/ground_truth/pose"]
-    for index in range(4):
+    entries = [entry for entry in room_entries(11) if entry[0] != "/ground_truth/pose"]
+    for index in range(11):
         message = pose_message(0)
         message.header.stamp = header(index).stamp
         entries.append(("/ground_truth/pose", "PoseStamped", stamp_of(index), message))
     bag = write_recording(tmp_path / "in", entries)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
-    assert "all 4 true positions are the same" in summary.warnings[-1]
+    assert "all 11 true positions are the same" in summary.warnings[-1]
 
 
 def test_a_truth_that_knows_one_segment_of_two_gives_that_one(tmp_path):
@@ -365,7 +375,7 @@ def test_a_truth_that_knows_one_segment_of_two_gives_that_one(tmp_path):
         return ("/ground_truth/pose", "PoseStamped", stamp_of(500 + index), message)
 
     entries = [entry for entry in room_entries(6) if entry[0] != "/ground_truth/pose"]
-    for index in range(4):
+    for index in range(11):
         image = image_message(index, header=header(500 + index))
         entries.append(("/camera/image_raw", "Image", stamp_of(500 + index), image))
         entries.append(late(index))
@@ -373,20 +383,20 @@ def test_a_truth_that_knows_one_segment_of_two_gives_that_one(tmp_path):
     network = RecognisingNetwork()
     summary = replay(bag, tmp_path / "out", network, PLAIN, report=True)
     first, second = summary.metrics["accuracy"]["segments"]
-    assert (first["compared"], second["compared"]) == (0, 4)
+    assert (first["compared"], second["compared"]) == (0, 11)
     assert "nearest is" in first["problems"][0]
     assert second["alignments"]["sim3"]["translation"]["rmse"] < 1e-5
 
 
 def test_broken_true_poses_are_left_out_and_counted(tmp_path):
-    entries = room_entries(6)
+    entries = room_entries(12)
     for topic, _, _, message in entries:
         if topic == "/ground_truth/pose" and message.header.stamp == header(2).stamp:
             message.pose.position.x = float("nan")
     bag = write_recording(tmp_path / "in", entries)
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
     accuracy = summary.metrics["accuracy"]
-    assert accuracy["segments"][0]["compared"] == 5
+    assert accuracy["segments"][0]["compared"] == 11
     # The replay has not copied it; the truth itself says it.
     assert any("1 poses of /ground_truth/pose are broken" in p for p in accuracy["problems"])
 
@@ -439,9 +449,19 @@ def test_evaluate_prints_a_table_and_writes_the_report_anew(capsys, monkeypatch,
     assert "/odom" in (result / "report.html").read_text()
 
 
+PLAIN_OPTIONS = (
+    "--set",
+    "keyframe_min_motion=0",
+    "--set",
+    "confirm=false",
+    "--set",
+    "refine=false",
+)
+
+
 def test_replay_compares_unless_asked_not_to(capsys, monkeypatch, room, tmp_path):
     def replayed(name, *options):
-        arguments = ("--limit", "4", "--no-report", "--set", "keyframe_min_motion=0", *options)
+        arguments = ("--limit", "14", "--no-report", *PLAIN_OPTIONS, *options)
         return command(capsys, monkeypatch, "replay", room, "-o", tmp_path / name, *arguments)
 
     status, printed, _ = replayed("1", "--no-evaluate")

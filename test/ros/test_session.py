@@ -255,6 +255,19 @@ def test_latency_is_from_image_to_geometry():
     assert session.status().values["latency_s"]["max"] == pytest.approx(2.0)
 
 
+@pytest.mark.parametrize(
+    ("of_info", "of_image", "is_odd"),
+    [("right", "left", True), ("/left", "left", False), ("", "left", False), ("left", "", False)],
+)
+def test_a_calibration_of_another_frame_is_named(of_info, of_image, is_odd):
+    session, _, _ = make()
+    session.on_camera_info(camera_info_message(0, header=header(0, of_info)))
+    session.on_image(image_message(0, header=header(0, of_image)))
+    found = [text for text in session.counters.events if "CameraInfo is of the frame" in text]
+    assert len(found) == is_odd
+    assert session.counters.uncalibrated == 0
+
+
 # Live
 
 

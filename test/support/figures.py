@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import resource
 import sys
 import time
 import traceback
@@ -66,7 +67,10 @@ class Figures:
     def line(self) -> str:
         """Return the line of JSON that the torture reads."""
         numbers = {key: value for key, value in vars(self).items() if key != "faults"}
-        return json.dumps({**numbers, "slowest_s": round(self.slowest_s, 2)})
+        own, children = resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN
+        peak = max(resource.getrusage(who).ru_maxrss for who in (own, children)) / 1024
+        rounded = {"slowest_s": round(self.slowest_s, 2), "peak_mb": round(peak)}
+        return json.dumps({**numbers, **rounded})
 
 
 def run_for(

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from qvggt_core.stream import load_network as network
 from qvggt_core.stream.frame import WindowPrediction
@@ -22,6 +25,17 @@ class SlowRoomNetwork(RoomNetwork):
     ) -> WindowPrediction:
         time.sleep(INFERENCE_S)
         return super().predict(tokens, height, width)
+
+
+def load_endless_network(parameters: Any) -> network.LoadedNetwork:
+    """Stand in for `load_network`: a network that takes for ever with its first image."""
+
+    class Endless(RoomNetwork):
+        def encode(self, image: np.ndarray) -> int:
+            time.sleep(3600)
+            return super().encode(image)
+
+    return network.LoadedNetwork(Endless(), parameters, {"file": "room"})
 
 
 if __name__ == "__main__":

@@ -2,12 +2,13 @@
 
     make torture                                 # at most 20 minutes on two cores
     cd test && python -m torture --minutes 60    # a longer run
+    cd test && python -m torture --page ../benchmarks/results/torture.json
 
 Each module of this folder is a part. Run as a program, with `--seconds N`, it prints one JSON
 object on its last line: `cases`; `explained` (a result or an error of ours); `tracebacks` (any
 other exception); `lost` (data lost, or wrong without a word); `slowest_s`, the longest single
-case. A part that dies or hangs counts as killed. The exit status is 0 if nothing was lost and
-nothing died.
+case. A part that dies or hangs counts as killed. The exit status is 0 if every case was explained
+and nothing was lost.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-from qvggt_core.measure.machine import describe_machine
+from support.torture_page import COLUMNS, page, table
+
+from qvggt_core.measure.provenance import write_results
 
 HERE = Path(__file__).parent
 MEMORY_LIMIT = 8 << 30
 """Bytes of address space for a part: what needs more has no bound."""
-COLUMNS = ("cases", "explained", "tracebacks", "killed", "lost", "peak_mb", "slowest_s")
 
 
 def run(part: str, seconds: float) -> dict[str, Any]:
@@ -57,21 +59,19 @@ def run(part: str, seconds: float) -> dict[str, Any]:
     return {**figures, "failure": failure, "seconds": round(time.monotonic() - before)}
 
 
-def table(results: dict[str, dict[str, Any]]) -> str:
-    """Return the figures in Markdown."""
-    rows = [f"| part | {' | '.join(COLUMNS)} |", f"|---|{'---|' * len(COLUMNS)}"]
-    for part, figures in results.items():
-        rows.append(f"| {part} | {' | '.join(f'{figures[name]:,}' for name in COLUMNS)} |")
-    return "\n".join(rows)
-
-
 def main() -> None:
     """Run all parts, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help="parts to run; all if none is named")
     parser.add_argument("--minutes", type=float, default=18.0, help="for all parts together")
     parser.add_argument("--output", type=Path, help="JSON file to write")
+    parser.add_argument("--page", type=Path, help="write docs/torture.md from such a file instead")
     arguments = parser.parse_args()
+    if arguments.page is not None:
+        raw = json.loads(arguments.page.read_text(encoding="utf-8"))
+        (HERE.parents[1] / "docs/torture.md").write_text(page(raw), encoding="utf-8")
+        return
+    load = os.getloadavg()[0]
     known = sorted(path.stem for path in HERE.glob("[a-z]*.py"))
     parts = arguments.parts or known
     results = {}
@@ -81,9 +81,12 @@ def main() -> None:
             print(f"{part}: {results[part]['failure']}", file=sys.stderr)
     print(table(results))
     if arguments.output is not None:
-        content = {"machine": describe_machine(), "load": os.getloadavg()[0], "parts": results}
-        arguments.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    bad = [part for part, each in results.items() if each["killed"] or each["lost"]]
+        write_results(arguments.output, {"load": load, "parts": results})
+    bad = [
+        part
+        for part, each in results.items()
+        if each["killed"] or each["lost"] or each["tracebacks"]
+    ]
     sys.exit(f"not survived: {', '.join(bad)}" if bad else 0)
 
 

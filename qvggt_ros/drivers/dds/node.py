@@ -34,12 +34,14 @@ class Inputs:
     Attributes:
         image: sensor_msgs/Image, or sensor_msgs/CompressedImage if it ends in /compressed.
         camera_info: its sensor_msgs/CameraInfo.
-        odometry: nav_msgs/Odometry of the robot, which gives the scale.
+        odometry: nav_msgs/Odometry of the robot, a source of the scale.
+        fix: sensor_msgs/NavSatFix, another one.
     """
 
     image: str
     camera_info: str
     odometry: str
+    fix: str = "/fix"
 
 
 class DdsNode:
@@ -176,7 +178,11 @@ class DdsNode:
             lambda message: live.on_camera_info(message, camera),
             refuse=live.on_unreadable,
         )
-        subscribe(inputs.odometry, TYPES["Odometry"], live.on_odometry, refuse=live.on_unreadable)
+        for topic, name, take in (
+            (inputs.odometry, "Odometry", live.on_odometry),
+            (inputs.fix, "NavSatFix", live.on_fix),
+        ):
+            subscribe(topic, TYPES[name], take, refuse=live.on_unreadable)
 
     def _is_wanted(self, topic: str) -> bool:
         if self._closed or topic not in self._publishers:

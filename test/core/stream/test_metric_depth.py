@@ -122,23 +122,26 @@ def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() 
     assert np.isnan(first_seen.depth[: room.HEIGHT // 4]).all()
 
 
-def test_distances_of_odometry_take_precedence() -> None:
+def test_distances_of_odometry_have_the_larger_weight() -> None:
     scale = MetricScale(min_distance=1.0)
-    assert "by metric depth" in scale.observe_unit(0, 2.0, "metric depth")
-    for index in range(40):
-        scale.add_odometry(index, np.array([0.1 * index, 0.0, 0.0]))
-        scale.observe(index, np.array([0.1 * index / 3.0, 0.0, 0.0]))
+    assert "by metric depth" in scale.observe_ratio(0, 2.9, 0.03, "metric depth")
+    for index in range(1, 40):
+        pose = np.eye(4)
+        pose[0, 3] = 0.1 * index / 3.0
+        scale.add_odometry(100_000_000 * index, np.array([0.1 * index, 0.0, 0.0]))
+        scale.observe(100_000_000 * index, pose)
     assert scale.scale.source == "odometry"
-    assert scale.observe_unit(50, 2.0, "metric depth") is None
-    assert scale.scale.metres_per_unit == pytest.approx(3.0)
+    assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=0.01)
+    scale.observe_ratio(4_000_000_000, 2.8, 0.03, "metric depth")
+    assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=0.01)
 
 
-def test_the_units_of_single_windows_are_held_and_their_median_is_followed() -> None:
+def test_one_image_that_is_far_off_changes_nothing_and_many_do() -> None:
     scale = MetricScale()
-    scale.observe_unit(0, 2.0, "odometry")
-    assert scale.observe_unit(1, 2.1, "odometry") is None
-    assert scale.scale.metres_per_unit == 2.0
-    # One window that is far off changes nothing, many do.
-    events = [scale.observe_unit(stamp, 3.0, "odometry") for stamp in range(2, 8)]
-    assert events[0] is None
+    for stamp in range(3):
+        scale.observe_ratio(stamp, 2.0, 0.03, "metric depth")
+    assert scale.observe_ratio(3, 3.0, 0.03, "metric depth") is None
+    assert scale.scale.metres_per_unit == pytest.approx(2.0, rel=0.02)
+    events = [scale.observe_ratio(stamp, 3.0, 0.03, "metric depth") for stamp in range(4, 20)]
     assert any(event and "changed" in event for event in events)
+    assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=0.02)

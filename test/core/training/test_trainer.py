@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from qvggt_kernels import PackedWeight, dequantize
+from qvggt_kernels import Int4Linear, IntegerLinear, PackedLinear, PackedWeight, dequantize
 from safetensors.torch import load, load_file
 from support.tiny_run import TINY
 
@@ -22,9 +22,10 @@ from qvggt_core.model import (
     read_checkpoint,
     save_checkpoint,
 )
+from qvggt_core.model.packed_format import describe_linears
 from qvggt_core.quantize import quantize_checkpoint
 from qvggt_core.training.config import TrainConfig, learning_rate
-from qvggt_core.training.init_weights import load_initial_weights
+from qvggt_core.training.init_weights import InitialWeights, load_initial_weights
 from qvggt_core.training.trainer import train
 
 CONFIGS = Path(__file__).parents[3] / "qvggt_core" / "training" / "configs"
@@ -106,6 +107,18 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path, pools: Path)
         train(other, tmp_path, steps=2, device="cpu", pool_directory=pools)
 
 
+def test_a_run_does_not_go_on_with_other_settings(tmp_path: Path, pools: Path) -> None:
+    """The file's metadata would claim them for all of its steps."""
+    train(TrainConfig.model_validate(TINY), tmp_path, steps=1, device="cpu", pool_directory=pools)
+    before = (tmp_path / "state.pt").read_bytes()
+    other = TrainConfig.model_validate({**TINY, "learning_rate": 0.5, "seed": 3})
+    with pytest.raises(TrainingError, match=r"seed 0 instead of 3; learning_rate 0\.001 instead"):
+        train(other, tmp_path, steps=2, device="cpu", pool_directory=pools)
+    assert (tmp_path / "state.pt").read_bytes() == before
+    longer = TrainConfig.model_validate({**TINY, "log_every": 7})
+    assert train(longer, tmp_path, steps=2, device="cpu", pool_directory=pools).step == 2
+
+
 @pytest.mark.parametrize("bits", [4, 32])
 def test_a_run_starts_from_the_weights_that_it_names(
     tmp_path: Path, pools: Path, bits: int
@@ -144,6 +157,48 @@ def test_a_run_starts_from_the_weights_that_it_names(
         begin("missing", initial_weights={**start, "file": "none.safetensors"})
     with pytest.raises(TrainingError, match="cannot start from"):
         begin("other", model={**wide, "depth": 5, "taps": [0, 1, 2, 4]})
+
+
+def packed_layers() -> dict[str, PackedLinear]:
+    """One linear of 128 to 384 in every packed form."""
+    generator = torch.Generator().manual_seed(0)
+    q = torch.randint(-8, 8, (384, 128), generator=generator, dtype=torch.int8)
+    q8 = torch.randint(-127, 128, (384, 128), generator=generator, dtype=torch.int8)
+    scales = (0.01 + 0.01 * torch.rand(384, 4, generator=generator)).bfloat16()
+    zeros = torch.randint(0, 16, (384, 4), generator=generator, dtype=torch.uint8)
+    bias = torch.randn(384, generator=generator)
+    stretch = 0.5 + torch.rand(128, generator=generator)
+    symmetric = Int4Linear.from_quantized
+    return {
+        "symmetric": symmetric(q, scales, bias),
+        "asymmetric": symmetric(q, scales, bias, zeros=zeros),
+        "scaled": symmetric(q, scales, bias, input_scale=stretch),
+        "rotated": symmetric(q, scales, bias, zeros=zeros, input_scale=stretch, rotation=64),
+        "8 bits": IntegerLinear.from_quantized(
+            q8, scales[:, 0].float(), bias, weight_bits=8, activation_bits=8, rotation=64
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", packed_layers())
+def test_a_run_starts_from_what_a_packed_linear_computes(tmp_path: Path, kind: str) -> None:
+    layer = packed_layers()[kind]
+    config = ModelConfig.from_dict({**TINY["model"], "embed_dim": 128})
+    state = VGGT(config).initialise().state_dict()
+    path = "aggregator.frame_blocks.0.attn.qkv"
+    for name in ("weight", "bias"):
+        del state[f"{path}.{name}"]
+    state |= {f"{path}.{name}": tensor for name, tensor in layer.state_dict().items()}
+    file = tmp_path / "packed.safetensors"
+    save_checkpoint(file, state, config, describe_linears({path: layer}))
+    network = VGGT(config)
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    load_initial_weights(network, InitialWeights(file=file.name, sha256=sha256), tmp_path)
+    found = network.get_submodule(path)
+    x = torch.eye(128) if kind != "8 bits" else torch.randn(64, 128)
+    expected = layer(x)
+    wrong = (found(x) - expected).norm() / expected.norm()
+    assert wrong < (1e-2 if kind == "8 bits" else 1e-5)
 
 
 def test_the_rate_rises_holds_and_falls() -> None:

@@ -1,0 +1,247 @@
+"""How well the scale is known: flights with exact geometry and one source each, and recordings.
+
+The flights feed `MetricScale` with true poses in a unit that walks by 0.5 % per root metre, and
+one source: odometry that is 1 % too long, noisy, turning away and 50 ms late, or another. In a
+recording, odometry is made of its ground truth in the same way, and all else is the product.
+
+    python benchmarks/metric_scale.py [RECORDING...] -o benchmarks/results/metric_scale.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from confirmation import Truth, read
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from qvggt_core.evaluate.trajectory import absolute_errors
+from qvggt_core.geometry.poses import inverse
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream import DeferredReconstructor, MetricScale, Reconstructor
+from qvggt_core.stream.load_network import load_network
+
+_SECONDS, _RATE, _ODOMETRY_RATE = 180.0, 10.0, 50.0
+_UNIT_WALK = 0.005
+_BIAS, _LATE_S, _HEADING, _NOISE = 0.01, 0.05, 0.001, 0.001
+_OF_RECORDING_RATE = 30.0
+_RATIO_SIGMA = 0.03
+
+
+@dataclass(frozen=True)
+class Flight:
+    """True poses, and the same in a map whose unit walks.
+
+    Attributes:
+        times: (N,) seconds.
+        positions: gives (M, 3) metres at times (M,).
+        map_from_camera: (N, 4, 4) in map units.
+        unit: (N,) metres per unit.
+    """
+
+    times: NDArray[np.float64]
+    positions: Callable[[NDArray[np.float64]], NDArray[np.float64]]
+    map_from_camera: NDArray[np.float64]
+    unit: NDArray[np.float64]
+
+
+def flight(seed: int) -> Flight:
+    """Return a flight that wanders through a room."""
+    rng = np.random.default_rng([1, seed])
+    rates, phases = rng.uniform(0.3, 1.2, (4, 3)), rng.uniform(0, 6.28, (4, 3))
+    reach = rng.uniform(0.2, 0.6, (4, 3)) / rates
+
+    def positions(at: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (reach * np.sin(rates * at[:, None, None] + phases)).sum(axis=1)
+
+    times = np.arange(0.0, _SECONDS, 1.0 / _RATE)
+    true = positions(times)
+    steps = np.diff(true, axis=0, prepend=true[:1])
+    walk = _UNIT_WALK * np.sqrt(np.linalg.norm(steps, axis=1)) * rng.standard_normal(len(times))
+    unit = 3.0 * np.exp(np.cumsum(walk))
+    poses = np.tile(np.eye(4), (len(times), 1, 1))
+    poses[:, :3, :3] = Rotation.from_euler("z", np.sin(0.3 * times)[:, None]).as_matrix()
+    poses[:, :3, 3] = np.cumsum(steps / unit[:, None], axis=0)
+    return Flight(times, positions, poses, unit)
+
+
+def drifting(positions: NDArray[np.float64], rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return (N, 3) as odometry has them: too long, noisy, turning away."""
+    steps = np.diff(positions, axis=0, prepend=positions[:1])
+    heading = np.cumsum(_HEADING * rng.standard_normal(len(steps)))[:, None]
+    turned = np.einsum("nij,nj->ni", Rotation.from_euler("z", heading).as_matrix(), steps)
+    return np.cumsum((1.0 + _BIAS) * turned + rng.normal(0, _NOISE, steps.shape), axis=0)
+
+
+def odometry(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callable[[int], None]:
+    """Return what feeds a scale with odometry up to an image."""
+    fine = np.arange(0.0, _SECONDS, 1.0 / _ODOMETRY_RATE)
+    samples, sent = drifting(of.positions(fine), rng), iter(range(len(fine)))
+    waiting = [next(sent)]
+
+    def feed(index: int) -> None:
+        while waiting and fine[waiting[0]] + _LATE_S <= of.times[index]:
+            each = waiting.pop()
+            scale.add_odometry(_ns(fine[each] + _LATE_S), samples[each])
+            waiting.extend([following] if (following := next(sent, None)) is not None else [])
+
+    return feed
+
+
+def gps(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callable[[int], None]:
+    """The same with fixes of 2 cm (RTK), five a second."""
+    true = of.positions(of.times)
+
+    def feed(index: int) -> None:
+        if index % 2 == 0:
+            scale.add_gps(_ns(of.times[index]), true[index] + rng.normal(0, 0.02, 3), 0.02)
+
+    return feed
+
+
+def altitude(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callable[[int], None]:
+    """The same with an altimeter of 2 cm."""
+    true = of.positions(of.times)
+
+    def feed(index: int) -> None:
+        scale.add_altitude(_ns(of.times[index]), true[index, 2] + rng.normal(0, 0.02))
+
+    return feed
+
+
+def ratio(source: str, every: int) -> Any:
+    """Return the same with lengths of single images, each off by 3 %, one in ten by a factor."""
+
+    def begin(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callable[[int], None]:
+        def feed(index: int) -> None:
+            if index % every == 0:
+                wrong = np.exp(rng.uniform(-1, 1)) if rng.random() < 0.1 else 1.0
+                metres = of.unit[index] * wrong * np.exp(rng.normal(0, _RATIO_SIGMA))
+                scale.observe_ratio(_ns(of.times[index]), metres, _RATIO_SIGMA, source)
+
+        return feed
+
+    return begin
+
+
+SOURCES = {
+    "odometry": odometry,
+    "gps": gps,
+    "altitude": altitude,
+    "range": ratio("range", 1),
+    "baseline": ratio("baseline", 1),
+    "camera height": ratio("camera height", 4),
+    "metric depth": ratio("metric depth", 50),
+}
+
+
+def oracle(source: str, seed: int) -> dict[str, Any]:
+    """Return the errors of the scale on one flight with one source."""
+    of, rng = flight(seed), np.random.default_rng([2, seed])
+    scale = MetricScale()
+    feed = SOURCES[source](scale, of, rng)
+    errors = np.full(len(of.times), np.nan)
+    for index, time in enumerate(of.times):
+        feed(index)
+        scale.observe(_ns(time), of.map_from_camera[index])
+        scale.place(of.map_from_camera[index])
+        if scale.scale.metres_per_unit is not None:
+            errors[index] = scale.scale.metres_per_unit / of.unit[index] - 1.0
+    known = np.flatnonzero(np.isfinite(errors))
+    first = None if len(known) == 0 else float(of.times[known[0]])
+    figures = {"at_5_s": errors[50], "at_the_end": errors[-1]}
+    figures["rms"] = np.sqrt(np.nanmean(errors**2)) if first is not None else np.nan
+    return {"metric_after_s": first, **{k: float(v) for k, v in figures.items()}}
+
+
+def recording(path: Path, loaded: Any, seed: int) -> dict[str, Any]:
+    """Return how well a recording's scale is known with odometry made of its truth."""
+    frames, truth = read(path, None)
+    reconstructor = DeferredReconstructor(Reconstructor(loaded.network, loaded.parameters))
+    for stamp, pose in _odometry_of(truth, np.random.default_rng([3, seed])):
+        reconstructor.add_odometry(stamp, pose[:3, 3], pose)
+    results = [result for frame in frames for result in reconstructor.add(frame)]
+    results += reconstructor.flush()
+    placed = [
+        (geometry.map_from_camera, pose)
+        for result in results
+        for geometry in result.frames
+        if (pose := truth.pose(geometry.view.stamp_ns)) is not None
+    ]
+    estimate, true = (np.stack(each) for each in zip(*placed, strict=True))
+    half = len(estimate) // 2
+    scales = [
+        absolute_errors(estimate[part], true[part], "sim3").scale
+        for part in (slice(None), slice(half), slice(half, None))
+    ]
+    length = float(np.linalg.norm(np.diff(true[:, :3, 3], axis=0), axis=1).sum())
+    last = results[-1].scale if results[-1].frames else results[-2].scale
+    return {
+        "state": last.state.value if last.state is not None else None,
+        "sigma": last.sigma,
+        "segments": len({result.segment for result in results if result.frames}),
+        "truth_by_estimate": scales[0],
+        "second_half_by_first": scales[2] / scales[1] - 1.0,
+        "ate_m": {
+            kind: float(np.sqrt((absolute_errors(estimate, true, kind).translation ** 2).mean()))
+            for kind in ("se3", "sim3")
+        },
+        "length_m": length,
+        "events": [event for result in results for event in result.events],
+    }
+
+
+def _odometry_of(truth: Truth, rng: np.random.Generator) -> Any:
+    """Yield stamp and pose (4, 4) of odometry: the truth's, too long, turning away, late."""
+    stamps = np.array(sorted(truth.poses))
+    poses = np.stack([truth.poses[stamp] for stamp in stamps])
+    first = inverse(poses[0])
+    times = np.arange(stamps[0], stamps[-1], round(1e9 / _OF_RECORDING_RATE))
+    positions = np.stack(
+        [np.interp(times, stamps, (first @ poses)[:, axis, 3]) for axis in range(3)], axis=-1
+    )
+    nearest = np.abs(times[:, None] - stamps[None, :]).argmin(axis=1)
+    for time, position, at in zip(times, drifting(positions, rng), nearest, strict=True):
+        pose = first @ poses[at]
+        pose[:3, 3] = position
+        yield int(time) + _ns(_LATE_S), pose
+
+
+def _ns(seconds: float) -> int:
+    return round(float(seconds) * 1e9)
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("recordings", type=Path, nargs="*")
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--seeds", type=int, default=5)
+    args = parser.parse_args()
+    table: dict[str, Any] = {"oracle": {}, "recordings": {}}
+    for source in SOURCES:
+        found = table["oracle"][source] = [oracle(source, seed) for seed in range(args.seeds)]
+        worst = {
+            name: float(np.nanmax([abs(each[name]) for each in found]))
+            for name in ("at_5_s", "at_the_end", "rms")
+        }
+        print(source, json.dumps(worst), [each["metric_after_s"] for each in found], flush=True)
+    loaded = load_network(Parameters(compute_dtype="float32")) if args.recordings else None
+    for path in args.recordings:
+        figures = table["recordings"][path.name] = recording(path, loaded, 0)
+        print(path.name, json.dumps(figures), flush=True)
+    if args.output:
+        used = [shipped_checkpoint()] if args.recordings else []
+        write_results(args.output, table, *used)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Messages of sensors that know metres, as sources of the map's scale: all optional."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from qvggt_core.errors import QvggtError
+from qvggt_core.geometry.geodetic import LocalTangentPlane
+from qvggt_core.stream.frame import Array64, Frame
+from qvggt_core.stream.known_lengths import RangeReading
+from qvggt_ros.counters import Counters
+from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+
+# Of a fix whose covariance is not known: a good receiver under an open sky.
+_USUAL_GPS_SIGMA = 1.5
+_LEAST_BASELINE_M = 1e-3
+
+
+class MetricReconstructor(Protocol):
+    """What takes lengths in metres."""
+
+    def add_odometry(
+        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
+    ) -> None:
+        """Take the camera's position by odometry, and its pose where that is known."""
+
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take the antenna's position by GPS."""
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes."""
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+
+
+class MetricSensors:
+    """Gives what messages know in metres to a reconstructor.
+
+    Attributes:
+        camera_frame: optical frame of the first camera; None before its first image, and until
+            then nothing is given on that needs to know where the camera sits.
+    """
+
+    def __init__(
+        self,
+        reconstructor: MetricReconstructor,
+        lookup: Callable[[str, str, int], Array64 | None],
+        counters: Counters,
+    ) -> None:
+        """Connect messages to a reconstructor.
+
+        Args:
+            reconstructor: takes lengths.
+            lookup: returns transforms; see `Driver`.
+            counters: counts what cannot be used.
+        """
+        self.camera_frame: str | None = None
+        self._reconstructor = reconstructor
+        self._lookup = lookup
+        self._counters = counters
+        self._tangent: LocalTangentPlane | None = None
+        self._baselines: dict[str, float] = {}
+        # An IMU that is screwed to the camera: hundreds of messages a second need one look-up.
+        self._mounts: dict[str, Array64] = {}
+
+    def on_odometry(self, message: Any) -> None:
+        """Take a nav_msgs/Odometry of the robot."""
+        try:
+            odom_from_base = read_pose(message)
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"odometry: {error}")
+            return
+        if self.camera_frame is None:
+            return
+        base = frames_of(message)[1]
+        base_from_camera = self._lookup(base, self.camera_frame, stamp)
+        if base_from_camera is None:
+            self._counters.warn(
+                f"no transform from {base} to {self.camera_frame}: where the camera sits on the "
+                "robot is estimated while it turns, which makes the scale less certain"
+            )
+            self._reconstructor.add_odometry(stamp, odom_from_base[:3, 3])
+            return
+        odom_from_camera = odom_from_base @ base_from_camera
+        self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
+
+    def on_fix(self, message: Any) -> None:
+        """Take a sensor_msgs/NavSatFix; one without a position is left out."""
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"GPS: {error}")
+            return
+        place = (message.latitude, message.longitude, message.altitude)
+        if message.status.status < 0 or not all(map(math.isfinite, place)):
+            return
+        if abs(message.latitude) > 90.0:
+            self._counters.reject(f"GPS: a latitude of {message.latitude:g} degrees is none")
+            return
+        if self._tangent is None:
+            self._tangent = LocalTangentPlane(*place)
+        variance = float(
+            np.mean(np.array(message.position_covariance, dtype=np.float64)[[0, 4, 8]])
+        )
+        known = message.position_covariance_type > 0 and math.isfinite(variance) and variance > 0.0
+        sigma = math.sqrt(variance) if known else _USUAL_GPS_SIGMA
+        self._reconstructor.add_gps(stamp, self._tangent.position(*place), sigma)
+
+    def on_range(self, message: Any) -> None:
+        """Take a sensor_msgs/Range; what is out of the sensor's reach is left out (REP-117)."""
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"range: {error}")
+            return
+        metres = float(message.range)
+        least, most = float(message.min_range), float(message.max_range)
+        if not math.isfinite(metres) or metres <= 0.0 or metres < least or 0.0 < most <= metres:
+            return
+        if self.camera_frame is None:
+            return
+        sensor = frames_of(message)[0]
+        camera_from_sensor = self._lookup(self.camera_frame, sensor, stamp)
+        if camera_from_sensor is None:
+            self._counters.warn(
+                f"no transform from {self.camera_frame} to {sensor}: its range gives no scale"
+            )
+            return
+        angle = float(message.field_of_view)
+        half = 0.5 * angle if math.isfinite(angle) and 0.0 < angle < math.pi else 0.02
+        self._reconstructor.add_range(RangeReading(stamp, metres, camera_from_sensor, half))
+
+    def on_imu(self, message: Any) -> None:
+        """Take a sensor_msgs/Imu; its orientation is not used, only what it measures."""
+        try:
+            stamp = stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"IMU: {error}")
+            return
+        # REP-145: a covariance of -1 marks what the sensor does not have.
+        lacks = -1.0 in (
+            message.linear_acceleration_covariance[0],
+            message.angular_velocity_covariance[0],
+        )
+        if self.camera_frame is None or lacks:
+            return
+        sensor = frames_of(message)[0]
+        turned = self._mounts.get(sensor)
+        if turned is None:
+            found = self._lookup(self.camera_frame, sensor, stamp)
+            if found is None:
+                self._counters.warn(
+                    f"no transform from {self.camera_frame} to {sensor}: its IMU does not show "
+                    "which way is up"
+                )
+                return
+            turned = self._mounts[sensor] = found[:3, :3]
+        force, rate = message.linear_acceleration, message.angular_velocity
+        self._reconstructor.add_imu(
+            stamp,
+            turned @ np.array([force.x, force.y, force.z]),
+            turned @ np.array([rate.x, rate.y, rate.z]),
+        )
+
+    def on_projection(self, camera: str, projection: Array64) -> None:
+        """Take the P (3, 4) of a stereo pair's second camera: its last column has the baseline."""
+        if projection[0, 0] > 0.0 and projection[0, 3] != 0.0:
+            self._set_baseline(camera, abs(float(projection[0, 3] / projection[0, 0])))
+
+    def on_rig(self, frames: Mapping[str, Frame]) -> None:
+        """Take the frames of a rig's cameras: TF may know how far these are apart."""
+        first, *others = frames.values()
+        for frame in others:
+            if frame.source in self._baselines or first.frame_id == frame.frame_id:
+                continue
+            found = self._lookup(first.frame_id, frame.frame_id, frame.stamp_ns)
+            if found is not None:
+                self._set_baseline(frame.source, float(np.linalg.norm(found[:3, 3])))
+
+    def _set_baseline(self, camera: str, metres: float) -> None:
+        if metres < _LEAST_BASELINE_M or not math.isfinite(metres):
+            return
+        if self._baselines.get(camera) != metres:
+            self._baselines[camera] = metres
+            self._reconstructor.set_baseline(camera, metres)

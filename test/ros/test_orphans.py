@@ -1,0 +1,65 @@
+"""A parent that is killed leaves no process that works on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+from support.recordings import room_entries, write_recording
+
+TESTS = Path(__file__).parents[1]
+FLEET = """
+import sys
+from pathlib import Path
+from qvggt_core.parameters import Parameters
+from qvggt_ros.drivers.batch import Job, run_on_processes
+from support.slow_room import load_endless_network
+if __name__ == "__main__":
+    bags, out = [Path(name) for name in sys.argv[1:3]], Path(sys.argv[3])
+    jobs = [Job(bag, out / bag.name, Parameters(threads=1)) for bag in bags]
+    list(run_on_processes(jobs, 2, load=load_endless_network))
+"""
+PATIENCE_S = 60.0
+"""How long is waited for what takes a second or two, on however busy a machine."""
+
+
+def wait_until(condition) -> bool:
+    end = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def is_gone(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def test_workers_of_a_fleet_end_with_their_parent(tmp_path):
+    bags = [write_recording(tmp_path / name, room_entries(4)) for name in ("a", "b")]
+    script = tmp_path / "fleet.py"
+    script.write_text(FLEET)
+    parent = subprocess.Popen(
+        [sys.executable, script, *bags, tmp_path / "out"],
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+    )
+    try:
+        begun = [tmp_path / "out" / f"{name}.partial" for name in ("a", "b")]
+        assert wait_until(lambda: all(path.exists() for path in begun)), "no worker began"
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        assert len(workers) >= 2
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+        assert wait_until(lambda: all(map(is_gone, workers))), "workers go on without a parent"
+    finally:
+        parent.kill()
+        parent.wait()
