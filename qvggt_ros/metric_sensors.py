@@ -93,12 +93,17 @@ class MetricSensors:
         odom_from_camera = odom_from_base @ base_from_camera
         self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
 
+    def _stamp(self, message: Any, kind: str) -> int | None:
+        try:
+            return stamp_ns(message)
+        except QvggtError as error:
+            self._counters.reject(f"{kind}: {error}")
+            return None
+
     def on_fix(self, message: Any) -> None:
         """Take a sensor_msgs/NavSatFix; one without a position is left out."""
-        try:
-            stamp = stamp_ns(message)
-        except QvggtError as error:
-            self._counters.reject(f"GPS: {error}")
+        stamp = self._stamp(message, "GPS")
+        if stamp is None:
             return
         place = (message.latitude, message.longitude, message.altitude)
         if message.status.status < 0 or not all(map(math.isfinite, place)):
@@ -117,10 +122,8 @@ class MetricSensors:
 
     def on_range(self, message: Any) -> None:
         """Take a sensor_msgs/Range; what is out of the sensor's reach is left out (REP-117)."""
-        try:
-            stamp = stamp_ns(message)
-        except QvggtError as error:
-            self._counters.reject(f"range: {error}")
+        stamp = self._stamp(message, "range")
+        if stamp is None:
             return
         metres = float(message.range)
         least, most = float(message.min_range), float(message.max_range)
@@ -141,10 +144,8 @@ class MetricSensors:
 
     def on_imu(self, message: Any) -> None:
         """Take a sensor_msgs/Imu; its orientation is not used, only what it measures."""
-        try:
-            stamp = stamp_ns(message)
-        except QvggtError as error:
-            self._counters.reject(f"IMU: {error}")
+        stamp = self._stamp(message, "IMU")
+        if stamp is None:
             return
         # REP-145: a covariance of -1 marks what the sensor does not have.
         lacks = -1.0 in (

@@ -166,12 +166,16 @@ def _transform(rng: random.Random, index: int) -> Any:
     )
 
 
-class GuessingNetwork(RoomNetwork):
-    """A network that knows nothing: most windows are plausible, some hold what no camera sees."""
+class RandomNetwork(RoomNetwork):
+    """A room's network whose answers depend on a generator of random numbers."""
 
     def __init__(self, rng: random.Random) -> None:
         super().__init__()
         self._rng = rng
+
+
+class GuessingNetwork(RandomNetwork):
+    """A network that knows nothing: most windows are plausible, some hold what no camera sees."""
 
     def predict(
         self, tokens: Sequence[int], height: int, width: int, newest: int | None = None

@@ -14,9 +14,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from support.figures import Figures, main
-from support.recordings import M, RoomNetwork, camera_info_message, header, image_message
+from support.hostile_messages import RandomNetwork
+from support.recordings import M, camera_info_message, header, image_message
 
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import WindowPrediction
@@ -36,20 +38,14 @@ MEMORY_MB = 120
 """By which memory may have grown over all streams, once the first has filled what is kept."""
 
 
-class SlowNetwork(RoomNetwork):
+class SlowNetwork(RandomNetwork):
     """Takes its time, and now and then fails."""
 
-    def __init__(self, failing: random.Random) -> None:
-        super().__init__()
-        self._failing = failing
-
-    def predict(
-        self, tokens: Sequence[int], height: int, width: int, newest: int | None = None
-    ) -> WindowPrediction:
+    def predict(self, tokens: Sequence[int], *rest: Any) -> WindowPrediction:
         time.sleep(SLOW_S)
-        if self._failing.random() < 0.1:
+        if self._rng.random() < 0.1:
             raise RuntimeError("the network fails on purpose")
-        return super().predict([token % 40 for token in tokens], height, width, newest)
+        return super().predict([token % 40 for token in tokens], *rest)
 
 
 @dataclass

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save
 from support.hub import COMMIT, Hub, running
+from support.shards import two_shards
 from support.small_network import STACK, open_state
 
 from qvggt_core.errors import CheckpointError
@@ -109,21 +110,15 @@ def test_a_pointer_in_place_of_the_weights_is_recognised(hub, tmp_path) -> None:
 
 
 def test_shards_come_with_their_index_and_load_by_it(weights, tmp_path) -> None:
-    names = sorted(weights)
-    half = len(names) // 2
-    parts = {
-        "model-00001-of-00002.safetensors": names[:half],
-        "model-00002-of-00002.safetensors": names[half:],
-    }
+    parts, places = two_shards(weights)
     files = {file: save({n: weights[n] for n in chosen}) for file, chosen in parts.items()}
-    places = {name: file for file, chosen in parts.items() for name in chosen}
     files["model.safetensors.index.json"] = json.dumps({"weight_map": places}).encode()
     files["config.json"] = CONFIG
     with running(Hub("somebody/sharded", files)) as hub:
         path = download("somebody/sharded", tmp_path, agree, hub.endpoint)
     assert path.name == "model.safetensors.index.json"
     checkpoint = read_checkpoint(path.parent)
-    assert len(checkpoint.names()) == len(names)
+    assert len(checkpoint.names()) == len(weights)
     assert checkpoint.metadata["source"].startswith("somebody/sharded@")
 
 

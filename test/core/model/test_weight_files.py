@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import save_file
+from support.shards import two_shards
 from support.small_network import SINGLE_VIEW_STACK, STACK, TINY, open_state
 
 from qvggt_core.errors import CheckpointError
@@ -123,15 +124,9 @@ def test_an_entry_that_belongs_to_nothing_is_named(tmp_path, state) -> None:
 
 
 def write_shards(folder, state) -> None:
-    names = sorted(state)
-    half = len(names) // 2
-    parts = {
-        "model-00001-of-00002.safetensors": names[:half],
-        "model-00002-of-00002.safetensors": names[half:],
-    }
+    parts, places = two_shards(state)
     for file, chosen in parts.items():
         save_file({n: state[n] for n in chosen}, folder / file, {"format": "pt"})
-    places = {name: file for file, chosen in parts.items() for name in chosen}
     index = {"metadata": {"total_size": 1}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
