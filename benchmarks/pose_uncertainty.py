@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 from scipy.stats import chi2
 
+from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.measure.machine import describe_machine
@@ -63,7 +64,11 @@ def render(first: int, last: int, directory: Path) -> None:
         path = directory / f"{index:04d}.npz"
         if path.exists():
             continue
-        clip = render_clip(_FLIGHTS, index)
+        try:
+            clip = render_clip(_FLIGHTS, index)
+        except ParameterError as error:  # no such path fits into this world
+            print(f"{index} is left out: {error}", flush=True)
+            continue
         rng = np.random.default_rng([9, index])
         images = np.stack([expose(image, 1.0, _NOISE, rng) for image in clip.images])
         np.savez(
@@ -150,6 +155,8 @@ def main() -> None:
     nees, lost = [], []
     for index in range(args.first, args.last):
         path = args.directory / f"{index:04d}.npz"
+        if not path.exists():
+            continue
         found = reconstruct(path, loaded.network, loaded.parameters)
         if len(found["poses"]) < _FRAMES // 2:
             lost.append(index)

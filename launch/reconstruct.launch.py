@@ -116,14 +116,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
             *([given["params_file"]] if given["params_file"] else []),
             *([overrides] if overrides else []),
         ],
-        remappings=[
-            *(_rig(cameras) if cameras else _camera(image, given["camera_info_topic"], found)),
-            ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
-            *([("mask", given["mask_topic"])] if given["mask_topic"] else []),
-            ("fix", given["fix_topic"] or found.get("fix") or "/fix"),
-            ("range", given["range_topic"] or found.get("range") or "/range"),
-            ("imu", given["imu_topic"] or found.get("imu") or "/imu"),
-        ],
+        remappings=_remappings(given, found, image, cameras),
         arguments=["--ros-args", "--log-level", given["log_level"]],
     )
     actions: list[LaunchDescriptionEntity] = [node]
@@ -132,6 +125,20 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     if given["rviz"] == "true":
         actions.append(_rviz(given, use_sim_time == "true"))
     return actions
+
+
+def _remappings(
+    given: dict[str, str], found: dict[str, Any], image: str, cameras: list[str]
+) -> list[tuple[str, str]]:
+    return [
+        *(_rig(cameras) if cameras else _camera(image, given["camera_info_topic"], found)),
+        *([("mask", given["mask_topic"])] if given["mask_topic"] else []),
+        ("odom", given["odom_topic"] or found.get("odometry") or "/odom"),
+        *(
+            (name, given[f"{name}_topic"] or found.get(name) or f"/{name}")
+            for name in ("fix", "range", "imu")
+        ),
+    ]
 
 
 def _check(given: dict[str, str]) -> None:
