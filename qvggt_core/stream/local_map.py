@@ -36,8 +36,8 @@ _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
-# A camera that only turned stays where it was, to this parallax in pixels. Small common errors of
-# many tracks (lens, flow) would move it otherwise.
+# A camera that only turned stays where it was, to this share of a track's error. Small common
+# errors of many tracks (lens, flow) would move it otherwise.
 _TURNING_SIGMA = 0.05
 # Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
@@ -232,7 +232,7 @@ class LocalMap:
             sigma=ray_sigma(keyframes[-1].tracks.focal),
             turning=turning_pairs(keyframes, is_free),
             turning_sigma=_TURNING_SIGMA
-            / keyframes[-1].tracks.focal
+            * ray_sigma(keyframes[-1].tracks.focal)
             / float(np.median(chosen.inverse_distance) if len(index) else 1.0),
         )
         return index, bundle
