@@ -22,11 +22,11 @@ def geometry(pose, *, source="", stamp=0, depth=None):
     placed = pose.copy()
     placed[:3, 3] /= UNIT
     return FrameGeometry(
-        View(stamp, image, room.INTRINSICS, "camera", source),
         placed,
-        room.INTRINSICS,
         (metres / UNIT).astype(np.float32),
         np.ones(metres.shape, np.float32),
+        view=View(stamp, image, room.INTRINSICS, "camera", source),
+        intrinsics=room.INTRINSICS,
     )
 
 
