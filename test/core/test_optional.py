@@ -75,13 +75,14 @@ def without(packages: str, *arguments: object) -> subprocess.CompletedProcess[st
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory):
-    return write_recording(tmp_path_factory.mktemp("bags") / "room", room_entries(4))
+    return write_recording(tmp_path_factory.mktemp("bags") / "room", room_entries(12))
 
 
 @pytest.fixture(scope="module")
 def result(recording, tmp_path_factory):
     directory = tmp_path_factory.mktemp("results") / "room"
-    done = without(ALL_BUT_TORCH, "replay", recording, "-o", directory, "--no-evaluate")
+    plain = ("--set", "confirm=false", "--set", "refine=false")
+    done = without(ALL_BUT_TORCH, "replay", recording, "-o", directory, "--no-evaluate", *plain)
     assert done.returncode == 0, done.stderr
     assert (directory / "report.html").is_file()
     return directory

@@ -161,7 +161,8 @@ def test_imports_of_what_is_no_option_are_in_the_list() -> None:
     """A package that code imports at its top, and that only comes with another, may go with it."""
     modules = {"cv2": "opencv-python-headless", "yaml": "pyyaml", "PIL": "pillow"}
     ours = {"qvggt_ros", "qvggt_core", "qvggt_kernels", *sys.stdlib_module_names}
-    with_rosbags = {"lz4", "backports", "compression"}
+    # Of rosbags, and of viser.
+    with_others = {"lz4", "backports", "compression", "websockets"}
     needed = {
         name
         for package in ("qvggt_ros", "qvggt_core", "kernels/qvggt_kernels")
@@ -171,7 +172,7 @@ def test_imports_of_what_is_no_option_are_in_the_list() -> None:
     }
     unlisted = {
         name
-        for name in needed - ours - set(OPTIONAL_PACKAGES) - ROS_PACKAGES - with_rosbags
+        for name in needed - ours - set(OPTIONAL_PACKAGES) - ROS_PACKAGES - with_others
         if name not in {"gemlite", "torchao"}
         and modules.get(name, name).lower() not in listed("requirements.in")
     }

@@ -45,8 +45,9 @@ def bags(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bags")
     paths = []
     for index in range(BAGS):
-        # Each begins elsewhere, so that no two are alike.
-        entries = room_entries(4 + index)[3 * index :]
+        # Each begins elsewhere, so that no two are alike; the first is long enough for a score.
+        frames = 4 if index else 12
+        entries = room_entries(frames + index)[3 * index :]
         paths.append(write_recording(folder / f"flight_{index:02d}", entries))
     for file in paths[CORRUPT].iterdir():
         file.write_bytes(b"\x89MCAP0\r\nwhat a broken disk left")

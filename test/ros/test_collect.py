@@ -20,11 +20,12 @@ from qvggt_ros.drivers.live_session import diagnostics_name
 from qvggt_ros.io.messages import rosbags_messages, rosbags_typestore
 
 M = rosbags_messages()
+FRAMES = 13
 
 
 @pytest.fixture(scope="module")
 def flight(tmp_path_factory):
-    return write_recording(tmp_path_factory.mktemp("in") / "room", room_entries(9))
+    return write_recording(tmp_path_factory.mktemp("in") / "room", room_entries(FRAMES))
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def live(replayed, tmp_path):
         if topic.startswith("/qvggt/")
         for stamp, _, message in messages
     ]
-    values = {"received": "9", "windows": "3", "dropped": "0", "latency_s.p50": "0.125"}
+    values = {"received": str(FRAMES), "windows": "3", "dropped": "0", "latency_s.p50": "0.125"}
     status = M.DiagnosticStatus(
         level=0,
         name=diagnostics_name("/qvggt/reconstruct"),
@@ -64,7 +65,7 @@ def test_it_is_evaluated_as_the_replay_is(replayed, live, flight, tmp_path):
     assert found.accuracy is not None
     assert expected.accuracy is not None
     (mine,), (theirs,) = found.accuracy.segments, expected.accuracy.segments
-    assert mine.compared == theirs.compared == 9
+    assert mine.compared == theirs.compared == FRAMES
     assert mine.alignments["sim3"].translation.rmse == pytest.approx(
         theirs.alignments["sim3"].translation.rmse, abs=1e-9
     )
@@ -78,7 +79,7 @@ def test_it_holds_what_was_recorded(live, flight, tmp_path):
     collect(live, flight, tmp_path / "result")
     assert read_recording(tmp_path / "result/bag").keys() == read_recording(live).keys()
     lines = (tmp_path / "result/trajectory.tum").read_text().splitlines()
-    assert len(lines) == 9
+    assert len(lines) == FRAMES
     with np.load(tmp_path / "result/frames.npz") as frames:
         assert len(frames["images"]) == 6
 
@@ -152,13 +153,13 @@ def test_latency_and_drops_of_a_flight_are_reported(flight, replayed, tmp_path):
     found = evaluate(tmp_path / "result", EvaluationOptions())
     assert found.accuracy is not None
     (segment,) = found.accuracy.segments
-    assert segment.compared == 9 - len(DROPPED)
+    assert segment.compared == FRAMES - len(DROPPED)
     assert segment.alignments["sim3"].translation.rmse < 1e-5
     assert found.coverage.dropped == len(DROPPED)
-    assert found.coverage.frames == pytest.approx(1 - len(DROPPED) / 9)
+    assert found.coverage.frames == pytest.approx(1 - len(DROPPED) / FRAMES)
     assert found.coverage.largest_gap_s == pytest.approx(0.3)
     run = json.loads((tmp_path / "result" / "run.json").read_text())
     assert run["timings"]["latency_s"]["p50"] == pytest.approx(0.25)
-    assert len(run["series"]["latency_s"]) == 9 - len(DROPPED)
+    assert len(run["series"]["latency_s"]) == FRAMES - len(DROPPED)
     write_report(Result.read(tmp_path / "result"), tmp_path / "result")
     assert "recorder&#39;s receipt" in (tmp_path / "result" / "report.html").read_text()
