@@ -39,6 +39,7 @@ from std_srvs.srv import Trigger
 from qvggt_core.errors import ParameterError, QvggtError
 from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.drivers.node_parameters import declare_all, refusal, unknown_parameters
 from qvggt_ros.drivers.node_transforms import Transforms
@@ -76,10 +77,13 @@ class ReconstructNode(LifecycleNode):
     work is done by one thread, which takes the newest image when it is free.
     """
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, load: Callable[[Parameters], LoadedNetwork] = load_network, **options: Any
+    ) -> None:
         """Declare the parameters.
 
         Args:
+            load: loads the network that the parameters name.
             options: for `rclpy.lifecycle.LifecycleNode`.
 
         Raises:
@@ -87,6 +91,7 @@ class ReconstructNode(LifecycleNode):
         """
         super().__init__("reconstruct", **options)
         self._messages: Messages = installed_messages()
+        self._load_network = load
         self._live: LiveReconstruction | None = None
         self._former: LiveReconstruction | None = None
         self._publishers_of: dict[str, Any] = {}
@@ -193,6 +198,7 @@ class ReconstructNode(LifecycleNode):
                     for camera in parameters.cameras
                     if "image_rect" in self.resolve_topic_name(self._image_topic(camera))
                 ],
+                load=self._load_network,
             )
         except BaseException:
             self.release()

@@ -9,27 +9,17 @@ import numpy as np
 import pytest
 from support.recordings import (
     M,
-    RecognisingNetwork,
     camera_info_message,
     image_message,
+    load_room_network,
     stamp_of,
 )
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_ros.drivers import live_session
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.publishing import Driver
-
-
-class WarmRoomNetwork(RecognisingNetwork):
-    def encode(self, image):
-        return super().encode(image) if image.any() else 0  # the first run is of black images
-
-
-def load_room(parameters):
-    return LoadedNetwork(WarmRoomNetwork(), parameters, {"file": "room"})
 
 
 class Live:
@@ -39,7 +29,7 @@ class Live:
         self.stamps = []
         self.now_ns = stamp_of(7)
         driver = Driver(M, self._emit, now_ns=lambda: self.now_ns)
-        self.live = LiveReconstruction(Parameters(), driver, load=load_room, **options)
+        self.live = LiveReconstruction(Parameters(), driver, load=load_room_network, **options)
 
     def _emit(self, topic, message, stamp_ns):
         if topic == "pose":
@@ -170,7 +160,7 @@ def test_each_camera_of_a_rig_is_rectified_or_not_by_itself():
         parameters,
         Driver(M, lambda topic, message, stamp_ns: None),
         rectified=["left"],
-        load=load_room,
+        load=load_room_network,
     )
     try:
         for camera in parameters.cameras:

@@ -14,8 +14,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message
-from support.recordings import M, image_message
+from support.recordings import M, image_message, load_room_network
 
+from qvggt_core.stream.load_network import load_network
 from qvggt_ros.drivers.node import ReconstructNode
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
 
@@ -37,11 +38,12 @@ def to_ros(message: Any, name: str) -> Any:
 class Robot:
     """The node under test and one that talks to it, both in one executor."""
 
-    def __init__(self, **parameters: Any) -> None:
+    def __init__(self, knows_the_room: bool = False, **parameters: Any) -> None:
         # The room's images are too small to follow points through them.
         parameters = {"confirm": False, "refine": False, **parameters}
         overrides = [Parameter(name, value=value) for name, value in parameters.items()]
-        self.node = ReconstructNode(namespace=NAMESPACE, parameter_overrides=overrides)
+        load = load_room_network if knows_the_room else load_network
+        self.node = ReconstructNode(load=load, namespace=NAMESPACE, parameter_overrides=overrides)
         self.peer = rclpy.create_node("robot", namespace=NAMESPACE)
         self.executor = SingleThreadedExecutor()
         self.executor.add_node(self.node)

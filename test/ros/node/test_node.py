@@ -211,7 +211,7 @@ def test_simulated_time_that_begins_again_begins_a_new_map():
 def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
     base_from_camera = np.eye(4)
     base_from_camera[:3, :3] = FLU_FROM_OPTICAL[:3, :3]
-    with robot(publish_tf="map_to_odom", min_odometry_distance=0.2) as it:
+    with robot(knows_the_room=True, publish_tf="map_to_odom", min_odometry_distance=0.2) as it:
         assert it.node.start()
         for topic, name in (
             ("pose", "PoseStamped"),

@@ -84,7 +84,7 @@ def now_ns():
 
 @pytest.mark.parametrize("by_request", [False, True])
 def test_after_a_jump_back_by_an_hour_transforms_go_on(by_request):
-    with robot(publish_tf="map_to_odom", min_odometry_distance=0.2, transform_rate_hz=0.0) as it:
+    with robot(publish_tf="map_to_odom", metres_per_unit=1.5, transform_rate_hz=0.0) as it:
         assert it.node.start()
         drive = Drive(it)
         later = now_ns()
@@ -103,7 +103,7 @@ def test_after_a_jump_back_by_an_hour_transforms_go_on(by_request):
 
 
 def test_who_looks_up_the_present_finds_it():
-    with robot(publish_tf="map_to_odom", min_odometry_distance=0.2) as it:
+    with robot(publish_tf="map_to_odom", metres_per_unit=1.5) as it:
         assert it.node.start()
         buffer = Buffer()
         listener = TransformListener(buffer, it.peer)
@@ -122,7 +122,7 @@ def test_who_looks_up_the_present_finds_it():
 
 
 def test_of_the_base_where_the_robot_was_and_where_it_is_are_sent():
-    options = {"publish_tf": "odom_to_base", "min_odometry_distance": 0.2}
+    options = {"publish_tf": "odom_to_base", "metres_per_unit": 1.5}
     with robot(**options) as it:
         assert it.node.start()
         buffer = Buffer()
@@ -139,7 +139,7 @@ def test_of_the_base_where_the_robot_was_and_where_it_is_are_sent():
 
 
 def test_a_reset_ends_what_is_repeated():
-    with robot(publish_tf="map_to_odom", min_odometry_distance=0.2) as it:
+    with robot(publish_tf="map_to_odom", metres_per_unit=1.5) as it:
         assert it.node.start()
         drive = Drive(it)
         drive.go(now_ns() - 20 * PERIOD_NS)
@@ -152,7 +152,7 @@ def test_a_reset_ends_what_is_repeated():
 
 
 def test_a_robot_without_a_description_is_a_warning_for_as_long():
-    with robot(publish_tf="map_to_odom", min_odometry_distance=0.2, diagnostics_period_s=0.2) as it:
+    with robot(publish_tf="map_to_odom", metres_per_unit=1.5, diagnostics_period_s=0.2) as it:
         assert it.node.start()
         drive = Drive(it, describe=False)
         drive.go(now_ns() - 20 * PERIOD_NS)
@@ -166,7 +166,7 @@ def test_a_robot_without_a_description_is_a_warning_for_as_long():
 
 OWNS_ODOM_TO_BASE = {
     "publish_tf": "odom_to_base",
-    "min_odometry_distance": 0.2,
+    "metres_per_unit": 1.5,
     "diagnostics_period_s": 0.2,
 }
 
