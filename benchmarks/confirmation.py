@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from qvggt_core.errors import QvggtError
 from qvggt_core.evaluate.trajectory import align_sim3
 from qvggt_core.geometry.poses import rotation_angle
-from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstruction, Reconstructor
 from qvggt_core.stream.load_network import load_network
@@ -201,9 +202,7 @@ def main() -> None:
             table.setdefault(path.name, {})[mode] = figures
             print(path.name, mode, json.dumps(figures), flush=True)
     if args.output:
-        args.output.write_text(
-            json.dumps({"machine": describe_machine(), "results": table}, indent=1)
-        )
+        write_results(args.output, {"results": table}, shipped_checkpoint(), digits=4)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import cv2
 from confirmation import read
 
 from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
 from qvggt_core.model.published_sizes import DEPTH_ANYTHING_3
 from qvggt_core.parameters import Parameters
 from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
@@ -113,7 +114,7 @@ def main() -> None:
         print(name, {key: value for key, value in results[name].items() if key != "steps_ms"})
         print("  ", {key: round(value, 2) for key, value in results[name]["steps_ms"].items()})
     if args.output:
-        write_results(args.output, results, digits=4)
+        write_results(args.output, results, shipped_checkpoint(), digits=4)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,8 @@ from scipy.stats import chi2
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse
-from qvggt_core.measure.machine import describe_machine
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Reconstructor
 from qvggt_core.stream.load_network import load_network
@@ -94,9 +95,9 @@ def reconstruct(path: Path, network: Any, parameters: Parameters) -> dict[str, N
     frames += [f for result in stream.flush() if result.segment == 0 for f in result.frames]
     kept = [frame for frame in frames if frame.covariance is not None and not frame.is_lost]
     return {
-        "poses": np.stack([frame.map_from_camera for frame in kept]),
-        "covariances": np.stack([np.asarray(frame.covariance) for frame in kept]),
-        "truth": np.stack([true[frame.view.stamp_ns // _PERIOD_NS] for frame in kept]),
+        "poses": np.array([frame.map_from_camera for frame in kept]),
+        "covariances": np.array([frame.covariance for frame in kept]),
+        "truth": np.array([true[frame.view.stamp_ns // _PERIOD_NS] for frame in kept]),
     }
 
 
@@ -163,10 +164,10 @@ def main() -> None:
             continue
         nees.append(errors(found))
         print(index, len(found["poses"]), f"{np.mean(nees[-1]):.2f}", flush=True)
-    report = {"machine": describe_machine(), "left_out": lost, **summary(nees)}
+    report = {"left_out": lost, **summary(nees)}
     print(json.dumps(report, indent=1))
     if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+        write_results(args.output, report, shipped_checkpoint(), digits=4)
 
 
 if __name__ == "__main__":
