@@ -71,3 +71,13 @@ def test_the_origin_of_results_is_written_beside_them(tmp_path: Path) -> None:
     write_results(path, {"rows": [1 / 3, {"value": 2.0}]}, digits=3)
     assert read(path)["rows"] == [0.333, {"value": 2.0}]
     assert read(path)["checkpoints"] == {}
+
+
+@pytest.mark.parametrize("path", raw_files(), ids=lambda path: path.name)
+def test_what_a_raw_result_says_of_its_machine_names_no_folder(path: Path) -> None:
+    folders = [
+        value
+        for value in read(path).get("machine", {}).values()
+        if isinstance(value, str) and re.search(r"(^|\s)/\w", value)
+    ]
+    assert not folders

@@ -137,7 +137,9 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
         kernels = _declare(ctypes.CDLL(str(file)), interface)
         return kernels, _IN_USE[instruction_set() or "avx512"]
     except (OSError, AttributeError) as error:
-        return None, f"not usable, install qvggt again: {error}"
+        # Without the folder: this goes into results, which others read.
+        reason = str(error).replace(str(file), file.name)
+        return None, f"not usable, install qvggt again: {reason}"
 
 
 def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
