@@ -21,10 +21,12 @@ from qvggt_core.stream.map_keyframes import (
     MIN_SHARED,
     Keyframe,
     founding_views,
+    image_motion,
     last_step,
     pose_after_turn,
     ray_sigma,
     scaled_pose,
+    take_covariances,
     turning_pairs,
 )
 from qvggt_core.stream.map_points import Points
@@ -44,6 +46,12 @@ _KNOWN = 0.2
 _MIN_KNOWN = 30
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
+# The same of a founded map's points: there what they share with each other counts.
+_FOUNDED = 20.0
+# A turn that explains what is seen may still be a motion past things that are far away.
+_TURN_ADRIFT = 0.1
+# Keyframes after founding until which the map may turn out to be misread.
+_TO_SETTLE = 6
 _BAD_SHARE = 0.4
 # The next keyframes go on: on kitchen and on synthetic flights six steps gave the same errors.
 _ITERATIONS = 3
@@ -61,6 +69,7 @@ class Located:
         covariance: (6, 6) of rotation and translation in the camera's frame, the map taken as
             exact.
         only_turned: whether a turn since the last keyframe explains all that was seen.
+        adrift: see `Keyframe`.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -69,6 +78,7 @@ class Located:
     is_lost: bool = False
     covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
     only_turned: bool = False
+    adrift: float = 0.0
 
 
 class LocalMap:
@@ -97,12 +107,24 @@ class LocalMap:
         self.cost = np.inf
         self._pose = camera_from_map
         self._motion = np.eye(4)
+        self._adrift = 0.0
+        self._since_founding = 0
+        self._last = tracks
         self._outliers: set[int] = set()
         self._add_points(self.keyframes[0], np.ones(len(tracks.ids), bool), 1.0 / distance)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what founded the map has stood for a while: two views may be misread."""
+        return self.is_founded and self._since_founding >= _TO_SETTLE
 
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
         located, resection = self._resected(tracks, [self._motion @ self._pose, self._pose])
+        if not self.is_founded:
+            share = _TURN_ADRIFT if located.only_turned else 1.0
+            self._adrift += share * image_motion(self._last, tracks)
+        self._last = tracks
         if located.is_lost or resection is None:
             self._motion = np.eye(4)
             return located
@@ -112,7 +134,7 @@ class LocalMap:
         self._outliers.update(wrong.tolist())
         index, _ = self.points.find(wrong)
         self._drop(index)
-        return located
+        return replace(located, adrift=self._adrift)
 
     def disagree(self, located: Located, tracks: Tracks) -> NDArray[np.bool_]:
         """Return which points of a located frame move otherwise than the scene does."""
@@ -147,13 +169,17 @@ class LocalMap:
     def add_keyframe(self, tracks: Tracks, located: Located) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
         last = self.keyframes[-1]
-        keyframe = Keyframe(located.camera_from_map, tracks, located.only_turned)
+        keyframe = Keyframe(
+            located.camera_from_map, tracks, located.only_turned, adrift=located.adrift
+        )
         self.keyframes.append(keyframe)
         _, known = self.points.find(last.tracks.ids)
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
         new &= ~np.isin(last.tracks.ids, np.fromiter(self._outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
-        if not self.is_founded:
+        if self.is_founded:
+            self._since_founding += 1
+        else:
             self._try_to_found()
         self.refine()
         self._forget()
@@ -174,6 +200,8 @@ class LocalMap:
             keyframe.camera_from_map = pose
         shown = variance_shown((adjusted.bundle.residuals() ** 2).sum(axis=1))
         keyframes[-1].step = shown * last_step(keyframes, adjusted.covariance)
+        depth = 1.0 / float(np.median(adjusted.bundle.points.inverse_distance))
+        take_covariances(keyframes, is_free, shown * adjusted.covariance, depth, self.is_settled)
         self._take(index, adjusted)
         return adjusted.cost
 
@@ -269,7 +297,7 @@ class LocalMap:
                 expected,
                 _UNKNOWN * expected,
                 expected.copy(),
-                2.0 * expected if self.is_founded else _UNKNOWN * expected,
+                (_FOUNDED if self.is_founded else _UNKNOWN) * expected,
             )
         )
 
@@ -308,6 +336,9 @@ class LocalMap:
         if other_map.cost < cost:
             self.points, self.keyframes = other_map.points, other_map.keyframes
         self.is_founded = True
+        # Equal distances, as many points expect them, would go on pulling at the poses.
+        self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
+        self.refine(iterations=12)
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""

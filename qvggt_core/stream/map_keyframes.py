@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import relate, turn_between
-from qvggt_core.stream.uncertainty import between
+from qvggt_core.stream.uncertainty import (
+    SCALE_SIGMA,
+    STEP_FACTOR,
+    at_one_scale,
+    between,
+    carried,
+    common,
+)
 
 _PIXEL_SIGMA = 1.0
 _LEAST_PIXEL_SIGMA = 0.3
@@ -27,6 +34,8 @@ _NO_PARALLAX = 0.5
 # Two views found the map once they see its points from angles that differ by a degree.
 _MIN_PARALLAX = float(np.radians(1.0))
 _MIN_AGREEING = 0.6
+# Median motion in pixels between two images up to which the camera stands still.
+_STILL = 0.3
 _FEWEST_TO_FOUND = 4
 _PARALLAX_TO_FOUND = 2.0
 
@@ -41,18 +50,24 @@ class Keyframe:
         only_turned: whether the camera did nothing but turn since the keyframe before.
         step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
             translation in the camera's frame.
+        covariance: (7, 7) of its pose in the map, likewise, and of the logarithm of the scale.
+        adrift: radians by which the image had moved before the map knew distances, on the way
+            from its first pose to this one; see `uncertainty.adrift`.
     """
 
     camera_from_map: NDArray[np.float64]
     tracks: Tracks
     only_turned: bool = False
     step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
+    covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((7, 7)))
+    adrift: float = 0.0
 
     def rescale(self, centre: NDArray[np.float64], factor: float) -> None:
         """Multiply all lengths about a place (3,) in the map."""
-        unit = np.repeat([1.0, factor], 3)
+        unit = np.array([1.0, 1.0, 1.0, factor, factor, factor, 1.0])
         self.camera_from_map = scaled_pose(self.camera_from_map, centre, factor)
-        self.step = self.step * np.outer(unit, unit)
+        self.step = self.step * np.outer(unit[:6], unit[:6])
+        self.covariance = self.covariance * np.outer(unit, unit)
 
 
 def scaled_pose(
@@ -107,6 +122,16 @@ def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np
     return found
 
 
+def image_motion(before: Tracks, after: Tracks) -> float:
+    """Return the median angle in radians by which points moved, 0 where it is the tracker's."""
+    one, other = shared(before, after)
+    if len(one) == 0:
+        return 0.0
+    moved = np.linalg.norm(before.rays[one] - after.rays[other], axis=1)
+    angle = float(np.median(moved))
+    return angle if angle * after.focal > _STILL else 0.0
+
+
 def turning_pairs(keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the pairs (P, 2) of keyframes between which the camera only turned."""
     later = [
@@ -130,6 +155,44 @@ def last_step(
         return covariance
     last_from_former = keyframes[-1].camera_from_map @ inverse(keyframes[-2].camera_from_map)
     return between(covariance[-12:, -12:], last_from_former)
+
+
+def take_covariances(
+    keyframes: Sequence[Keyframe],
+    is_free: NDArray[np.bool_],
+    covariance: NDArray[np.float64],
+    depth: float,
+    is_settled: bool,
+) -> None:
+    """Let the keyframes that were adjusted know how uncertain they are in the map.
+
+    What the adjustment gives holds against the newest keyframe that it held: errors of those
+    that are adjusted together have much in common, and do not add up like those of steps.
+
+    Args:
+        keyframes: of an adjustment.
+        is_free: (K,) which of them it moved.
+        covariance: (6 F, 6 F) of these, the others exact.
+        depth: how far away things are.
+        is_settled: whether the map knows distances for sure.
+    """
+    held, free = np.flatnonzero(~is_free).tolist(), np.flatnonzero(is_free).tolist()
+    if len(held) == 1:
+        centre = inverse(keyframes[0].camera_from_map)[:, 3]
+        away = [np.r_[np.zeros(3), (keyframes[i].camera_from_map @ centre)[:3]] for i in free]
+        covariance = at_one_scale(covariance, np.concatenate(away))
+    last = keyframes[held[-1]]
+    for slot, number in enumerate(free):
+        keyframe = keyframes[number]
+        here = slice(6 * slot, 6 * slot + 6)
+        motion = keyframe.camera_from_map @ inverse(last.camera_from_map)
+        total = carried(last.covariance, motion)
+        total[:6, :6] += STEP_FACTOR**2 * covariance[here, here]
+        total[:6, :6] += (slot + 1) * common(keyframe.tracks.focal, depth)
+        total[6, 6] += (slot + 1) * SCALE_SIGMA**2
+        keyframe.covariance = total
+        if is_settled:
+            keyframe.adrift = last.adrift
 
 
 @dataclass(frozen=True)
