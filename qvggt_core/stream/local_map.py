@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field, replace
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -19,6 +20,7 @@ from qvggt_core.stream.adjustment import Adjusted, adjust
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_keyframes import (
     MIN_SHARED,
+    FoundingViews,
     Keyframe,
     founding_views,
     image_motion,
@@ -104,7 +106,6 @@ class LocalMap:
         self.points = Points()
         self.keyframes = [Keyframe(camera_from_map, tracks)]
         self.is_founded = False
-        self.cost = np.inf
         self._pose = camera_from_map
         self._motion = np.eye(4)
         self._adrift = 0.0
@@ -311,34 +312,59 @@ class LocalMap:
         return float(1.0 / np.median(np.linalg.norm(local, axis=1)))
 
     def _try_to_found(self) -> None:
-        """Let two views with parallax decide on the poses and points of the map so far."""
-        views = founding_views(self.keyframes)
-        if views is None:
+        """Let two views with parallax decide on the poses and points of the map so far.
+
+        Two views alone may be explained badly (a plane, little parallax), and so may be a descent
+        from equal distances: what explains all views so far best, is right.
+        """
+        ways = founding_views(self.keyframes)
+        if not ways:
             return
+        # What looked like turns until now were motions.
+        for keyframe in self.keyframes[ways[0].first :]:
+            keyframe.only_turned = False
+        self.refine(iterations=12)
+        others = [other for views in ways if (other := self._founded_by(views)) is not None]
+        best = self._best_of(others)
+        self.points, self.keyframes = best.points, best.keyframes
+        self.is_founded = True
+        # Equal distances, as many points expect them, would go on pulling at the poses.
+        self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
+        self.refine(iterations=12)
+
+    def _best_of(self, others: list[LocalMap]) -> LocalMap:
+        """Return which of this map and others agrees best with what the points of all show.
+
+        Expectations have no part in it, nor have points that one of them lacks: a map is not
+        worse for having more points, of which some are new.
+        """
+        maps = [self, *others]
+        ids = reduce(np.intersect1d, [each.points.ids for each in maps])
+        first = min(len(each.keyframes) for each in maps)
+        return min(maps, key=lambda each: each._misfit(ids, each.keyframes[-first:]))
+
+    def _misfit(self, ids: NDArray[np.int64], keyframes: list[Keyframe]) -> float:
+        """Return the mean robust cost of what keyframes see of some points, infinite for none."""
+        _, bundle = self._bundle(keyframes, np.ones(len(keyframes), bool))
+        square = (bundle.residuals() ** 2).sum(axis=1)
+        chosen = np.isin(bundle.points.ids[bundle.point], ids)
+        return float(np.log1p(square[chosen] / 4.0).mean()) if chosen.any() else np.inf
+
+    def _founded_by(self, views: FoundingViews) -> LocalMap | None:
+        """Return this map as two views would have it, None if too few of their points are left."""
         index, found = self.points.find(views.ids)
         if len(index) < MIN_SHARED:
-            return
+            return None
         points = views.points[found]
         pose = self.keyframes[views.first].camera_from_map
         local = self.points.take(index).positions @ pose[:3, :3].T + pose[:3, 3]
         unit = float(
             np.median(np.linalg.norm(local, axis=1)) / np.median(np.linalg.norm(points, axis=1))
         )
-        # What looked like turns until now were motions.
-        for keyframe in self.keyframes[views.first :]:
-            keyframe.only_turned = False
-        # Two views alone may be explained badly (a plane, little parallax), and so may be a
-        # descent from equal distances: what explains all views so far better, is right.
-        other_map = copy(self)
-        other_map.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
-        other_map._found(views.ids[found], unit * points)
-        cost = self.refine(iterations=12)
-        if other_map.cost < cost:
-            self.points, self.keyframes = other_map.points, other_map.keyframes
-        self.is_founded = True
-        # Equal distances, as many points expect them, would go on pulling at the poses.
-        self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
-        self.refine(iterations=12)
+        other = copy(self)
+        other.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
+        other._found(views.ids[found], unit * points)
+        return other
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""
@@ -364,7 +390,7 @@ class LocalMap:
             _, known = self.points.find(before.tracks.ids)
             new = ~known & np.isin(before.tracks.ids, keyframe.tracks.ids)
             self._add_points(before, new, self._usual_inverse_distance(keyframe))
-        self.cost = self.refine(iterations=12)
+        self.refine(iterations=12)
 
     def _forget(self) -> None:
         """Leave out what no kept keyframe sees."""

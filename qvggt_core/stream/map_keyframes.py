@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import relate, turn_between
+from qvggt_core.stream.two_view import relate, relate_by_plane, turn_between
 from qvggt_core.stream.uncertainty import (
     SCALE_SIGMA,
     STEP_FACTOR,
@@ -210,8 +210,11 @@ class FoundingViews:
     points: NDArray[np.float64]
 
 
-def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
-    """Return the newest keyframe and the oldest that shares enough with it, if they can found."""
+def founding_views(keyframes: Sequence[Keyframe]) -> list[FoundingViews]:
+    """Return how the newest keyframe and the oldest that shares enough with it may found a map.
+
+    There is more than one way where points may lie in a plane, and none without parallax.
+    """
     newest = keyframes[-1].tracks
     enough = (
         number
@@ -220,15 +223,18 @@ def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
     )
     number = next(enough, None)
     if number is None:
-        return None
+        return []
     oldest = keyframes[number].tracks
     one, other = shared(oldest, newest)
     first, second = oldest.rays[one], newest.rays[other]
     _, rest = turn_between(first, second)
     if float(np.median(rest)) * newest.focal < _PARALLAX_TO_FOUND:
-        return None
-    views = relate(first, second, ray_sigma(newest.focal))
-    if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
-        return None
-    agrees = views.agrees
-    return FoundingViews(number, oldest.ids[one][agrees], views.points[agrees])
+        return []
+    sigma = ray_sigma(newest.focal)
+    by_any_points = relate(first, second, sigma)
+    ways = [] if by_any_points is None else [by_any_points]
+    return [
+        FoundingViews(number, oldest.ids[one][views.agrees], views.points[views.agrees])
+        for views in ways + relate_by_plane(first, second, sigma)
+        if views.share >= _MIN_AGREEING and views.parallax >= _MIN_PARALLAX
+    ]
