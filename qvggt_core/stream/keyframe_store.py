@@ -1,4 +1,4 @@
-"""What is kept of keyframes for as long as the map lives: enough to find and to build them again."""
+"""What is kept of keyframes as long as the map lives: enough to find and to build them again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_KEYFRAMES = 2000
 MAX_BYTES = 512 * 2**20
 """size. Beyond either, a tenth of them is left out, where they are densest."""
 
-_NEWEST = 50
+_NEWEST = 20
 
 
 @dataclass(frozen=True)
