@@ -266,9 +266,6 @@ class Reconstruction:
         frames: geometry of the views that are new, in order of time, one per view.
         scale: the map's unit.
         window_size: number of views that the network saw.
-        scale_ratio: map units per window unit that the alignment found (1 for a first window).
-        scale_spread: ratio between the overlap's disagreeing depth scales, 1 when they agree.
-        overlap: number of views that joined the window to the map (0 for a first window).
         position_sigma: how far, in the map's unit, the shared views disagree on where the window
             lies; what a window adds to the uncertainty of positions.
         rotation_sigma: the same for its orientation, in radians.
@@ -283,9 +280,6 @@ class Reconstruction:
     frames: tuple[FrameGeometry, ...]
     scale: Scale = field(default_factory=Scale)
     window_size: int = 0
-    scale_ratio: float = 1.0
-    scale_spread: float = 1.0
-    overlap: int = 0
     position_sigma: float = 0.0
     rotation_sigma: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)

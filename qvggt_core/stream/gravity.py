@@ -71,11 +71,6 @@ class Gravity:
         self._steps, self._contradicted, self._pushed = 0, 0, 0
         self._last: tuple[int, NDArray[np.float64]] | None = None
 
-    @property
-    def has_imu(self) -> bool:
-        """Whether an accelerometer has given anything."""
-        return bool(self._stamps)
-
     def add_imu(
         self,
         stamp_ns: int,

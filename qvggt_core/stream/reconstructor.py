@@ -29,17 +29,15 @@ from qvggt_core.stream.frame import (
     FrameGeometry,
     PlacedView,
     Reconstruction,
-    Up,
     Verdict,
     View,
     WindowPrediction,
 )
-from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
-from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
+from qvggt_core.stream.interruption import interruption
 from qvggt_core.stream.keyframes import KeyframeGate
-from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
-from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
-from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
+from qvggt_core.stream.known_lengths import RangeReading
+from qvggt_core.stream.metric_depth import MetricDepthNetwork
+from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
@@ -48,9 +46,6 @@ from qvggt_core.stream.window import Entry, SlidingWindow
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
-# Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
-_CONDITIONING_SIGMA = 0.02
-_METRIC_DEPTH_SIGMA = 0.03
 
 
 class Reconstructor:
@@ -95,13 +90,9 @@ class Reconstructor:
         self.parameters = parameters
         # One for each camera of a rig: each remembers how to rectify its own.
         self._preprocessors: dict[str, Preprocessor] = {}
-        self._metric = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
-        self._lengths = KnownLengths(parameters.camera_height)
-        self._gravity, self._up, self._level = Gravity(), Up(), np.eye(3)
-        self._is_metric = False
+        self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
+        self._metric = MetricMap(parameters, metric_depth, self._add_event)
         self._conditioning = Conditioning(parameters.condition_on)
-        self._metric_depth = metric_depth
-        self._metric_depth_stamp: int | None = None
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
         self._last: tuple[Frame, ...] = ()
@@ -109,7 +100,6 @@ class Reconstructor:
         self._refusals = 0
         self._verifier = Verifier()
         self._ran_unconditioned = False
-        self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
 
@@ -144,10 +134,10 @@ class Reconstructor:
     def _take(self, frames: tuple[Frame, ...], views: list[View]) -> None:
         """Put the views of frames into the window; run the network if it is due."""
         frame = frames[0]
-        interruption = self._interruption(frames)
-        if interruption:
+        reason = interruption(self._last, frames, self.parameters.max_gap_s)
+        if reason:
             self._held = self.flush()
-            self._leave_map(interruption)
+            self._leave_map(reason)
             self._verifier.reset()
         self._last = frames
 
@@ -189,23 +179,21 @@ class Reconstructor:
 
     def add_range(self, reading: RangeReading) -> None:
         """Take a distance along a known axis."""
-        self._lengths.add_range(reading)
+        self._metric.add_range(reading)
 
     def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
         """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
-        self._gravity.add_imu(stamp_ns, acceleration, turn_rate)
+        self._metric.add_imu(stamp_ns, acceleration, turn_rate)
 
     def set_baseline(self, source: str, metres: float) -> None:
         """Take how far a rig's camera is from its first one."""
-        self._lengths.set_baseline(source, metres)
+        self._metric.set_baseline(source, metres)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
         self.parameters = parameters
         self._gate.min_motion = parameters.keyframe_min_motion
-        self._metric.min_distance = parameters.min_odometry_distance
-        self._metric.set_parameter(parameters.metres_per_unit)
-        self._lengths.camera_height = parameters.camera_height
+        self._metric.set_parameters(parameters)
 
     def flush(self) -> tuple[Reconstruction, ...]:
         """Give the views that wait for a full stride their geometry, as at the end of a stream.
@@ -271,7 +259,7 @@ class Reconstructor:
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
-        frames = self._with_scale(entries, frames, prediction, alignment.map_from_window.scale)
+        frames = self._in_metres(entries, frames, prediction, alignment.map_from_window.scale)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
             self.withheld += len(frames)
@@ -363,7 +351,7 @@ class Reconstructor:
         self._refusals = 0
         # Lengths of a prediction that the images contradict give no scale.
         known = map_units if verdict is not Verdict.CONTRADICTED else None
-        in_metres = self._with_scale(entries, tuple(frames), prediction, known)
+        in_metres = self._in_metres(entries, tuple(frames), prediction, known)
         if self._is_withheld(confirmation):
             self.withheld += len(frames)
             return ()
@@ -460,14 +448,14 @@ class Reconstructor:
         self._ran_unconditioned = bool(shortfall)
         return cameras
 
-    def _with_scale(
+    def _in_metres(
         self,
         entries: list[Entry],
         frames: tuple[FrameGeometry, ...],
         prediction: WindowPrediction,
         map_units: float | None,
     ) -> tuple[FrameGeometry, ...]:
-        """Take what the window gives of the scale; return its frames in metres if it is known.
+        """Return a window's new frames in metres, if the scale is known.
 
         Args:
             entries: the window.
@@ -475,46 +463,10 @@ class Reconstructor:
             prediction: the network's.
             map_units: map units per unit of the prediction, None if unknown.
         """
-        newest = entries[-1].view.stamp_ns
+        unit = None
         if prediction.metres_per_unit is not None and map_units is not None:
             unit = prediction.metres_per_unit / map_units
-            self._observe_ratio(newest, LengthRatio(CONDITIONING, unit, _CONDITIONING_SIGMA))
-        elif self._is_metric_depth_due(newest) and frames:
-            frames = self._observe_metric_depth(entries, frames)
-        for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
-            self._observe_ratio(stamp, ratio)
-        self._find_up(frames)
-        return tuple(self._in_metres(frame) for frame in frames)
-
-    def _find_up(self, frames: tuple[FrameGeometry, ...]) -> None:
-        """Turn the map upright, once: when an IMU shows how, or else as the scale becomes known.
-
-        The ground is only believed while nothing is built on the map in metres: a map that turns
-        later is worse than one that is a little tilted.
-        """
-        own = [frame for frame in frames if frame.view.source == self._last[0].source]
-        was_metric, self._is_metric = (
-            self._is_metric,
-            self._metric.scale.metres_per_unit is not None,
-        )
-        if self._up.source == IMU:
-            return
-        if own and not own[-1].is_lost and not self._is_metric:
-            plane = ground_plane(
-                own[-1].depth, own[-1].intrinsics, own[-1].map_from_camera[2, :3], MAX_GROUND_TILT
-            )
-            if plane is not None:
-                self._gravity.observe_ground(plane.up, own[-1].map_from_camera)
-        found = self._gravity.up
-        if found.source == IMU or (found.source == GROUND and self._is_metric > was_metric):
-            self._up, self._level = found, levelling(found.direction)
-            tilt = np.degrees(np.arccos(np.clip(found.direction[2], -1.0, 1.0)))
-            self._add_event(f"the map is level by {found.source}: it was tilted by {tilt:.1f} deg")
-
-    def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
-        event = self._metric.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
-        if event:
-            self._add_event(event)
+        return self._metric.place(entries, frames, self._last[0].source, unit)
 
     def _publish(
         self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
@@ -522,14 +474,7 @@ class Reconstructor:
         """Return a view's geometry in map units, once."""
         entry.is_published = True
         if entry.view.source == self._last[0].source and not placed.is_lost:
-            stamp, pose = entry.view.stamp_ns, placed.map_from_camera
-            altitude = self._lengths.altitude(stamp, pose)
-            if altitude is not None:
-                self._metric.add_altitude(stamp, altitude)
-            self._gravity.observe(stamp, pose)
-            change = self._metric.observe(stamp, pose)
-            if change:
-                self._add_event(change)
+            self._metric.observe(entry.view, placed)
         if entry.view.intrinsics is not None and self.parameters.use_camera_intrinsics:
             intrinsics = entry.view.intrinsics
         return FrameGeometry(
@@ -538,37 +483,6 @@ class Reconstructor:
             is_keyframe=entry.is_keyframe,
             **vars(placed),
         )
-
-    def _is_metric_depth_due(self, stamp_ns: int) -> bool:
-        if self._metric_depth is None:
-            return False
-        last, period = self._metric_depth_stamp, self.parameters.scale_period_s
-        return last is None or not 0 <= stamp_ns - last < 1e9 * period
-
-    def _observe_metric_depth(
-        self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
-    ) -> tuple[FrameGeometry, ...]:
-        """Hold the newest frame's depth against its metric depth, and take out its sky."""
-        assert self._metric_depth is not None
-        last = frames[-1]
-        self._metric_depth_stamp = last.view.stamp_ns
-        metric = self._metric_depth.depth(last.view.image, last.intrinsics)
-        unit = map_unit(metric, last)
-        depth = np.where(metric.sky, np.float32(np.nan), last.depth)
-        frames = (*frames[:-1], replace(last, depth=depth))
-        for entry in entries:
-            if entry.view is last.view and entry.anchor is not None:
-                entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
-        if unit is not None and unit.is_trusted:
-            ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
-            self._observe_ratio(last.view.stamp_ns, ratio)
-        return frames
-
-    def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
-        # After all of the window is observed: its frames go out with one scale.
-        placed = self._metric.place(geometry.map_from_camera)
-        in_metres = replace(geometry.scaled(self._metric.factor), map_from_camera=placed)
-        return in_metres if self._up.source == FIRST_CAMERA else in_metres.turned(self._level)
 
     def _reconstruction(
         self,
@@ -585,15 +499,12 @@ class Reconstructor:
             frames=frames,
             scale=self._metric.scale,
             window_size=window_size,
-            scale_ratio=alignment.map_from_window.scale if alignment else 1.0,
-            scale_spread=alignment.scale_spread if alignment else 1.0,
-            overlap=alignment.overlap if alignment else 0,
             position_sigma=self._position_sigma(frames, alignment),
             rotation_sigma=max(alignment.rotation_residual, USUAL_ANGLE) if alignment else 0.0,
             seconds=seconds or {},
             events=events,
             confirmation=confirmation,
-            up=self._up,
+            up=self._metric.up,
         )
 
     def _position_sigma(
@@ -614,28 +525,6 @@ class Reconstructor:
             )
         return self._preprocessors[frame.source]
 
-    def _interruption(self, frames: tuple[Frame, ...]) -> str:
-        """Return why the frames do not continue what was before, or nothing."""
-        if not self._last:
-            return ""
-        seconds = (frames[0].stamp_ns - self._last[0].stamp_ns) / 1e9
-        if seconds < 0:
-            return f"time went back by {-seconds:.3f} s"
-        if seconds > self.parameters.max_gap_s:
-            return f"no frame came for {seconds:.3f} s"
-        old, new = (
-            ", ".join(repr(frame.frame_id) for frame in each) for each in (self._last, frames)
-        )
-        if old != new:
-            return f"the camera changed from {old} to {new}"
-        for last, frame in zip(self._last, frames, strict=True):
-            if frame.image.shape != last.image.shape:
-                old_size, new_size = (
-                    f"{image.shape[1]}x{image.shape[0]}" for image in (last.image, frame.image)
-                )
-                return f"the image size changed from {old_size} to {new_size}"
-        return ""
-
     def _leave_map(self, reason: str) -> None:
         """Begin a segment with the next frame."""
         self.gated += sum(not entry.is_published for entry in self._window.entries)
@@ -650,8 +539,6 @@ class Reconstructor:
             self.segment += 1
         self._map_is_empty = True
         self._metric.reset()
-        self._gravity.begin_map()
-        self._up, self._level, self._is_metric = Up(), np.eye(3), False
         self._refusals = 0
         self._add_event(
             f"segment {self.segment} begins with an origin and a unit of its own: {reason}"

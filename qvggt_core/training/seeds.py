@@ -17,28 +17,6 @@ def evaluation_seed(index: int) -> int:
     return _checked(2 * index + 1, index)
 
 
-def require_training_seed(seed: int) -> int:
-    """Return `seed`.
-
-    Raises:
-        TrainingError: the seed belongs to the evaluation split.
-    """
-    if seed % 2:
-        raise TrainingError(f"seed {seed} is odd, kept for evaluation: train on even seeds")
-    return seed
-
-
-def require_evaluation_seed(seed: int) -> int:
-    """Return `seed`.
-
-    Raises:
-        TrainingError: the seed belongs to the training split.
-    """
-    if seed % 2 == 0:
-        raise TrainingError(f"seed {seed} is even, seen in training: evaluate on odd seeds")
-    return seed
-
-
 def _checked(seed: int, index: int) -> int:
     if not 0 <= index < _LARGEST:
         raise TrainingError(f"seed index {index} is out of range: use 0 to {_LARGEST - 1}")

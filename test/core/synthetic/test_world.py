@@ -9,12 +9,7 @@ from qvggt_core.errors import ParameterError, TrainingError
 from qvggt_core.synthetic import world as shapes
 from qvggt_core.synthetic.named_worlds import WORLDS, make_world
 from qvggt_core.training.clips import PoolConfig, render_clip
-from qvggt_core.training.seeds import (
-    evaluation_seed,
-    require_evaluation_seed,
-    require_training_seed,
-    training_seed,
-)
+from qvggt_core.training.seeds import evaluation_seed, training_seed
 
 PLAIN = shapes.Texture("noise", (0.5, 0.5, 0.5), (0.9, 0.9, 0.9), 1.0)
 
@@ -95,14 +90,6 @@ def test_no_seed_is_of_both_splits() -> None:
     training = {training_seed(i) for i in range(1000)}
     evaluation = {evaluation_seed(i) for i in range(1000)}
     assert not training & evaluation
-    assert all(require_training_seed(seed) == seed for seed in training)
-    assert all(require_evaluation_seed(seed) == seed for seed in evaluation)
-    for seed in (0, 14):
-        with pytest.raises(TrainingError, match="even"):
-            require_evaluation_seed(seed)
-    for seed in (1, 15):
-        with pytest.raises(TrainingError, match="odd"):
-            require_training_seed(seed)
     with pytest.raises(TrainingError, match="-1"):
         training_seed(-1)
 

@@ -1,0 +1,195 @@
+"""From a map segment's own unit and tilt to metres and the vertical: all sources at one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream.align import Anchor
+from qvggt_core.stream.frame import Array64, FrameGeometry, PlacedView, Scale, Up, View
+from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
+from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
+from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
+from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
+from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
+from qvggt_core.stream.window import Entry
+
+# Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
+_CONDITIONING_SIGMA = 0.02
+_METRIC_DEPTH_SIGMA = 0.03
+
+
+class MetricMap:
+    """Holds a map segment's views against what is known in metres, and gives them out in metres.
+
+    Attributes:
+        up: what the map's vertical stands on.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        metric_depth: MetricDepthNetwork | None,
+        add_event: Callable[[str], None],
+    ) -> None:
+        """Begin a segment.
+
+        Args:
+            parameters: of the scale.
+            metric_depth: gives the scale every `scale_period_s`, None to do without.
+            add_event: is given a sentence on each change of the scale or the vertical.
+        """
+        self._scale = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
+        self._lengths = KnownLengths(parameters.camera_height)
+        self._gravity = Gravity()
+        self._metric_depth = metric_depth
+        self._metric_depth_stamp: int | None = None
+        self._add_event = add_event
+        self.set_parameters(parameters)
+        self._begin_upright()
+
+    def set_parameters(self, parameters: Parameters) -> None:
+        """Take parameters that may change while running."""
+        self._period_s = parameters.scale_period_s
+        self._scale.min_distance = parameters.min_odometry_distance
+        self._scale.set_parameter(parameters.metres_per_unit)
+        self._lengths.camera_height = parameters.camera_height
+
+    def reset(self) -> None:
+        """Begin a segment with an origin and a unit of its own."""
+        self._scale.reset()
+        self._gravity.begin_map()
+        self._begin_upright()
+
+    @property
+    def scale(self) -> Scale:
+        """What is known of the scale."""
+        return self._scale.scale
+
+    @property
+    def factor(self) -> float:
+        """What lengths of the map are multiplied by as they are given out."""
+        return self._scale.factor
+
+    def add_odometry(self, stamp_ns: int, position: Array64, of_camera: bool) -> None:
+        """Take a position (3,), metres; see `MetricScale.add_odometry`."""
+        self._scale.add_odometry(stamp_ns, position, of_camera=of_camera)
+
+    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
+        """Take a position (3,) of an antenna on the robot; see `MetricScale.add_gps`."""
+        self._scale.add_gps(stamp_ns, position, sigma)
+
+    def add_range(self, reading: RangeReading) -> None:
+        """Take a distance along a known axis."""
+        self._lengths.add_range(reading)
+
+    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
+        """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
+        self._gravity.add_imu(stamp_ns, acceleration, turn_rate)
+
+    def set_baseline(self, source: str, metres: float) -> None:
+        """Take how far a rig's camera is from its first one."""
+        self._lengths.set_baseline(source, metres)
+
+    def observe(self, view: View, placed: PlacedView) -> None:
+        """Take where the first camera was, in map units."""
+        stamp, pose = view.stamp_ns, placed.map_from_camera
+        altitude = self._lengths.altitude(stamp, pose)
+        if altitude is not None:
+            self._scale.add_altitude(stamp, altitude)
+        self._gravity.observe(stamp, pose)
+        change = self._scale.observe(stamp, pose)
+        if change:
+            self._add_event(change)
+
+    def place(
+        self,
+        entries: list[Entry],
+        frames: tuple[FrameGeometry, ...],
+        first_camera: str,
+        metres_per_unit: float | None,
+    ) -> tuple[FrameGeometry, ...]:
+        """Take what a window gives of the scale; return its frames in metres if it is known.
+
+        Args:
+            entries: the window.
+            frames: its new frames, in map units.
+            first_camera: source of the rig's first camera, by which the ground is sought.
+            metres_per_unit: metres per map unit by a network that knows its cameras, or None.
+
+        Returns:
+            The frames; all of a window have one scale.
+        """
+        newest = entries[-1].view.stamp_ns
+        if metres_per_unit is not None:
+            ratio = LengthRatio(CONDITIONING, metres_per_unit, _CONDITIONING_SIGMA)
+            self._observe_ratio(newest, ratio)
+        elif frames and self._is_metric_depth_due(newest):
+            frames = self._observe_metric_depth(entries, frames)
+        for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
+            self._observe_ratio(stamp, ratio)
+        self._find_up([frame for frame in frames if frame.view.source == first_camera])
+        return tuple(self._in_metres(frame) for frame in frames)
+
+    def _begin_upright(self) -> None:
+        self.up, self._level, self._is_metric = Up(), np.eye(3), False
+
+    def _find_up(self, own: list[FrameGeometry]) -> None:
+        """Turn the map upright, once: when an IMU shows how, or else as the scale becomes known.
+
+        The ground is only believed while nothing is built on the map in metres: a map that turns
+        later is worse than one that is a little tilted.
+        """
+        was_metric, self._is_metric = self._is_metric, self.scale.metres_per_unit is not None
+        if self.up.source == IMU:
+            return
+        if own and not own[-1].is_lost and not self._is_metric:
+            plane = ground_plane(
+                own[-1].depth, own[-1].intrinsics, own[-1].map_from_camera[2, :3], MAX_GROUND_TILT
+            )
+            if plane is not None:
+                self._gravity.observe_ground(plane.up, own[-1].map_from_camera)
+        found = self._gravity.up
+        if found.source == IMU or (found.source == GROUND and self._is_metric > was_metric):
+            self.up, self._level = found, levelling(found.direction)
+            tilt = np.degrees(np.arccos(np.clip(found.direction[2], -1.0, 1.0)))
+            self._add_event(f"the map is level by {found.source}: it was tilted by {tilt:.1f} deg")
+
+    def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
+        event = self._scale.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
+        if event:
+            self._add_event(event)
+
+    def _is_metric_depth_due(self, stamp_ns: int) -> bool:
+        if self._metric_depth is None:
+            return False
+        last = self._metric_depth_stamp
+        return last is None or not 0 <= stamp_ns - last < 1e9 * self._period_s
+
+    def _observe_metric_depth(
+        self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
+    ) -> tuple[FrameGeometry, ...]:
+        """Hold the newest frame's depth against its metric depth, and take out its sky."""
+        assert self._metric_depth is not None
+        last = frames[-1]
+        self._metric_depth_stamp = last.view.stamp_ns
+        metric = self._metric_depth.depth(last.view.image, last.intrinsics)
+        unit = map_unit(metric, last)
+        depth = np.where(metric.sky, np.float32(np.nan), last.depth)
+        frames = (*frames[:-1], replace(last, depth=depth))
+        for entry in entries:
+            if entry.view is last.view and entry.anchor is not None:
+                entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
+        if unit is not None and unit.is_trusted:
+            ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
+            self._observe_ratio(last.view.stamp_ns, ratio)
+        return frames
+
+    def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
+        # After all of the window is observed: its frames go out with one scale.
+        placed = self._scale.place(geometry.map_from_camera)
+        in_metres = replace(geometry.scaled(self.factor), map_from_camera=placed)
+        return in_metres if self.up.source == FIRST_CAMERA else in_metres.turned(self._level)
