@@ -29,8 +29,8 @@ NANOSECONDS = 1_000_000_000
 _LAST_NS = ((1 << 31) - 1) * NANOSECONDS + NANOSECONDS - 1
 # Less, and it is a quaternion that no one set; more, and its square overflows.
 _LEAST_NORM = 1e-6
-# Beyond, differences of positions drown in the rounding of their sums: 70 times around the sun.
-_FARTHEST_M = 1e14
+# The moon is nearer; far beyond, differences of positions drown in the rounding of their sums.
+_FARTHEST_M = 1e9
 
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
