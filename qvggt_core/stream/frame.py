@@ -316,6 +316,8 @@ class Reconstruction:
             is turned so that this is z.
         map_from_odometry: (4, 4) rigid; what loops did to the frames' poses. Without it they go
             on continuously.
+        odometry_segment: number of the segment as it began, before a loop joined it to another;
+            None where `segment` says it.
         loops: what has become of places that are seen again; None where none are looked for.
         corrections: of all keyframes, where they changed.
     """
@@ -331,5 +333,6 @@ class Reconstruction:
     confirmation: Confirmation | None = None
     up: Up = field(default_factory=Up)
     map_from_odometry: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    odometry_segment: int | None = None
     loops: LoopStatus | None = None
     corrections: KeyframeCorrections | None = None

@@ -185,6 +185,7 @@ class LoopClosure:
             result,
             frames=moved,
             segment=placement.world,
+            odometry_segment=result.segment,
             map_from_odometry=placement.map_from_odometry,
         )
 

@@ -49,7 +49,7 @@ def test_what_is_left_out_is_not_found():
     assert index.nearest(rows[4], np.ones(2, bool), 1).tolist() == [1]
 
 
-def test_places_are_told_apart_by_mean_and_spread_of_tokens():
+def test_a_place_is_the_mean_and_the_spread_of_tokens():
     rng = np.random.default_rng(1)
     tokens = rng.normal(2.0, 1.5, (50, 8)).astype(np.float32)
     found = place_descriptor(tokens, np.zeros((4, 4, 3), np.uint8))
