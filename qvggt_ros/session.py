@@ -310,7 +310,9 @@ class ReconstructionSession:
             counters.events.append(event)
         if not result.frames:
             return
-        counters.segments += result.segment != self._publishing.segment
+        # A segment that a loop joins to another is none more.
+        is_new = result.segment != self._publishing.segment and result.odometry_segment is None
+        counters.segments += is_new
         self._publishing.begin(result)
         for geometry in result.frames:
             counters.published += 1

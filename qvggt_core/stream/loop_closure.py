@@ -27,7 +27,7 @@ from qvggt_core.stream.uncertainty import SCALE_SIGMA
 _TURN, _SHIFT = float(np.radians(5.0)), 0.05
 _FRAMES_KEPT = 64
 # Keyframes that wait for a thread that is too slow; more are left out.
-_MOST_WAITING = 20
+_MOST_WAITING = 8
 # Where no points were followed: how many times what a window's views disagree by it is off.
 _WINDOW_FACTOR = 3.0
 _LEAST_STEP = np.diag(np.repeat([1e-4**2, 1e-5**2, SCALE_SIGMA**2], [3, 3, 1]))
@@ -103,10 +103,16 @@ class LoopClosure:
         self._follow_gauge(result)
         source = result.frames[0].view.source
         for geometry in result.frames:
-            original = self._originals.pop(geometry.view.stamp_ns, None)
+            original = self._originals.get(geometry.view.stamp_ns)
             if geometry.view.source == source and not geometry.is_lost:
                 self._observe(result, geometry, original, tokens)
+        self._forget_until(result.frames[-1].view.stamp_ns)
         return self._placed(result)
+
+    def _forget_until(self, stamp_ns: int) -> None:
+        """Forget frames that were given out, and those before them that never will be."""
+        while self._originals and next(iter(self._originals)) <= stamp_ns:
+            self._originals.popitem(last=False)
 
     def _observe(
         self,
@@ -119,6 +125,8 @@ class LoopClosure:
         since, pose = self._since, geometry.map_from_camera
         since.step = since.step + _added(result, geometry)
         if original is None or not (since.pose is None or _is_away(since.pose, geometry)):
+            return
+        if len(self._jobs) >= _MOST_WAITING:
             return
         frame, preprocessor = original.frame, original.preprocessor
         sigma = result.scale.sigma or _LEAST_SCALE_SIGMA
@@ -133,8 +141,7 @@ class LoopClosure:
             max(sigma, _LEAST_SCALE_SIGMA) if self._factor else np.inf,
         )
         self._since = _Since(pose)
-        if len(self._jobs) < _MOST_WAITING:
-            self._submit(partial(self.finder.take, keyframe))
+        self._submit(partial(self.finder.take, keyframe))
 
     def _follow_gauge(self, result: Reconstruction) -> None:
         """Follow odometry's world where it begins anew, gets another unit, or is turned upright."""
@@ -166,8 +173,8 @@ class LoopClosure:
         """Return a reconstruction where loops put it."""
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
-        finder, found, corrections = self.finder, self.finder.placement, None
-        status = LoopStatus(len(finder.store), finder.accepted, dict(finder.rejected))
+        found, corrections = self.finder.placement, None
+        status = self.finder.status
         status = replace(status, shift=self._status.shift, turn=self._status.turn)
         if found is not None and found is not self._placement and found.gauge == self._gauge:
             if found.segment == self._segment:

@@ -27,7 +27,7 @@ from qvggt_core.geometry.similarities import (
     similarity,
 )
 from qvggt_core.stream.confirmation import depth_at
-from qvggt_core.stream.frame import FrameGeometry, KeyframeCorrections
+from qvggt_core.stream.frame import FrameGeometry, KeyframeCorrections, LoopStatus
 from qvggt_core.stream.image_features import features_of
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
 from qvggt_core.stream.keyframe_store import (
@@ -110,6 +110,7 @@ class LoopFinder:
         accepted: number of loops accepted so far.
         rejected: number of pairs of keyframes that looked alike and were rejected, by reason.
         placement: None before the first loop.
+        status: of all this, as it was after the last keyframe.
         gauge: how often the unit or the axes of a segment changed.
     """
 
@@ -119,6 +120,7 @@ class LoopFinder:
     accepted: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     placement: Placement | None = None
+    status: LoopStatus = field(default_factory=LoopStatus)
     gauge: int = 0
     _scale_sigma: float = np.inf
     _waiting: list[Loop] = field(default_factory=list)
@@ -138,6 +140,7 @@ class LoopFinder:
             self._correct()
         if self.store.is_full:
             self._thin()
+        self.status = LoopStatus(len(self.store), self.accepted, dict(self.rejected))
 
     def rebase(self, segment: int, factor: float, rotation: NDArray[np.float64]) -> None:
         """Change the unit and the axes of a segment's odometry, as the scale becomes known.
@@ -235,12 +238,17 @@ class LoopFinder:
     def _correct(self) -> None:
         """Solve the graph; what contradicts the other loops is given up."""
         self._corrected_at, self._is_behind = len(self.store) - 1, False
-        found = correct(self.chains, self.loops, self._scale_sigma)
-        agrees = found.square < OUTLIER_SQUARE
-        if not agrees.all():
-            self.rejected["the other loops contradict it"] += int(np.count_nonzero(~agrees))
-            self.loops = [loop for loop, good in zip(self.loops, agrees, strict=True) if good]
+        try:
             found = correct(self.chains, self.loops, self._scale_sigma)
+            agrees = found.square < OUTLIER_SQUARE
+            if not agrees.all():
+                self.rejected["the other loops contradict it"] += int(np.count_nonzero(~agrees))
+                self.loops = [loop for loop, good in zip(self.loops, agrees, strict=True) if good]
+                found = correct(self.chains, self.loops, self._scale_sigma)
+        except (np.linalg.LinAlgError, RuntimeError):  # SciPy has the latter for singular matrices
+            self.rejected["the graph has no solution with it"] += 1
+            self.loops.pop()
+            return
         poses, world = found.poses, found.worlds[-1]
         own = found.worlds == world
         # The newest keyframe's unit is the map's: lengths are right where the camera is, and

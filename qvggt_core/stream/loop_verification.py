@@ -32,10 +32,11 @@ _MIN_SPREAD = 0.04
 _MAX_TURN = float(np.radians(4.0))
 _MAX_SHIFT = 0.12
 _MAX_DEPTH_SPREAD = 0.35
-# What no edge is surer of, as depth is off for all corners together: radians, share of the depth,
-# share of the distance between both, log of the scale.
-_ANGLE = float(np.radians(0.6))
-_SHIFT, _SHIFT_SHARE, _SCALE = 0.01, 0.15, 0.1
+# What no edge is surer of: radians, share of the depth, log of the scale. As depth is off for all
+# corners together, both grow with the distance between the two: radians for a distance of the
+# depth, and a share of the distance. On synthetic flights errors are about half of that.
+_ANGLE, _ANGLE_SHARE = float(np.radians(0.2)), 0.04
+_SHIFT, _SHIFT_SHARE, _SCALE = 0.005, 0.15, 0.1
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,10 @@ def _covariance(
 ) -> NDArray[np.float64]:
     covariance = np.zeros((7, 7))
     covariance[:6, :6] = found.covariance
-    shift = _SHIFT * usual_depth + _SHIFT_SHARE * float(np.linalg.norm(first_from_second[:3, 3]))
-    covariance[range(6), range(6)] += np.repeat([_ANGLE**2, shift**2], 3)
+    distance = float(np.linalg.norm(first_from_second[:3, 3]))
+    shift = _SHIFT * usual_depth + _SHIFT_SHARE * distance
+    angle = _ANGLE + _ANGLE_SHARE * distance / usual_depth
+    covariance[range(6), range(6)] += np.repeat([angle**2, shift**2], 3)
     # Lengths in the second keyframe's unit.
     unit = np.repeat([1.0, 1.0 / scale], 3)
     covariance[:6, :6] *= np.outer(unit, unit)

@@ -7,11 +7,14 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from support import drifting_flight as flights
+from support import known_room as room
+from support import streams
 
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.geometry.similarities import scale_of
 from qvggt_core.stream.frame import Scale, Up
 from qvggt_core.stream.gravity import levelling
+from qvggt_core.stream.keyframe_chain import Loop
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
 
@@ -179,3 +182,42 @@ def test_frames_that_are_lost_are_no_keyframes(two_laps):
         for frame, preprocessor, result in two_laps[2][:3]
     ]
     assert flights.closed(loops, lost)[-1].loops.keyframes == 0
+
+
+def test_a_graph_without_a_solution_costs_the_loop():
+    finder = LoopFinder()
+    for pose in from_first(flights.circle(4, 0.1)):
+        finder.chains.append(pose, np.eye(7), 1)
+    finder.loops = [Loop(0, 3, np.eye(4), np.zeros((7, 7)))]
+    finder.rebase(0, 1.0, np.eye(3))
+    assert finder.loops == []
+    assert finder.rejected == {"the graph has no solution with it": 1}
+    assert finder.placement is None
+
+
+def test_where_no_place_is_seen_again_nothing_changes():
+    poses = room.straight(16)
+    off, on = (
+        streams.run(streams.start(poses, loop_closure=is_on)[0], room.frames(poses))
+        for is_on in (False, True)
+    )
+    assert all(result.loops is None for result in off)
+    assert on[-1].loops.keyframes >= 6
+    assert on[-1].loops.accepted == 0
+    for one, other in zip(streams.geometries(off), streams.geometries(on), strict=True):
+        np.testing.assert_array_equal(one.map_from_camera, other.map_from_camera)
+        np.testing.assert_array_equal(one.depth, other.depth)
+
+
+def test_the_parameter_may_change_while_running():
+    poses = room.straight(24)
+    reconstructor, _ = streams.start(poses, loop_closure=True)
+    frames = room.frames(poses)
+    first = [result for frame in frames[:12] for result in reconstructor.add(frame)]
+    reconstructor.set_parameters(reconstructor.parameters.with_values(loop_closure=False))
+    second = [result for frame in frames[12:20] for result in reconstructor.add(frame)]
+    reconstructor.set_parameters(reconstructor.parameters.with_values(loop_closure=True))
+    third = [result for frame in frames[20:] for result in reconstructor.add(frame)]
+    assert first[-1].loops.keyframes > 4
+    assert all(result.loops is None for result in second)
+    assert 0 < third[-1].loops.keyframes <= 5
