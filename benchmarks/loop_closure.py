@@ -4,7 +4,7 @@
 
 DIRECTORY keeps renderings. Positions are compared after Sim(3): `off` as odometry has them, `live`
 as they go out, `final` as the last correction has them, each world by itself. `again` is the median
-error of the position of one frame from another that sees the same place at least five seconds later.
+error of the position of one frame from another that sees the same place five seconds later or more.
 """
 
 from __future__ import annotations
