@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ from qvggt_core.stream.frame import (
 from qvggt_core.stream.interruption import interruption
 from qvggt_core.stream.keyframes import KeyframeGate
 from qvggt_core.stream.known_lengths import RangeReading
+from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
@@ -75,6 +77,7 @@ class Reconstructor:
         network: Network,
         parameters: Parameters,
         metric_depth: MetricDepthNetwork | None = None,
+        loops: LoopClosure | None = None,
     ) -> None:
         """Start with an empty map.
 
@@ -82,6 +85,7 @@ class Reconstructor:
             network: gives the geometry of windows.
             parameters: how to reconstruct.
             metric_depth: gives the scale every `scale_period_s`, None to do without.
+            loops: finds places that are seen again; one that works at once, if not given.
         """
         self.gated = 0
         self.not_finite = 0
@@ -100,6 +104,7 @@ class Reconstructor:
         self._map_is_empty = True
         self._refusals = 0
         self._verifier = Verifier()
+        self._loops = loops or LoopClosure()
         self._ran_unconditioned = False
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
@@ -141,6 +146,8 @@ class Reconstructor:
             self._leave_map(reason)
             self._verifier.reset()
         self._last = frames
+        if self.parameters.loop_closure:
+            self._loops.remember(frame, self._preprocessor(frame))
 
         tracked, begins_anew = None, False
         if self._follows:
@@ -192,6 +199,8 @@ class Reconstructor:
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
+        if self.parameters.loop_closure and not parameters.loop_closure:
+            self._loops.reset()
         self.parameters = parameters
         self._gate.min_motion = parameters.keyframe_min_motion
         self._metric.set_parameters(parameters)
@@ -217,6 +226,7 @@ class Reconstructor:
         self._held = ()
         self._leave_map(reason)
         self._verifier.reset()
+        self._loops.reset()
 
     @property
     def _follows(self) -> bool:
@@ -509,7 +519,7 @@ class Reconstructor:
     ) -> Reconstruction:
         events = tuple(self._events)
         self._events.clear()
-        return Reconstruction(
+        result = Reconstruction(
             segment=self.segment,
             frames=frames,
             scale=self._metric.scale,
@@ -521,6 +531,11 @@ class Reconstructor:
             confirmation=confirmation,
             up=self._metric.up,
         )
+        return self._loops.correct(result, self._tokens) if self.parameters.loop_closure else result
+
+    def _tokens(self, geometry: FrameGeometry) -> Any:
+        """Return what the encoder made of a view in the window."""
+        return next(entry.tokens for entry in self._window.entries if entry.view is geometry.view)
 
     def _position_sigma(
         self, frames: tuple[FrameGeometry, ...], alignment: Alignment | None

@@ -17,6 +17,7 @@ import numpy as np
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
+from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.network import Network
 from qvggt_ros.counters import Status
 from qvggt_ros.drivers.thread_worker import Worker
@@ -88,7 +89,12 @@ class LiveReconstruction:
             loaded = load(parameters)
             _warm_up(loaded.network)
             session = ReconstructionSession(
-                Reconstructor(loaded.network, loaded.parameters, loaded.metric_depth),
+                Reconstructor(
+                    loaded.network,
+                    loaded.parameters,
+                    loaded.metric_depth,
+                    LoopClosure(in_background=True),
+                ),
                 loaded.parameters,
                 driver,
                 rectified=rectified,

@@ -108,11 +108,25 @@ def world_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
     """Return the name of the world: it shows whether its unit is the metre, and which map it is."""
     if scale.metres_per_unit is None:
         name = parameters.unscaled_frame
-    elif parameters.publish_tf == "odom_to_base":
+    elif parameters.publish_tf == "odom_to_base" and not parameters.loop_closure:
         name = parameters.odom_frame
     else:
         name = parameters.map_frame
     return name if segment == 0 else f"{name}_{segment}"
+
+
+def odometry_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
+    """Return the name of the world in which odometry goes on continuously.
+
+    It is the map's, as long as nothing corrects the map.
+    """
+    world = world_frame(parameters, scale, segment)
+    if not parameters.loop_closure:
+        return world
+    if parameters.publish_tf == "odom_to_base" and scale.metres_per_unit is not None:
+        name = parameters.odom_frame
+        return name if segment == 0 else f"{name}_{segment}"
+    return f"{world}_odometry"
 
 
 def pose_message(messages: Messages, geometry: FrameGeometry, world: str) -> Any:
