@@ -35,12 +35,14 @@ from qvggt_core.stream.image_features import features_of, matched
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.loop_closure import LoopClosure
+from qvggt_core.stream.loop_finder import keyframes_between_corrections
 from qvggt_core.stream.place_index import PlaceIndex, place_descriptor
 
 # Of exact odometry: what a frame adds per axis, radians, share of the step, log of the scale.
 _TURN, _SHIFT, _SCALE = 0.004, 0.04, 0.002
 _AGAIN_S, _AGAIN_M, _AGAIN_RAD = 5.0, 0.5, 0.5
 _KEYFRAMES = 2000
+PARTS = ("time", "flights", "look-alike", "recordings")
 
 
 class Looked(LoopClosure):
@@ -187,14 +189,14 @@ def look_alike(directory: Path, network: Any, seed: int) -> dict[str, Any]:
     """Return what is accepted on a flight from a room into another one that is its copy."""
     number = seed % 4
     first = rendered(directory, "room", 20 + number, 0, 50)
-    passage = rendered(directory, "corridor", 20, 0, 15)
+    between_rooms = rendered(directory, "corridor", 20, 0, 15)
     # Every other flight looks at the copy just as at the room, the others from other places.
     second = first if seed % 2 else rendered(directory, "room", 20 + number, 1, 50)
     copy = transform(np.eye(3), np.array([7.0 + seed % 5, 0.0, 0.0])) @ second.poses
     way = np.tile(first.poses[-1], (15, 1, 1))
     share = np.linspace(0, 1, 15)[:, None]
     way[:, :3, 3] += share * (copy[0, :3, 3] - first.poses[-1, :3, 3])
-    flight = joined(first, Rendered(way, passage.images, passage.depth), second)
+    flight = joined(first, Rendered(way, between_rooms.images, between_rooms.depth), second)
     flight = Rendered(np.concatenate([first.poses, way, copy]), flight.images, flight.depth)
     odometry = drifting(flight.poses, np.random.default_rng([4, seed]))
     tokens = tokens_of(flight, network)
@@ -236,8 +238,7 @@ def timing() -> dict[str, float]:
         "loops": len(loops),
         "search_s": search,
         "graph_s": graph,
-        # The graph is solved once in so many keyframes, see LoopFinder.take.
-        "search_and_graph_s": search + graph / (1 + len(loops) // 10),
+        "search_and_graph_s": search + graph / keyframes_between_corrections(len(loops)),
         "corners_s": _median(lambda: features_of(image, 800), 5),
         "match_s": _median(lambda: matched(corners, corners), 5),
     }
@@ -277,20 +278,26 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--only", choices=PARTS, action="append", help="what else is there stays")
     args = parser.parse_args()
+    parts = args.only or PARTS
     loaded = load_network(Parameters(compute_dtype="float32"))
     table: dict[str, Any] = {}
+    if args.only and args.output and args.output.exists():
+        table = json.loads(args.output.read_text(encoding="utf-8"))["results"]
 
     def add(name: str, figures: Any) -> None:
         table[name] = figures
         print(name, json.dumps(figures), flush=True)
 
-    add("time", timing())
-    for name, figures in flights(args.directory, loaded):
+    if "time" in parts:
+        add("time", timing())
+    for name, figures in flights(args.directory, loaded) if "flights" in parts else ():
         add(name, figures)
-    alike = [look_alike(args.directory, loaded.network, seed) for seed in range(20)]
-    add("look-alike rooms", alike)
-    for path in args.recordings:
+    if "look-alike" in parts:
+        alike = [look_alike(args.directory, loaded.network, seed) for seed in range(20)]
+        add("look-alike rooms", alike)
+    for path in args.recordings if "recordings" in parts else ():
         frames, truth = read(path, None)
         add(path.name, errors(by_network(frames, loaded), truth))
     if args.output:

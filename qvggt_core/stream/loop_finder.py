@@ -136,7 +136,8 @@ class LoopFinder:
         if found is not None:
             self._consider(found)
         self._waiting = [loop for loop in self._waiting if loop.second > newest - _WITHIN]
-        if self._is_behind and newest - self._corrected_at >= 1 + len(self.loops) // 10:
+        since = newest - self._corrected_at
+        if self._is_behind and since >= keyframes_between_corrections(len(self.loops)):
             self._correct()
         if self.store.is_full:
             self._thin()
@@ -282,6 +283,14 @@ class LoopFinder:
         self.loops = [_renumbered(loop, kept) for loop in self.loops]
         self._waiting = [_renumbered(loop, kept) for loop in self._waiting]
         self._corrected_at = int(np.searchsorted(kept, self._corrected_at))
+
+
+def keyframes_between_corrections(loops: int) -> int:
+    """Return after how many keyframes a graph with so many loops may be solved again.
+
+    Its time grows with the loops; so the time for a keyframe does not.
+    """
+    return 1 + loops // 6
 
 
 def corners_of(keyframe: NewKeyframe) -> Corners:

@@ -8,8 +8,10 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.geometry.similarities import moved_by, rigid
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.builder import ResultBuilder
+from qvggt_core.results.corrected_map import CorrectedMap
 from qvggt_core.stream.corrected_path import corrections_at
 from qvggt_core.stream.frame import KeyframeCorrections
+from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.stream.loop_closure import LoopClosure
 
 
@@ -55,6 +57,16 @@ def test_points_move_with_their_keyframes(flown, built):
 
     assert off_the_walls(built) < 0.75 * off_the_walls(without)
     assert built.voxel(0) == pytest.approx(without.voxel(0), rel=0.2)
+
+
+def test_points_are_bounded_by_larger_voxels(flown):
+    bounded = CorrectedMap(0.01, max_points=20_000)
+    for result in flown[2]:
+        clouds = [frame_cloud(geometry, 0.1) for geometry in result.frames]
+        bounded.add(result, clouds)
+    coarse = bounded.map(0)
+    assert 1_000 < len(coarse.cloud()) <= 20_000
+    assert coarse.voxel > 0.02
 
 
 def test_between_keyframes_a_correction_goes_evenly():
