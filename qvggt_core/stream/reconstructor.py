@@ -45,6 +45,7 @@ from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_pose
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
+from qvggt_core.util.shortage import is_no_memory
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
@@ -234,16 +235,11 @@ class Reconstructor:
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
-        entries = self._window.entries
         clock = [time.perf_counter()]
-        self._encode(entries)
+        self._encode(self._window.entries)
         clock.append(time.perf_counter())
-        tokens = [entry.tokens for entry in entries]
-        height, width = entries[0].view.image.shape[:2]
-        needing_depth = self._needing_depth(entries)
-        cameras = self._known_cameras(entries)
-        known = {} if cameras is None else {"cameras": cameras}
-        prediction = cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
+        prediction = self._predict()
+        entries = self._window.entries
         clock.append(time.perf_counter())
         self._window.ran()
         if not self._is_usable(entries, prediction):
@@ -277,6 +273,25 @@ class Reconstructor:
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _predict(self) -> WindowPrediction:
+        """Run the network, with fewer of the older views where there is not enough memory."""
+        while True:
+            entries = self._window.entries
+            height, width = entries[0].view.image.shape[:2]
+            cameras = self._known_cameras(entries)
+            known = {} if cameras is None else {"cameras": cameras}
+            tokens, needing_depth = [e.tokens for e in entries], self._needing_depth(entries)
+            try:
+                return cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
+            except Exception as error:
+                size = self._window.shrink() if is_no_memory(error) else 0
+                if not size:
+                    raise
+                self._add_event(
+                    f"memory ran out: the window has {size} views instead of {len(entries)} until "
+                    "there is room again; memory_budget_mb plans for less"
+                )
 
     def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
         """Return whether a prediction can be placed, by followed points if not by its poses."""
