@@ -277,6 +277,14 @@ class Parameters(BaseModel):
         ),
     )
 
+    loop_closure: bool = Field(
+        False,
+        description=(
+            "Find places that are seen again, and take the drift between out of the map; "
+            "odometry stays continuous."
+        ),
+    )
+
     # What is published
     map_frame: str = Field(
         "map",

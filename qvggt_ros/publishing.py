@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.cloud import VoxelMap, write_ply
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale, Up
+from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Reconstruction, Scale, Up
 from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.thinning import ThinnedStream
@@ -91,6 +92,7 @@ class Publishing:
         parameters: names of frames, and what goes into clouds.
         scale: the unit of the newest geometry.
         up: which way is up in its map.
+        loops: what has become of places that are seen again.
         segment: number of the map segment, None before the first frame.
         world: name of the map's frame.
     """
@@ -114,6 +116,7 @@ class Publishing:
         self.parameters = parameters
         self.scale = Scale()
         self.up = Up()
+        self.loops = LoopStatus()
         self._driver = driver
         self._warn = warn
         self._keep_map = keep_map
@@ -124,6 +127,7 @@ class Publishing:
         self._driver.new_map()
         self.segment: int | None = None
         self.world = ""
+        self._map_from_odometry, self._odometry_world = np.eye(4), ""
         self._path = PathPoses()
         self._motion = MotionEstimator()
         self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
@@ -136,7 +140,11 @@ class Publishing:
             # Also when the scale or the vertical becomes known: what was before does not fit.
             self.forget_map()
             self.segment, self.world = result.segment, world
-        self.up = result.up
+        self.up, self.loops = result.up, result.loops or LoopStatus()
+        self._map_from_odometry = result.map_from_odometry
+        self._odometry_world = conversions.odometry_frame(
+            self.parameters, result.scale, result.segment
+        )
         self._motion.window(result)
 
     def frame(self, geometry: FrameGeometry) -> None:
@@ -194,20 +202,26 @@ class Publishing:
         if camera_from_base is not None:
             child = self.parameters.base_frame
         # Also without subscribers, so that the first twist is not that of a long time.
-        estimate = self._motion.estimate(geometry, camera_from_base)
+        estimate = self._motion.estimate(self._continuous(geometry), camera_from_base)
         self._emit(
             "odometry",
             stamp,
             lambda: conversions.odometry_message(
-                self._driver.messages, estimate, self.world, child, stamp
+                self._driver.messages, estimate, self._odometry_world, child, stamp
             ),
         )
+
+    def _continuous(self, geometry: FrameGeometry) -> FrameGeometry:
+        """Return a frame as it is in odometry: corrections of the map are no motion."""
+        if not self.parameters.loop_closure:
+            return geometry
+        return geometry.moved(inverse(self._map_from_odometry))
 
     def _publish_transform(self, geometry: FrameGeometry) -> None:
         parameters, view = self.parameters, geometry.view
         if parameters.publish_tf == "none":
             return
-        pose, child = geometry.map_from_camera, view.frame_id
+        pose, world, child = geometry.map_from_camera, self.world, view.frame_id
         if parameters.publish_tf != "world_to_camera":
             # A tree in metres stays one: nothing of an unknown unit is hung into it.
             if self.scale.metres_per_unit is None:
@@ -221,11 +235,22 @@ class Publishing:
                     "the robot's description and its odometry have to give it"
                 )
                 return
+            if not to_odom:
+                pose, world = self._continuous(geometry).map_from_camera, self._odometry_world
             pose = pose @ other
+        self._emit_transform(pose, world, child, view.stamp_ns)
+        if parameters.loop_closure:
+            self._emit_transform(
+                self._map_from_odometry, self.world, self._odometry_world, view.stamp_ns
+            )
+
+    def _emit_transform(
+        self, parent_from_child: NDArray[np.float64], parent: str, child: str, stamp_ns: int
+    ) -> None:
         message = conversions.transform_message(
-            self._driver.messages, pose, self.world, child, view.stamp_ns
+            self._driver.messages, parent_from_child, parent, child, stamp_ns
         )
-        self._driver.emit("tf", message, view.stamp_ns)
+        self._driver.emit("tf", message, stamp_ns)
 
     def _publish_depth(self, geometry: FrameGeometry) -> None:
         makers = {

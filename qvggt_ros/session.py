@@ -19,7 +19,7 @@ import numpy as np
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, Reconstruction, Scale, Up
+from qvggt_core.stream.frame import Frame, LoopStatus, Reconstruction, Scale, Up
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, stamp_ns
@@ -125,6 +125,16 @@ class ReconstructionSession:
         sigma = None if up.sigma is None else math.degrees(up.sigma)
         return {"up_source": up.source, "up_sigma_deg": sigma}
 
+    @property
+    def loop_values(self) -> dict[str, Any]:
+        """What has become of places that are seen again."""
+        loops = self._publishing.loops
+        return {
+            "loops_accepted": loops.accepted,
+            "loops_rejected": dict(loops.rejected),
+            "loop_shift": loops.shift if loops.accepted else None,
+        }
+
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
         try:
@@ -215,6 +225,7 @@ class ReconstructionSession:
         self._driver.forget()
         self._newest_ns = None
         self._publishing.scale, self._publishing.up = Scale(), Up()
+        self._publishing.loops = LoopStatus()
         self._publishing.forget_map()
 
     def set_parameters(self, parameters: Parameters) -> None:
@@ -239,7 +250,7 @@ class ReconstructionSession:
         """Return the state: WARN while the scale is unknown or messages were rejected."""
         has_clock = self._driver.now_ns is not None
         status = Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
-        return replace(status, values={**status.values, **self.up_values})
+        return replace(status, values={**status.values, **self.up_values, **self.loop_values})
 
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:
@@ -299,7 +310,9 @@ class ReconstructionSession:
             counters.events.append(event)
         if not result.frames:
             return
-        counters.segments += result.segment != self._publishing.segment
+        # A segment that a loop joins to another is none more.
+        is_new = result.segment != self._publishing.segment and result.odometry_segment is None
+        counters.segments += is_new
         self._publishing.begin(result)
         for geometry in result.frames:
             counters.published += 1

@@ -48,6 +48,7 @@ OPTICAL_FROM_PYTORCH3D: NDArray[np.float64] = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 # Sums of T beyond this mark reconstructions that went wrong; VGGT's evaluation skips them.
 _MAX_TRANSLATION = 1e5
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,14 @@ class Co3d:
     def _subset_frames(self, category: Path) -> dict[str, list[tuple[int, str]]]:
         """Return (frame number, image path) per sequence."""
         path = category / "set_lists" / f"{self._set_list}.json"
+        others = sorted(each.name for each in path.parent.glob("*.json"))
+        if others and not path.exists():
+            raise DatasetError(
+                f"{path} is not there, but {', '.join(others[:_SHOWN])}: this protocol draws from "
+                f"{self._set_list}, which CO3Dv2's single-sequence subset lacks; it needs the full "
+                "data set (or pass set_list to qvggt_core.datasets.Co3d)",
+                (path,),
+            )
         content = read_json(path)
         try:
             frames = defaultdict(list)

@@ -51,6 +51,12 @@ class RealEstate10k:
         """Return the clips by name, without the suffix of their file."""
         subdirectories(self._root)
         names = sorted(path.stem for path in self._annotations().glob("*.txt"))
+        if not names and (chunk := next(self._annotations().glob("*.torch"), None)) is not None:
+            raise DatasetError(
+                f"{chunk} is a chunk of RealEstate10K as pixelSplat packs it: here the clips' "
+                "cameras are read from text files (google.github.io/realestate10k), beside frames "
+                "that were cut from the videos; unpack it into these"
+            )
         if not names:
             raise DatasetError(
                 f"{self._root} holds no RealEstate10K clips: looked for {self._split}/*.txt and "
@@ -115,9 +121,10 @@ def pixel_intrinsics(shares: NDArray, width: int, height: int) -> NDArray[np.flo
 def _rows(path: Path) -> list[tuple[str, NDArray[np.float64]]]:
     """Return (time in microseconds, the 18 numbers after it) of each frame."""
     rows = []
-    for number, line in enumerate(read_text(path).splitlines()[1:], start=2):
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         fields = line.split()
-        if not fields:
+        # The first line is the video's address, unless somebody took it off.
+        if not fields or (number == 1 and len(fields) != COLUMNS):
             continue
         where = f"{path}, line {number}"
         if len(fields) != COLUMNS or not fields[0].isdigit():

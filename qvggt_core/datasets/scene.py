@@ -14,6 +14,9 @@ from qvggt_core.datasets.files import read_image, require_files
 from qvggt_core.errors import DatasetError
 from qvggt_core.geometry.camera import Camera
 
+# JPEG leaves a few grey levels of what was black.
+_BLACK = 4
+
 
 @dataclass(frozen=True, eq=False)
 class PosedFrame:
@@ -46,6 +49,11 @@ class PosedFrame:
             raise DatasetError(
                 f"{self.image_file} has {width}x{height} pixels, its calibration is for "
                 f"{self.camera.width}x{self.camera.height}: was it resized after the download?"
+            )
+        if image.max() < _BLACK:
+            raise DatasetError(
+                f"{self.image_file} is black: was it redacted, as the images of a challenge's test "
+                "set are? What is made of it is not judged"
             )
         return image
 

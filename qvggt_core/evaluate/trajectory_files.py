@@ -31,7 +31,8 @@ _NAMES = {
 _MAX_BYTES = 1 << 30
 _ORTHOGONAL = 1e-3
 _MAX_STAMP = 1 << 62
-_MOST_METRES = 1e12
+# The moon is nearer; and a position so large is still known to a ten-thousandth of a millimetre.
+_MOST_METRES = 1e9
 
 
 def read_trajectory(path: Path, times: Path | None = None) -> Track:

@@ -180,7 +180,7 @@ def plan_memory(
     """
     plan = None
     for frames in range(window_size, min_window_size - 1, -1):
-        for settings in _narrower(ComputeSettings(), height * width):
+        for settings in narrower(ComputeSettings(), height * width):
             estimate = estimate_memory(config, weights, frames, height, width, dtype, settings)
             plan = MemoryPlan(frames, settings, estimate)
             if estimate.total <= budget_mb * _MB:
@@ -196,7 +196,7 @@ def plan_memory(
     )
 
 
-def _narrower(settings: ComputeSettings, pixels: int) -> Iterable[ComputeSettings]:
+def narrower(settings: ComputeSettings, pixels: int) -> Iterable[ComputeSettings]:
     """Yield the settings, then ever narrower slices and chunks down to one image."""
     yield settings
     while settings.mlp_rows > _MIN_MLP_ROWS or settings.dense_pixels > pixels:

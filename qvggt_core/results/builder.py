@@ -9,6 +9,7 @@ import numpy as np
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.cloud import Cloud, VoxelMap, empty_cloud
 from qvggt_core.parameters import Parameters
+from qvggt_core.results.corrected_map import CorrectedMap
 from qvggt_core.results.samples import Samples
 from qvggt_core.stream.frame import FrameGeometry, Reconstruction
 from qvggt_core.stream.frame_cloud import frame_cloud
@@ -22,7 +23,6 @@ class ResultBuilder:
     """Takes reconstructions; memory is bounded but for one pose per frame.
 
     Attributes:
-        tracks: camera poses per segment.
         seconds: wall time per step of the reconstruction.
         valid_depth: share of valid pixels, summed over the frames.
         windows: what the images say of each window: stamps of its first and last new frame, the
@@ -31,12 +31,13 @@ class ResultBuilder:
 
     def __init__(self, parameters: Parameters) -> None:
         """Start with nothing."""
-        self.tracks: dict[int, Track] = {}
         self.seconds: Counter[str] = Counter()
         self.valid_depth = 0.0
         self.windows: list[tuple[int, int, str, float]] = []
         self._parameters = parameters
+        self._tracks: dict[int, Track] = {}
         self._maps: dict[int, VoxelMap] = {}
+        self._corrected: CorrectedMap | None = None
         self._samples: ThinnedStream[tuple[int, FrameGeometry]] = ThinnedStream(_SAMPLES_KEPT)
 
     def add(self, result: Reconstruction) -> None:
@@ -48,14 +49,25 @@ class ResultBuilder:
             stamps = [geometry.view.stamp_ns for geometry in result.frames]
             found = result.confirmation
             self.windows.append((min(stamps), max(stamps), found.verdict.value, found.ratio))
-        track = self.tracks.setdefault(result.segment, Track())
-        voxels = self._maps.setdefault(result.segment, VoxelMap(self._parameters.map_voxel))
+        clouds = []
         for geometry in result.frames:
-            track.add(geometry.view.stamp_ns, geometry.map_from_camera)
             self.valid_depth += float(np.isfinite(geometry.depth).mean())
             self._samples.add((result.segment, geometry))
-            cloud = frame_cloud(geometry, self._parameters.max_depth_edge)
+            clouds.append(frame_cloud(geometry, self._parameters.max_depth_edge))
+        if result.loops is not None:
+            self._corrected = self._corrected or CorrectedMap(self._parameters.map_voxel)
+            self._corrected.add(result, clouds)
+            return
+        track = self._tracks.setdefault(result.segment, Track())
+        voxels = self._maps.setdefault(result.segment, VoxelMap(self._parameters.map_voxel))
+        for geometry, cloud in zip(result.frames, clouds, strict=True):
+            track.add(geometry.view.stamp_ns, geometry.map_from_camera)
             voxels.add_frame(cloud, geometry.map_from_camera)
+
+    @property
+    def tracks(self) -> dict[int, Track]:
+        """Camera poses per segment, as all loops so far have them."""
+        return self._tracks if self._corrected is None else self._corrected.tracks
 
     @property
     def main_segment(self) -> int:
@@ -64,10 +76,14 @@ class ResultBuilder:
 
     def cloud(self, segment: int) -> Cloud:
         """Return the map of a segment."""
+        if self._corrected is not None:
+            return self._corrected.map(segment).cloud()
         return self._maps[segment].cloud() if segment in self._maps else empty_cloud()
 
     def voxel(self, segment: int) -> float:
         """Return the side of a voxel of a segment's map, in its unit."""
+        if self._corrected is not None:
+            return self._corrected.map(segment).voxel
         return self._maps[segment].voxel
 
     def samples(self) -> Samples:

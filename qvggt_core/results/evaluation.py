@@ -26,6 +26,7 @@ from qvggt_core.evaluate.drift import (
     relative_errors,
     scale_over_time,
 )
+from qvggt_core.evaluate.jumps import without_jumps
 from qvggt_core.evaluate.statistics import statistics
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory import (
@@ -49,6 +50,8 @@ LEAST_POSES = 10
 _SCALE_WINDOW_SHARE = 0.2
 _STRAIGHT = 0.05
 _OFFSET_REACH_S = 5.0
+# No source of the scale is off by so much, and a foot is 0.3 m.
+_OTHER_UNIT = 3.0
 
 OffsetSource = Literal["given", "first poses", "estimated"]
 
@@ -83,6 +86,20 @@ class GroundTruth:
             EvaluationError: the file cannot be read.
         """
         return cls(path.name, "file", read_trajectory(path, times))
+
+    def steady(self) -> GroundTruth:
+        """Return the truth without the poses that nothing could have moved to.
+
+        Raises:
+            EvaluationError: there are so many that no one knows which are the true ones.
+        """
+        found, sample = without_jumps(self.track), self.sample
+        return replace(
+            self,
+            track=found.track,
+            notes=(*self.notes, *([found.note] if found.note else [])),
+            sample=None if sample is None else lambda stamps: sample(found.holds(stamps)),
+        )
 
     def at(self, stamps_ns: Sequence[int]) -> Track:
         """Return the poses at some stamps if they can be had there, else all there are."""
@@ -135,6 +152,7 @@ def evaluate(
     Raises:
         EvaluationError: nothing can be compared; the message has the reason.
     """
+    truth = truth.steady()
     offset, offset_source = _clock_offset(options.clock_offset, result.track, truth.track)
     segments = [
         _Segment.of(number, track, truth, offset, options)
@@ -142,6 +160,8 @@ def evaluate(
     ]
     headline = _headline(segments, in_metres=result.metrics.result.unit == "m")
     problems = [*truth.notes, *notes]
+    if result.metrics.result.unit == "m":
+        problems += [text for found in segments if (text := found.other_unit())]
     compared = None
     if depth is not None:
         compared = _DepthComparison(result, segments)
@@ -264,6 +284,16 @@ class _Segment:
             )
         except EvaluationError as error:
             self.problems.append(f"segment {self.number}, scale drift: {error}")
+
+    def other_unit(self) -> str:
+        """Return a sentence if the truth can hardly be in the map's metres; else nothing."""
+        scale = self.errors_by["sim3"].scale if "sim3" in self.errors_by else 1.0
+        if 1 / _OTHER_UNIT < scale < _OTHER_UNIT:
+            return ""
+        return (
+            f"segment {self.number}: the true path is {scale:.3g} times as long as that of the map "
+            "in metres: the truth is in another unit (millimetres?), or the scale is wrong"
+        )
 
     def facts(self, options: EvaluationOptions) -> schema.SegmentAccuracy:
         problems = list(self.problems)

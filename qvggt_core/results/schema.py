@@ -189,6 +189,14 @@ class Result(_Part):
     up_sigma_deg: float | None = Field(
         None, description="Standard deviation of the vertical; null where it is only taken so."
     )
+    loops_accepted: int = Field(0, description="Places that were recognised when seen again.")
+    loops_rejected: dict[str, int] = Field(
+        default_factory=dict,
+        description="Pairs of keyframes that were compared and taken for two places, per reason.",
+    )
+    loop_shift: float | None = Field(
+        None, description="How far the last correction by loops moved the camera; null without one."
+    )
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")
     path_lengths: list[float] = Field(description="Length of the path in each segment.")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
+
+from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale, Up
 from qvggt_core.stream.gravity import IMU, levelling
@@ -130,8 +133,19 @@ def _brought_to(result: Reconstruction, scale: Scale, up: Up) -> Reconstruction:
     if result.scale.metres_per_unit is None and scale.metres_per_unit is not None:
         factor = scale.metres_per_unit
         frames = tuple(geometry.scaled(factor) for geometry in frames)
-        result = replace(result, scale=scale, position_sigma=factor * result.position_sigma)
+        correction = result.map_from_odometry.copy()
+        correction[:3, 3] *= factor
+        result = replace(
+            result,
+            scale=scale,
+            position_sigma=factor * result.position_sigma,
+            map_from_odometry=correction,
+            corrections=None,
+        )
     if up.source != result.up.source:
         turn = levelling(up.direction) @ levelling(result.up.direction).T
         frames = tuple(geometry.turned(turn) for geometry in frames)
+        upright = transform(turn, np.zeros(3))
+        correction = upright @ result.map_from_odometry @ inverse(upright)
+        result = replace(result, map_from_odometry=correction, corrections=None)
     return replace(result, frames=frames, up=up)

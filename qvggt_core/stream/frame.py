@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -9,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.geometry.poses import transform
 
 Array64 = NDArray[np.float64]
 
@@ -153,11 +155,13 @@ class FrameGeometry(PlacedView):
 
     def turned(self, rotation: NDArray[np.float64]) -> FrameGeometry:
         """Return the geometry in a map turned by a rotation (3, 3) about its origin."""
-        matrix = np.eye(4)
-        matrix[:3, :3] = rotation
-        both = np.kron(np.eye(2), rotation)
+        return self.moved(transform(rotation, np.zeros(3)))
+
+    def moved(self, new_from_map: NDArray[np.float64]) -> FrameGeometry:
+        """Return the geometry in another map, to which a rigid transform (4, 4) leads."""
+        both = np.kron(np.eye(2), new_from_map[:3, :3])
         covariance = None if self.covariance is None else both @ self.covariance @ both.T
-        placed = matrix @ self.map_from_camera
+        placed = new_from_map @ self.map_from_camera
         return replace(self, map_from_camera=placed, covariance=covariance)
 
 
@@ -258,6 +262,42 @@ class Confirmation:
 
 
 @dataclass(frozen=True)
+class KeyframeCorrections:
+    """What loops do to the keyframes: where the map has them, given where odometry had them.
+
+    Attributes:
+        stamps_ns: (N,) of the keyframes, in the order in which they came.
+        segments: (N,) their segments.
+        worlds: (N,) the segments whose worlds they are in: another one where a loop joins two.
+        map_from_odometry: (N, 4, 4) similarities [s R, t; 0, 1].
+    """
+
+    stamps_ns: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    worlds: NDArray[np.int64]
+    map_from_odometry: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class LoopStatus:
+    """What has become of places that are seen again.
+
+    Attributes:
+        keyframes: number of keyframes that are kept.
+        accepted: number of loops accepted so far.
+        rejected: number of pairs of keyframes rejected so far, by reason.
+        shift: how far the last correction moved the camera, in the map's unit.
+        turn: how far it turned it, radians.
+    """
+
+    keyframes: int = 0
+    accepted: int = 0
+    rejected: Mapping[str, int] = field(default_factory=dict)
+    shift: float = 0.0
+    turn: float = 0.0
+
+
+@dataclass(frozen=True)
 class Reconstruction:
     """What one run of the network adds to the map.
 
@@ -274,6 +314,12 @@ class Reconstruction:
         confirmation: what the images say of the window as predicted; None where it was not asked.
         up: which way is up, along the axes that the segment's first camera gave; the frames' map
             is turned so that this is z.
+        map_from_odometry: (4, 4) rigid; what loops did to the frames' poses. Without it they go
+            on continuously.
+        odometry_segment: number of the segment as it began, before a loop joined it to another;
+            None where `segment` says it.
+        loops: what has become of places that are seen again; None where none are looked for.
+        corrections: of all keyframes, where they changed.
     """
 
     segment: int
@@ -286,3 +332,7 @@ class Reconstruction:
     events: tuple[str, ...] = ()
     confirmation: Confirmation | None = None
     up: Up = field(default_factory=Up)
+    map_from_odometry: NDArray[np.float64] = field(default_factory=lambda: np.eye(4))
+    odometry_segment: int | None = None
+    loops: LoopStatus | None = None
+    corrections: KeyframeCorrections | None = None

@@ -18,6 +18,7 @@ from qvggt_core.model.camera_encoder import MIN_DISTANCE, normalise_cameras
 from qvggt_core.stream.conditioning import KnownCameras, similarity_scale
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_core.stream.graphs import GraphCache, graphed
+from qvggt_core.stream.memory_ladder import Slices
 
 
 class Network(Protocol):
@@ -99,6 +100,7 @@ class TorchNetwork:
         device_of_graphs = self._device if cuda_graphs else torch.device("cpu")
         self._encode_step = graphed(self._encode_pixels, device_of_graphs)
         self._predict_step = graphed(self._predict_tokens, device_of_graphs)
+        self._slices = Slices(self._model)
 
     @property
     def image_width(self) -> int:
@@ -172,8 +174,8 @@ class TorchNetwork:
         newest: int | None,
         conditioned: bool = False,
     ) -> WindowPrediction:
-        encoding, depth, confidence, *points = self._predict_step(
-            window, height, width, newest, conditioned
+        encoding, depth, confidence, *points = self._slices.run(
+            lambda: self._predict_step(window, height, width, newest, conditioned), height * width
         )
         # Small translations do not survive 16 bits: the cameras are decoded in float64.
         encodings = encoding[0].to("cpu", torch.float64)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +37,7 @@ from qvggt_core.stream.frame import (
 from qvggt_core.stream.interruption import interruption
 from qvggt_core.stream.keyframes import KeyframeGate
 from qvggt_core.stream.known_lengths import RangeReading
+from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
@@ -43,6 +45,7 @@ from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_pose
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
+from qvggt_core.util.shortage import is_no_memory
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
@@ -74,6 +77,7 @@ class Reconstructor:
         network: Network,
         parameters: Parameters,
         metric_depth: MetricDepthNetwork | None = None,
+        loops: LoopClosure | None = None,
     ) -> None:
         """Start with an empty map.
 
@@ -81,6 +85,7 @@ class Reconstructor:
             network: gives the geometry of windows.
             parameters: how to reconstruct.
             metric_depth: gives the scale every `scale_period_s`, None to do without.
+            loops: finds places that are seen again; one that works at once, if not given.
         """
         self.gated = 0
         self.not_finite = 0
@@ -99,6 +104,7 @@ class Reconstructor:
         self._map_is_empty = True
         self._refusals = 0
         self._verifier = Verifier()
+        self._loops = loops or LoopClosure()
         self._ran_unconditioned = False
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
@@ -140,6 +146,8 @@ class Reconstructor:
             self._leave_map(reason)
             self._verifier.reset()
         self._last = frames
+        if self.parameters.loop_closure:
+            self._loops.remember(frame, self._preprocessor(frame))
 
         tracked, begins_anew = None, False
         if self._follows:
@@ -191,6 +199,8 @@ class Reconstructor:
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
+        if self.parameters.loop_closure and not parameters.loop_closure:
+            self._loops.reset()
         self.parameters = parameters
         self._gate.min_motion = parameters.keyframe_min_motion
         self._metric.set_parameters(parameters)
@@ -216,6 +226,7 @@ class Reconstructor:
         self._held = ()
         self._leave_map(reason)
         self._verifier.reset()
+        self._loops.reset()
 
     @property
     def _follows(self) -> bool:
@@ -224,16 +235,11 @@ class Reconstructor:
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
-        entries = self._window.entries
         clock = [time.perf_counter()]
-        self._encode(entries)
+        self._encode(self._window.entries)
         clock.append(time.perf_counter())
-        tokens = [entry.tokens for entry in entries]
-        height, width = entries[0].view.image.shape[:2]
-        needing_depth = self._needing_depth(entries)
-        cameras = self._known_cameras(entries)
-        known = {} if cameras is None else {"cameras": cameras}
-        prediction = cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
+        prediction = self._predict()
+        entries = self._window.entries
         clock.append(time.perf_counter())
         self._window.ran()
         if not self._is_usable(entries, prediction):
@@ -267,6 +273,25 @@ class Reconstructor:
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
+
+    def _predict(self) -> WindowPrediction:
+        """Run the network, with fewer of the older views where there is not enough memory."""
+        while True:
+            entries = self._window.entries
+            height, width = entries[0].view.image.shape[:2]
+            cameras = self._known_cameras(entries)
+            known = {} if cameras is None else {"cameras": cameras}
+            tokens, needing_depth = [e.tokens for e in entries], self._needing_depth(entries)
+            try:
+                return cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
+            except Exception as error:
+                size = self._window.shrink() if is_no_memory(error) else 0
+                if not size:
+                    raise
+                self._add_event(
+                    f"memory ran out: the window has {size} views instead of {len(entries)} until "
+                    "there is room again; memory_budget_mb plans for less"
+                )
 
     def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
         """Return whether a prediction can be placed, by followed points if not by its poses."""
@@ -494,7 +519,7 @@ class Reconstructor:
     ) -> Reconstruction:
         events = tuple(self._events)
         self._events.clear()
-        return Reconstruction(
+        result = Reconstruction(
             segment=self.segment,
             frames=frames,
             scale=self._metric.scale,
@@ -506,6 +531,11 @@ class Reconstructor:
             confirmation=confirmation,
             up=self._metric.up,
         )
+        return self._loops.correct(result, self._tokens) if self.parameters.loop_closure else result
+
+    def _tokens(self, geometry: FrameGeometry) -> Any:
+        """Return what the encoder made of a view in the window."""
+        return next(entry.tokens for entry in self._window.entries if entry.view is geometry.view)
 
     def _position_sigma(
         self, frames: tuple[FrameGeometry, ...], alignment: Alignment | None

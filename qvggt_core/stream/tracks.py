@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.stream.image_features import features_of, matched
 
 _CORNER_QUALITY = 0.005
 _LK_LEVELS = 4
@@ -22,7 +23,6 @@ _MIN_EIGENVALUE = 2e-4
 _COLLAPSE = 0.35
 _FEWEST_FOUND = 20
 _KEYPOINTS = 1500
-_RATIO = 0.8
 # A point goes where the matches around it go: so many, the nearest within a share of the width.
 _NEIGHBOURS = 4
 _NEAR = 0.1
@@ -173,7 +173,9 @@ def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
     nothing = _State(grey, before.ids[:0], before.points[:0])
     if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:
         return nothing
-    one, other = _matches(before.grey, grey)
+    old, new = (features_of(image, _KEYPOINTS) for image in (before.grey, grey))
+    first, second = matched(old, new)
+    one, other = old.pixels[first], new.pixels[second]
     if len(one) < _FEWEST_FOUND:
         return nothing
     _, mask = cv2.findFundamentalMat(one, other, cv2.FM_RANSAC, 2.0, 0.99, 1000)
@@ -188,28 +190,6 @@ def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
         return nothing
     guess = (start.points + shift[near]).astype(np.float32)
     return _flown(start, grey, guess, 2.0 * _MAX_ROUND_TRIP)
-
-
-def _matches(
-    first: NDArray[np.uint8], second: NDArray[np.uint8]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return pixels (N, 2) in two images of the same places, by mutually nearest descriptors."""
-    sift = cv2.SIFT.create(_KEYPOINTS, contrastThreshold=0.02)
-    points, descriptors = [], []
-    for image in (first, second):
-        keypoints, found = sift.detectAndCompute(image, None)
-        if found is None or len(keypoints) < 2:
-            return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
-        points.append(np.array([keypoint.pt for keypoint in keypoints], np.float32))
-        # Square roots of normalised histograms: Arandjelovic and Zisserman, CVPR 2012.
-        descriptors.append(np.sqrt(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-6)))
-    similarity = descriptors[0] @ descriptors[1].T
-    best = similarity.argmax(axis=1)
-    ranked = np.partition(similarity, -2, axis=1)[:, -2:]
-    distance = np.sqrt(np.maximum(2.0 - 2.0 * ranked, 0.0))
-    chosen = distance[:, 1] < _RATIO * distance[:, 0]
-    chosen &= similarity.argmax(axis=0)[best] == np.arange(len(best))
-    return points[0][chosen], points[1][best[chosen]]
 
 
 def _window(width: int) -> tuple[int, int]:

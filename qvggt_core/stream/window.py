@@ -7,6 +7,7 @@ from typing import Any
 
 from qvggt_core.stream.align import Anchor
 from qvggt_core.stream.frame import View
+from qvggt_core.stream.memory_ladder import Patience
 from qvggt_core.stream.track_odometry import Observation
 
 
@@ -51,6 +52,8 @@ class SlidingWindow:
         # Without this cap a keyframe could leave before a run has seen it.
         self._stride = min(stride, size)
         self._arrived = 0
+        self._most = size
+        self._patience = Patience()
 
     @property
     def is_due(self) -> bool:
@@ -68,8 +71,27 @@ class SlidingWindow:
         return left
 
     def ran(self) -> None:
-        """Count the stride from here."""
+        """Count the stride from here; a window that was shrunk may grow again."""
         self._arrived = 0
+        if self._size < self._most and self._patience.went_well():
+            self._size += 1
+
+    def shrink(self) -> int:
+        """Give up the older half of the views that have their geometry: memory ran out.
+
+        Those that wait for theirs stay, and one that is placed in the map.
+
+        Returns:
+            The views that are left; 0 if none can be given up.
+        """
+        waiting = sum(not entry.is_published for entry in self.entries)
+        size = max(len(self.entries) // 2, waiting + 1)
+        if size >= len(self.entries):
+            return 0
+        self.entries = self.entries[-size:]
+        self._size = max(size, self._stride + 1)
+        self._patience.failed()
+        return size
 
     def run_again(self, coming: int = 1) -> bool:
         """Let the network run as soon as more views are there, if that can help.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -43,11 +43,11 @@ class SceneOptions:
         None, "File with the names of the scenes to judge, one a line."
     )
 
-    def chosen(self, contents: Contents) -> tuple[str, ...]:
-        """Return the names of the scenes.
+    def chosen(self, contents: Contents) -> tuple[tuple[str, ...], Contents]:
+        """Return the names of the scenes, and the contents with what the list names in vain.
 
         Raises:
-            DatasetError: a scene is not there, or none is left.
+            DatasetError: no scene is left.
             ParameterError: the list cannot be read.
         """
         from qvggt_core.errors import DatasetError, ParameterError
@@ -62,10 +62,12 @@ class SceneOptions:
                 ) from error
             unknown = sorted(wanted - set(names))
             if unknown:
-                raise DatasetError(
+                problem = DatasetError(
                     f"{len(unknown)} of the {len(wanted)} scenes in {self.scene_list} are not "
-                    f"there: {', '.join(unknown[:_SHOWN])}"
+                    f"there: {', '.join(unknown[:_SHOWN])}",
+                    tuple(map(Path, unknown)),
                 )
+                contents = replace(contents, problems=(*contents.problems, problem))
             names = tuple(name for name in names if name in wanted)
         if self.scene:
             names = tuple(name for name in names if name.startswith(self.scene))
@@ -76,7 +78,7 @@ class SceneOptions:
                 f"no scene is left to judge; scenes found: {len(contents.scenes)} "
                 f"({found}){reasons}"
             )
-        return names
+        return names, contents
 
 
 def benchmark(
@@ -103,8 +105,7 @@ def benchmark(
     task = make_benchmark(protocol, **vars(choices))
     with console.err.status(f"looking at {data}"):
         dataset = task.open(data)
-        contents = dataset.contents()
-        names = scenes.chosen(contents)
+        names, contents = scenes.chosen(dataset.contents())
     if overwrite:
         benchmark_results.remove(output)
     runs: list[ModelRun] = []

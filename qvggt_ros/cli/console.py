@@ -23,6 +23,10 @@ from qvggt_core.util.quoting import visible
 class Terminal(Console):
     """A console that what is printed, whatever name of others it holds, cannot take over."""
 
+    def __init__(self, **options: Any) -> None:
+        """Take rich's options; a topic called /a:bee:b is called so."""
+        super().__init__(emoji=False, **options)
+
     # The method that makes a text of each string; the other sees the texts that others made.
     def render_str(self, text: str, **options: Any) -> Text:
         """Return a string as text that only shows itself."""

@@ -8,12 +8,11 @@ from collections.abc import Iterator
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.optional import missing_package
+from qvggt_core.util.shortage import is_no_memory
 
-_NO_MEMORY = (
-    *("can't allocate memory", "cannot allocate memory", "out of memory", "bad_alloc"),
-    *("insufficient memory", "unable to allocate", "failed to map segment"),
-)
 _NO_ROOM = "I/O error"
+# What PyTorch says where a file does not take what it writes.
+_CUT_SHORT = "inline_container"
 _MEMORY_HELPS = (
     "close other programs, or take a smaller network, window_size or image_width; "
     "memory_budget_mb checks before the work begins"
@@ -30,20 +29,18 @@ def explanation(failure: BaseException) -> str | None:
             return str(missing)
     for cause in _causes(failure):
         text = str(cause)
-        if isinstance(cause, MemoryError) or _says_no_memory(text):
+        if is_no_memory(cause):
             return f"not enough memory ({text or 'MemoryError'}): {_MEMORY_HELPS}"
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return str(cause)
         # safetensors and SQLite have errors of their own for what a disk does.
         if type(cause).__module__.startswith("safetensors") and _NO_ROOM in text:
             return f"a file cannot be written or read: {text}"
+        if isinstance(cause, RuntimeError) and _CUT_SHORT in text:
+            return f"a file cannot be written, is the disk full? ({text})"
         if isinstance(cause, sqlite3.OperationalError):
             return f"a recording cannot be written or read: {text}"
     return None
-
-
-def _says_no_memory(text: str) -> bool:
-    return any(words in text.lower() for words in _NO_MEMORY)
 
 
 def _causes(failure: BaseException) -> Iterator[BaseException]:

@@ -17,6 +17,7 @@ import numpy as np
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
+from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.network import Network
 from qvggt_ros.counters import Status
 from qvggt_ros.drivers.thread_worker import Worker
@@ -88,7 +89,12 @@ class LiveReconstruction:
             loaded = load(parameters)
             _warm_up(loaded.network)
             session = ReconstructionSession(
-                Reconstructor(loaded.network, loaded.parameters, loaded.metric_depth),
+                Reconstructor(
+                    loaded.network,
+                    loaded.parameters,
+                    loaded.metric_depth,
+                    LoopClosure(in_background=True),
+                ),
                 loaded.parameters,
                 driver,
                 rectified=rectified,
@@ -115,36 +121,38 @@ class LiveReconstruction:
 
     def on_camera_info(self, message: Any, camera: str) -> None:
         """Take a CameraInfo."""
-        self._worker.put(lambda: self._session.on_camera_info(message, camera))
+        self._worker.put(lambda: self._session.on_camera_info(message, camera), "camera_info")
 
     def on_mask(self, message: Any, camera: str) -> None:
         """Take a mask, an Image of mono8."""
-        self._worker.put(lambda: self._session.on_mask(message, camera))
+        self._worker.put(lambda: self._session.on_mask(message, camera), "mask")
 
     def on_odometry(self, message: Any) -> None:
         """Take an Odometry."""
-        self._worker.put(lambda: self._session.on_odometry(message))
+        self._worker.put(lambda: self._session.on_odometry(message), "odometry")
 
     def on_fix(self, message: Any) -> None:
         """Take a NavSatFix."""
-        self._worker.put(lambda: self._session.on_fix(message))
+        self._worker.put(lambda: self._session.on_fix(message), "fix")
 
     def on_range(self, message: Any) -> None:
         """Take a Range."""
-        self._worker.put(lambda: self._session.on_range(message))
+        self._worker.put(lambda: self._session.on_range(message), "range")
 
     def on_imu(self, message: Any) -> None:
         """Take an Imu."""
-        self._worker.put(lambda: self._session.on_imu(message))
+        self._worker.put(lambda: self._session.on_imu(message), "imu")
 
     def on_unreadable(self, reason: str, *, is_image: bool = False) -> None:
         """Count a message that could not even be read."""
         self._images += is_image
-        self._worker.put(lambda: self._session.reject(reason, is_image=is_image))
+        self._worker.put(
+            lambda: self._session.reject(reason, is_image=is_image), "unreadable", int(is_image)
+        )
 
     def warn(self, text: str) -> None:
         """Take a warning for the diagnostics; it holds for a while."""
-        self._worker.put(lambda: self._session.counters.warn(text))
+        self._worker.put(lambda: self._session.counters.warn(text), "warning")
 
     def pause(self) -> None:
         """Drop what waits; the next image begins a new map."""
@@ -178,6 +186,7 @@ class LiveReconstruction:
             **_flat(status.values),
             "images": self._images,
             "dropped": self._worker.dropped,
+            **{f"pushed_out.{kind}": n for kind, n in self._worker.pushed_out.items()},
             "failures": self._worker.failures,
             "rate_hz": round(self._rate(status.values["published"]), 3),
             "model": self.facts.get("file", ""),
@@ -207,7 +216,9 @@ class LiveReconstruction:
             since = f"no image for {self.silence_s:.0f} s" if self._images else "no image yet"
             return "WARN", f"{since}{': ' if waiting_for else ''}{waiting_for}"
         ages = self._session.counters.ages
-        conditions = self._progress.conditions(status.values, ages[-1] if ages else None)
+        conditions = self._progress.conditions(
+            status.values, ages[-1] if ages else None, dict(worker.pushed_out)
+        )
         for condition in sorted(set(conditions) - self._conditions):
             logger.warning("%s", condition)
         self._conditions = frozenset(conditions)
@@ -244,14 +255,18 @@ class _Progress:
 
     def __init__(self) -> None:
         self._values: Mapping[str, Any] = {}
+        self._pushed_out: Mapping[str, int] = {}
         self._last_geometry_s = time.monotonic()
 
-    def conditions(self, values: Mapping[str, Any], age: float | None) -> list[str]:
-        """Return what an operator should know of the images since the last call.
+    def conditions(
+        self, values: Mapping[str, Any], age: float | None, pushed_out: Mapping[str, int]
+    ) -> list[str]:
+        """Return what an operator should know of the messages since the last call.
 
         Args:
             values: the counters.
             age: of the newest image that a window began with, in seconds.
+            pushed_out: messages per kind that too many newer ones replaced.
         """
         now, before = time.monotonic(), self._values
         grown = {
@@ -259,7 +274,13 @@ class _Progress:
             for name in ("received", "published", "uncalibrated")
         }
         self._values = values
-        found = []
+        found = [
+            f"{kind}: {count - self._pushed_out.get(kind, 0)} messages came faster than they are "
+            "taken, and the oldest were left out"
+            for kind, count in pushed_out.items()
+            if count > self._pushed_out.get(kind, 0)
+        ]
+        self._pushed_out = pushed_out
         if grown["published"] or not grown["received"]:
             self._last_geometry_s = now
         elif now - self._last_geometry_s > _NO_GEOMETRY_S:

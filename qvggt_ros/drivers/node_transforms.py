@@ -59,8 +59,8 @@ class Transforms:
         self._silence_s = silence_s
         self._warn = warn
         self._lock = threading.Lock()
-        self._newest: Any = None
-        self._sent: deque[tuple[int, int]] = deque(maxlen=_STAMPS_KEPT)
+        self._newest: dict[str, Any] = {}
+        self._sent: deque[tuple[str, int, int]] = deque(maxlen=_STAMPS_KEPT)
         self._buffer = Buffer(cache_time=_CACHE)
         self._listener = _Listener(self._buffer, node, self._look_for_another_owner)
         self._jumps = node.get_clock().create_jump_callback(
@@ -95,13 +95,13 @@ class Transforms:
             self._broadcast(transform)
         if self._repeats:
             with self._lock:
-                self._newest = transform
+                self._newest[transform.child_frame_id] = transform
             self._repeat()
 
     def new_map(self) -> None:
         """Repeat nothing of the former map."""
         with self._lock:
-            self._newest = None
+            self._newest = {}
 
     def forget(self) -> None:
         """Forget all transforms but the static ones, which hold at any time."""
@@ -125,24 +125,24 @@ class Transforms:
 
     def _repeat(self) -> None:
         with self._lock:
-            newest = self._newest
+            newest = list(self._newest.values())
         # A camera that is silent for so long begins another map: this one is over.
-        if newest is None or self._silence_s() > self._parameters.max_gap_s:
+        if not newest or self._silence_s() > self._parameters.max_gap_s:
             return
         now_ns = self._node.get_clock().now().nanoseconds
         if now_ns == 0:  # simulated, and no one publishes /clock
             return
-        transform = deepcopy(newest)
         ahead_ns = round(self._parameters.transform_tolerance_s * 1e9)
-        transform.header.stamp = time_message(self._messages, now_ns + ahead_ns)
-        self._broadcast(transform)
+        for transform in map(deepcopy, newest):
+            transform.header.stamp = time_message(self._messages, now_ns + ahead_ns)
+            self._broadcast(transform)
 
     def _broadcast(self, transform: Any) -> None:
         stamp = transform.header.stamp
-        key = (stamp.sec, stamp.nanosec)
+        key = (transform.child_frame_id, stamp.sec, stamp.nanosec)
         with self._lock:
             # Simulated time stands still at times; receivers complain of a stamp that comes twice.
-            if self._broadcaster is None or (self._sent and self._sent[-1] == key):
+            if self._broadcaster is None or key in self._sent:
                 return
             self._sent.append(key)
             self._broadcaster.sendTransform(transform)
@@ -154,7 +154,7 @@ class Transforms:
             return
         stamp = transform.header.stamp
         with self._lock:
-            own = (stamp.sec, stamp.nanosec) in self._sent
+            own = (transform.child_frame_id, stamp.sec, stamp.nanosec) in self._sent
         if not own:
             self._warn(
                 f"somebody else broadcasts {transform.header.frame_id} -> "

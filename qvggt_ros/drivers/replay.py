@@ -349,6 +349,7 @@ class _Run:
             {
                 **session.counters.values(session.scale),
                 **session.up_values,
+                **session.loop_values,
                 "unit": "m" if in_metres else "units",
                 "interrupted": self.interrupted,
             },

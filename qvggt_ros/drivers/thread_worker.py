@@ -6,16 +6,25 @@ import logging
 import math
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 
 _MESSAGES_KEPT = 2000
+"""Of each kind that wait: five seconds of an IMU at 400 Hz, and hours of a calibration at 1 Hz."""
+_MESSAGES_IN_A_ROW = 4000
+"""So many go before an image that waits, and then the image: no sensor may hold it up for ever."""
+
+
+class _Message(NamedTuple):
+    arrival: int
+    work: Callable[[], Any]
+    images: int
 
 
 class Worker:
@@ -23,11 +32,14 @@ class Worker:
 
     Images go through a slot of one place: what is in it when a newer one comes is dropped, and
     the network never sees an image that is older than it must be. Messages that are small and
-    all count (calibration, odometry) wait in a queue and go before the image; calls (reset, a
-    changed parameter) go before both. All use of a GPU is in this thread.
+    all count (calibration, odometry) wait in the order of their arrival and go before the image.
+    Each kind has so many places: a fast IMU pushes out its own oldest messages and no calibration.
+    Calls (reset, a changed parameter) go before both. All use of a GPU is in this thread.
 
     Attributes:
-        dropped: images that newer ones replaced, or that waited when all was forgotten.
+        dropped: images that newer ones replaced, that came in too many messages that cannot be
+            read, or that waited when all was forgotten.
+        pushed_out: messages per kind that newer ones of their kind replaced.
         failures: exceptions that the work raised; each cost what it worked on.
         last_failure: the text of the newest.
         last_failure_s: when that was, by the monotonic clock.
@@ -48,6 +60,7 @@ class Worker:
             idle_s: seconds until then.
         """
         self.dropped = 0
+        self.pushed_out: Counter[str] = Counter()
         self.failures = 0
         self.last_failure = ""
         self.last_failure_s = -math.inf
@@ -55,7 +68,9 @@ class Worker:
         self._idle_s = idle_s
         self._idle_due: float | None = None
         self._calls: deque[tuple[Callable[[], Any], Future]] = deque()
-        self._messages: deque[Callable[[], Any]] = deque(maxlen=_MESSAGES_KEPT)
+        self._messages: dict[str, deque[_Message]] = {}
+        self._arrivals = 0
+        self._in_a_row = 0
         self._newest: Callable[[], Any] | None = None
         self._newest_images = 0
         self._condition = threading.Condition()
@@ -71,10 +86,21 @@ class Worker:
             self._newest, self._newest_images = work, images
             self._condition.notify()
 
-    def put(self, work: Callable[[], Any]) -> None:
-        """Do this in order, before the next image; the oldest of too many are forgotten."""
+    def put(self, work: Callable[[], Any], kind: str = "message", images: int = 0) -> None:
+        """Do this in order, before the next image.
+
+        Args:
+            work: what to do.
+            kind: of the message; of too many that wait, the oldest of the kind is forgotten.
+            images: how many images it stands for; they are `dropped` if it is forgotten.
+        """
         with self._condition:
-            self._messages.append(work)
+            queue = self._messages.setdefault(kind, deque())
+            if len(queue) >= _MESSAGES_KEPT:
+                self.dropped += queue.popleft().images
+                self.pushed_out[kind] += 1
+            self._arrivals += 1
+            queue.append(_Message(self._arrivals, work, images))
             self._condition.notify()
 
     def call(self, work: Callable[[], Result]) -> Future[Result]:
@@ -93,6 +119,7 @@ class Worker:
         with self._condition:
             self._drop()
             self._idle_due = None
+            self.dropped += sum(each.images for queue in self._messages.values() for each in queue)
             self._messages.clear()
 
     def _drop(self) -> None:
@@ -133,10 +160,11 @@ class Worker:
                     return None
                 if self._calls:
                     return _into_future(*self._calls.popleft())
-                if self._messages:
-                    return self._messages.popleft()
+                if (message := self._oldest_message()) is not None:
+                    return message
                 if self._newest is not None:
                     work, self._newest = self._newest, None
+                    self._in_a_row = 0
                     return self._then_idle(work)
                 if self._idle_due is None:
                     self._condition.wait()
@@ -145,6 +173,16 @@ class Worker:
                 else:
                     self._idle_due = None
                     return self._on_idle
+
+    def _oldest_message(self) -> Callable[[], Any] | None:
+        """Take the message that came first; None if there is none, or an image's turn has come."""
+        waiting = [queue for queue in self._messages.values() if queue]
+        if not waiting:
+            return None
+        self._in_a_row = self._in_a_row + 1 if self._newest is not None else 0
+        if self._in_a_row > _MESSAGES_IN_A_ROW:
+            return None
+        return min(waiting, key=lambda queue: queue[0].arrival).popleft().work
 
     def _then_idle(self, work: Callable[[], Any]) -> Callable[[], Any]:
         """Return the work on an image, after which the time until `on_idle` begins."""

@@ -27,6 +27,12 @@ logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".mcap", ".db3")
 _PACKED = ".zstd"
+_BEGINNINGS = {
+    b"\x89MCAP": ".mcap",
+    b"SQLite format 3\0": ".db3",
+    b"\x28\xb5\x2f\xfd": _PACKED,
+    b"#ROSBAG V": ".bag",
+}
 _MAX_ARRAY = 1 << 16
 _ARRAYS = re.compile(r"\[(\d+)\]|array<[^;]*,\s*(\d+)")
 _BLOCK = 1 << 20
@@ -165,8 +171,11 @@ def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
         raise RecordingError(f"{path} is no file and no directory")
     files = sorted((file for file in path.iterdir() if _is_storage(file)), key=_natural)
     if not files:
+        old = next((file for file in path.iterdir() if file.suffix == ".bag"), None)
         raise RecordingError(
-            f"{path} is no recording: it holds no .mcap, no .db3 file and no images"
+            _is_none(old, ".bag")
+            if old is not None
+            else f"{path} is no recording: it holds no .mcap, no .db3 file and no images"
         )
     if not (path / "metadata.yaml").exists():
         return files, [f"{path} has no metadata.yaml: its files are read one by one"]
@@ -176,7 +185,10 @@ def _storage_files(path: Path) -> tuple[list[Path], list[str]]:
         return files, [f"{path}: files that its metadata.yaml names are not there: {missing}"]
     # A file that the metadata does not name is another recording's, or a copy.
     named = [file for file in files if file.name.removesuffix(_PACKED) in listed]
-    return named or files, []
+    others = sorted(file.name for file in files if named and file not in named)
+    if others:
+        return named, [f"{path}: files that its metadata.yaml does not name are left out: {others}"]
+    return files, []
 
 
 def _is_storage(path: Path) -> bool:
@@ -208,18 +220,37 @@ def _opened(
     """Open a file; None and a warning for one of several that cannot be read."""
     scratch.mkdir()
     try:
-        if path.suffix == _PACKED:
+        kind = _kind(path)
+        if kind == _PACKED:
             path = _unpacked_file(path, scratch, warnings)
-        if path.suffix == ".mcap":
+            kind = _kind(path)
+        if kind == ".mcap":
             return _closed_later(McapFile(path), stack)
-        if path.suffix == ".db3":
+        if kind == ".db3":
             return _closed_later(SqliteFile(path, scratch), stack)
-        raise RecordingError(f"{path} is no recording: .mcap and .db3 files are")
+        raise RecordingError(_is_none(path, kind))
     except (RecordingError, OSError) as error:
         if alone:
             raise
         warnings.append(f"{path.name} is left out: {error}")
         return None
+
+
+def _kind(path: Path) -> str:
+    """Return what a file is by its first bytes, as its name's suffix has it; else that suffix."""
+    with path.open("rb") as file:
+        head = file.read(16)
+    return next(
+        (kind for magic, kind in _BEGINNINGS.items() if head.startswith(magic)), path.suffix
+    )
+
+
+def _is_none(path: Path, kind: str) -> str:
+    if kind == ".bag":
+        return (
+            f"{path} is a ROS 1 recording: convert it with `rosbags-convert --src {path} --dst DIR`"
+        )
+    return f"{path} is no recording: MCAP and sqlite3 files (.mcap, .db3), videos and folders are"
 
 
 def _closed_later(storage: Any, stack: ExitStack) -> Any:

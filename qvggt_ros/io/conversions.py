@@ -29,8 +29,8 @@ NANOSECONDS = 1_000_000_000
 _LAST_NS = ((1 << 31) - 1) * NANOSECONDS + NANOSECONDS - 1
 # Less, and it is a quaternion that no one set; more, and its square overflows.
 _LEAST_NORM = 1e-6
-# Beyond, differences of positions drown in the rounding of their sums: 70 times around the sun.
-_FARTHEST_M = 1e14
+# The moon is nearer; far beyond, differences of positions drown in the rounding of their sums.
+_FARTHEST_M = 1e9
 
 POINT_DTYPE = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("confidence", "<f4")]
@@ -108,11 +108,25 @@ def world_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
     """Return the name of the world: it shows whether its unit is the metre, and which map it is."""
     if scale.metres_per_unit is None:
         name = parameters.unscaled_frame
-    elif parameters.publish_tf == "odom_to_base":
+    elif parameters.publish_tf == "odom_to_base" and not parameters.loop_closure:
         name = parameters.odom_frame
     else:
         name = parameters.map_frame
     return name if segment == 0 else f"{name}_{segment}"
+
+
+def odometry_frame(parameters: Parameters, scale: Scale, segment: int) -> str:
+    """Return the name of the world in which odometry goes on continuously.
+
+    It is the map's, as long as nothing corrects the map.
+    """
+    world = world_frame(parameters, scale, segment)
+    if not parameters.loop_closure:
+        return world
+    if parameters.publish_tf == "odom_to_base" and scale.metres_per_unit is not None:
+        name = parameters.odom_frame
+        return name if segment == 0 else f"{name}_{segment}"
+    return f"{world}_odometry"
 
 
 def pose_message(messages: Messages, geometry: FrameGeometry, world: str) -> Any:

@@ -33,11 +33,6 @@ def _is_images(path: Path) -> bool:
     try:
         if not path.exists():
             raise RecordingError(f"there is no recording at {path}")
-        if path.suffix == ".bag":
-            raise RecordingError(
-                f"{path} is a ROS 1 recording: convert it with `rosbags-convert --src {path} "
-                "--dst DIR`"
-            )
         return is_image_sequence(path)
     except (OSError, ValueError) as error:
         raise RecordingError(f"there is no recording at {str(path)[:200]!r}: {error}") from error

@@ -165,6 +165,19 @@ def test_scenes_can_be_chosen(capsys, tmp_path, data):
     assert "1 of the 1 scenes" in errors
 
 
+def test_scenes_of_a_list_that_are_gone_are_named_and_the_others_judged(capsys, tmp_path, data):
+    chosen = tmp_path / "scenes.txt"
+    chosen.write_text("0000000000000003\n88dd40199dee2680\n0e101fbd21daf79d\n")
+    arguments = ("benchmark", "re10k", "--data", data / "re10k", "-o", tmp_path / "out")
+    status, _, errors = run(capsys, *arguments, "--scene-list", chosen)
+    assert status == 2
+    assert "2 of the 3 scenes" in errors
+    (model,) = json.loads((tmp_path / "out/results.json").read_text())["models"]
+    assert list(model["scenes"]) == ["0000000000000003"]
+    gone = (tmp_path / "out/missing.txt").read_text().split()
+    assert gone == ["0e101fbd21daf79d", "88dd40199dee2680"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -36,6 +36,9 @@ FAILURES = {
     "an import": while_importing,
     "a library": lambda: ImportError("x.so: failed to map segment from shared object"),
     "weights": lambda: SafetensorError("I/O error: No space left on device (os error 28)"),
+    "PyTorch": lambda: RuntimeError(
+        "[enforce fail at inline_container.cc:672] . unexpected pos 454400 vs 454288"
+    ),
     "a database": lambda: sqlite3.OperationalError("database or disk is full"),
 }
 

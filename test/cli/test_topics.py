@@ -37,6 +37,12 @@ def test_names_of_topics_cannot_take_over_the_terminal(capsys, tmp_path):
         assert sign not in everything
 
 
+def test_names_are_no_pictures(capsys, monkeypatch):
+    for name in ("out", "err"):
+        terminal = getattr(console, name)
+        assert terminal.render_str("/a:bee:b").plain == "/a:bee:b"
+
+
 def test_a_log_record_cannot_take_over_the_terminal(capsys):
     record = logging.LogRecord("ros", logging.WARNING, "f", 1, "frame %r %s", ("a", HOSTILE), None)
     console.LogHandler(console=console.err, show_path=False).handle(record)

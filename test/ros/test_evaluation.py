@@ -401,6 +401,74 @@ def test_broken_true_poses_are_left_out_and_counted(tmp_path):
     assert any("1 poses of /ground_truth/pose are broken" in p for p in accuracy["problems"])
 
 
+def truth_of(tmp_path, source, far, frames=FRAMES):
+    """A true path in the room, some of whose poses are far away: as a topic, in TF, in a file."""
+    track, entries = Track(), [entry for entry in room_entries(FRAMES) if entry[1] != "PoseStamped"]
+    for index in range(FRAMES):
+        pose = world_from_camera(index).copy()
+        pose[0, 3] += far if index in frames else 0.0
+        track.add(stamp_of(index), pose)
+        moving = transform_stamped(index, "world", CAMERA, pose)
+        if source == "topic":
+            entries.append(("/ground_truth/pose", "TransformStamped", stamp_of(index), moving))
+        elif source == "tf":
+            message = M.TFMessage(transforms=[moving])
+            entries.append(("/tf", "TFMessage", stamp_of(index), message))
+    write_tum(tmp_path / "truth.tum", track)
+    bag = write_recording(tmp_path / "in", entries)
+    names = {"topic": "/ground_truth/pose", "tf": f"/tf:world.{CAMERA}"}
+    return bag, names.get(source, str(tmp_path / "truth.tum"))
+
+
+@pytest.mark.parametrize("source", ["topic", "tf", "file"])
+@pytest.mark.parametrize("far", [20.0, 1e8])
+def test_a_true_pose_where_nothing_gets_to_is_left_out_and_named(source, far, tmp_path):
+    bag, truth = truth_of(tmp_path, source, far, frames=[6])
+    options = EvaluationOptions(ground_truth=truth)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False, evaluation=options)
+    accuracy = summary.metrics["accuracy"]
+    assert accuracy["segments"][0]["compared"] == FRAMES - 1
+    assert accuracy["segments"][0]["alignments"]["sim3"]["translation"]["rmse"] < 1e-5
+    assert accuracy["truth"]["length"] < 10.0
+    assert any("1 of 14 true poses lie where nothing" in text for text in accuracy["problems"])
+
+
+@pytest.mark.parametrize("source", ["topic", "tf", "file"])
+@pytest.mark.parametrize("far", [20.0, 1e8])
+def test_a_truth_that_jumps_and_stays_gives_no_score(source, far, tmp_path):
+    bag, truth = truth_of(tmp_path, source, far, frames=range(8, FRAMES))
+    options = EvaluationOptions(ground_truth=truth)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False, evaluation=options)
+    assert summary.metrics["accuracy"] is None
+    assert "6 of 14 true poses lie where nothing gets to" in summary.warnings[-1]
+    assert "there is no score" in summary.warnings[-1]
+
+
+def test_a_true_position_beyond_the_moon_is_none(tmp_path):
+    bag, _ = truth_of(tmp_path, "topic", 1e12, frames=[6])
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
+    accuracy = summary.metrics["accuracy"]
+    assert accuracy["segments"][0]["compared"] == FRAMES - 1
+    assert any("1 poses of /ground_truth/pose are broken" in text for text in accuracy["problems"])
+
+
+@pytest.mark.parametrize(("factor", "is_named"), [(1.0, False), (1000.0, True), (0.01, True)])
+def test_a_truth_in_another_unit_is_named(factor, is_named, tmp_path):
+    track = Track()
+    for index in range(FRAMES):
+        pose = world_from_camera(index).copy()
+        pose[:3, 3] *= factor
+        track.add(stamp_of(index), pose)
+    write_tum(tmp_path / "truth.tum", track)
+    bag = write_recording(tmp_path / "in", room_entries(FRAMES))
+    options = EvaluationOptions(ground_truth=str(tmp_path / "truth.tum"))
+    metres = PLAIN.with_values(metres_per_unit=2.0)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), metres, report=False, evaluation=options)
+    problems = summary.metrics["accuracy"]["problems"]
+    assert any(f"{factor:.3g} times as long" in text for text in problems) == is_named
+    assert any("another unit" in text for text in problems) == is_named
+
+
 def test_a_path_shorter_than_the_distance_of_rpe_says_how_long_it_is(result):
     metrics = evaluate(result, EvaluationOptions(rpe_distances=(100.0,)))
     (segment,) = metrics.accuracy.segments

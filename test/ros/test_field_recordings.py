@@ -363,6 +363,35 @@ def test_what_is_no_regular_file_is_no_part_of_a_recording(tmp_path):
     assert received(bag)[0] == times_of(*range(3))
 
 
+@pytest.mark.parametrize("name", ["flight", "flight.bin", "flight.mcap", "flight.db3", "f.MCAP"])
+@pytest.mark.parametrize("storage", ["mcap", "sqlite3", "packed"])
+def test_a_file_is_what_it_holds_whatever_its_name(storage, name, tmp_path):
+    if storage == "packed":
+        bag = compressed(tmp_path / "in", "file", "mcap")
+    else:
+        bag = write_recording(tmp_path / "in", room_entries(FRAMES), storage)
+    (bag / "metadata.yaml").unlink()
+    (file,) = bag.iterdir()
+    assert received(file.rename(tmp_path / name))[0] == times_of(*range(FRAMES))
+
+
+@pytest.mark.parametrize("name", ["x.bag", "x", "in/x.bag", "x.mcap"])
+def test_a_ros_1_recording_is_called_one(name, tmp_path):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"#ROSBAG V2.0\n" + bytes(4096))
+    with pytest.raises(RecordingError, match=r"ROS 1 recording: .*rosbags-convert"):
+        received(path.parent if "/" in name else path)
+
+
+def test_a_file_beside_those_that_metadata_names_is_left_out_and_named(tmp_path):
+    bag = write_recording(tmp_path / "in", room_entries(3))
+    write_mcap(bag / "copy.mcap", room_entries(6))
+    times, warnings = received(bag)
+    assert times == times_of(*range(3))
+    assert any("does not name are left out: ['copy.mcap']" in warning for warning in warnings)
+
+
 @pytest.mark.parametrize("name", ["a" * 5000, "in\0put", "/dev/null", "/dev/zero"])
 def test_odd_paths_are_explained(name, tmp_path):
     with pytest.raises(RecordingError):

@@ -142,6 +142,20 @@ def test_images_that_get_no_geometry_are_a_warning(start, monkeypatch):
     assert "none has got its geometry" in text
 
 
+def test_a_sensor_that_is_too_fast_is_a_warning_with_its_number_while_it_is(start):
+    it = start()
+    it.show(range(4))
+    it.live._worker.pushed_out["imu"] = 7
+    assert it.state()[0] == 1
+    it.live._worker.pushed_out["imu"] = 12
+    level, text = it.state()
+    assert level == 1
+    assert "imu: 5 messages came faster than they are taken" in text
+    values = {each.key: each.value for each in it.live.diagnostics().status[0].values}
+    assert values["pushed_out.imu"] == "12"
+    assert "imu" not in it.state()[1]
+
+
 def test_each_node_has_a_status_of_its_own(start):
     names = {
         start(name=name).live.diagnostics().status[0].name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from support.recordings import (
 from qvggt_core.errors import ImageError, RecordingError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import FrameGeometry, Reconstruction, Scale, View
+from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Reconstruction, Scale, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.conversions import read_pose, read_transform
 from qvggt_ros.publishing import MAX_PATH_POSES, OUTPUTS, Driver, PathPoses, outputs_of
@@ -559,3 +560,69 @@ def test_a_node_forgets_what_is_over_and_a_recording_does_not():
     assert node.status().level == "OK"
     assert recording.status().level == "WARN"
     assert node.status().values["rejected"]
+
+
+class CorrectedReconstructor(PairReconstructor):
+    """Answers as if a loop had moved the map by the second pair of frames."""
+
+    correction = transform(Rotation.from_euler("z", 0.3).as_matrix(), np.array([1.0, -2.0, 0.5]))
+
+    def flush(self):
+        results = super().flush()
+        moved = np.eye(4) if len(self.frames) <= 2 else self.correction
+        return tuple(
+            replace(
+                result,
+                frames=tuple(frame.moved(moved) for frame in result.frames),
+                map_from_odometry=moved,
+                loops=LoopStatus(7, 2, {"few corners look alike": 3}, shift=0.4),
+            )
+            for result in results
+        )
+
+
+def closed_loop(mode, known=None):
+    """Return a session, what it sent, and whether a transform by name was sent last."""
+    session, _, outbox = make(
+        CorrectedReconstructor(Scale(1.0, "odometry")),
+        Parameters(publish_tf=mode, loop_closure=True),
+        lookup=lambda target, source, stamp_ns: (known or {}).get((target, source)),
+    )
+    for index in range(4):
+        session.on_image(image_message(index))
+    tree = {}
+    for message in outbox.of("tf"):
+        (sent,) = message.transforms
+        tree[sent.header.frame_id, sent.child_frame_id] = read_transform(sent)
+    return session, outbox, tree
+
+
+def test_a_loop_moves_poses_and_not_odometry():
+    _, outbox, tree = closed_loop("world_to_camera")
+    pose, odometry = outbox.of("pose")[-1], outbox.of("odometry")[-1]
+    assert (pose.header.frame_id, odometry.header.frame_id) == ("map", "map_odometry")
+    continuous = world_from_camera(1)
+    assert np.allclose(read_pose(odometry), continuous)
+    assert np.allclose(read_pose(pose), CorrectedReconstructor.correction @ continuous)
+    assert np.allclose(
+        tree["map", "map_odometry"] @ continuous, tree["map", "camera_optical_frame"]
+    )
+
+
+def test_a_loop_moves_odom_in_the_map_where_odometry_is_this_node_s():
+    known = {("camera_optical_frame", "base_link"): inverse(BASE_FROM_CAMERA)}
+    _, outbox, tree = closed_loop("odom_to_base", known)
+    assert outbox.of("pose")[-1].header.frame_id == "map"
+    assert outbox.of("odometry")[-1].header.frame_id == "odom"
+    assert np.allclose(tree["map", "odom"], CorrectedReconstructor.correction)
+    assert np.allclose(tree["odom", "base_link"] @ BASE_FROM_CAMERA, world_from_camera(1))
+
+
+def test_what_has_become_of_loops_is_in_the_diagnostics():
+    values = closed_loop("none")[0].status().values
+    assert values["loops_accepted"] == 2
+    assert values["loops_rejected"] == {"few corners look alike": 3}
+    assert values["loop_shift"] == 0.4
+    session = make()[0]
+    session.on_image(image_message(0))
+    assert session.status().values["loop_shift"] is None

@@ -1,6 +1,7 @@
 """The worker: the newest image wins, nothing small is lost, and no failure ends it."""
 
 import threading
+from collections import Counter
 from functools import partial
 
 import pytest
@@ -56,6 +57,57 @@ def test_small_messages_all_count_and_go_before_the_image(worker):
     busy.go.set()
     assert done.wait(60.0)
     assert seen == [0, 1, 2, "image"]
+
+
+def test_a_fast_sensor_pushes_out_its_own_oldest_messages_alone(worker):
+    """An IMU at 400 Hz, while the network takes eight seconds for a window."""
+    busy, seen, done = Busy(worker), [], threading.Event()
+    worker.put(partial(seen.append, "calibration"), "camera_info")
+    worker.offer(lambda: (seen.append("image"), done.set()))
+    for index in range(3200):
+        worker.put(partial(seen.append, index), "imu")
+        if index % 40 == 0:
+            worker.put(partial(seen.append, "odometry"), "odometry")
+    busy.go.set()
+    assert done.wait(60.0)
+    kinds = Counter("imu" if isinstance(each, int) else each for each in seen)
+    assert kinds == {"calibration": 1, "odometry": 80, "imu": 2000, "image": 1}
+    assert [each for each in seen if isinstance(each, int)] == list(range(1200, 3200))
+    assert worker.pushed_out == {"imu": 1200}
+    assert worker.dropped == 0
+
+
+def test_messages_of_all_kinds_are_taken_in_the_order_of_their_arrival(worker):
+    busy, seen = Busy(worker), []
+    for index in range(30):
+        worker.put(partial(seen.append, index), ("imu", "odometry", "camera_info")[index % 3])
+    busy.go.set()
+    done = threading.Event()
+    worker.offer(done.set)
+    assert done.wait(60.0)
+    assert seen == list(range(30))
+
+
+def test_messages_without_end_do_not_hold_up_an_image(worker):
+    done = threading.Event()
+
+    def again():
+        if not done.is_set():
+            worker.put(again, "imu")
+
+    again()
+    worker.offer(done.set)
+    assert done.wait(60.0)
+
+
+def test_images_whose_messages_are_pushed_out_or_forgotten_are_counted(worker):
+    busy = Busy(worker)
+    for _ in range(2003):
+        worker.put(lambda: None, "unreadable", images=1)
+    assert worker.dropped == 3
+    worker.forget()
+    assert worker.dropped == 2003
+    busy.go.set()
 
 
 def test_a_call_brings_its_result_or_its_exception(worker):

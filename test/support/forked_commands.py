@@ -40,7 +40,9 @@ class Ended:
     def is_explained(self) -> bool:
         """Whether it ended well, or with an error of ours."""
         return self.status == 0 or (
-            self.status in (2, 3) and "Traceback" not in self.text and "error" in self.text
+            self.status in (2, 3)
+            and "Traceback" not in self.text
+            and ("error: " in self.text or "failed: " in self.text)
         )
 
 

@@ -6,104 +6,33 @@ the same command, run again, ends as if nothing had happened.
 
 from __future__ import annotations
 
-import hashlib
-import json
+import multiprocessing
 import os
 import random
 import resource
 import shutil
 import subprocess
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import threading
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import cv2
+import psutil
 import torch
-from safetensors.torch import load_file
+from support.fault_commands import Command, commands
 from support.figures import Figures, main
 from support.forked_commands import Ended, run
 from support.hub import Hub, running
-from support.recordings import image_message, load_room_network, room_entries, write_recording
+from support.recordings import load_room_network
 from support.small_network import TINY, open_state
 
+import qvggt_core.training.curves
+import qvggt_core.training.trainer  # noqa: F401
+import qvggt_ros.drivers.batch  # noqa: F401  # what is starved is a command's work, no import
 from qvggt_core.model import checkpoint
 from qvggt_core.stream import load_network as network
 
-FRAMES = 12
 MB = 1 << 20
-
-
-@dataclass
-class Command:
-    """A command whose result can be compared.
-
-    Attributes:
-        arguments: without the output.
-        output: name of what it makes.
-        result: returns what must be equal however the output came about.
-        seconds: how long it takes undisturbed, once it was measured.
-        expected: the undisturbed result.
-        size: bytes of the largest file of the output.
-    """
-
-    arguments: list[object]
-    output: str
-    result: Callable[[Path], object]
-    seconds: float = 0.0
-    expected: object = None
-    size: int = field(default=0)
-
-    def at(self, place: Path) -> list[object]:
-        """Return all arguments, for an output in a directory."""
-        return [*self.arguments, "-o", place / self.output]
-
-
-def metrics_of(output: Path) -> object:
-    """Return what a replay made: its metrics, and the names of its files."""
-    names = sorted(str(path.relative_to(output)) for path in output.rglob("*"))
-    return json.loads((output / "metrics.json").read_text()), names
-
-
-def tensors_of(output: Path) -> object:
-    """Return the weights of a file, as hashes."""
-    return {
-        name: hashlib.sha256(tensor.contiguous().flatten().view(-1).numpy().tobytes()).hexdigest()
-        for name, tensor in load_file(output).items()
-        if tensor.dtype is not None and str(tensor.dtype) != "torch.bfloat16"
-    }
-
-
-def weights_of(output: Path) -> object:
-    """Return the hash of a downloaded network."""
-    (weights,) = output.rglob("model.safetensors")
-    return hashlib.sha256(weights.read_bytes()).hexdigest()
-
-
-def files_of(output: Path) -> object:
-    """Return the names and sizes of a folder's files."""
-    return sorted((str(p.relative_to(output)), p.stat().st_size) for p in output.rglob("*"))
-
-
-def commands(folder: Path, hub: Hub) -> dict[str, Command]:
-    """Return the commands, and make what they read."""
-    bag = write_recording(folder / "bag", room_entries(FRAMES))
-    images = folder / "images"
-    images.mkdir()
-    for index in range(6):
-        pixels = image_message(index).data.reshape(42, 56, 3)
-        cv2.imwrite(str(images / f"{index}.png"), pixels)
-    source = folder / "tiny.safetensors"
-    checkpoint.save_checkpoint(source, open_state(), TINY)
-    quantize = ["quantize", source, "--recipe", "awq", "--calibration", images]
-    synth = ["synth", "--world", "studio", "--frames", 4, "--width", 64, "--height", 48]
-    return {
-        "replay": Command(["replay", bag, "--no-report"], "result", metrics_of),
-        "quantize": Command([*quantize, "--images", 4, "--frames", 2], "q.safetensors", tensors_of),
-        "synth": Command([*synth, "--seed", 1, "--step", 0.1], "flight", files_of),
-        "download": Command(["download", hub.repository, "--yes"], "models", weights_of),
-    }
 
 
 class Faults:
@@ -113,31 +42,48 @@ class Faults:
         self.folder = folder
         self.place = folder / "place"
         self.log = folder / "log"
-        self.commands = known
         self.can_mount = os.geteuid() == 0 and self._try_mount()
         for name, command in known.items():
-            self._clean()
-            ended = run(command.at(self.place), self.log)
+            self._measure(name, command)
+        faults = (self.killed, self.full, self.read_only, self.starved, self.vanished)
+        # Fault by fault, so that a short run has some of every command.
+        self.cases = [(name, command, fault) for fault in faults for name, command in known.items()]
+
+    def _measure(self, name: str, command: Command) -> None:
+        """Run a command undisturbed, to its end and as far as it comes on its way there."""
+        # The first run makes what is kept, so that the others and their time are without it.
+        runs = [[]] if command.kept else []
+        for more in [*runs, *command.on_the_way, []]:
+            self._clean(command)
+            ended = run(command.at(self.place) + more, self.log)
             if ended.status:
                 raise SystemExit(f"{name} ends with {ended.status}: {ended.text[-2000:]}")
             made = self.place / command.output
+            self._keep(command, made)
             command.seconds, command.expected = ended.seconds, command.result(made)
-            paths = [made, *made.rglob("*")] if made.is_dir() else [made]
-            command.size = max(path.stat().st_size for path in paths if path.is_file())
+            command.known = {**command.known, **command.expected}
+        paths = [made, *made.rglob("*")] if made.is_dir() else [made]
+        command.size = max(path.stat().st_size for path in paths if path.is_file())
 
-    def round_of_cases(self, figures: Figures, seed: int) -> None:
-        """Run every fault on every command."""
-        for name, command in self.commands.items():
-            for fault in (self.killed, self.full, self.read_only, self.starved):
-                rng = random.Random(f"{name} {fault.__name__} {seed}")
-                case = f"{name}, {fault.__name__}, {seed}"
-                figures.run(case, partial(fault, command, rng))
+    def _keep(self, command: Command, made: Path) -> None:
+        for name in command.kept:
+            if not self._kept(command, name).exists():
+                shutil.copytree(made / name, self._kept(command, name))
+
+    def _kept(self, command: Command, name: str) -> Path:
+        return self.folder / "kept" / command.output / name
+
+    def one_case(self, figures: Figures, seed: int) -> None:
+        """Run one fault on one command, another one with each seed."""
+        name, command, fault = self.cases[seed % len(self.cases)]
+        case = f"{name}, {fault.__name__}, {seed}"
+        figures.run(case, partial(fault, command, random.Random(case)))
 
     # The faults
 
     def killed(self, command: Command, rng: random.Random) -> None:
         """Killed at a random moment, sometimes twice, then run again."""
-        self._clean()
+        self._clean(command)
         for _ in range(rng.choice((1, 1, 2))):
             after = rng.uniform(0.0, 1.1 * command.seconds)
             run(command.at(self.place), self.log, kill_after_s=after)
@@ -146,7 +92,7 @@ class Faults:
 
     def full(self, command: Command, rng: random.Random) -> None:
         """The disk is full at a random moment."""
-        self._clean()
+        self._clean(command)
         limit = rng.randrange(1, max(2, command.size))
         if self.can_mount and rng.random() < 0.5:
             with self._mounted(f"size={max(4096, limit)}") as disk:
@@ -166,7 +112,7 @@ class Faults:
 
     def read_only(self, command: Command, rng: random.Random) -> None:
         """The directory of the output cannot be written to."""
-        self._clean()
+        self._clean(command)
         if self.can_mount:
             with self._mounted("ro") as disk:
                 ended = run(command.at(disk), self.log)
@@ -182,7 +128,7 @@ class Faults:
 
     def starved(self, command: Command, rng: random.Random) -> None:
         """There is little memory: it is done with it, or refused."""
-        self._clean()
+        self._clean(command)
         room = rng.choice((1, 4, 16, 64, 128, 256, 512, 1024)) * MB
 
         def prepare() -> None:
@@ -194,33 +140,58 @@ class Faults:
         self._must_be_whole(command)
         self._again(command)
 
+    def vanished(self, command: Command, rng: random.Random) -> None:
+        """The directory of the output is taken away at a random moment."""
+        self._clean(command)
+        away = self.folder / "away"
+        shutil.rmtree(away, ignore_errors=True)
+        after = rng.uniform(0.0, command.seconds)
+        timer = threading.Timer(after, lambda: self.place.rename(away))
+        timer.start()
+        ended = run(command.at(self.place), self.log)
+        timer.join()
+        self._must_be_explained(ended)
+        if ended.status == 0:
+            # It was done before, or it makes its place anew.
+            places = [place for place in (self.place, away) if (place / command.output).exists()]
+            assert places, "it says that it is done, and there is nothing"
+        self._must_be_whole(command, away)
+        self._must_be_whole(command)
+        self._clean(command)
+        self._again(command)
+
     # What must hold
 
     def _must_be_explained(self, ended: Ended) -> None:
         assert ended.is_explained, f"status {ended.status}: {ended.text[-1500:]}"
 
     def _must_be_whole(self, command: Command, place: Path | None = None) -> None:
-        made = (place or self.place) / command.output
-        if command.output == "models":  # downloads are resumed inside of the folder
-            made = next(made.rglob("model.safetensors"), made / "none")
-            whole = not made.exists() or made.stat().st_size == command.size
-            assert whole, "half a download has the name of a whole one"
-        elif made.exists():
-            assert command.result(made) == command.expected, "half an output looks like a whole one"
+        found = command.result((place or self.place) / command.output)
+        for name, value in found.items():
+            assert command.known.get(name) == value, f"{name} looks whole and is not"
+        is_all = command.again is not None or not found or found == command.expected
+        assert is_all, "half an output looks like a whole one"
+        left = multiprocessing.active_children() + psutil.Process().children(recursive=True)
+        assert not left, f"processes work on: {left}"
 
     def _again(self, command: Command, place: Path | None = None) -> None:
         place = place or self.place
-        if (place / command.output).exists() and command.output != "models":
+        if command.again is None and (place / command.output).exists():
             return
-        ended = run(command.at(place), self.log)
+        ended = run([*command.at(place), *(command.again or [])], self.log)
         assert ended.status == 0, f"run again, status {ended.status}: {ended.text[-1500:]}"
         assert command.result(place / command.output) == command.expected, "another result"
         left = {path.name for path in place.iterdir()} - {command.output}
+        left |= {str(path) for path in place.rglob("*.partial")}
         assert not left, f"files are left: {left}"
 
-    def _clean(self) -> None:
+    def _clean(self, command: Command | None = None) -> None:
+        """Empty the place; what takes long to make is laid there for its command."""
         shutil.rmtree(self.place, ignore_errors=True)
         self.place.mkdir()
+        for name in () if command is None else command.kept:
+            if self._kept(command, name).exists():
+                shutil.copytree(self._kept(command, name), self.place / command.output / name)
 
     def _try_mount(self) -> bool:
         self.place.mkdir(exist_ok=True)
@@ -266,4 +237,4 @@ if __name__ == "__main__":
     with TemporaryDirectory() as work, running(served_network(Path(work))) as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
         faults = Faults(Path(work), commands(Path(work), hub))
-        main(__doc__, faults.round_of_cases)
+        main(__doc__, faults.one_case)

@@ -417,6 +417,48 @@ def test_realestate10k_names_the_frames_that_were_not_cut_from_the_video(copy):
         RealEstate10k(root, min_images=2).load(name)
 
 
+def test_realestate10k_s_first_line_may_be_gone(copy):
+    root = copy("re10k")
+    name = RealEstate10k(root, min_images=2).contents().scenes[0]
+    whole = RealEstate10k(root, min_images=2).load(name)
+    path = next(root.rglob(f"{name}.txt"))
+    path.write_text(path.read_text().split("\n", 1)[1])
+    found = RealEstate10k(root, min_images=2).load(name)
+    assert [frame.stamp_ns for frame in found.frames] == [f.stamp_ns for f in whole.frames]
+
+
+def test_realestate10k_as_pixelsplat_packs_it_is_recognised(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "000000.torch").write_bytes(b"PK")
+    with pytest.raises(DatasetError, match=r"000000\.torch is a chunk .* pixelSplat"):
+        RealEstate10k(tmp_path).contents()
+
+
+def test_co3d_s_single_sequence_subset_is_recognised_by_its_lists(copy):
+    root = copy("co3d")
+    path = root / "studio/set_lists/set_lists_fewview_dev.json"
+    path.rename(path.with_name("set_lists_manyview_test_0.json"))
+    contents = Co3d(root, min_images=2).contents()
+    assert contents.scenes == ()
+    (problem,) = contents.problems
+    assert "set_lists_manyview_test_0.json: this protocol draws from" in str(problem)
+    assert "needs the full data set" in str(problem)
+    assert problem.missing == (path,)
+    chosen = Co3d(root, set_list="set_lists_manyview_test_0", min_images=2)
+    assert len(chosen.contents().scenes) == 2
+
+
+@pytest.mark.parametrize("value", [0, 3])
+def test_a_black_image_is_no_image(copy, value):
+    root = copy("co3d")
+    scene = Co3d(root, min_images=2).load("studio/1_1")
+    file = scene.frames[1].image_file
+    cv2.imwrite(str(file), np.full_like(cv2.imread(str(file)), value))
+    assert scene.frames[0].image().max() > 100
+    with pytest.raises(DatasetError, match="is black: was it redacted"):
+        scene.frames[1].image()
+
+
 def test_a_sequence_that_is_still_zipped_says_so(copy):
     root = copy("7scenes")
     shutil.rmtree(root / "studio/seq-02")

@@ -1,0 +1,40 @@
+"""Poses of all frames as the last correction has them, from those of the keyframes."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qvggt_core.geometry.similarities import inverse_similarity, motion_of, moved_by
+from qvggt_core.stream.frame import KeyframeCorrections
+
+
+def corrections_at(
+    stamps_ns: NDArray[np.int64],
+    segments: NDArray[np.int64],
+    keyframes: KeyframeCorrections | None,
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return the worlds (N,) and the corrections (N, 4, 4), map from odometry, of frames.
+
+    Between two keyframes of a segment a correction goes evenly from one to the other.
+
+    Args:
+        stamps_ns: (N,) of frames.
+        segments: (N,) their segments, before any loop joined them.
+        keyframes: what loops do to keyframes; frames of segments without any are left alone.
+    """
+    corrections = np.tile(np.eye(4), (len(stamps_ns), 1, 1))
+    if keyframes is None:
+        return segments.copy(), corrections
+    count = len(keyframes.stamps_ns)
+    last = np.searchsorted(keyframes.stamps_ns, stamps_ns, side="right").clip(1) - 1
+    following = np.minimum(last + 1, count - 1)
+    goes_on = keyframes.segments[following] == keyframes.segments[last]
+    following = np.where(goes_on, following, last)
+    gap = keyframes.stamps_ns[following] - keyframes.stamps_ns[last]
+    share = ((stamps_ns - keyframes.stamps_ns[last]) / np.maximum(gap, 1)).clip(0.0, 1.0)
+    here = keyframes.map_from_odometry[last]
+    step = motion_of(inverse_similarity(here) @ keyframes.map_from_odometry[following])
+    known = keyframes.segments[last] == segments
+    corrections[known] = (here @ moved_by(share[:, None] * step))[known]
+    return np.where(known, keyframes.worlds[last], segments), corrections
