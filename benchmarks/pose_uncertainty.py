@@ -1,9 +1,10 @@
 """Whether the covariance of poses is what their errors are: NEES over flights in many worlds.
 
 A flight's error at a frame is the small motion between estimated and true pose, both against the
-flight's first frame, after one scale that fits the whole path (weighted by the covariance). Its normalised square (NEES,
-Bar-Shalom, Li, Kirubarajan, "Estimation with applications to tracking and navigation", 2001,
-section 5.4) has the mean 6 where the covariance is right.
+flight's first frame, after one scale that fits the whole path (frames weighted by their
+covariance). Its normalised square (NEES, Bar-Shalom, Li, Kirubarajan, "Estimation with
+applications to tracking and navigation", 2001, section 5.4) has the mean 6 where the covariance
+is right.
 
     python benchmarks/pose_uncertainty.py render 0 70 DIRECTORY
     python benchmarks/pose_uncertainty.py measure 20 70 DIRECTORY -o benchmarks/results/nees.json

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -17,11 +16,10 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.adjustment import Adjusted, adjust
-from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_keyframes import (
-    MIN_SHARED,
     FoundingViews,
     Keyframe,
+    bundle_of,
     founding_views,
     image_motion,
     last_step,
@@ -29,10 +27,16 @@ from qvggt_core.stream.map_keyframes import (
     ray_sigma,
     scaled_pose,
     take_covariances,
-    turning_pairs,
 )
 from qvggt_core.stream.map_points import Points
-from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect, variance_shown
+from qvggt_core.stream.resection import (
+    OUTLIER,
+    OUTLIER_SCALE,
+    Resection,
+    Sighting,
+    resect,
+    variance_shown,
+)
 from qvggt_core.stream.tracks import Tracks
 
 # Keyframes that are adjusted, and those before them that hold the gauge.
@@ -40,9 +44,6 @@ _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
-# A camera that only turned stays where it was, to this share of a track's error. Small common
-# errors of many tracks (lens, flow) would move it otherwise.
-_TURNING_SIGMA = 0.05
 # Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
 _MIN_KNOWN = 30
@@ -186,16 +187,16 @@ class LocalMap:
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
 
-    def refine(self, iterations: int = _ITERATIONS) -> float:
-        """Adjust the last keyframes and the points that they see; return the mean robust cost."""
+    def refine(self, iterations: int = _ITERATIONS) -> None:
+        """Adjust the last keyframes and the points that they see."""
         if len(self.keyframes) < 2:
-            return 0.0
+            return
         keyframes = self.keyframes[-(_FREE + _HELD) :]
         is_free = np.zeros(len(keyframes), bool)
         is_free[-min(_FREE, len(keyframes) - 1) :] = True
-        index, bundle = self._bundle(keyframes, is_free)
+        index, bundle = bundle_of(self.points, keyframes, is_free)
         if len(bundle.rays) < 3 * _MIN_POINTS:
-            return np.inf
+            return
         adjusted = adjust(bundle, iterations, with_covariance=True)
         for keyframe, pose in zip(keyframes, adjusted.bundle.camera_from_map, strict=True):
             keyframe.camera_from_map = pose
@@ -204,7 +205,6 @@ class LocalMap:
         depth = 1.0 / float(np.median(adjusted.bundle.points.inverse_distance))
         take_covariances(keyframes, is_free, shown * adjusted.covariance, depth, self.is_settled)
         self._take(index, adjusted)
-        return adjusted.cost
 
     def rescale(self, factor: float) -> None:
         """Multiply all lengths about the first keyframe's centre."""
@@ -233,38 +233,6 @@ class LocalMap:
         expected = inverse_distance[found]
         self.points.prior[index] = expected
         self.points.prior_sigma[index] = share * expected
-
-    def _bundle(
-        self, keyframes: list[Keyframe], is_free: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], Bundle]:
-        """Return the indices of the points that two keyframes see, one of them free; and all."""
-        cameras, points, rays = [], [], []
-        for number, keyframe in enumerate(keyframes):
-            index, found = self.points.find(keyframe.tracks.ids)
-            cameras.append(np.full(len(index), number))
-            points.append(index)
-            rays.append(keyframe.tracks.rays[found])
-        camera, point = np.concatenate(cameras), np.concatenate(points)
-        count = np.bincount(point, minlength=len(self.points))
-        by_free = np.bincount(point[is_free[camera]], minlength=len(self.points))
-        used = (count >= 2) & (by_free >= 1)
-        kept = used[point]
-        index = np.flatnonzero(used)
-        chosen = self.points.take(index)
-        bundle = Bundle(
-            camera_from_map=np.stack([keyframe.camera_from_map for keyframe in keyframes]),
-            is_free=is_free,
-            points=chosen,
-            camera=camera[kept],
-            point=np.searchsorted(index, point[kept]),
-            rays=np.concatenate(rays)[kept],
-            sigma=ray_sigma(keyframes[-1].tracks.focal),
-            turning=turning_pairs(keyframes, is_free),
-            turning_sigma=_TURNING_SIGMA
-            * ray_sigma(keyframes[-1].tracks.focal)
-            / float(np.median(chosen.inverse_distance) if len(index) else 1.0),
-        )
-        return index, bundle
 
     def _take(self, index: NDArray[np.int64], adjusted: Adjusted) -> None:
         """Keep the points as adjusted, and drop those that disagree with what was seen."""
@@ -324,47 +292,48 @@ class LocalMap:
         for keyframe in self.keyframes[ways[0].first :]:
             keyframe.only_turned = False
         self.refine(iterations=12)
-        others = [other for views in ways if (other := self._founded_by(views)) is not None]
-        best = self._best_of(others)
-        self.points, self.keyframes = best.points, best.keyframes
+        maps = [self, *(self._founded_by(views) for views in ways)]
+        first = min(len(each.keyframes) for each in maps)
+        best = min(maps, key=lambda each: each._misfit(each.keyframes[-first:]))
+        self.points, self.keyframes, self._outliers = best.points, best.keyframes, best._outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
         self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
         self.refine(iterations=12)
 
-    def _best_of(self, others: list[LocalMap]) -> LocalMap:
-        """Return which of this map and others agrees best with what the points of all show.
-
-        Expectations have no part in it, nor have points that one of them lacks: a map is not
-        worse for having more points, of which some are new.
-        """
-        maps = [self, *others]
-        ids = reduce(np.intersect1d, [each.points.ids for each in maps])
-        first = min(len(each.keyframes) for each in maps)
-        return min(maps, key=lambda each: each._misfit(ids, each.keyframes[-first:]))
-
-    def _misfit(self, ids: NDArray[np.int64], keyframes: list[Keyframe]) -> float:
-        """Return the mean robust cost of what keyframes see of some points, infinite for none."""
-        _, bundle = self._bundle(keyframes, np.ones(len(keyframes), bool))
-        square = (bundle.residuals() ** 2).sum(axis=1)
-        chosen = np.isin(bundle.points.ids[bundle.point], ids)
-        return float(np.log1p(square[chosen] / 4.0).mean()) if chosen.any() else np.inf
-
-    def _founded_by(self, views: FoundingViews) -> LocalMap | None:
-        """Return this map as two views would have it, None if too few of their points are left."""
+    def _founded_by(self, views: FoundingViews) -> LocalMap:
+        """Return this map as two views would have it, in its unit as far as that is known."""
         index, found = self.points.find(views.ids)
-        if len(index) < MIN_SHARED:
-            return None
-        points = views.points[found]
         pose = self.keyframes[views.first].camera_from_map
+        if len(index) < _MIN_POINTS:
+            index, found = np.arange(len(self.points)), np.ones(len(views.ids), bool)
         local = self.points.take(index).positions @ pose[:3, :3].T + pose[:3, 3]
         unit = float(
-            np.median(np.linalg.norm(local, axis=1)) / np.median(np.linalg.norm(points, axis=1))
+            np.median(np.linalg.norm(local, axis=1))
+            / np.median(np.linalg.norm(views.points[found], axis=1))
         )
         other = copy(self)
         other.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
-        other._found(views.ids[found], unit * points)
+        # What disagreed with wrong poses may agree with these.
+        other._outliers = set()
+        other._found(views.ids, unit * views.points)
         return other
+
+    def _misfit(self, keyframes: list[Keyframe]) -> float:
+        """Return the mean robust cost of what keyframes see of points that two of them share.
+
+        What is expected of distances has no part in it, and a point that the map lacks, because
+        it did not agree or for want of parallax, counts as an outlier.
+        """
+        _, bundle = bundle_of(self.points, keyframes, np.ones(len(keyframes), bool))
+        square = (bundle.residuals() ** 2).sum(axis=1)
+        _, count = np.unique(
+            np.concatenate([each.tracks.ids for each in keyframes]), return_counts=True
+        )
+        total = int(count[count >= 2].sum())
+        worst = float(np.log1p(OUTLIER**2 / OUTLIER_SCALE**2))
+        known = np.minimum(np.log1p(square / OUTLIER_SCALE**2), worst)
+        return (float(known.sum()) + worst * (total - len(square))) / max(total, 1)
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""

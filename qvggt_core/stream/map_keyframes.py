@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream.bundle import Bundle
+from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import relate, relate_by_plane, turn_between
 from qvggt_core.stream.uncertainty import (
@@ -25,6 +27,10 @@ _LEAST_PIXEL_SIGMA = 0.3
 # Focal length of an image of 640 columns, from which a pixel of error is the lens's and the
 # shutter's more than the flow's.
 _USUAL_FOCAL = 500.0
+
+# A camera that only turned stays where it was, to this share of a track's error. Small common
+# errors of many tracks (lens, flow) would move it otherwise.
+_TURNING_SIGMA = 0.05
 
 MIN_SHARED = 30
 """Points that two views share at least, for anything to be concluded from both."""
@@ -140,6 +146,47 @@ def turning_pairs(keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]) -> 
         if number > 0 and keyframe.only_turned and is_free[number]
     ]
     return np.array([(number - 1, number) for number in later], np.int64).reshape(-1, 2)
+
+
+def bundle_of(
+    points: Points, keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], Bundle]:
+    """Return what keyframes see of points, to be adjusted.
+
+    Args:
+        points: of the map.
+        keyframes: K.
+        is_free: (K,) which of them may move.
+
+    Returns:
+        The indices of the points that two keyframes see, one of them free; and all.
+    """
+    cameras, indices, rays = [], [], []
+    for number, keyframe in enumerate(keyframes):
+        index, found = points.find(keyframe.tracks.ids)
+        cameras.append(np.full(len(index), number))
+        indices.append(index)
+        rays.append(keyframe.tracks.rays[found])
+    camera, point = np.concatenate(cameras), np.concatenate(indices)
+    count = np.bincount(point, minlength=len(points))
+    by_free = np.bincount(point[is_free[camera]], minlength=len(points))
+    used = (count >= 2) & (by_free >= 1)
+    kept, index = used[point], np.flatnonzero(used)
+    chosen = points.take(index)
+    sigma = ray_sigma(keyframes[-1].tracks.focal)
+    usual = float(np.median(chosen.inverse_distance)) if len(index) else 1.0
+    bundle = Bundle(
+        camera_from_map=np.stack([keyframe.camera_from_map for keyframe in keyframes]),
+        is_free=is_free,
+        points=chosen,
+        camera=camera[kept],
+        point=np.searchsorted(index, point[kept]),
+        rays=np.concatenate(rays)[kept],
+        sigma=sigma,
+        turning=turning_pairs(keyframes, is_free),
+        turning_sigma=_TURNING_SIGMA * sigma / usual,
+    )
+    return index, bundle
 
 
 def last_step(
