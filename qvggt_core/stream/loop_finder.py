@@ -50,6 +50,8 @@ _SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 # A loop by which the way between would be off by more standard deviations, squared, is of two
 # places that look alike.
 _IMPLAUSIBLE = 4.0 * OUTLIER_SQUARE
+# A camera that is lost may go on by so many depths, and so many a second.
+_LOST_DEPTHS, _LOST_SPEED = 1.0, 1.0
 # Beside a loop between keyframes so near to both of its ends, another adds nothing.
 _NEAR = 3
 
@@ -199,11 +201,28 @@ class LoopFinder:
     def _is_plausible(self, loop: Loop) -> bool:
         """Return whether the way between two keyframes may be off by as much as a loop says."""
         if self.chains.segments[loop.first] != self.chains.segments[loop.second]:
-            return True
+            return self._is_near_enough(loop)
         relation, covariance = self.chains.between(np.array([loop.first]), np.array([loop.second]))
         off = motion_of(inverse_similarity(relation[0]) @ loop.first_from_second)
         square = off @ np.linalg.solve(covariance[0] + loop.covariance, off)
         return bool(square < _IMPLAUSIBLE)
+
+    def _is_near_enough(self, loop: Loop) -> bool:
+        """Return whether a camera may have come so far while it was lost between two segments.
+
+        Of segments that do not follow each other, nothing is known.
+        """
+        segments, poses = self.chains.segments, self.chains.poses
+        begins = int(np.searchsorted(segments, segments[loop.second]))
+        ended = begins - 1
+        if segments[ended] != segments[loop.first]:
+            return True
+        there = poses[loop.first] @ loop.first_from_second
+        begun = there @ inverse_similarity(poses[loop.second]) @ poses[begins]
+        last, new = self.store.keyframes[ended], self.store.keyframes[begins]
+        depths = _LOST_DEPTHS + _LOST_SPEED * (new.stamp_ns - last.stamp_ns) * 1e-9
+        distance = float(np.linalg.norm(begun[:3, 3] - poses[ended, :3, 3]))
+        return distance < depths * last.unit
 
     def _consider(self, loop: Loop) -> None:
         """Accept a loop, and those that waited for it, once enough say the same."""

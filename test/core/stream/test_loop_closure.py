@@ -221,3 +221,19 @@ def test_the_parameter_may_change_while_running():
     assert first[-1].loops.keyframes > 4
     assert all(result.loops is None for result in second)
     assert 0 < third[-1].loops.keyframes <= 5
+
+
+def test_a_copy_of_a_room_is_not_joined_if_the_camera_cannot_have_come_there():
+    """Lost for a tenth of a second at the end of a room, and at its other side again."""
+    truth = flights.circle(50, 1.6)
+    first = flights.drifting(truth[:25], np.random.default_rng(1))
+    first[-1, :3, 3] += 10.0
+    second = flights.drifting(truth[25:], np.random.default_rng(2))
+    loops = LoopClosure()
+    flights.closed(loops, flights.reconstructions(truth[:25], first))
+    results = flights.closed(
+        loops, flights.reconstructions(truth[25:], second, first=25, segment=1)
+    )
+    assert {result.segment for result in results} == {1}
+    assert results[-1].loops.accepted == 0
+    assert results[-1].loops.rejected["the way between contradicts it"] >= 3
