@@ -1,4 +1,4 @@
-"""Positions that come one by one: what nothing could have moved to costs itself."""
+"""Positions that come one by one: what nothing could have moved to is left out."""
 
 from __future__ import annotations
 
