@@ -125,7 +125,8 @@ class Verifier:
             # The map has no unit yet: that of the network's first window.
             self._odometry.map.rescale(float(np.exp(ratio)))
             self._has_unit, ratio = True, 0.0
-        if verdict is Verdict.CONTRADICTED:
+        is_believed = verdict is Verdict.CONFIRMED or self.is_trusted
+        if verdict is Verdict.CONTRADICTED or not is_believed:
             return float(np.exp(-ratio))
         share = _CONFIRMED_DEPTH if verdict is Verdict.CONFIRMED else _UNCONFIRMED_DEPTH
         self._odometry.map.expect(ids, np.exp(ratio) * predicted, share)
