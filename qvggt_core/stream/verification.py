@@ -34,10 +34,14 @@ class Verifier:
             confirmed; while they say nothing, the network is believed or not by that.
     """
 
-    def __init__(self) -> None:
-        """Start without an image."""
+    def __init__(self, odometry: TrackOdometry | None = None) -> None:
+        """Start without an image.
+
+        Args:
+            odometry: follows the points, one of its own if not given.
+        """
         self.is_trusted = False
-        self._odometry = TrackOdometry()
+        self._odometry = odometry or TrackOdometry()
         self._camera: Camera | None = None
         self.forget_map()
 
