@@ -1,9 +1,10 @@
 """Whether the covariance of poses is what their errors are: NEES over flights in many worlds.
 
 A flight's error at a frame is the small motion between estimated and true pose, both against the
-flight's first frame, after one scale that fits the whole path. Its normalised square (NEES,
-Bar-Shalom, Li, Kirubarajan, "Estimation with applications to tracking and navigation", 2001,
-section 5.4) has the mean 6 where the covariance is right.
+flight's first frame, after one scale that fits the whole path (frames weighted by their
+covariance). Its normalised square (NEES, Bar-Shalom, Li, Kirubarajan, "Estimation with
+applications to tracking and navigation", 2001, section 5.4) has the mean 6 where the covariance
+is right.
 
     python benchmarks/pose_uncertainty.py render 0 70 DIRECTORY
     python benchmarks/pose_uncertainty.py measure 20 70 DIRECTORY -o benchmarks/results/nees.json
@@ -109,7 +110,9 @@ def errors(found: dict[str, NDArray[np.float64]]) -> NDArray[np.float64]:
     expected = map_from_first @ inverse(truth[0]) @ truth
     start = map_from_first[:3, 3]
     moved, true = poses[:, :3, 3] - start, expected[:, :3, 3] - start
-    scale = float((moved * true).sum() / (true**2).sum())
+    # Frames count by what their covariance says, or one bad stretch spoils the scale of all.
+    weight = 1.0 / np.trace(found["covariances"][:, :3, :3], axis1=1, axis2=2)[:, None]
+    scale = float((weight * moved * true).sum() / (weight * true**2).sum())
     position = moved - scale * true
     turned = poses[:, :3, :3] @ expected[:, :3, :3].transpose(0, 2, 1)
     turns = Rotation.from_matrix(turned).as_rotvec()

@@ -14,10 +14,14 @@ from qvggt_core.stream.frame import Array64, Frame
 from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_ros.counters import Counters
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
+from qvggt_ros.steps import Steps
 
 # Of a fix whose covariance is not known: a good receiver under an open sky.
 _USUAL_GPS_SIGMA = 1.5
 _LEAST_BASELINE_M = 1e-3
+_LARGEST_LONGITUDE = 360.0
+# Of a satellite's orbit: no receiver is higher.
+_HIGHEST_M = 1e6
 
 
 class MetricReconstructor(Protocol):
@@ -68,6 +72,7 @@ class MetricSensors:
         self._counters = counters
         self._tangent: LocalTangentPlane | None = None
         self._baselines: dict[str, float] = {}
+        self._odometry_steps, self._gps_steps = Steps(), Steps()
         # An IMU that is screwed to the camera: hundreds of messages a second need one look-up.
         self._mounts: dict[str, Array64] = {}
 
@@ -78,6 +83,9 @@ class MetricSensors:
             stamp = stamp_ns(message)
         except QvggtError as error:
             self._counters.reject(f"odometry: {error}")
+            return
+        if problem := self._odometry_steps.refusal(stamp, odom_from_base[:3, 3]):
+            self._counters.reject(f"odometry: {problem}")
             return
         if self.camera_frame is None:
             return
@@ -108,11 +116,20 @@ class MetricSensors:
         place = (message.latitude, message.longitude, message.altitude)
         if message.status.status < 0 or not all(map(math.isfinite, place)):
             return
-        if abs(message.latitude) > 90.0:
-            self._counters.reject(f"GPS: a latitude of {message.latitude:g} degrees is none")
+        if abs(message.latitude) > 90.0 or abs(message.longitude) > _LARGEST_LONGITUDE:
+            self._counters.reject(
+                f"GPS: a latitude of {message.latitude:g} and a longitude of "
+                f"{message.longitude:g} degrees are none"
+            )
+            return
+        if abs(message.altitude) > _HIGHEST_M:
+            self._counters.reject(f"GPS: an altitude of {message.altitude:g} m is none")
             return
         if self._tangent is None:
             self._tangent = LocalTangentPlane(*place)
+        if problem := self._gps_steps.refusal(stamp, self._tangent.position(*place)):
+            self._counters.reject(f"GPS: {problem}")
+            return
         variance = float(
             np.mean(np.array(message.position_covariance, dtype=np.float64)[[0, 4, 8]])
         )

@@ -21,6 +21,7 @@ _MOST_LEFT_OUT = 0.1
 _GOES_BACK = 0.3
 _LEAST_STEP_M = 1e-3
 _LEAST_POSES = 4
+_LEAST_STILL = 5
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,29 @@ def without_jumps(track: Track) -> Steady:
             f"{what}: which of them are the true ones is not known, so there is no score"
         )
     return Steady(track.at(kept), _gaps(track, left_out), f"{what}: they are left out")
+
+
+def standstill(track: Track) -> str:
+    """Return a sentence if a path that moves has the very same numbers for long, else nothing.
+
+    So it is where a tracker that lost its target goes on giving the last pose.
+
+    Args:
+        track: in the order of time.
+    """
+    if len(track) < _LEAST_POSES:
+        return ""
+    same = (np.diff(track.matrices.reshape(len(track), 16), axis=0) == 0.0).all(axis=1)
+    runs = np.split(np.arange(len(same)), np.flatnonzero(np.diff(same.astype(int))) + 1)
+    still = [run for run in runs if same[run[0]] and len(run) >= _LEAST_STILL]
+    if same.all() or not still:
+        return ""
+    longest = max(still, key=len)
+    first, last = (track.stamps_ns[i] * 1e-9 for i in (longest[0], longest[-1] + 1))
+    return (
+        f"{len(longest) + 1} true poses from {first:.3f} s to {last:.3f} s are the same to the "
+        "last digit: unless it stood still, the tracker had lost it, and errors there mean nothing"
+    )
 
 
 def _must_go_on(positions: NDArray[np.float64]) -> None:

@@ -99,18 +99,17 @@ def with_heads(config: ModelConfig, heads: Collection[str]) -> ModelConfig:
 def _tensors(
     checkpoint: Checkpoint, expected: Mapping[str, Tensor], device: torch.device
 ) -> dict[str, Tensor]:
-    """Return the network's tensors as it wants them, backed by the file where nothing changes."""
-    # What has to be converted is read through a mapping of its own, which goes when this
-    # returns: else the file's pages would stay resident beside their converted copies.
+    """Return the network's tensors as it wants them, in memory of their own.
+
+    Nothing stays backed by the file: where that is written anew in place or cut, as `cp` does it,
+    a process that has it mapped is ended by SIGBUS, or computes with other weights.
+    """
+    # Read through a mapping that goes when this returns: else the file's pages would stay
+    # resident beside their copies.
     temporary = read_checkpoint(checkpoint.path)
     state = {}
     for name, entry in expected.items():
         layout = torch.channels_last if _is_channels_last(entry) else torch.contiguous_format
-        if device.type == "cpu" and layout == torch.contiguous_format:
-            tensor = checkpoint.tensor(name)
-            if tensor.dtype == entry.dtype:
-                state[name] = tensor
-                continue
         source = temporary.tensor(name)
         if source.dtype != entry.dtype and not entry.dtype.is_floating_point:
             raise CheckpointError(

@@ -26,7 +26,7 @@ from qvggt_core.evaluate.drift import (
     relative_errors,
     scale_over_time,
 )
-from qvggt_core.evaluate.jumps import without_jumps
+from qvggt_core.evaluate.jumps import standstill, without_jumps
 from qvggt_core.evaluate.statistics import statistics
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory import (
@@ -94,10 +94,11 @@ class GroundTruth:
             EvaluationError: there are so many that no one knows which are the true ones.
         """
         found, sample = without_jumps(self.track), self.sample
+        notes = [note for note in (found.note, standstill(found.track)) if note]
         return replace(
             self,
             track=found.track,
-            notes=(*self.notes, *([found.note] if found.note else [])),
+            notes=(*self.notes, *notes),
             sample=None if sample is None else lambda stamps: sample(found.holds(stamps)),
         )
 

@@ -78,8 +78,12 @@ def _points(depth: NDArray[np.float32], intrinsics: NDArray[np.float64]) -> NDAr
     rows, columns = np.mgrid[step // 2 : depth.shape[0] : step, step // 2 : depth.shape[1] : step]
     z = depth[rows, columns].astype(np.float64).ravel()
     pixels = np.stack([columns.ravel(), rows.ravel(), np.ones(rows.size)])
-    rays = (np.linalg.inv(intrinsics) @ pixels).T
-    known = np.isfinite(z) & (z > 0)
+    try:
+        rays = (np.linalg.inv(intrinsics) @ pixels).T
+    except np.linalg.LinAlgError:
+        # A network may say nonsense of a lens: such an image shows no ground.
+        return np.empty((0, 3))
+    known = np.isfinite(z) & (z > 0) & np.isfinite(rays).all(axis=1)
     return rays[known] * z[known, None]
 
 

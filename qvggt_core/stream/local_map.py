@@ -16,19 +16,27 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.adjustment import Adjusted, adjust
-from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_keyframes import (
-    MIN_SHARED,
+    FoundingViews,
     Keyframe,
+    bundle_of,
     founding_views,
+    image_motion,
     last_step,
     pose_after_turn,
     ray_sigma,
     scaled_pose,
-    turning_pairs,
+    take_covariances,
 )
 from qvggt_core.stream.map_points import Points
-from qvggt_core.stream.resection import OUTLIER, Resection, Sighting, resect, variance_shown
+from qvggt_core.stream.resection import (
+    OUTLIER,
+    OUTLIER_SCALE,
+    Resection,
+    Sighting,
+    resect,
+    variance_shown,
+)
 from qvggt_core.stream.tracks import Tracks
 
 # Keyframes that are adjusted, and those before them that hold the gauge.
@@ -36,14 +44,17 @@ _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
-# A camera that only turned stays where it was, to this share of a track's error. Small common
-# errors of many tracks (lens, flow) would move it otherwise.
-_TURNING_SIGMA = 0.05
 # Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
 _MIN_KNOWN = 30
 # Of a point without any parallax, the distance is known by a factor of about two.
 _UNKNOWN = 0.7
+# The same of a founded map's points: there what they share with each other counts.
+_FOUNDED = 20.0
+# A turn that explains what is seen may still be a motion past things that are far away.
+_TURN_ADRIFT = 0.1
+# Keyframes after founding until which the map may turn out to be misread.
+_TO_SETTLE = 6
 _BAD_SHARE = 0.4
 # The next keyframes go on: on kitchen and on synthetic flights six steps gave the same errors.
 _ITERATIONS = 3
@@ -61,6 +72,7 @@ class Located:
         covariance: (6, 6) of rotation and translation in the camera's frame, the map taken as
             exact.
         only_turned: whether a turn since the last keyframe explains all that was seen.
+        adrift: see `Keyframe`.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -69,6 +81,7 @@ class Located:
     is_lost: bool = False
     covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
     only_turned: bool = False
+    adrift: float = 0.0
 
 
 class LocalMap:
@@ -94,15 +107,26 @@ class LocalMap:
         self.points = Points()
         self.keyframes = [Keyframe(camera_from_map, tracks)]
         self.is_founded = False
-        self.cost = np.inf
         self._pose = camera_from_map
         self._motion = np.eye(4)
+        self._adrift = 0.0
+        self._since_founding = 0
+        self._last = tracks
         self._outliers: set[int] = set()
         self._add_points(self.keyframes[0], np.ones(len(tracks.ids), bool), 1.0 / distance)
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether what founded the map has stood for a while: two views may be misread."""
+        return self.is_founded and self._since_founding >= _TO_SETTLE
 
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
         located, resection = self._resected(tracks, [self._motion @ self._pose, self._pose])
+        if not self.is_founded:
+            share = _TURN_ADRIFT if located.only_turned else 1.0
+            self._adrift += share * image_motion(self._last, tracks)
+        self._last = tracks
         if located.is_lost or resection is None:
             self._motion = np.eye(4)
             return located
@@ -112,7 +136,7 @@ class LocalMap:
         self._outliers.update(wrong.tolist())
         index, _ = self.points.find(wrong)
         self._drop(index)
-        return located
+        return replace(located, adrift=self._adrift)
 
     def disagree(self, located: Located, tracks: Tracks) -> NDArray[np.bool_]:
         """Return which points of a located frame move otherwise than the scene does."""
@@ -147,35 +171,40 @@ class LocalMap:
     def add_keyframe(self, tracks: Tracks, located: Located) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
         last = self.keyframes[-1]
-        keyframe = Keyframe(located.camera_from_map, tracks, located.only_turned)
+        keyframe = Keyframe(
+            located.camera_from_map, tracks, located.only_turned, adrift=located.adrift
+        )
         self.keyframes.append(keyframe)
         _, known = self.points.find(last.tracks.ids)
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
         new &= ~np.isin(last.tracks.ids, np.fromiter(self._outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
-        if not self.is_founded:
+        if self.is_founded:
+            self._since_founding += 1
+        else:
             self._try_to_found()
         self.refine()
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
 
-    def refine(self, iterations: int = _ITERATIONS) -> float:
-        """Adjust the last keyframes and the points that they see; return the mean robust cost."""
+    def refine(self, iterations: int = _ITERATIONS) -> None:
+        """Adjust the last keyframes and the points that they see."""
         if len(self.keyframes) < 2:
-            return 0.0
+            return
         keyframes = self.keyframes[-(_FREE + _HELD) :]
         is_free = np.zeros(len(keyframes), bool)
         is_free[-min(_FREE, len(keyframes) - 1) :] = True
-        index, bundle = self._bundle(keyframes, is_free)
+        index, bundle = bundle_of(self.points, keyframes, is_free)
         if len(bundle.rays) < 3 * _MIN_POINTS:
-            return np.inf
+            return
         adjusted = adjust(bundle, iterations, with_covariance=True)
         for keyframe, pose in zip(keyframes, adjusted.bundle.camera_from_map, strict=True):
             keyframe.camera_from_map = pose
         shown = variance_shown((adjusted.bundle.residuals() ** 2).sum(axis=1))
         keyframes[-1].step = shown * last_step(keyframes, adjusted.covariance)
+        depth = 1.0 / float(np.median(adjusted.bundle.points.inverse_distance))
+        take_covariances(keyframes, is_free, shown * adjusted.covariance, depth, self.is_settled)
         self._take(index, adjusted)
-        return adjusted.cost
 
     def rescale(self, factor: float) -> None:
         """Multiply all lengths about the first keyframe's centre."""
@@ -204,38 +233,6 @@ class LocalMap:
         expected = inverse_distance[found]
         self.points.prior[index] = expected
         self.points.prior_sigma[index] = share * expected
-
-    def _bundle(
-        self, keyframes: list[Keyframe], is_free: NDArray[np.bool_]
-    ) -> tuple[NDArray[np.int64], Bundle]:
-        """Return the indices of the points that two keyframes see, one of them free; and all."""
-        cameras, points, rays = [], [], []
-        for number, keyframe in enumerate(keyframes):
-            index, found = self.points.find(keyframe.tracks.ids)
-            cameras.append(np.full(len(index), number))
-            points.append(index)
-            rays.append(keyframe.tracks.rays[found])
-        camera, point = np.concatenate(cameras), np.concatenate(points)
-        count = np.bincount(point, minlength=len(self.points))
-        by_free = np.bincount(point[is_free[camera]], minlength=len(self.points))
-        used = (count >= 2) & (by_free >= 1)
-        kept = used[point]
-        index = np.flatnonzero(used)
-        chosen = self.points.take(index)
-        bundle = Bundle(
-            camera_from_map=np.stack([keyframe.camera_from_map for keyframe in keyframes]),
-            is_free=is_free,
-            points=chosen,
-            camera=camera[kept],
-            point=np.searchsorted(index, point[kept]),
-            rays=np.concatenate(rays)[kept],
-            sigma=ray_sigma(keyframes[-1].tracks.focal),
-            turning=turning_pairs(keyframes, is_free),
-            turning_sigma=_TURNING_SIGMA
-            * ray_sigma(keyframes[-1].tracks.focal)
-            / float(np.median(chosen.inverse_distance) if len(index) else 1.0),
-        )
-        return index, bundle
 
     def _take(self, index: NDArray[np.int64], adjusted: Adjusted) -> None:
         """Keep the points as adjusted, and drop those that disagree with what was seen."""
@@ -269,7 +266,7 @@ class LocalMap:
                 expected,
                 _UNKNOWN * expected,
                 expected.copy(),
-                2.0 * expected if self.is_founded else _UNKNOWN * expected,
+                (_FOUNDED if self.is_founded else _UNKNOWN) * expected,
             )
         )
 
@@ -283,31 +280,60 @@ class LocalMap:
         return float(1.0 / np.median(np.linalg.norm(local, axis=1)))
 
     def _try_to_found(self) -> None:
-        """Let two views with parallax decide on the poses and points of the map so far."""
-        views = founding_views(self.keyframes)
-        if views is None:
+        """Let two views with parallax decide on the poses and points of the map so far.
+
+        Two views alone may be explained badly (a plane, little parallax), and so may be a descent
+        from equal distances: what explains all views so far best, is right.
+        """
+        ways = founding_views(self.keyframes)
+        if not ways:
             return
+        # What looked like turns until now were motions.
+        for keyframe in self.keyframes[ways[0].first :]:
+            keyframe.only_turned = False
+        self.refine(iterations=12)
+        maps = [self, *(self._founded_by(views) for views in ways)]
+        first = min(len(each.keyframes) for each in maps)
+        best = min(maps, key=lambda each: each._misfit(each.keyframes[-first:]))
+        self.points, self.keyframes, self._outliers = best.points, best.keyframes, best._outliers
+        self.is_founded = True
+        # Equal distances, as many points expect them, would go on pulling at the poses.
+        self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
+        self.refine(iterations=12)
+
+    def _founded_by(self, views: FoundingViews) -> LocalMap:
+        """Return this map as two views would have it, in its unit as far as that is known."""
         index, found = self.points.find(views.ids)
-        if len(index) < MIN_SHARED:
-            return
-        points = views.points[found]
         pose = self.keyframes[views.first].camera_from_map
+        if len(index) < _MIN_POINTS:
+            index, found = np.arange(len(self.points)), np.ones(len(views.ids), bool)
         local = self.points.take(index).positions @ pose[:3, :3].T + pose[:3, 3]
         unit = float(
-            np.median(np.linalg.norm(local, axis=1)) / np.median(np.linalg.norm(points, axis=1))
+            np.median(np.linalg.norm(local, axis=1))
+            / np.median(np.linalg.norm(views.points[found], axis=1))
         )
-        # What looked like turns until now were motions.
-        for keyframe in self.keyframes[views.first :]:
-            keyframe.only_turned = False
-        # Two views alone may be explained badly (a plane, little parallax), and so may be a
-        # descent from equal distances: what explains all views so far better, is right.
-        other_map = copy(self)
-        other_map.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
-        other_map._found(views.ids[found], unit * points)
-        cost = self.refine(iterations=12)
-        if other_map.cost < cost:
-            self.points, self.keyframes = other_map.points, other_map.keyframes
-        self.is_founded = True
+        other = copy(self)
+        other.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
+        # What disagreed with wrong poses may agree with these.
+        other._outliers = set()
+        other._found(views.ids, unit * views.points)
+        return other
+
+    def _misfit(self, keyframes: list[Keyframe]) -> float:
+        """Return the mean robust cost of what keyframes see of points that two of them share.
+
+        What is expected of distances has no part in it, and a point that the map lacks, because
+        it did not agree or for want of parallax, counts as an outlier.
+        """
+        _, bundle = bundle_of(self.points, keyframes, np.ones(len(keyframes), bool))
+        square = (bundle.residuals() ** 2).sum(axis=1)
+        _, count = np.unique(
+            np.concatenate([each.tracks.ids for each in keyframes]), return_counts=True
+        )
+        total = int(count[count >= 2].sum())
+        worst = float(np.log1p(OUTLIER**2 / OUTLIER_SCALE**2))
+        known = np.minimum(np.log1p(square / OUTLIER_SCALE**2), worst)
+        return (float(known.sum()) + worst * (total - len(square))) / max(total, 1)
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""
@@ -333,7 +359,7 @@ class LocalMap:
             _, known = self.points.find(before.tracks.ids)
             new = ~known & np.isin(before.tracks.ids, keyframe.tracks.ids)
             self._add_points(before, new, self._usual_inverse_distance(keyframe))
-        self.cost = self.refine(iterations=12)
+        self.refine(iterations=12)
 
     def _forget(self) -> None:
         """Leave out what no kept keyframe sees."""

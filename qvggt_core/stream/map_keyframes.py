@@ -9,15 +9,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream.bundle import Bundle
+from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import relate, turn_between
-from qvggt_core.stream.uncertainty import between
+from qvggt_core.stream.two_view import relate, relate_by_plane, turn_between
+from qvggt_core.stream.uncertainty import (
+    SCALE_SIGMA,
+    STEP_FACTOR,
+    at_one_scale,
+    between,
+    carried,
+    common,
+)
 
 _PIXEL_SIGMA = 1.0
 _LEAST_PIXEL_SIGMA = 0.3
 # Focal length of an image of 640 columns, from which a pixel of error is the lens's and the
 # shutter's more than the flow's.
 _USUAL_FOCAL = 500.0
+
+# A camera that only turned stays where it was, to this share of a track's error. Small common
+# errors of many tracks (lens, flow) would move it otherwise.
+_TURNING_SIGMA = 0.05
 
 MIN_SHARED = 30
 """Points that two views share at least, for anything to be concluded from both."""
@@ -27,6 +40,8 @@ _NO_PARALLAX = 0.5
 # Two views found the map once they see its points from angles that differ by a degree.
 _MIN_PARALLAX = float(np.radians(1.0))
 _MIN_AGREEING = 0.6
+# Median motion in pixels between two images up to which the camera stands still.
+_STILL = 0.3
 _FEWEST_TO_FOUND = 4
 _PARALLAX_TO_FOUND = 2.0
 
@@ -41,18 +56,24 @@ class Keyframe:
         only_turned: whether the camera did nothing but turn since the keyframe before.
         step: (6, 6) covariance of its pose against that of the keyframe before, rotation and
             translation in the camera's frame.
+        covariance: (7, 7) of its pose in the map, likewise, and of the logarithm of the scale.
+        adrift: radians by which the image had moved before the map knew distances, on the way
+            from its first pose to this one; see `uncertainty.adrift`.
     """
 
     camera_from_map: NDArray[np.float64]
     tracks: Tracks
     only_turned: bool = False
     step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
+    covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((7, 7)))
+    adrift: float = 0.0
 
     def rescale(self, centre: NDArray[np.float64], factor: float) -> None:
         """Multiply all lengths about a place (3,) in the map."""
-        unit = np.repeat([1.0, factor], 3)
+        unit = np.array([1.0, 1.0, 1.0, factor, factor, factor, 1.0])
         self.camera_from_map = scaled_pose(self.camera_from_map, centre, factor)
-        self.step = self.step * np.outer(unit, unit)
+        self.step = self.step * np.outer(unit[:6], unit[:6])
+        self.covariance = self.covariance * np.outer(unit, unit)
 
 
 def scaled_pose(
@@ -107,6 +128,16 @@ def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np
     return found
 
 
+def image_motion(before: Tracks, after: Tracks) -> float:
+    """Return the median angle in radians by which points moved, 0 where it is the tracker's."""
+    one, other = shared(before, after)
+    if len(one) == 0:
+        return 0.0
+    moved = np.linalg.norm(before.rays[one] - after.rays[other], axis=1)
+    angle = float(np.median(moved))
+    return angle if angle * after.focal > _STILL else 0.0
+
+
 def turning_pairs(keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]) -> NDArray[np.int64]:
     """Return the pairs (P, 2) of keyframes between which the camera only turned."""
     later = [
@@ -115,6 +146,47 @@ def turning_pairs(keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]) -> 
         if number > 0 and keyframe.only_turned and is_free[number]
     ]
     return np.array([(number - 1, number) for number in later], np.int64).reshape(-1, 2)
+
+
+def bundle_of(
+    points: Points, keyframes: Sequence[Keyframe], is_free: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], Bundle]:
+    """Return what keyframes see of points, to be adjusted.
+
+    Args:
+        points: of the map.
+        keyframes: K.
+        is_free: (K,) which of them may move.
+
+    Returns:
+        The indices of the points that two keyframes see, one of them free; and all.
+    """
+    cameras, indices, rays = [], [], []
+    for number, keyframe in enumerate(keyframes):
+        index, found = points.find(keyframe.tracks.ids)
+        cameras.append(np.full(len(index), number))
+        indices.append(index)
+        rays.append(keyframe.tracks.rays[found])
+    camera, point = np.concatenate(cameras), np.concatenate(indices)
+    count = np.bincount(point, minlength=len(points))
+    by_free = np.bincount(point[is_free[camera]], minlength=len(points))
+    used = (count >= 2) & (by_free >= 1)
+    kept, index = used[point], np.flatnonzero(used)
+    chosen = points.take(index)
+    sigma = ray_sigma(keyframes[-1].tracks.focal)
+    usual = float(np.median(chosen.inverse_distance)) if len(index) else 1.0
+    bundle = Bundle(
+        camera_from_map=np.stack([keyframe.camera_from_map for keyframe in keyframes]),
+        is_free=is_free,
+        points=chosen,
+        camera=camera[kept],
+        point=np.searchsorted(index, point[kept]),
+        rays=np.concatenate(rays)[kept],
+        sigma=sigma,
+        turning=turning_pairs(keyframes, is_free),
+        turning_sigma=_TURNING_SIGMA * sigma / usual,
+    )
+    return index, bundle
 
 
 def last_step(
@@ -132,6 +204,44 @@ def last_step(
     return between(covariance[-12:, -12:], last_from_former)
 
 
+def take_covariances(
+    keyframes: Sequence[Keyframe],
+    is_free: NDArray[np.bool_],
+    covariance: NDArray[np.float64],
+    depth: float,
+    is_settled: bool,
+) -> None:
+    """Let the keyframes that were adjusted know how uncertain they are in the map.
+
+    What the adjustment gives holds against the newest keyframe that it held: errors of those
+    that are adjusted together have much in common, and do not add up like those of steps.
+
+    Args:
+        keyframes: of an adjustment.
+        is_free: (K,) which of them it moved.
+        covariance: (6 F, 6 F) of these, the others exact.
+        depth: how far away things are.
+        is_settled: whether the map knows distances for sure.
+    """
+    held, free = np.flatnonzero(~is_free).tolist(), np.flatnonzero(is_free).tolist()
+    if len(held) == 1:
+        centre = inverse(keyframes[0].camera_from_map)[:, 3]
+        away = [np.r_[np.zeros(3), (keyframes[i].camera_from_map @ centre)[:3]] for i in free]
+        covariance = at_one_scale(covariance, np.concatenate(away))
+    last = keyframes[held[-1]]
+    for slot, number in enumerate(free):
+        keyframe = keyframes[number]
+        here = slice(6 * slot, 6 * slot + 6)
+        motion = keyframe.camera_from_map @ inverse(last.camera_from_map)
+        total = carried(last.covariance, motion)
+        total[:6, :6] += STEP_FACTOR**2 * covariance[here, here]
+        total[:6, :6] += (slot + 1) * common(keyframe.tracks.focal, depth)
+        total[6, 6] += (slot + 1) * SCALE_SIGMA**2
+        keyframe.covariance = total
+        if is_settled:
+            keyframe.adrift = last.adrift
+
+
 @dataclass(frozen=True)
 class FoundingViews:
     """Two keyframes whose parallax gives the distances of points.
@@ -147,8 +257,11 @@ class FoundingViews:
     points: NDArray[np.float64]
 
 
-def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
-    """Return the newest keyframe and the oldest that shares enough with it, if they can found."""
+def founding_views(keyframes: Sequence[Keyframe]) -> list[FoundingViews]:
+    """Return how the newest keyframe and the oldest that shares enough with it may found a map.
+
+    There is more than one way where points may lie in a plane, and none without parallax.
+    """
     newest = keyframes[-1].tracks
     enough = (
         number
@@ -157,15 +270,18 @@ def founding_views(keyframes: Sequence[Keyframe]) -> FoundingViews | None:
     )
     number = next(enough, None)
     if number is None:
-        return None
+        return []
     oldest = keyframes[number].tracks
     one, other = shared(oldest, newest)
     first, second = oldest.rays[one], newest.rays[other]
     _, rest = turn_between(first, second)
     if float(np.median(rest)) * newest.focal < _PARALLAX_TO_FOUND:
-        return None
-    views = relate(first, second, ray_sigma(newest.focal))
-    if views is None or views.share < _MIN_AGREEING or views.parallax < _MIN_PARALLAX:
-        return None
-    agrees = views.agrees
-    return FoundingViews(number, oldest.ids[one][agrees], views.points[agrees])
+        return []
+    sigma = ray_sigma(newest.focal)
+    by_any_points = relate(first, second, sigma)
+    ways = [] if by_any_points is None else [by_any_points]
+    return [
+        FoundingViews(number, oldest.ids[one][views.agrees], views.points[views.agrees])
+        for views in ways + relate_by_plane(first, second, sigma)
+        if views.share >= _MIN_AGREEING and views.parallax >= _MIN_PARALLAX
+    ]

@@ -67,6 +67,7 @@ class System:
         point: (N',) their points.
         slot: (N',) their cameras' places among the free ones.
         between: (6 F, 6 F) what couples poses directly.
+        prior: (L,) what priors add to the second derivatives by the inverse distances.
     """
 
     poses: Normals
@@ -75,6 +76,7 @@ class System:
     point: NDArray[np.int64]
     slot: NDArray[np.int64]
     between: NDArray[np.float64]
+    prior: NDArray[np.float64]
 
     def solve(self, damping: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Return the steps of poses (F, 6) and points (L, 3), or None if there is none."""
@@ -94,15 +96,20 @@ class System:
     def covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the poses' covariance (6 F, 6 F), and sigmas (L,) of the inverse distances.
 
-        The former has the points marginalised, the latter the poses given.
+        The former has the points marginalised, the latter the poses given. What is expected of
+        distances is wrong for all points alike where it is wrong: all priors together count as
+        much as one.
         """
-        factors = self._point_factors(0.0)
+        sigmas = np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
+        blocks = self.points.blocks.copy()
+        blocks[:, 2, 2] -= (1.0 - 1.0 / max(len(blocks), 1)) * self.prior
+        factors = _inverse_factors(blocks + _LEAST * np.eye(3))
         matrix = self._pose_matrix(self._whitened_coupling(factors), 0.0)
         try:
             found = cho_solve(cho_factor(matrix, check_finite=False), np.eye(len(matrix)))
         except np.linalg.LinAlgError:
             found = np.full(matrix.shape, np.inf)
-        return found, np.sqrt((factors[:, 2] ** 2).sum(axis=1))
+        return found, sigmas
 
     def _point_factors(self, damping: float) -> NDArray[np.float64]:
         return _inverse_factors(self.points.damped(damping) + _LEAST * np.eye(3))
@@ -140,6 +147,7 @@ def linearise(here: Evaluation, plan: Plan) -> System:
         bundle.point[moving],
         plan.slot,
         between,
+        bundle.points.prior_sigma**-2.0,
     )
 
 

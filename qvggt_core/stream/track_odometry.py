@@ -8,12 +8,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.confirmation import TrackedView
 from qvggt_core.stream.depth_correction import SeenPoints
 from qvggt_core.stream.frame import FollowedPoints, Frame
 from qvggt_core.stream.local_map import LocalMap, Located
 from qvggt_core.stream.map_keyframes import Keyframe
 from qvggt_core.stream.tracks import Tracker, Tracks
+from qvggt_core.stream.uncertainty import STEP_FACTOR, carried
 
 # A keyframe comes when the gate says so, or when so many of the last one's points are gone.
 _KEPT_SHARE = 0.7
@@ -47,6 +49,23 @@ class Observation:
     def is_lost(self) -> bool:
         """Whether its pose is not known."""
         return self.located.is_lost
+
+
+@dataclass(frozen=True)
+class KnownPose:
+    """Where a frame was taken.
+
+    Attributes:
+        camera_from_map: (4, 4).
+        covariance: (6, 6) of rotation and translation in the camera's frame, in the map.
+        step: (6, 6) the same against the keyframe before.
+        adrift: see `Keyframe`.
+    """
+
+    camera_from_map: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    step: NDArray[np.float64]
+    adrift: float
 
 
 @dataclass
@@ -117,24 +136,26 @@ class TrackOdometry:
                 observation.keyframe = self.map.keyframes[-1]
         return observation
 
-    def pose(
-        self, observation: Observation
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Return where a frame was taken by all that is known now, None if it is lost.
-
-        Returns:
-            camera_from_map (4, 4), and its covariance (6, 6) against the keyframe before, in the
-            camera's frame.
-        """
+    def pose(self, observation: Observation) -> KnownPose | None:
+        """Return where a frame was taken by all that is known now, None if it is lost."""
         if observation.is_lost or self.map is None:
             return None
         keyframe = observation.keyframe
         if keyframe is not None and any(keyframe is each for each in self.map.keyframes):
-            return keyframe.camera_from_map, keyframe.step
+            return KnownPose(
+                keyframe.camera_from_map,
+                keyframe.covariance[:6, :6],
+                keyframe.step,
+                keyframe.adrift,
+            )
         located = self.map.relocate(observation.view.tracks, observation.located.camera_from_map)
         if located.is_lost:
             located = observation.located
-        return located.camera_from_map, located.covariance
+        last = self.map.keyframes[-1]
+        motion = located.camera_from_map @ inverse(last.camera_from_map)
+        covariance = carried(last.covariance, motion)[:6, :6] + STEP_FACTOR**2 * located.covariance
+        adrift = last.adrift if self.map.is_settled else observation.located.adrift
+        return KnownPose(located.camera_from_map, covariance, located.covariance, adrift)
 
     def seen_points(
         self, observation: Observation, camera_from_map: NDArray[np.float64]

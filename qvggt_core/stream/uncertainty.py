@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import cross_matrix, inverse
+from qvggt_core.geometry.poses import cross_matrix
 
 STEP_FACTOR = 2.0
 """By how much errors of a keyframe's step are larger than its adjustment takes them to be: points
@@ -25,6 +25,10 @@ more points do not make it smaller. From the same."""
 SCALE_SIGMA = 0.004
 """Standard deviation of what one keyframe adds to the logarithm of the scale; from the same."""
 
+ADRIFT_SHARE = 0.5
+"""Error of a pose, as a share of the image's motion before the map knew distances; from the
+same."""
+
 FLOOR_ANGLE = float(np.radians(0.05))
 FLOOR_DISTANCE = 0.001
 """What no pose is better than: radians, and a share of the depth."""
@@ -34,51 +38,32 @@ _LOST_TURN = 0.5
 _LOST_SPEED = 1.0
 
 
-class PoseUncertainty:
-    """The covariance of the newest keyframe's pose in its segment's map."""
+def carried(covariance: NDArray[np.float64], b_from_a: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the covariance (7, 7) of pose b from that of pose a, the motion between them exact.
 
-    def __init__(self) -> None:
-        """Begin a map: its first pose is what the map is made of, and exact."""
-        self._covariance = np.zeros((7, 7))
-        self._pose: NDArray[np.float64] | None = None
+    Args:
+        covariance: (7, 7) of rotation and translation in the camera's frame, and of the logarithm
+            of the scale.
+        b_from_a: (4, 4).
+    """
+    matrix = np.eye(7)
+    matrix[:6, :6] = adjoint(b_from_a)
+    matrix[3:6, 6] = b_from_a[:3, 3]
+    return matrix @ covariance @ matrix.T
 
-    def step(
-        self,
-        camera_from_map: NDArray[np.float64],
-        step: NDArray[np.float64],
-        common_error: NDArray[np.float64],
-    ) -> None:
-        """Go on to the next keyframe.
 
-        Args:
-            camera_from_map: (4, 4) its pose.
-            step: (6, 6) covariance of its pose against that of the keyframe before, as adjusted.
-            common_error: (6, 6) see `common`.
-        """
-        self._covariance = self._carried(camera_from_map)
-        self._covariance[:6, :6] += STEP_FACTOR**2 * step + common_error
-        self._covariance[6, 6] += SCALE_SIGMA**2
-        self._pose = camera_from_map
+def at_one_scale(
+    covariance: NDArray[np.float64], direction: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the covariance (6 F, 6 F) of F poses given that their common scale is exact.
 
-    def at(
-        self, camera_from_map: NDArray[np.float64], step: NDArray[np.float64]
-    ) -> NDArray[np.float64]:
-        """Return the covariance (6, 6) of a pose near the keyframe: rotation, translation.
-
-        Args:
-            camera_from_map: (4, 4).
-            step: (6, 6) covariance of the pose against the keyframe's.
-        """
-        return self._carried(camera_from_map)[:6, :6] + STEP_FACTOR**2 * step
-
-    def _carried(self, camera_from_map: NDArray[np.float64]) -> NDArray[np.float64]:
-        if self._pose is None:
-            return self._covariance.copy()
-        matrix = np.eye(7)
-        motion = camera_from_map @ inverse(self._pose)
-        matrix[:6, :6] = adjoint(motion)
-        matrix[3:6, 6] = motion[:3, 3]
-        return matrix @ self._covariance @ matrix.T
+    Args:
+        covariance: (6 F, 6 F).
+        direction: (6 F,) how the poses move as the scale grows.
+    """
+    along = covariance @ direction
+    variance = float(direction @ along)
+    return covariance - np.outer(along, along) / variance if variance > 0.0 else covariance
 
 
 def adjoint(b_from_a: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -123,6 +108,20 @@ def common(focal: float, depth: float) -> NDArray[np.float64]:
     """
     angle = COMMON_PIXELS / focal
     return np.diag(np.repeat([angle**2, (angle * depth) ** 2], 3))
+
+
+def adrift(angle: float, depth: float) -> NDArray[np.float64]:
+    """Return what a map whose distances are not known yet adds to a pose's covariance (6, 6).
+
+    Without distances a sideways motion looks like a turn, and a motion about something in view
+    like none.
+
+    Args:
+        angle: by how much the image has moved since the map began, radians.
+        depth: how far away things are.
+    """
+    turn = ADRIFT_SHARE * angle
+    return np.diag(np.repeat([turn**2, (turn * depth) ** 2], 3))
 
 
 def floor(depth: float) -> NDArray[np.float64]:

@@ -15,8 +15,7 @@ from qvggt_core.stream.depth_correction import around, correct_depth
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import Confirmation, Frame, PlacedView, Verdict, View, WindowPrediction
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.stream.track_odometry import Observation, TrackOdometry
-from qvggt_core.stream.uncertainty import PoseUncertainty
+from qvggt_core.stream.track_odometry import KnownPose, Observation, TrackOdometry
 
 # How far the network's depth is off, in logarithms, where the images confirm it and elsewhere.
 _CONFIRMED_DEPTH = 0.2
@@ -49,7 +48,7 @@ class Verifier:
         self._last_pose = FLU_FROM_OPTICAL
         self._last_stamp: int | None = None
         self._usual_depth = 1.0
-        self._uncertainty = PoseUncertainty()
+        self._last_covariance = np.zeros((6, 6))
         self._since_keyframe = np.zeros((6, 6))
         self._has_unit = False
 
@@ -150,11 +149,11 @@ class Verifier:
         found = self._odometry.pose(observation)
         if found is None:
             return self._lost_view(observation, depth)
-        pose, step = found
+        pose = found.camera_from_map
         seen = self._odometry.seen_points(observation, pose)
         if len(seen.depth):
             self._usual_depth = float(np.median(seen.depth))
-        covariance, motion = self._covariances(observation, pose, step)
+        covariance, motion = self._covariances(observation, found)
         self._last_pose, self._last_stamp = inverse(pose), observation.stamp_ns
         corrected = correct_depth(depth, seen)
         result, sure = np.full_like(depth, np.nan), np.ones_like(confidence)
@@ -182,7 +181,7 @@ class Verifier:
             seconds = max(0, observation.stamp_ns - self._last_stamp) * 1e-9
         grown = uncertainty.lost(seconds, self._usual_depth)
         camera_from_map = inverse(self._last_pose)
-        covariance = self._uncertainty.at(camera_from_map, np.zeros((6, 6))) + grown
+        covariance = self._last_covariance + grown
         return PlacedView(
             self._last_pose,
             np.full_like(depth, np.nan),
@@ -193,21 +192,17 @@ class Verifier:
         )
 
     def _covariances(
-        self,
-        observation: Observation,
-        pose: NDArray[np.float64],
-        step: NDArray[np.float64],
+        self, observation: Observation, found: KnownPose
     ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Return the covariances (6, 6) of a pose in the map, and of the motion that led to it."""
         least = uncertainty.floor(self._usual_depth)
         is_keyframe = observation.keyframe is not None
-        if is_keyframe:
-            focal = observation.view.tracks.focal
-            self._uncertainty.step(pose, step, uncertainty.common(focal, self._usual_depth))
-        here = self._uncertainty.at(pose, np.zeros((6, 6)) if is_keyframe else step)
-        motion = uncertainty.STEP_FACTOR**2 * (step + self._since_keyframe) + least
-        self._since_keyframe = np.zeros((6, 6)) if is_keyframe else step
-        return uncertainty.in_map(here + least, pose), _translation_first(motion)
+        here = found.covariance + uncertainty.adrift(found.adrift, self._usual_depth)
+        self._last_covariance = here
+        motion = uncertainty.STEP_FACTOR**2 * (found.step + self._since_keyframe) + least
+        self._since_keyframe = np.zeros((6, 6)) if is_keyframe else found.step
+        total = uncertainty.in_map(here + least, found.camera_from_map)
+        return total, _translation_first(motion)
 
     def _predicted_points(
         self, prediction: WindowPrediction, observations: Sequence[Observation | None]
@@ -225,7 +220,7 @@ class Verifier:
             found_pose = None if observation is None else self._odometry.pose(observation)
             if observation is None or found_pose is None:
                 continue
-            pose = found_pose[0]
+            pose = found_pose.camera_from_map
             index, found = local_map.points.find(observation.view.tracks.ids)
             points = local_map.points.take(index)
             here = points.positions @ pose[2, :3] + pose[2, 3]

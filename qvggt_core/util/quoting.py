@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Iterable
 
 _MOST_CHARACTERS = 240
 _SHORT = reprlib.Repr()
@@ -20,6 +21,13 @@ def cut(text: object) -> str:
     """Return a text, or an error's message, cut where it is long."""
     whole = str(text)
     return whole if len(whole) <= _MOST_CHARACTERS else f"{whole[:_MOST_CHARACTERS]}..."
+
+
+def listed(names: Iterable[str], most: int = 20) -> str:
+    """Return names in their order, so many at most, and how many more there are."""
+    found = sorted(names)
+    more = f" and {len(found) - most} more" if len(found) > most else ""
+    return ", ".join(found[:most]) + more or "none"
 
 
 def visible(text: str) -> str:

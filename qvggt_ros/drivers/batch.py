@@ -254,8 +254,10 @@ class _Worker:
         # A forked process would inherit PyTorch's threads in whatever state they are.
         context = multiprocessing.get_context("spawn")
         self.connection, other = context.Pipe()
-        self._process = context.Process(target=_work, args=(other, self._load), daemon=True)
-        self._process.start()
+        process = context.Process(target=_work, args=(other, self._load), daemon=True)
+        process.start()
+        # Known from here on: one that could not be started, for want of memory, is none to end.
+        self._process = process
         other.close()
 
 

@@ -10,12 +10,14 @@ from pathlib import Path
 from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.results.evaluation import GroundTruth
+from qvggt_core.util.quoting import listed
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.tf_tree import TransformTree
 from qvggt_ros.io.topics import POSE_TYPES, is_truth, pose_topics
 
 TF_PREFIX = "/tf:"
+_SHOWN = 4
 
 
 def named_ground_truth(recording: Recording) -> str | None:
@@ -64,6 +66,7 @@ def read_ground_truth(
 
 def _from_topic(topic: str, recording: Recording) -> GroundTruth:
     track, frame, broken = Track(), "", 0
+    frames: tuple[set[str], set[str]] = (set(), set())
     for _, msgtype, received_ns, data in recording.messages([topic]):
         try:
             message = recording.deserialize(data, msgtype)
@@ -71,14 +74,23 @@ def _from_topic(topic: str, recording: Recording) -> GroundTruth:
         except QvggtError:
             broken += 1
             continue
-        frame = frame or frames_of(message)[1]
+        named = frames_of(message)
+        frame = frame or named[1]
+        for known, each in zip(frames, named, strict=True):
+            known.add(each)
         track.add(stamp_ns(message) or received_ns, pose)
     if len(track) == 0:
         raise RecordingError(
             f"{topic} in {recording.path} holds no pose that can be used; {broken} are broken"
         )
-    notes = (f"{broken} poses of {topic} are broken and left out",) if broken else ()
-    return GroundTruth(topic, "topic", track.in_order(), frame, notes=notes)
+    notes = [f"{broken} poses of {topic} are broken and left out"] if broken else []
+    notes += [
+        f"poses of {topic} are {what} several frames ({listed(known, _SHOWN)}), and "
+        "are compared as if these were one"
+        for what, known in zip(("in", "of"), frames, strict=True)
+        if len(known) > 1
+    ]
+    return GroundTruth(topic, "topic", track.in_order(), frame, notes=tuple(notes))
 
 
 def _from_tf(source: str, recordings: Sequence[Recording], camera_frame: str) -> GroundTruth:
@@ -116,7 +128,7 @@ def _tf_frames(source: str, tree: TransformTree, camera_frame: str) -> tuple[str
     if len(known) != 1:
         raise RecordingError(
             f"{source} names no two frames of TF; write {TF_PREFIX}PARENT.CHILD; its frames are: "
-            f"{', '.join(sorted(frames)) or 'none'}"
+            f"{listed(frames)}"
         )
     return known[0]
 

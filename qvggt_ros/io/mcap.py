@@ -114,6 +114,8 @@ class McapFile:
             name, form, text = self._schemas.get(schema, ("", "", ""))
             count = self._counts[key]
             self.topics.append(StoredTopic(key, topic, name, encoding, text, form, count))
+        if lost := sum(n for key, n in self._counts.items() if key not in self._channels):
+            self._warn(f"{lost} messages are left out: there is no channel with their number")
         if self.topics and all(topic.encoding == "ros1" for topic in self.topics):
             raise RecordingError(
                 f"{self.path} holds messages of ROS 1: convert the recording that it was made of "
@@ -211,6 +213,8 @@ class McapFile:
             ("size", "i8"),
         ]
         times = [entry for entry in entries if entry.time_ns < 1 << 63]
+        if lost := len(entries) - len(times):
+            self._warn(f"{lost} messages are left out: their time is none that there is")
         self._entries = np.array(times, dtype=kinds)
         self._counts = Counter(entry.channel for entry in times)
 

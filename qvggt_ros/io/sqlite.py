@@ -61,8 +61,10 @@ class SqliteFile:
         for row, topic, time_ns in wanted[np.argsort(wanted["time"], kind="stable")]:
             try:
                 found = self._database.execute(query, (int(row),)).fetchone()
-                if found is not None:
-                    yield int(topic), int(time_ns), message_content(found[0])
+                if found is None:
+                    self._warn("a message is left out: its content is no bytes")
+                    continue
+                yield int(topic), int(time_ns), message_content(found[0])
             except (sqlite3.Error, RecordingError) as error:
                 self._warn(f"a message is left out: {error}")
 
@@ -91,8 +93,12 @@ class SqliteFile:
         definitions = self._definitions() if kinds.get("message_definitions") == "table" else {}
         self._index = self._read_index()
         counts = Counter(self._index["topic"].tolist())
-        rows = self._database.execute("SELECT id, name, type, serialization_format FROM topics")
-        for key, name, msgtype, encoding in rows.fetchall():
+        rows = self._database.execute(
+            "SELECT id, name, type, serialization_format FROM topics"
+        ).fetchall()
+        if lost := sum(counts.values()) - sum(counts[row[0]] for row in rows):
+            self._warn(f"{lost} messages are left out: there is no topic with their number")
+        for key, name, msgtype, encoding in rows:
             if not all(isinstance(text, str) for text in (name, msgtype, encoding)):
                 self._warn(f"topic {key} is left out: its name or type is no text")
                 continue
@@ -114,11 +120,14 @@ class SqliteFile:
     def _read_index(self) -> np.ndarray:
         """Return row, topic and time of each message, as far as the file goes."""
         rows: list[tuple[int, int, int]] = []
+        lost = 0
         try:
             query = "SELECT id, topic_id, timestamp FROM messages NOT INDEXED ORDER BY id"
             for row in self._database.execute(query):
                 if all(isinstance(number, int) for number in row):
                     rows.append(row)
+                else:
+                    lost += 1
         except sqlite3.Error as error:
             if not rows:
                 raise
@@ -126,6 +135,8 @@ class SqliteFile:
                 f"{self.path} is damaged ({error}): it is read as far as it goes, "
                 f"{len(rows)} messages"
             )
+        if lost:
+            self._warn(f"{lost} messages are left out: their topic or time is no whole number")
         return np.array(rows, dtype=[("row", "i8"), ("topic", "i8"), ("time", "i8")])
 
     def _warn(self, text: str) -> None:

@@ -13,6 +13,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import RecordingError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import inverse
+from qvggt_core.util.quoting import listed
 from qvggt_ros.io.conversions import frames_of, read_transform, stamp_ns
 from qvggt_ros.io.messages import TYPES
 from qvggt_ros.io.recording import Recording
@@ -156,7 +157,7 @@ class TransformTree:
         if not common:
             raise RecordingError(
                 f"TF does not connect {child!r} with {parent!r}; its frames are: "
-                f"{', '.join(self.frames) or 'none'}"
+                f"{listed(self.frames)}"
             )
         nearest = min(common, key=lambda name: len(above_parent[name]) + len(above_child[name]))
         return above_parent[nearest], above_child[nearest]

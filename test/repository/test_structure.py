@@ -73,7 +73,7 @@ LAYERS = {
     ),
     "qvggt_ros": (
         ("io",),
-        ("calibrations", "counters", "masks", "odometry", "viewer_access"),
+        ("calibrations", "counters", "masks", "odometry", "steps", "viewer_access"),
         ("metric_sensors", "publishing"),
         ("session", "evaluation", "viewer"),
         ("drivers",),

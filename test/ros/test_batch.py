@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import threading
@@ -206,6 +207,17 @@ def test_a_worker_that_is_killed_before_it_reads_its_job_is_tried_again(bags, tm
     (outcome,) = run_on_processes(jobs_for(bags[:1], tmp_path), 1, load=load_room_network)
     killer.join()
     assert (outcome.error, outcome.attempts) == ("", 2)
+
+
+def test_a_process_that_cannot_be_started_is_the_reason_that_is_given(bags, tmp_path, monkeypatch):
+    """As where a process may not be made for want of memory."""
+
+    def fail(self):
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", fail)
+    with pytest.raises(OSError, match="Cannot allocate memory"):
+        list(run_on_processes(jobs_for(bags[:2], tmp_path), 2, load=load_room_network))
 
 
 @pytest.fixture

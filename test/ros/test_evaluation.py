@@ -444,6 +444,16 @@ def test_a_truth_that_jumps_and_stays_gives_no_score(source, far, tmp_path):
     assert "there is no score" in summary.warnings[-1]
 
 
+def test_a_truth_in_several_frames_is_named(tmp_path):
+    entries = room_entries(FRAMES)
+    for index, (_, _, _, message) in enumerate(e for e in entries if e[1] == "PoseStamped"):
+        message.header.frame_id = ("map", "odom")[index % 2]
+    bag = write_recording(tmp_path / "in", entries)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
+    problems = summary.metrics["accuracy"]["problems"]
+    assert any("are in several frames (map, odom)" in text for text in problems)
+
+
 def test_a_true_position_beyond_the_moon_is_none(tmp_path):
     bag, _ = truth_of(tmp_path, "topic", 1e12, frames=[6])
     summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)

@@ -133,6 +133,21 @@ def test_channels_of_other_encodings_are_left_alone(tmp_path):
         assert "/notes" not in recording.types
 
 
+@pytest.mark.parametrize(
+    ("head", "warning"),
+    [
+        (struct.pack("<HIQQ", 999, 0, stamp_of(1), 1), "no channel with their number"),
+        (struct.pack("<HIQQ", 1, 0, (1 << 64) - 1, 1), "time is none that there is"),
+    ],
+)
+def test_messages_without_a_channel_or_a_time_are_left_out_with_a_warning(head, warning, tmp_path):
+    extra = record(5, head + bytes(20))
+    bag = write_mcap(tmp_path / "in.mcap", room_entries(FRAMES), per_chunk=0, extra=extra)
+    times, warnings = received(bag)
+    assert times == times_of(*range(FRAMES))
+    assert any("1 messages are left out" in text and warning in text for text in warnings)
+
+
 def test_a_header_without_a_profile_is_read_and_ros_1_is_explained(tmp_path):
     bag = write_mcap(tmp_path / "in.mcap", room_entries(FRAMES), profile="")
     assert received(bag)[0] == times_of(*range(FRAMES))
@@ -231,6 +246,27 @@ def test_names_that_mean_something_in_addresses_are_names(name, storage, tmp_pat
     assert len(received(output / "bag", "/qvggt/pose")[0]) == 3
     assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "out"])
+
+
+@pytest.mark.parametrize(
+    ("change", "warning"),
+    [
+        ("UPDATE messages SET data = 'no bytes' WHERE id % 3 = 0", "content is no bytes"),
+        ("UPDATE messages SET timestamp = 'noon' WHERE id % 3 = 0", "10 messages are left out"),
+        ("UPDATE messages SET topic_id = 99 WHERE id % 3 = 0", "10 messages are left out"),
+    ],
+)
+def test_rows_that_are_no_messages_are_left_out_with_a_warning(change, warning, tmp_path):
+    bag = write_recording(tmp_path / "in", room_entries(FRAMES), "sqlite3")
+    with sqlite3.connect(next(bag.glob("*.db3"))) as database:
+        query = "SELECT count(*) FROM messages WHERE id % 3 != 0"
+        (kept,) = database.execute(query).fetchone()
+        database.execute(change)
+    with open_recording(bag) as recording:
+        read = list(recording.messages(list(recording.types)))
+        warnings = recording.warnings
+    assert len(read) == kept == 2 * FRAMES
+    assert any(warning in text for text in warnings)
 
 
 def assert_read_as_far_as_it_goes(bag, in_error):

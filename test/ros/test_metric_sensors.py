@@ -20,6 +20,7 @@ from qvggt_core.stream.frame import Frame
 from qvggt_ros.counters import Counters
 from qvggt_ros.io.conversions import quaternion
 from qvggt_ros.metric_sensors import MetricSensors
+from qvggt_ros.steps import Steps
 
 CAMERA, SENSOR = "camera_optical_frame", "range_link"
 MOUNT = transform(FLU_FROM_OPTICAL[:3, :3].T, np.array([0.0, 0.1, 0.0]))
@@ -239,6 +240,41 @@ def test_odometry_of_a_recording_gives_metres_without_being_asked_for(with_odome
     assert segment["alignments"]["se3"]["translation"]["rmse"] < 0.01
     # From the first frame on: what waited for the scale is in metres too.
     assert segment["compared"] == FRAMES
+
+
+@pytest.mark.parametrize("far", [1e3, 1e8])
+def test_odometry_that_jumps_away_for_a_moment_costs_itself(far, tmp_path):
+    start = inverse(world_from_camera(0))
+    entries = room_entries(FRAMES)
+    for index in range(FRAMES):
+        message = odometry(index, start @ world_from_camera(index))
+        message.pose.pose.position.x += far if index in (4, 11, 12) else 0.0
+        entries.append(("/wheels/odom", "Odometry", stamp_of(index), message))
+    bag = write_recording(tmp_path / "in", entries)
+    summary = replay(bag, tmp_path / "out", RoomNetwork(), PLAIN, report=False)
+    found = summary.metrics["result"]
+    assert found["metres_per_unit"] == pytest.approx(2.0, rel=0.01)
+    assert sum(n for text, n in found["rejected"].items() if "a step of" in text) == 3
+
+
+def test_fixes_that_no_place_has_and_jumps_are_rejected():
+    good = [(47.0 + 1e-7 * index, 8.0, 400.0) for index in range(10)]
+    bad = {3: (0.0, 0.0, 0.0), 5: (47.0, 999.0, 400.0), 7: (47.0, 8.0, 1e300)}
+    sensors, reconstructor, counters = make()
+    for index, place in enumerate(good):
+        sensors.on_fix(fix_message(bad.get(index, place), index))
+    assert len(reconstructor.gps) == 7
+    assert sum(counters.rejected.values()) == 3
+
+
+def test_positions_that_begin_elsewhere_and_go_on_there_are_taken():
+    """As where odometry is started anew."""
+    steps = Steps()
+    refused = [
+        bool(steps.refusal(stamp_of(i), np.array([1e6 * (i >= 6) + 0.1 * i, 0.0, 0.0])))
+        for i in range(20)
+    ]
+    assert refused == [6 <= i < 10 for i in range(20)]
 
 
 def test_odometry_can_be_refused(with_odometry, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 from support.recordings import M, header, stamp_of, write_recording
 
+from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.poses import transform
 from qvggt_ros.io.recording import open_recording
 from qvggt_ros.io.tf_tree import TransformTree
@@ -109,3 +110,12 @@ def test_a_frame_with_two_parents_is_below_both(tmp_path):
     track = tree.track("world", "camera", stamps)
     expected = np.stack([world @ moved(index) @ MOUNT for index in range(FRAMES)])
     np.testing.assert_allclose(track.matrices, expected, atol=1e-9)
+
+
+def test_of_thousands_of_frames_an_error_names_some():
+    tree = TransformTree()
+    for index in range(3000):
+        tree.add(f"a{index}", f"b{index}", 0, np.eye(4), static=True)
+    with pytest.raises(RecordingError, match=r" and 5980 more$") as caught:
+        tree.track("a0", "b1", [0])
+    assert len(str(caught.value)) < 500

@@ -15,11 +15,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from rich.console import Console
 
 from qvggt_ros.cli import app, console
 
 TIMEOUT_S = 120.0
+ORPHANS_END_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,11 @@ def run(
         if ended:
             break
         if time.monotonic() > limit:
+            workers = psutil.Process(child).children(recursive=True)
             os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
+            _, alive = psutil.wait_procs(workers, ORPHANS_END_S)
+            assert not alive, f"work on without a parent: {alive}"
             if kill_after_s is None:
                 raise TimeoutError(f"{arguments} still runs after {TIMEOUT_S:.0f} s")
             break

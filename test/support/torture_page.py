@@ -8,8 +8,9 @@ from typing import Any
 COLUMNS = ("cases", "explained", "tracebacks", "killed", "lost", "peak_mb", "slowest_s")
 WHAT = {
     "checkpoints": "networks and their descriptions: cut, flipped, lying, hostile pickles",
-    "faults": "commands killed, on full and read-only disks, short of memory; then run again",
+    "faults": "commands killed, on full, read-only and vanished disks, short of memory; run again",
     "kernels": "random calls of the kernels, in processes of 200",
+    "live": "a running session: its checkpoint, folder, subscriber, clock, camera, memory",
     "load": "four cameras at 60 Hz into a network that is too slow and fails; memory, threads flat",
     "messages": "images, calibrations, odometry, transforms that are wrong; a network's nonsense",
     "parameters": "parameter, plan, study, training and truth files",
@@ -22,6 +23,7 @@ Wrong input, faults and load for as long as one wants, in processes of their own
 ```
 make torture                                    # at most 20 minutes on two cores
 cd test && python -m torture messages --minutes 60
+cd test && python -m torture --minutes 600      # about a million cases
 cd test && python -m torture.kernels --sanitize --batches 20   # AddressSanitizer, UBSan
 ```
 

@@ -63,7 +63,7 @@ def main() -> None:
     """Run all parts, or those that are named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("parts", nargs="*", help="parts to run; all if none is named")
-    parser.add_argument("--minutes", type=float, default=18.0, help="for all parts together")
+    parser.add_argument("--minutes", type=float, default=17.0, help="for all parts together")
     parser.add_argument("--output", type=Path, help="JSON file to write")
     parser.add_argument("--page", type=Path, help="write docs/torture.md from such a file instead")
     arguments = parser.parse_args()

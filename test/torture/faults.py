@@ -6,6 +6,7 @@ the same command, run again, ends as if nothing had happened.
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import random
@@ -28,7 +29,6 @@ from support.small_network import TINY, open_state
 
 import qvggt_core.training.curves
 import qvggt_core.training.trainer  # noqa: F401
-import qvggt_ros.drivers.batch  # noqa: F401  # what is starved is a command's work, no import
 from qvggt_core.model import checkpoint
 from qvggt_core.stream import load_network as network
 
@@ -234,6 +234,8 @@ if __name__ == "__main__":
     # Threads of the parent are not in a child that is forked, and would be waited for.
     torch.set_num_threads(1)
     network.load_network = load_room_network
+    # What is starved is a command's work, no import: all is there before.
+    importlib.import_module("qvggt_ros.drivers.batch")
     with TemporaryDirectory() as work, running(served_network(Path(work))) as hub:
         os.environ["HF_ENDPOINT"] = hub.endpoint
         faults = Faults(Path(work), commands(Path(work), hub))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from qvggt_core.errors import EvaluationError
-from qvggt_core.evaluate.jumps import without_jumps
+from qvggt_core.evaluate.jumps import standstill, without_jumps
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import transform
 
@@ -75,6 +75,18 @@ def test_what_can_be_flown_is_left_as_it_is(name) -> None:
     found = without_jumps(path(positions, seconds))
     assert np.array_equal(found.track.positions, positions)
     assert found.note == ""
+
+
+def test_poses_that_are_the_same_to_the_last_digit_are_named() -> None:
+    held = circle()
+    held[12:22] = held[12]
+    assert "10 true poses from 1700000001.200 s to 1700000002.100 s are the same" in standstill(
+        path(held)
+    )
+    assert standstill(path(circle())) == ""
+    assert standstill(path(np.ones((COUNT, 3)))) == ""
+    trembling = held + 1e-9 * RNG.normal(size=held.shape)
+    assert standstill(path(trembling)) == ""
 
 
 def test_stamps_in_a_gap_are_known() -> None:

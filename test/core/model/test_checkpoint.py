@@ -105,6 +105,24 @@ def test_sixteen_bit_runs_keep_cameras_and_the_last_convolution_in_float32(
     assert 0 < error < 0.02
 
 
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_a_loaded_network_does_not_change_with_its_file(model: VGGT, tmp_path, kind) -> None:
+    """As where `cp` writes another network into the file while a robot flies with this one."""
+    path = tmp_path / f"model.{kind}"
+    if kind == "pt":
+        torch.save(model.state_dict(), path)
+    else:
+        save_checkpoint(path, model.state_dict(), TINY)
+    network = load_model(path, dtype=torch.float32)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with path.open("r+b") as file:
+        file.write(b"\xff" * path.stat().st_size)
+    assert all(torch.equal(before[name], each) for name, each in network.state_dict().items())
+    with path.open("r+b") as file:
+        file.truncate(0)
+    assert all(torch.isfinite(each).all() for each in network.state_dict().values())
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"nothing\.safetensors: No such file"):
         read_checkpoint(tmp_path / "nothing.safetensors")

@@ -88,6 +88,13 @@ def test_a_wall_is_no_ground():
     assert ground_plane(np.full_like(depth, np.nan), room.INTRINSICS, up, 0.6) is None
 
 
+@pytest.mark.parametrize("focal", [0.0, np.nan, 1e-320])
+def test_a_lens_that_is_none_shows_no_ground(focal):
+    depth = np.full((room.HEIGHT, room.WIDTH), 2.0, np.float32)
+    intrinsics = np.array([[focal, 0.0, 20.0], [0.0, focal, 15.0], [0.0, 0.0, 1.0]])
+    assert ground_plane(depth, intrinsics, np.array([0.0, -1.0, 0.0]), 0.6) is None
+
+
 def test_a_rig_s_baseline_gives_the_unit_of_each_pair():
     left, right = pose_at(), pose_at(y=-0.12)
     lengths = KnownLengths()
