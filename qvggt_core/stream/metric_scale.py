@@ -49,6 +49,8 @@ _RATIOS = {
     CONDITIONING: 0.02,
     SAVED_MAP: 0.02,
 }
+# Ratios that an estimate needs: fewer where each is of many points.
+_FEWEST = {METRIC_DEPTH: 1, CONDITIONING: 1, SAVED_MAP: 3}
 
 
 class MetricScale:
@@ -75,8 +77,7 @@ class MetricScale:
         }
         # A network's depth of one image is as good as of three: none shows its own bias.
         self._ratios = {
-            name: RatioScale(name, sigma, fewest=1 if name in (METRIC_DEPTH, CONDITIONING) else 5)
-            for name, sigma in _RATIOS.items()
+            name: RatioScale(name, sigma, _FEWEST.get(name, 5)) for name, sigma in _RATIOS.items()
         }
         self.reset()
 
