@@ -32,6 +32,10 @@ class RecordingError(QvggtError):
     """A recording cannot be read, or holds nothing that can be reconstructed."""
 
 
+class MapError(QvggtError):
+    """A saved map is missing, damaged, or of another network, or there is none to save."""
+
+
 class OutputError(QvggtError):
     """An output cannot be written where it was asked for, or something else is there."""
 

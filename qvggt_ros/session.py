@@ -133,6 +133,7 @@ class ReconstructionSession:
             "loops_accepted": loops.accepted,
             "loops_rejected": dict(loops.rejected),
             "loop_shift": loops.shift if loops.accepted else None,
+            "localisation": loops.localisation or None,
         }
 
     def on_camera_info(self, message: Any, camera: str = "") -> None:

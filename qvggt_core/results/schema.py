@@ -197,6 +197,9 @@ class Result(_Part):
     loop_shift: float | None = Field(
         None, description="How far the last correction by loops moved the camera; null without one."
     )
+    localisation: str | None = Field(
+        None, description="Whether the camera was found in the loaded map; null without one."
+    )
     unit: Literal["m", "units"] = Field(description="Unit of lengths in the map.")
     segment_frames: list[int] = Field(description="Frames of each segment.")
     path_lengths: list[float] = Field(description="Length of the path in each segment.")

@@ -105,9 +105,11 @@ class DeferredReconstructor:
     def _released(self, results: tuple[Reconstruction, ...]) -> tuple[Reconstruction, ...]:
         done: list[Reconstruction] = []
         for result in results:
-            if result.segment != self._segment:
+            segment = result.odometry_segment
+            segment = result.segment if segment is None else segment
+            if segment != self._segment:
                 done += self._release()
-                self._segment, self._given_up = result.segment, False
+                self._segment, self._given_up = segment, False
             self._held.append(result)
             if sum(len(held.frames) for held in self._held) > _MAX_FRAMES:
                 self._given_up = True
@@ -144,8 +146,16 @@ def _brought_to(result: Reconstruction, scale: Scale, up: Up) -> Reconstruction:
         )
     if up.source != result.up.source:
         turn = levelling(up.direction) @ levelling(result.up.direction).T
-        frames = tuple(geometry.turned(turn) for geometry in frames)
         upright = transform(turn, np.zeros(3))
-        correction = upright @ result.map_from_odometry @ inverse(upright)
+        correction = result.map_from_odometry @ inverse(upright)
+        if not _is_in_loaded_map(result):
+            # Else the map's vertical is its own, and only odometry is turned.
+            frames = tuple(geometry.turned(turn) for geometry in frames)
+            correction = upright @ correction
         result = replace(result, map_from_odometry=correction, corrections=None)
     return replace(result, frames=frames, up=up)
+
+
+def _is_in_loaded_map(result: Reconstruction) -> bool:
+    is_joined = result.odometry_segment is not None
+    return is_joined and result.loops is not None and result.loops.is_in_loaded_map

@@ -189,7 +189,8 @@ class Scale:
         metres_per_unit: metres in one unit of the segment's map, where the camera is now; None
             while it is unknown or only estimated.
         source: "unknown", "parameter", or the source with the largest weight: "odometry", "gps",
-            "range", "altitude", "baseline", "camera height", "metric depth", "odometry as input".
+            "range", "altitude", "baseline", "camera height", "metric depth", "odometry as input",
+            "saved map".
         stamp_ns: capture time of the image at which it was last confirmed; None if never.
         state: how well it is known; if not given, metric with a length and unknown without.
         sigma: standard deviation of its logarithm, what the sources get wrong all the time
@@ -288,6 +289,8 @@ class LoopStatus:
         rejected: number of pairs of keyframes rejected so far, by reason.
         shift: how far the last correction moved the camera, in the map's unit.
         turn: how far it turned it, radians.
+        localisation: whether the camera was found in a loaded map, in words; empty without one.
+        is_in_loaded_map: whether it was.
     """
 
     keyframes: int = 0
@@ -295,6 +298,8 @@ class LoopStatus:
     rejected: Mapping[str, int] = field(default_factory=dict)
     shift: float = 0.0
     turn: float = 0.0
+    localisation: str = ""
+    is_in_loaded_map: bool = False
 
 
 @dataclass(frozen=True)

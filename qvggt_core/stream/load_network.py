@@ -97,6 +97,15 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     return LoadedNetwork(network, effective, _facts(path, memory), metric_depth)
 
 
+def checkpoint_sha256(parameters: Parameters) -> str:
+    """Return the hash of the network that the parameters of a `LoadedNetwork` name.
+
+    Raises:
+        CheckpointError: it is not there any more.
+    """
+    return read_checkpoint(Path(parameters.checkpoint)).sha256()
+
+
 def _dtype(parameters: Parameters, device: str) -> torch.dtype:
     if torch.device(device).type == "cpu" and (why := native.shortfall()) is not None:
         logger.warning("the network will be slower than it could be: C++ kernels %s", why)

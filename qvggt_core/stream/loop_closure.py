@@ -19,8 +19,11 @@ from numpy.typing import NDArray
 from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.stream.frame import Frame, FrameGeometry, LoopStatus, Reconstruction
 from qvggt_core.stream.gravity import levelling
+from qvggt_core.stream.known_lengths import LengthRatio
+from qvggt_core.stream.localiser import WORLD, MapLocaliser
 from qvggt_core.stream.loop_finder import LoopFinder, NewKeyframe, Placement
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.saved_map import SavedMap
 from qvggt_core.stream.uncertainty import SCALE_SIGMA
 
 # A keyframe of the graph every so many radians, or so far as a share of the depth.
@@ -58,14 +61,18 @@ class LoopClosure:
 
     Attributes:
         finder: does the work.
+        first_segment: number of the first segment of a flight: 0 is a map that was loaded.
     """
 
-    def __init__(self, in_background: bool = False) -> None:
-        """Start without a map.
+    def __init__(self, in_background: bool = False, saved: SavedMap | None = None) -> None:
+        """Start without keyframes.
 
         Args:
             in_background: work in a thread; without, the same input gives the same output.
+            saved: a map in which the camera is sought instead; it is not changed.
         """
+        self._saved = saved
+        self.first_segment = 0 if saved is None else WORLD + 1
         self._pool = ThreadPoolExecutor(1, "loops") if in_background else None
         self._originals: OrderedDict[int, _Original] = OrderedDict()
         self._jobs: deque[Future[None]] = deque()
@@ -76,12 +83,23 @@ class LoopClosure:
         for job in self._jobs:
             job.cancel()
         self._jobs.clear()
-        self.finder = LoopFinder()
+        self.finder = LoopFinder() if self._saved is None else MapLocaliser(self._saved)
         self._since, self._segment, self._gauge = _Since(), -1, 0
         self._factor, self._level = 0.0, np.eye(3)
         self._placement: Placement | None = None
         self._status = LoopStatus()
+        self._length: LengthRatio | None = None
         self._originals.clear()
+
+    @property
+    def knows_metres(self) -> bool:
+        """Whether a loaded map may give the scale."""
+        return self._saved is not None and self._saved.is_metric
+
+    def take_length(self) -> LengthRatio | None:
+        """Return what a loaded map has shown of the segment's unit since the last call."""
+        length, self._length = self._length, None
+        return length
 
     def remember(self, frame: Frame, preprocessor: Preprocessor) -> None:
         """Keep a frame until its geometry is known."""
@@ -139,6 +157,7 @@ class LoopClosure:
             frame.camera or preprocessor.camera(frame, geometry.intrinsics),
             partial(preprocessor.view_pixels, frame, geometry.view),
             max(sigma, _LEAST_SCALE_SIGMA) if self._factor else np.inf,
+            self._factor or 1.0,
         )
         self._since = _Since(pose)
         self._submit(partial(self.finder.take, keyframe))
@@ -174,6 +193,7 @@ class LoopClosure:
         while self._jobs and self._jobs[0].done():
             self._jobs.popleft().result()
         found, corrections = self.finder.placement, None
+        self._placement = None if found is None else self._placement
         status = self.finder.status
         status = replace(status, shift=self._status.shift, turn=self._status.turn)
         if found is not None and found is not self._placement and found.gauge == self._gauge:
@@ -181,6 +201,9 @@ class LoopClosure:
                 shift, turn = _change(self._placement, found, result.frames[0])
                 status = replace(status, shift=shift, turn=turn)
             self._placement, corrections = found, found.corrections
+            self._length = found.length
+        if status.localisation != self._status.localisation:
+            result = replace(result, events=(*result.events, status.localisation))
         self._status = status
         result = replace(result, loops=status, corrections=corrections)
         placement = self._placement

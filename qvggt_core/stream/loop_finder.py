@@ -37,6 +37,7 @@ from qvggt_core.stream.keyframe_store import (
     packed_tokens,
     thinned,
 )
+from qvggt_core.stream.known_lengths import LengthRatio
 from qvggt_core.stream.loop_verification import Corners, compare
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 
@@ -70,6 +71,7 @@ class NewKeyframe:
         view_pixels: gives where pixels (N, 2) with rays (N, 2) lie in the network's view.
         scale_sigma: standard deviation of the logarithm of the unit where it is the metre;
             infinite where it is the map's own.
+        unit: of `geometry`, per unit of the segment's map as the network gave it.
     """
 
     segment: int
@@ -80,6 +82,7 @@ class NewKeyframe:
     camera: Camera
     view_pixels: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
     scale_sigma: float = np.inf
+    unit: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ class Placement:
         gauge: how often the unit or the axes of odometry had changed by then.
         map_from_odometry: (4, 4) rigid, at the newest keyframe; its unit is that of the map.
         corrections: at all keyframes.
+        length: of a unit of the segment's map, where a loaded map has just shown it.
     """
 
     segment: int
@@ -99,6 +103,7 @@ class Placement:
     gauge: int
     map_from_odometry: NDArray[np.float64]
     corrections: KeyframeCorrections
+    length: LengthRatio | None = None
 
 
 @dataclass
@@ -125,6 +130,7 @@ class LoopFinder:
     status: LoopStatus = field(default_factory=LoopStatus)
     gauge: int = 0
     _scale_sigma: float = np.inf
+    _metric: dict[int, bool] = field(default_factory=dict)
     _waiting: list[Loop] = field(default_factory=list)
     _is_behind: bool = False
     _corrected_at: int = 0
@@ -133,6 +139,7 @@ class LoopFinder:
         """Add a keyframe; look whether it sees a place again."""
         self._store(keyframe)
         self._scale_sigma = keyframe.scale_sigma
+        self._metric[keyframe.segment] = bool(np.isfinite(keyframe.scale_sigma))
         newest = len(self.store) - 1
         found = self._seen_again(newest)
         if found is not None:
@@ -162,6 +169,19 @@ class LoopFinder:
         self.placement, self.gauge = None, self.gauge + 1
         if self.loops:
             self._correct()
+
+    def is_metric(self, world: int, worlds: NDArray[np.int64]) -> bool:
+        """Return whether a world's unit is the metre.
+
+        Args:
+            world: number of the segment whose world it is.
+            worlds: (N,) the worlds of all keyframes; the newest one's has the newest one's unit.
+        """
+        if worlds[-1] == world:
+            return bool(np.isfinite(self._scale_sigma))
+        return all(
+            self._metric[int(each)] for each in np.unique(self.chains.segments[worlds == world])
+        )
 
     def _store(self, keyframe: NewKeyframe) -> None:
         geometry = keyframe.geometry

@@ -126,11 +126,11 @@ class MetricMap:
         newest = entries[-1].view.stamp_ns
         if metres_per_unit is not None:
             ratio = LengthRatio(CONDITIONING, metres_per_unit, _CONDITIONING_SIGMA)
-            self._observe_ratio(newest, ratio)
+            self.observe_ratio(newest, ratio)
         elif frames and self._is_metric_depth_due(newest):
             frames = self._observe_metric_depth(entries, frames)
         for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
-            self._observe_ratio(stamp, ratio)
+            self.observe_ratio(stamp, ratio)
         self._find_up([frame for frame in frames if frame.view.source == first_camera])
         return tuple(self._in_metres(frame) for frame in frames)
 
@@ -158,7 +158,8 @@ class MetricMap:
             tilt = np.degrees(np.arccos(np.clip(found.direction[2], -1.0, 1.0)))
             self._add_event(f"the map is level by {found.source}: it was tilted by {tilt:.1f} deg")
 
-    def _observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
+    def observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
+        """Take the length of a map unit as one image or window gives it."""
         event = self._scale.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
         if event:
             self._add_event(event)
@@ -185,7 +186,7 @@ class MetricMap:
                 entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
         if unit is not None and unit.is_trusted:
             ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
-            self._observe_ratio(last.view.stamp_ns, ratio)
+            self.observe_ratio(last.view.stamp_ns, ratio)
         return frames
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:

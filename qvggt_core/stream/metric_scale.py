@@ -28,7 +28,7 @@ _EVENT_CHANGE = 0.1
 
 ODOMETRY, GPS, RANGE, ALTITUDE = "odometry", "gps", "range", "altitude"
 BASELINE, CAMERA_HEIGHT, METRIC_DEPTH = "baseline", "camera height", "metric depth"
-CONDITIONING = "odometry as input"
+CONDITIONING, SAVED_MAP = "odometry as input", "saved map"
 
 _ALTITUDE_AXIS = np.array([0.0, 0.0, 1.0])
 # Odometry of the base, where the camera's mount on it is not known, and GPS of an antenna.
@@ -41,7 +41,16 @@ _POSITIONS = {
         ALTITUDE, Freedom(noise=0.03, axis=_ALTITUDE_AXIS), systematic=0.03, max_gap_s=0.5
     ),
 }
-_RATIOS = {RANGE: 0.01, BASELINE: 0.01, CAMERA_HEIGHT: 0.02, METRIC_DEPTH: 0.07, CONDITIONING: 0.02}
+_RATIOS = {
+    RANGE: 0.01,
+    BASELINE: 0.01,
+    CAMERA_HEIGHT: 0.02,
+    METRIC_DEPTH: 0.07,
+    CONDITIONING: 0.02,
+    SAVED_MAP: 0.02,
+}
+# Ratios that an estimate needs: fewer where each is of many points.
+_FEWEST = {METRIC_DEPTH: 1, CONDITIONING: 1, SAVED_MAP: 3}
 
 
 class MetricScale:
@@ -68,8 +77,7 @@ class MetricScale:
         }
         # A network's depth of one image is as good as of three: none shows its own bias.
         self._ratios = {
-            name: RatioScale(name, sigma, fewest=1 if name in (METRIC_DEPTH, CONDITIONING) else 5)
-            for name, sigma in _RATIOS.items()
+            name: RatioScale(name, sigma, _FEWEST.get(name, 5)) for name, sigma in _RATIOS.items()
         }
         self.reset()
 
@@ -186,7 +194,8 @@ class MetricScale:
             stamp_ns: of the image.
             metres_per_unit: in the unit of this segment's map.
             sigma: standard deviation of its logarithm, noise alone.
-            source: "range", "baseline", "camera height", "metric depth" or "odometry as input".
+            source: "range", "baseline", "camera height", "metric depth", "odometry as input" or
+                "saved map".
 
         Returns:
             What changed, in words.

@@ -90,7 +90,8 @@ class Reconstructor:
         self.gated = 0
         self.not_finite = 0
         self.withheld = 0
-        self.segment = 0
+        self._loops = loops or LoopClosure()
+        self.segment = self._loops.first_segment
         self._network = network
         self.parameters = parameters
         # One for each camera of a rig: each remembers how to rectify its own.
@@ -104,7 +105,6 @@ class Reconstructor:
         self._map_is_empty = True
         self._refusals = 0
         self._verifier = Verifier()
-        self._loops = loops or LoopClosure()
         self._ran_unconditioned = False
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
@@ -218,9 +218,9 @@ class Reconstructor:
         return done
 
     def reset(self, reason: str = "reset on request") -> None:
-        """Forget all maps and the views that wait; the next frame begins segment 0."""
+        """Forget all maps and the views that wait; the next frame begins the first segment."""
         self._last = ()
-        self.segment = 0
+        self.segment = self._loops.first_segment
         self._map_is_empty = True
         self.gated += sum(len(result.frames) for result in self._held)
         self._held = ()
@@ -531,7 +531,13 @@ class Reconstructor:
             confirmation=confirmation,
             up=self._metric.up,
         )
-        return self._loops.correct(result, self._tokens) if self.parameters.loop_closure else result
+        if not self.parameters.loop_closure:
+            return result
+        corrected = self._loops.correct(result, self._tokens)
+        length = self._loops.take_length()
+        if length is not None and frames:
+            self._metric.observe_ratio(frames[-1].view.stamp_ns, length)
+        return corrected
 
     def _tokens(self, geometry: FrameGeometry) -> Any:
         """Return what the encoder made of a view in the window."""

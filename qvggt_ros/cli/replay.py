@@ -12,7 +12,7 @@ from qvggt_core.results.options import EvaluationOptions
 from qvggt_ros.cli import console
 from qvggt_ros.cli.evaluate import accuracy_rows, problems
 from qvggt_ros.cli.options import Evaluate, NetworkOptions, OutputDirectory, RecordingPath
-from qvggt_ros.drivers.options import ReplayOptions
+from qvggt_ros.drivers.options import MapOptions, ReplayOptions
 
 if TYPE_CHECKING:
     from qvggt_ros.drivers.replay import ReplaySummary
@@ -23,6 +23,7 @@ def replay(
     output: OutputDirectory,
     network: NetworkOptions,
     options: ReplayOptions,
+    maps: MapOptions,
     compared: EvaluationOptions,
     evaluate: Evaluate = None,
     view: Annotated[
@@ -50,6 +51,7 @@ def replay(
             output,
             loaded,
             options,
+            maps=maps,
             comparison=Comparison.requested(evaluate, compared),
             watcher=Watcher(progress, stop, grown),
         )

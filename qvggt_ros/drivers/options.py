@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from qvggt_core.util.options import option
 
@@ -21,3 +22,15 @@ class ReplayOptions:
     limit: int | None = option(None, "End after so many images.")
     overwrite: bool = option(False, "Replace a former output.")
     report: bool = option(True, "Draw pictures and write report.html.")
+
+
+@dataclass(frozen=True)
+class MapOptions:
+    """Which map is loaded or saved; a field's metadata describes it."""
+
+    save_map: Path | None = option(
+        None, "Save the map into this directory, for --load-map; turns loop_closure on."
+    )
+    load_map: Path | None = option(
+        None, "Find the camera in this map, which is not changed; turns loop_closure on."
+    )

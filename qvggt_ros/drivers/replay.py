@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -23,11 +24,14 @@ from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result, write_reconstruction
 from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import Reconstruction
-from qvggt_core.stream.load_network import LoadedNetwork
+from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256
+from qvggt_core.stream.loop_closure import LoopClosure
+from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.reconstructor import Reconstructor
+from qvggt_core.stream.saved_map import MAP, SavedMap, read_map, write_map_files
 from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
-from qvggt_ros.drivers.options import ReplayOptions
+from qvggt_ros.drivers.options import MapOptions, ReplayOptions
 from qvggt_ros.evaluation import camera_frame_of, compare, truth_of
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.ground_truth import named_ground_truth
@@ -118,6 +122,7 @@ def replay(
     loaded: LoadedNetwork,
     options: ReplayOptions | None = None,
     *,
+    maps: MapOptions | None = None,
     comparison: Comparison | None = None,
     watcher: Watcher | None = None,
 ) -> ReplaySummary:
@@ -133,6 +138,7 @@ def replay(
             effective_params.yaml, metrics.json, run.json, pictures and report.html.
         loaded: the network, the parameters and facts for the report.
         options: what is read and written.
+        maps: which map is loaded, or made beside the output; with either, loops are looked for.
         comparison: how to compare with the ground truth.
         watcher: what follows it.
 
@@ -140,21 +146,27 @@ def replay(
         RecordingError: the recording or its truth cannot be used.
         OutputError: the output is in the way or cannot be written.
         ParameterError: the storage or the limit is refused.
+        MapError: a map cannot be loaded, or there is none to save.
         EvaluationError: a truth that is required cannot be compared; the output is in place.
     """
     options, comparison = options or ReplayOptions(), comparison or Comparison()
+    maps = maps or MapOptions()
     _check(options)
     started = time.perf_counter()
+    loaded, loops, network = _with_maps(loaded, maps)
     with open_recording(bag) as recording:
         topics = choose_topics(recording, options.image_topic, options.camera_info_topic)
         topics = with_mask(recording, topics, options.mask_topic)
         evaluation = _known_truth(recording, topics, comparison)
         sources = _scale_sources(recording, options, loaded.parameters)
-        with new_output(
-            output, layout.RESULT, overwrite=options.overwrite, inputs=[bag]
-        ) as partial:
+        with (
+            _map_output(maps.save_map, options.overwrite) as map_directory,
+            new_output(output, layout.RESULT, overwrite=options.overwrite, inputs=[bag]) as partial,
+        ):
             run = _Run(recording, topics, sources, loaded, watcher or Watcher())
-            run.through(partial / layout.BAG, options)
+            run.through(partial / layout.BAG, options, loops)
+            if map_directory is not None:
+                run.save_map(map_directory, loops, network)
             result = Result.of(run.built, run.metrics(), run.facts(started))
             files = [partial / layout.BAG]
             files += write_reconstruction(partial, run.built, loaded.parameters)
@@ -174,6 +186,33 @@ def replay(
         run=result.run,
         interrupted=run.interrupted,
     )
+
+
+def _with_maps(loaded: LoadedNetwork, maps: MapOptions) -> tuple[LoadedNetwork, LoopClosure, str]:
+    """Return the network with the parameters for maps, what finds loops or a place, and a hash."""
+    if maps.save_map is None and maps.load_map is None:
+        return loaded, LoopClosure(), ""
+    if maps.save_map is not None and maps.load_map is not None:
+        raise ParameterError(
+            "a map that is loaded is not changed, so there is none to save: choose --load-map or "
+            "--save-map"
+        )
+    network = checkpoint_sha256(loaded.parameters)
+    saved = None
+    if maps.load_map is not None:
+        saved = read_map(maps.load_map)
+        saved.check_network(network)
+    parameters = loaded.parameters.with_values(loop_closure=True)
+    return replace(loaded, parameters=parameters), LoopClosure(saved=saved), network
+
+
+@contextmanager
+def _map_output(directory: Path | None, overwrite: bool) -> Iterator[Path | None]:
+    if directory is None:
+        yield None
+        return
+    with new_output(directory, MAP, overwrite=overwrite) as partial:
+        yield partial
 
 
 def _check(options: ReplayOptions) -> None:
@@ -287,7 +326,17 @@ class _Run:
         self._writer: BagWriter
         self._session: ReconstructionSession
 
-    def through(self, bag: Path, options: ReplayOptions) -> None:
+    def save_map(self, directory: Path, loops: LoopClosure, network: str) -> None:
+        """Write the map into a directory that is there.
+
+        Raises:
+            MapError: there is none.
+        """
+        assert isinstance(loops.finder, LoopFinder)
+        up = str(self._session.up_values["up_source"])
+        write_map_files(directory, SavedMap.of(loops.finder, network, up))
+
+    def through(self, bag: Path, options: ReplayOptions, loops: LoopClosure) -> None:
         """Run, and write what is published; the written recording is whole in any case.
 
         Raises:
@@ -295,12 +344,13 @@ class _Run:
         """
         parameters = self._loaded.parameters
         reconstructor = DeferredReconstructor(
-            Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth),
+            Reconstructor(self._loaded.network, parameters, self._loaded.metric_depth, loops),
             hopes_for_metres=bool(
                 self._sources.odometry
                 or self._sources.others
                 or self._loaded.metric_depth
                 or parameters.camera_height
+                or loops.knows_metres
             ),
             hopes_for_up=self._knows_imu_mount(),
         )

@@ -1,0 +1,272 @@
+"""How often a camera finds itself in a saved map, how soon, and how often it is wrong.
+
+    python benchmarks/relocalisation.py DIRECTORY RECORDING... \
+        -o benchmarks/results/relocalisation.json
+
+DIRECTORY has the renderings of benchmarks/loop_closure.py. A map is made of the first half of a
+flight, saved and loaded; every few frames of the second half a try begins that knows nothing, and
+ends after `_FRAMES` frames. A pose is right within 0.3 m and 5 degrees of the truth, to which the
+map's keyframes are aligned: turn by orientations, scale and shift by positions. Tries in the map of
+another world may find nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from confirmation import Truth, read
+from loop_closure import Looked, by_oracle, drifting, tokens_of
+from loop_flights import CAMERA, PERIOD_NS, rendered
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from qvggt_core.geometry.poses import rotation_angle
+from qvggt_core.geometry.similarities import rotation_of
+from qvggt_core.measure.provenance import write_results
+from qvggt_core.model import shipped_checkpoint
+from qvggt_core.parameters import Parameters
+from qvggt_core.stream import Frame, Preprocessor, Reconstruction, Reconstructor
+from qvggt_core.stream.load_network import load_network
+from qvggt_core.stream.localiser import MapLocaliser
+from qvggt_core.stream.loop_closure import LoopClosure
+from qvggt_core.stream.loop_finder import LoopFinder
+from qvggt_core.stream.saved_map import SavedMap, read_map, write_map
+
+# Frames between tries, of a try, and of those after the camera is localised.
+_EVERY, _FRAMES, _LATER = 8, 60, 20
+_METRES, _DEGREES = 0.3, 5.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """One reconstruction of a flight before any correction, and what the encoder made of it."""
+
+    result: Reconstruction
+    tokens: dict[int, Any]
+
+
+class Recorded(LoopClosure):
+    """Keeps what a flight gives, and corrects nothing."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        super().__init__()
+        self.steps: list[Step] = []
+
+    def correct(self, result: Reconstruction, tokens: Any) -> Reconstruction:
+        """Keep a reconstruction."""
+        made = {g.view.stamp_ns: np.asarray(tokens(g)) for g in result.frames}
+        self.steps.append(Step(result, made))
+        return result
+
+
+@dataclass(frozen=True)
+class Flight:
+    """A flight, reconstructed."""
+
+    frames: dict[int, Frame]
+    steps: Sequence[Step]
+    truth: Truth
+    size: tuple[int, int]
+
+    def through(self, loops: LoopClosure, steps: Sequence[Step]) -> None:
+        """Give steps to what takes them."""
+        preprocessor = Preprocessor(*self.size)
+        for step in steps:
+            for geometry in step.result.frames:
+                loops.remember(self.frames[geometry.view.stamp_ns], preprocessor)
+            loops.correct(step.result, lambda g, made=step.tokens: made[g.view.stamp_ns])
+
+    @property
+    def half(self) -> int:
+        """Number of steps in the first half of the images."""
+        counts = np.cumsum([len(step.result.frames) for step in self.steps])
+        return int(np.searchsorted(counts, counts[-1] / 2)) + 1
+
+
+def by_network(frames: list[Frame], truth: Truth, loaded: Any) -> Flight:
+    """Return a flight as the network has it, points followed."""
+    loops = Recorded()
+    parameters = loaded.parameters.with_values(loop_closure=True)
+    reconstructor = Reconstructor(loaded.network, parameters, loops=loops)
+    for frame in frames:
+        reconstructor.add(frame)
+    reconstructor.flush()
+    size = (loaded.network.image_width, loaded.network.patch_size)
+    return Flight({frame.stamp_ns: frame for frame in frames}, loops.steps, truth, size)
+
+
+def with_exact_depth(directory: Path, seed: int, network: Any) -> Flight:
+    """Return a flight with exact depth and odometry that drifts."""
+    flight = rendered(directory, "room", 30 + seed, seed, 220)
+    stamps = [index * PERIOD_NS for index in range(len(flight.poses))]
+    tokens = tokens_of(flight, network)
+    odometry = drifting(flight.poses, np.random.default_rng([6, seed]))
+    size = (network.image_width, network.patch_size)
+    looked: Looked = by_oracle(flight, odometry, tokens, *size)
+    steps = [
+        Step(result, {stamp: token})
+        for result, stamp, token in zip(looked.before, stamps, tokens, strict=True)
+    ]
+    frames = {
+        stamp: Frame(stamp, image, CAMERA, "camera")
+        for stamp, image in zip(stamps, flight.images, strict=True)
+    }
+    return Flight(frames, steps, Truth(dict(zip(stamps, flight.poses, strict=True))), size)
+
+
+def mapped(flight: Flight) -> SavedMap:
+    """Return the map of a flight's first half, saved and loaded."""
+    loops = LoopClosure()
+    flight.through(loops, flight.steps[: flight.half])
+    assert isinstance(loops.finder, LoopFinder)
+    saved = SavedMap.of(loops.finder, "", "first camera")
+    with TemporaryDirectory() as directory:
+        write_map(Path(directory) / "map", saved)
+        return read_map(Path(directory) / "map")
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Where the truth has a map: similarity of its keyframes' poses."""
+
+    scale: float
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+    error: float
+
+    @classmethod
+    def of(cls, saved: SavedMap, truth: Truth) -> Alignment:
+        """Align a map to the truth of its flight."""
+        known = [truth.pose(keyframe.stamp_ns) for keyframe in saved.keyframes]
+        kept = [index for index, pose in enumerate(known) if pose is not None]
+        path, true = saved.poses[kept], np.stack([known[index] for index in kept])
+        # By their orientations: a short path fixes the turn about itself badly.
+        rotation = Rotation.from_matrix(true[:, :3, :3] @ np.swapaxes(path[:, :3, :3], 1, 2))
+        turn = rotation.mean().as_matrix()
+        source, target = path[:, :3, 3] @ turn.T, true[:, :3, 3]
+        moved, wanted = source - source.mean(axis=0), target - target.mean(axis=0)
+        scale = float((moved * wanted).sum() / np.square(moved).sum())
+        shift = target.mean(axis=0) - scale * source.mean(axis=0)
+        off = np.linalg.norm(scale * moved - wanted, axis=1)
+        return cls(scale, turn, shift, float(np.sqrt(np.mean(off**2))))
+
+    def errors(self, map_from_camera: NDArray, true: NDArray) -> tuple[float, float]:
+        """Return metres and degrees by which a pose (4, 4), maybe a similarity, is off."""
+        position = self.scale * self.rotation @ map_from_camera[:3, 3] + self.translation
+        turn = (self.rotation @ rotation_of(map_from_camera)).T @ true[:3, :3]
+        off = float(np.linalg.norm(position - true[:3, 3]))
+        return off, float(np.degrees(rotation_angle(turn)))
+
+
+def attempt(
+    flight: Flight, steps: Sequence[Step], saved: SavedMap, alignment: Alignment | None
+) -> tuple[list[tuple[float, float]], int]:
+    """Return what poses are off by from when the camera is localised, and after how many keyframes.
+
+    Without an alignment the map is of another world: any pose is wrong.
+    """
+    loops = LoopClosure(saved=saved)
+    localiser = loops.finder
+    assert isinstance(localiser, MapLocaliser)
+    offs: list[tuple[float, float]] = []
+    keyframes, later = 0, 0
+    for step in steps:
+        flight.through(loops, [step])
+        move, newest = localiser.map_from_odometry, step.result.frames[-1:]
+        true = flight.truth.pose(newest[0].view.stamp_ns) if newest else None
+        if move is None or true is None:
+            continue
+        keyframes = keyframes or int(localiser.status.localisation.split()[-2])
+        if alignment is None:
+            return [(np.inf, np.inf)], keyframes
+        offs.append(alignment.errors(move @ newest[0].map_from_camera, true))
+        later += len(step.result.frames)
+        if later > _LATER:
+            break
+    return offs, keyframes
+
+
+def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[str, Any]:
+    """Return what became of tries in a map; of another world if there is no alignment."""
+    counts = np.cumsum([0, *(len(step.result.frames) for step in flight.steps)])
+    begins = np.arange(counts[flight.half], counts[-1] - _FRAMES, _EVERY)
+    outcomes = [
+        attempt(flight, flight.steps[start:end], saved, alignment)
+        for start, end in np.searchsorted(counts, np.stack([begins, begins + _FRAMES], axis=1))
+    ]
+    first = np.array([offs[0] for offs, _ in outcomes if offs]).reshape(-1, 2)
+    later = np.array([off for offs, _ in outcomes for off in offs]).reshape(-1, 2)
+    right, count = int(_is_right(first).sum()), len(outcomes)
+    found = {
+        "tries": count,
+        "right": right / count,
+        "wrong": (len(first) - right) / count,
+        "not_localised": (count - len(first)) / count,
+    }
+    if alignment is None or not len(first):
+        return found
+    return {
+        **found,
+        "first_m_median": float(np.median(first[:, 0])),
+        "first_m_worst": float(first[:, 0].max()),
+        "first_deg_median": float(np.median(first[:, 1])),
+        "first_deg_worst": float(first[:, 1].max()),
+        "keyframes_median": float(np.median([number for _, number in outcomes if number])),
+        "results": len(later),
+        "results_wrong": 1.0 - float(_is_right(later).mean()),
+    }
+
+
+def _is_right(offs: NDArray[np.float64]) -> NDArray[np.bool_]:
+    return (offs[:, 0] <= _METRES) & (offs[:, 1] <= _DEGREES)
+
+
+def figures(flight: Flight) -> tuple[SavedMap, dict[str, Any]]:
+    """Return the map of a flight's first half, and the figures of tries in its second."""
+    saved = mapped(flight)
+    alignment = Alignment.of(saved, flight.truth)
+    found = tries(flight, saved, alignment)
+    return saved, {"keyframes": len(saved.keyframes), "map_error_m": alignment.error, **found}
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("recordings", type=Path, nargs="*")
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
+    args = parser.parse_args()
+    loaded = load_network(Parameters(compute_dtype="float32"))
+    table: dict[str, Any] = {}
+    if args.only and args.output and args.output.exists():
+        table = json.loads(args.output.read_text(encoding="utf-8"))["results"]
+
+    def add(name: str, found: Any) -> None:
+        table[name] = found
+        print(name, json.dumps(found), flush=True)
+        if args.output:
+            write_results(args.output, {"results": table}, shipped_checkpoint(), digits=4)
+
+    if args.only != "recordings":
+        rooms = [with_exact_depth(args.directory, seed, loaded.network) for seed in range(2)]
+        found = [figures(flight) for flight in rooms]
+        for number in range(2):
+            add(f"exact depth, room {30 + number}", found[number][1])
+            other = tries(rooms[number], found[1 - number][0], None)
+            add(f"room {30 + number} in the map of room {31 - number}", other)
+    for path in args.recordings if args.only != "rooms" else ():
+        frames, truth = read(path, None)
+        add(path.name, figures(by_network(frames, truth, loaded))[1])
+
+
+if __name__ == "__main__":
+    main()

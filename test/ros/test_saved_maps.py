@@ -1,0 +1,135 @@
+"""A recording's map is saved, and another recording is found in it, by `qvggt replay`."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from support import drifting_flight as flights
+from support import hostile_checkpoints as hostile
+from support import mapped_room
+from support.plain_parameters import PLAIN
+from support.recordings import (
+    camera_info_message,
+    header,
+    image_message,
+    read_recording,
+    stamp_of,
+    write_recording,
+)
+
+from qvggt_core.errors import MapError, OutputError, ParameterError
+from qvggt_core.evaluate.trajectory_files import read_trajectory
+from qvggt_core.stream.load_network import LoadedNetwork
+from qvggt_core.stream.saved_map import read_map
+from qvggt_ros.drivers.options import MapOptions, ReplayOptions
+from qvggt_ros.drivers.replay import Comparison, replay
+
+PARAMETERS = PLAIN.with_values(window_size=4, window_stride=2)
+LATER = flights.circle(40, 0.6, radius=2.15)[7:17]
+
+
+def recording(path, poses):
+    size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
+    k = flights.CAMERA.intrinsics
+    entries = []
+    for index, picture in enumerate(mapped_room.pictures(poses)):
+        image = image_message(0, header=header(index), step=3 * size["width"], **size)
+        image.data = picture.reshape(-1)
+        projection = np.hstack([k, np.zeros((3, 1))]).ravel()
+        info = camera_info_message(index, k=k.ravel(), p=projection, **size)
+        entries += [
+            ("/camera/image_raw", "Image", stamp_of(index), image),
+            ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
+        ]
+    return write_recording(path, entries)
+
+
+def run(bag, output, poses, checkpoint, **maps):
+    parameters = PARAMETERS.with_values(checkpoint=str(checkpoint))
+    return replay(
+        bag,
+        output,
+        LoadedNetwork(mapped_room.BoxNetwork(poses), parameters, {}),
+        ReplayOptions(report=False),
+        maps=MapOptions(**maps),
+        comparison=Comparison(None),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("maps")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(folder):
+    path = folder / "network.safetensors"
+    path.write_bytes(hostile.base("float"))
+    return path
+
+
+@pytest.fixture(scope="module")
+def box(folder, checkpoint):
+    bag = recording(folder / "in", mapped_room.TRUTH)
+    run(bag, folder / "out", mapped_room.TRUTH, checkpoint, save_map=folder / "box")
+    return folder / "box"
+
+
+@pytest.fixture(scope="module")
+def later(folder):
+    return recording(folder / "later", LATER)
+
+
+def test_the_map_is_beside_the_result_and_has_the_network_s_hash(box, folder, checkpoint):
+    saved = read_map(box)
+    assert len(saved.keyframes) == len(mapped_room.TRUTH)
+    assert saved.network == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    assert not saved.is_metric
+    unit = scale_between(saved.poses, mapped_room.MAP_FROM_ROOM @ mapped_room.TRUTH)
+    expected = (mapped_room.MAP_FROM_ROOM @ mapped_room.TRUTH)[:, :3, 3]
+    np.testing.assert_allclose(unit * saved.poses[:, :3, 3], expected, atol=0.05)
+
+
+def scale_between(poses, true):
+    return (poses[:, :3, 3] * true[:, :3, 3]).sum() / np.square(poses[:, :3, 3]).sum()
+
+
+def test_a_later_recording_is_found_in_the_map(box, later, folder, checkpoint):
+    summary = run(later, folder / "found", LATER, checkpoint, load_map=box)
+    result = summary.metrics["result"]
+    assert result["localisation"] == "localised in map box after 3 keyframes"
+    assert "localised in map box after 3 keyframes" in summary.metrics["events"]
+    track = read_trajectory(folder / "found" / "trajectory.tum")
+    assert len(track.stamps_ns) == len(LATER)
+    expected = mapped_room.MAP_FROM_ROOM @ LATER
+    found = np.stack(track.matrices)
+    unit = scale_between(found, expected)
+    assert np.linalg.norm(unit * found[:, :3, 3] - expected[:, :3, 3], axis=1).max() < 0.2
+    worlds = [m.header.frame_id for _, _, m in read_recording(folder / "found/bag")["/qvggt/pose"]]
+    assert worlds[0] == "qvggt_unscaled_1"
+    assert worlds[-1] == "qvggt_unscaled"
+
+
+def test_where_nothing_is_recognised_the_result_stays_outside(box, folder, checkpoint):
+    away = flights.circle(60, 1.0)[46:51]
+    bag = recording(folder / "away", away)
+    summary = run(bag, folder / "lost", away, checkpoint, load_map=box)
+    assert summary.metrics["result"]["localisation"] == "not localised in map box yet"
+    assert (folder / "lost" / "trajectory_1.tum").exists()
+    assert not (folder / "lost" / "trajectory.tum").exists()
+
+
+def test_a_map_of_another_network_is_refused_before_anything_is_made(box, later, folder):
+    other = folder / "other.safetensors"
+    other.write_bytes(hostile.base("w4a16"))
+    with pytest.raises(MapError, match="another network"):
+        run(later, folder / "never", LATER, other, load_map=box)
+    assert not list(folder.glob("never*"))
+
+
+def test_what_is_in_the_way_is_refused_before_hours_of_work(later, box, folder, checkpoint):
+    with pytest.raises(OutputError, match="exists"):
+        run(later, folder / "never", LATER, checkpoint, save_map=box)
+    with pytest.raises(ParameterError, match="choose --load-map or --save-map"):
+        run(later, folder / "never", LATER, checkpoint, save_map=folder / "b", load_map=box)
+    assert not list(folder.glob("never*"))
