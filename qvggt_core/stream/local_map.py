@@ -53,6 +53,9 @@ _UNKNOWN = 0.7
 _FOUNDED = 20.0
 # A turn that explains what is seen may still be a motion past things that are far away.
 _TURN_ADRIFT = 0.1
+# After so many keyframes more, whether other views would found the map better is looked at anew.
+_TO_REVIEW = (2, 4)
+_WORTH_A_CHANGE = 0.8
 # Keyframes after founding until which the map may turn out to be misread.
 _TO_SETTLE = 6
 _BAD_SHARE = 0.4
@@ -179,9 +182,8 @@ class LocalMap:
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
         new &= ~np.isin(last.tracks.ids, np.fromiter(self._outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
-        if self.is_founded:
-            self._since_founding += 1
-        else:
+        self._since_founding += self.is_founded
+        if not self.is_founded or self._since_founding in _TO_REVIEW:
             self._try_to_found()
         self.refine()
         self._forget()
@@ -288,13 +290,21 @@ class LocalMap:
         ways = founding_views(self.keyframes)
         if not ways:
             return
-        # What looked like turns until now were motions.
-        for keyframe in self.keyframes[ways[0].first :]:
-            keyframe.only_turned = False
-        self.refine(iterations=12)
-        maps = [self, *(self._founded_by(views) for views in ways)]
+        as_it_is = copy(self)
+        as_it_is.keyframes = [
+            # What looked like turns until now were motions.
+            replace(keyframe, only_turned=keyframe.only_turned and number < ways[0].first)
+            for number, keyframe in enumerate(self.keyframes)
+        ]
+        as_it_is.points = self.points.take(np.arange(len(self.points)))
+        as_it_is.refine(iterations=12)
+        maps = [as_it_is, *(self._founded_by(views) for views in ways)]
         first = min(len(each.keyframes) for each in maps)
-        best = min(maps, key=lambda each: each._misfit(each.keyframes[-first:]))
+        misfits = [each._misfit(each.keyframes[-first:]) for each in maps]
+        best = maps[int(np.argmin(misfits))]
+        # Poses that went out stay where they were: a change must be worth it.
+        if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
+            return
         self.points, self.keyframes, self._outliers = best.points, best.keyframes, best._outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
