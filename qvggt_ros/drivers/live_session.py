@@ -17,7 +17,7 @@ import numpy as np
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
-from qvggt_core.stream.loop_closure import LoopClosure
+from qvggt_core.stream.loaded_map import loops_of
 from qvggt_core.stream.network import Network
 from qvggt_ros.counters import Status
 from qvggt_ros.drivers.thread_worker import Worker
@@ -86,14 +86,14 @@ class LiveReconstruction:
         self._conditions: frozenset[str] = frozenset()
 
         def start() -> tuple[LoadedNetwork, ReconstructionSession]:
-            loaded = load(parameters)
+            loaded, loops = loops_of(load(parameters), in_background=True)
             _warm_up(loaded.network)
             session = ReconstructionSession(
                 Reconstructor(
                     loaded.network,
                     loaded.parameters,
                     loaded.metric_depth,
-                    LoopClosure(in_background=True),
+                    loops,
                 ),
                 loaded.parameters,
                 driver,
