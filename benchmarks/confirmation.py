@@ -188,9 +188,10 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--only", choices=("off", "on"))
+    parser.add_argument("--checkpoint", type=Path, default=shipped_checkpoint())
     args = parser.parse_args()
     modes = {"off": {"confirm": False, "refine": False}, "on": {}}
-    loaded = load_network(Parameters(compute_dtype="float32"))
+    loaded = load_network(Parameters(compute_dtype="float32", checkpoint=str(args.checkpoint)))
     table: dict[str, Any] = {}
     for path in args.recordings:
         frames, truth = read(path, args.limit)
@@ -202,7 +203,7 @@ def main() -> None:
             table.setdefault(path.name, {})[mode] = figures
             print(path.name, mode, json.dumps(figures), flush=True)
     if args.output:
-        write_results(args.output, {"results": table}, shipped_checkpoint(), digits=4)
+        write_results(args.output, {"results": table}, args.checkpoint, digits=4)
 
 
 if __name__ == "__main__":

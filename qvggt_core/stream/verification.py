@@ -34,10 +34,14 @@ class Verifier:
             confirmed; while they say nothing, the network is believed or not by that.
     """
 
-    def __init__(self) -> None:
-        """Start without an image."""
+    def __init__(self, odometry: TrackOdometry | None = None) -> None:
+        """Start without an image.
+
+        Args:
+            odometry: follows the points, one of its own if not given.
+        """
         self.is_trusted = False
-        self._odometry = TrackOdometry()
+        self._odometry = odometry or TrackOdometry()
         self._camera: Camera | None = None
         self.forget_map()
 
@@ -125,7 +129,8 @@ class Verifier:
             # The map has no unit yet: that of the network's first window.
             self._odometry.map.rescale(float(np.exp(ratio)))
             self._has_unit, ratio = True, 0.0
-        if verdict is Verdict.CONTRADICTED:
+        is_believed = verdict is Verdict.CONFIRMED or self.is_trusted
+        if verdict is Verdict.CONTRADICTED or not is_believed:
             return float(np.exp(-ratio))
         share = _CONFIRMED_DEPTH if verdict is Verdict.CONFIRMED else _UNCONFIRMED_DEPTH
         self._odometry.map.expect(ids, np.exp(ratio) * predicted, share)

@@ -8,6 +8,9 @@ from support.streams import assert_true_up_to_the_unit, events, geometries, run,
 from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Reconstructor, Verdict
+from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.track_odometry import TrackOdometry
+from qvggt_core.stream.verification import Verifier
 
 PERIOD_NS = 100_000_000
 
@@ -249,3 +252,22 @@ def test_what_moves_by_itself_does_not_drag_a_founded_map_along_and_is_not_sure(
         inside.append(np.mean(geometry.confidence[covered] - 1))
         outside.append(np.mean(geometry.confidence[~covered] - 1))
     assert np.mean(inside) < 0.7 * np.mean(outside)
+
+
+@pytest.mark.parametrize("was_confirmed", [False, True])
+def test_an_undecided_window_has_a_say_on_distances_only_after_one_was_confirmed(was_confirmed):
+    poses = slow(6)
+    network = room.KnowingNetwork(poses, room.Noise())
+    preprocessor, odometry = Preprocessor(room.WIDTH, room.PATCH, True), TrackOdometry()
+    verifier, observations, tokens = Verifier(odometry), [], []
+    for frame in stream([room.image_of(pose) for pose in poses]):
+        view = preprocessor.view(frame)
+        tracked, _ = verifier.follow(frame, view, preprocessor)
+        observations.append(verifier.observe(tracked, is_keyframe=True))
+        tokens.append(network.encode(view.image))
+    prediction = network.predict(tokens, room.HEIGHT, room.WIDTH, len(tokens))
+    verifier.expect(prediction, observations, Verdict.CONTRADICTED)
+    verifier.is_trusted = was_confirmed
+    before = odometry.map.points.prior.copy()
+    verifier.expect(prediction, observations, Verdict.UNDECIDED)
+    assert (odometry.map.points.prior != before).any() == was_confirmed
