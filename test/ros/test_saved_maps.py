@@ -144,32 +144,70 @@ def test_what_is_in_the_way_is_refused_before_hours_of_work(later, box, folder, 
     assert not list(folder.glob("never*"))
 
 
-def test_a_live_camera_is_found_in_the_map_that_a_parameter_names(box, checkpoint):
-    parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), load_map=str(box))
-    worlds = []
+class Live:
+    """A live reconstruction of a flight, image by image."""
 
-    def emit(topic, message, stamp_ns):
+    def __init__(self, poses, checkpoint, **values):
+        self.worlds = []
+        parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), **values)
+
+        def load(given):
+            return LoadedNetwork(mapped_room.BoxNetwork(poses), given, {})
+
+        self.session = LiveReconstruction(parameters, Driver(M, self.emit), load=load)
+        self.poses = poses
+
+    def emit(self, topic, message, stamp_ns):
         if topic == "pose":
-            worlds.append(message.header.frame_id)
+            self.worlds.append(message.header.frame_id)
 
-    def load(given):
-        return LoadedNetwork(mapped_room.BoxNetwork(LATER), given, {})
-
-    live = LiveReconstruction(parameters, Driver(M, emit), load=load)
-    try:
-        assert live.parameters.loop_closure
-        for image, info in messages(LATER):
-            live.on_camera_info(info, "")
-            live.on_images({"": image})
+    def fly(self):
+        for image, info in messages(self.poses):
+            self.session.on_camera_info(info, "")
+            self.session.on_images({"": image})
             # The thread that localises is slower than images come here.
-            loops = live._session._reconstructor._loops
-            live._worker.call(lambda: None).result(20.0)
-            live._worker.call(loops.finish).result(20.0)
-        values = live._worker.call(lambda: live._session.status().values).result(20.0)
-    finally:
-        assert live.close(10.0)
-    assert values["localisation"] == "localised in map box after 3 keyframes"
-    assert (worlds[0], worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
+            self.session._worker.call(lambda: None).result(20.0)
+            self.session._worker.call(self.session._loops.finish).result(20.0)
+
+    @property
+    def status(self):
+        return self.session._worker.call(lambda: self.session._session.status().values).result(20.0)
+
+
+@pytest.fixture
+def live(checkpoint):
+    started = []
+
+    def start(poses, **values):
+        started.append(Live(poses, checkpoint, **values))
+        return started[-1]
+
+    yield start
+    for each in started:
+        assert each.session.close(10.0)
+
+
+def test_a_live_camera_is_found_in_the_map_that_a_parameter_names(box, live, tmp_path):
+    it = live(LATER, load_map=str(box), map_directory=str(tmp_path))
+    assert it.session.parameters.loop_closure
+    it.fly()
+    assert it.status["localisation"] == "localised in map box after 3 keyframes"
+    assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
+    with pytest.raises(MapError, match="no keyframes are kept"):
+        it.session.save_keyframes().result(20.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_map_is_saved_with_its_keyframes(live, checkpoint, tmp_path):
+    it = live(mapped_room.TRUTH[:6], loop_closure=True, map_directory=str(tmp_path / "maps"))
+    with pytest.raises(MapError, match="no map to save"):
+        it.session.save_keyframes().result(20.0)
+    it.fly()
+    path, count = it.session.save_keyframes().result(20.0)
+    saved = read_map(path)
+    assert path.parent == tmp_path / "maps"
+    assert len(saved.keyframes) == count >= 4
+    assert saved.network == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
 
 
 def test_images_in_python_are_found_in_the_map_too(box, checkpoint):
