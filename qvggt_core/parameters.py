@@ -284,6 +284,14 @@ class Parameters(BaseModel):
             "odometry stays continuous."
         ),
     )
+    load_map: str = Field(
+        "",
+        description=(
+            "Directory of a saved map in which the camera is looked for; the map is not changed. "
+            "Turns loop_closure on."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
 
     # What is published
     map_frame: str = Field(

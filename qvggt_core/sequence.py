@@ -16,6 +16,8 @@ from qvggt_core.results.builder import ResultBuilder
 from qvggt_core.stream.frame import Frame, FrameGeometry
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.load_network import load_network as load
+from qvggt_core.stream.loaded_map import loops_of
+from qvggt_core.stream.localiser import WORLD
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _PERIOD_NS = 100_000_000
@@ -50,10 +52,11 @@ class Reconstruction:
 
     def __init__(self, network: LoadedNetwork) -> None:
         """Start with no image."""
+        network, loops = loops_of(network)
         self.events: list[str] = []
         self._parameters = network.parameters
         self._reconstructor = Reconstructor(
-            network.network, network.parameters, network.metric_depth
+            network.network, network.parameters, network.metric_depth, loops
         )
         self._built = ResultBuilder(network.parameters)
         self._frames: dict[int, list[FrameGeometry]] = {}
@@ -92,6 +95,11 @@ class Reconstruction:
     def frames(self) -> tuple[FrameGeometry, ...]:
         """Geometry of the N images of the longest segment, in order."""
         return tuple(self._frames.get(self._longest, ()))
+
+    @property
+    def is_in_loaded_map(self) -> bool:
+        """Whether their poses are in the map that the parameter `load_map` names."""
+        return bool(self._parameters.load_map) and self._longest == WORLD
 
     @property
     def images(self) -> NDArray[np.int64]:

@@ -51,6 +51,13 @@ Lookup = Callable[[str, str, int], "NDArray[np.float64] | None"]
 `target_from_source`, (4, 4), or None where it is not known."""
 
 
+def new_map_path(directory: str, name: str, suffix: str = "") -> Path:
+    """Return a path of now's in a directory, whose name may hold `~` and variables."""
+    now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
+    place = Path(os.path.expandvars(directory)).expanduser().absolute()
+    return place / f"{name}_{now}{suffix}".replace("/", "_")
+
+
 def outputs_of(parameters: Parameters) -> dict[str, str]:
     """Return the relative topics that a session publishes, and their message types."""
     others = {
@@ -172,11 +179,9 @@ class Publishing:
         cloud = None if self._map is None else self._map.cloud()
         if cloud is None or len(cloud) == 0:
             raise RecordingError("there is no map yet: no frame has got its geometry")
-        directory = Path(os.path.expandvars(self.parameters.map_directory)).expanduser().absolute()
-        now = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S_%f")
-        path = directory / f"{self.world or 'map'}_{now}.ply".replace("/", "_")
+        path = new_map_path(self.parameters.map_directory, self.world or "map", ".ply")
         try:
-            directory.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_path(path) as partial:
                 write_ply(partial, cloud)
         except OSError as error:

@@ -14,15 +14,19 @@ from typing import Any
 
 import numpy as np
 
+from qvggt_core.errors import MapError
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
-from qvggt_core.stream.load_network import LoadedNetwork, load_network
+from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256, load_network
+from qvggt_core.stream.loaded_map import loops_of
 from qvggt_core.stream.loop_closure import LoopClosure
+from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.network import Network
+from qvggt_core.stream.saved_map import SavedMap, write_map
 from qvggt_ros.counters import Status
 from qvggt_ros.drivers.thread_worker import Worker
 from qvggt_ros.io import conversions
-from qvggt_ros.publishing import Driver
+from qvggt_ros.publishing import Driver, new_map_path
 from qvggt_ros.session import ReconstructionSession
 
 logger = logging.getLogger(__name__)
@@ -85,25 +89,25 @@ class LiveReconstruction:
         self._progress = _Progress()
         self._conditions: frozenset[str] = frozenset()
 
-        def start() -> tuple[LoadedNetwork, ReconstructionSession]:
-            loaded = load(parameters)
+        def start() -> tuple[LoadedNetwork, ReconstructionSession, LoopClosure]:
+            loaded, loops = loops_of(load(parameters), in_background=True)
             _warm_up(loaded.network)
             session = ReconstructionSession(
                 Reconstructor(
                     loaded.network,
                     loaded.parameters,
                     loaded.metric_depth,
-                    LoopClosure(in_background=True),
+                    loops,
                 ),
                 loaded.parameters,
                 driver,
                 rectified=rectified,
                 live=True,
             )
-            return loaded, session
+            return loaded, session, loops
 
         try:
-            loaded, self._session = self._worker.call(start).result()
+            loaded, self._session, self._loops = self._worker.call(start).result()
         except Exception:
             self._worker.stop(_JOIN_S)
             raise
@@ -168,6 +172,24 @@ class LiveReconstruction:
     def save_map(self) -> Future[tuple[Path, int]]:
         """Write the map as PLY; the future brings the file and its number of points."""
         return self._worker.call(self._session.save_map)
+
+    def save_keyframes(self) -> Future[tuple[Path, int]]:
+        """Save the map for `load_map`; the future brings its directory and number of keyframes."""
+        return self._worker.call(self._save_keyframes)
+
+    def _save_keyframes(self) -> tuple[Path, int]:
+        if not self.parameters.loop_closure or self.parameters.load_map:
+            raise MapError(
+                "no keyframes are kept: set loop_closure to true and load_map to nothing"
+            )
+        self._loops.finish()
+        assert isinstance(self._loops.finder, LoopFinder)
+        up = str(self._session.up_values["up_source"])
+        network = checkpoint_sha256(self.parameters)
+        path = new_map_path(self.parameters.map_directory, "keyframes")
+        saved = SavedMap.of(self._loops.finder, network, up, path.name)
+        write_map(path, saved)
+        return path, len(saved.keyframes)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""

@@ -110,6 +110,9 @@ class ReconstructNode(LifecycleNode):
         group = ReentrantCallbackGroup()
         self.create_service(Trigger, "reset", self._on_reset, callback_group=group)
         self.create_service(Trigger, "save_map", self._on_save_map, callback_group=group)
+        self.create_service(
+            Trigger, "save_keyframes", self._on_save_keyframes, callback_group=group
+        )
 
     # The life cycle
 
@@ -431,6 +434,10 @@ class ReconstructNode(LifecycleNode):
 
     async def _on_save_map(self, request: Any, response: Any) -> Any:
         return await self._answer(response, lambda live: live.save_map(), "{0[1]} points in {0[0]}")
+
+    async def _on_save_keyframes(self, request: Any, response: Any) -> Any:
+        message = "{0[1]} keyframes in {0[0]}, for the parameter load_map"
+        return await self._answer(response, lambda live: live.save_keyframes(), message)
 
     async def _answer(
         self, response: Any, do: Callable[[LiveReconstruction], Any], message: str

@@ -25,10 +25,11 @@ from qvggt_core.results.result import Result, write_reconstruction
 from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256
+from qvggt_core.stream.loaded_map import loops_of
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.reconstructor import Reconstructor
-from qvggt_core.stream.saved_map import MAP, SavedMap, read_map, write_map_files
+from qvggt_core.stream.saved_map import MAP, SavedMap, write_map_files
 from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import MapOptions, ReplayOptions
@@ -190,20 +191,18 @@ def replay(
 
 def _with_maps(loaded: LoadedNetwork, maps: MapOptions) -> tuple[LoadedNetwork, LoopClosure, str]:
     """Return the network with the parameters for maps, what finds loops or a place, and a hash."""
-    if maps.save_map is None and maps.load_map is None:
-        return loaded, LoopClosure(), ""
-    if maps.save_map is not None and maps.load_map is not None:
+    if maps.load_map is not None:
+        parameters = loaded.parameters.with_values(load_map=str(maps.load_map))
+        loaded = replace(loaded, parameters=parameters)
+    if maps.save_map is None:
+        return (*loops_of(loaded), "")
+    if loaded.parameters.load_map:
         raise ParameterError(
             "a map that is loaded is not changed, so there is none to save: choose --load-map or "
             "--save-map"
         )
-    network = checkpoint_sha256(loaded.parameters)
-    saved = None
-    if maps.load_map is not None:
-        saved = read_map(maps.load_map)
-        saved.check_network(network)
-    parameters = loaded.parameters.with_values(loop_closure=True)
-    return replace(loaded, parameters=parameters), LoopClosure(saved=saved), network
+    loaded = replace(loaded, parameters=loaded.parameters.with_values(loop_closure=True))
+    return loaded, LoopClosure(), checkpoint_sha256(loaded.parameters)
 
 
 @contextmanager

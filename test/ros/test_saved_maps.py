@@ -9,6 +9,7 @@ from support import hostile_checkpoints as hostile
 from support import mapped_room
 from support.plain_parameters import PLAIN
 from support.recordings import (
+    M,
     camera_info_message,
     header,
     image_message,
@@ -17,26 +18,34 @@ from support.recordings import (
     write_recording,
 )
 
+import qvggt_core as qvggt
 from qvggt_core.errors import MapError, OutputError, ParameterError
 from qvggt_core.evaluate.trajectory_files import read_trajectory
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.saved_map import read_map
+from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.drivers.options import MapOptions, ReplayOptions
 from qvggt_ros.drivers.replay import Comparison, replay
+from qvggt_ros.publishing import Driver
 
 PARAMETERS = PLAIN.with_values(window_size=4, window_stride=2)
 LATER = flights.circle(40, 0.6, radius=2.15)[7:17]
 
 
-def recording(path, poses):
+def messages(poses):
+    """Yield the images of a flight and their calibration."""
     size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
     k = flights.CAMERA.intrinsics
-    entries = []
     for index, picture in enumerate(mapped_room.pictures(poses)):
         image = image_message(0, header=header(index), step=3 * size["width"], **size)
         image.data = picture.reshape(-1)
         projection = np.hstack([k, np.zeros((3, 1))]).ravel()
-        info = camera_info_message(index, k=k.ravel(), p=projection, **size)
+        yield image, camera_info_message(index, k=k.ravel(), p=projection, **size)
+
+
+def recording(path, poses):
+    entries = []
+    for index, (image, info) in enumerate(messages(poses)):
         entries += [
             ("/camera/image_raw", "Image", stamp_of(index), image),
             ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
@@ -133,3 +142,85 @@ def test_what_is_in_the_way_is_refused_before_hours_of_work(later, box, folder, 
     with pytest.raises(ParameterError, match="choose --load-map or --save-map"):
         run(later, folder / "never", LATER, checkpoint, save_map=folder / "b", load_map=box)
     assert not list(folder.glob("never*"))
+
+
+class Live:
+    """A live reconstruction of a flight, image by image."""
+
+    def __init__(self, poses, checkpoint, **values):
+        self.worlds = []
+        parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), **values)
+
+        def load(given):
+            return LoadedNetwork(mapped_room.BoxNetwork(poses), given, {})
+
+        self.session = LiveReconstruction(parameters, Driver(M, self.emit), load=load)
+        self.poses = poses
+
+    def emit(self, topic, message, stamp_ns):
+        if topic == "pose":
+            self.worlds.append(message.header.frame_id)
+
+    def fly(self):
+        for image, info in messages(self.poses):
+            self.session.on_camera_info(info, "")
+            self.session.on_images({"": image})
+            # The thread that localises is slower than images come here.
+            self.session._worker.call(lambda: None).result(20.0)
+            self.session._worker.call(self.session._loops.finish).result(20.0)
+
+    @property
+    def status(self):
+        return self.session._worker.call(lambda: self.session._session.status().values).result(20.0)
+
+
+@pytest.fixture
+def live(checkpoint):
+    started = []
+
+    def start(poses, **values):
+        started.append(Live(poses, checkpoint, **values))
+        return started[-1]
+
+    yield start
+    for each in started:
+        assert each.session.close(10.0)
+
+
+def test_a_live_camera_is_found_in_the_map_that_a_parameter_names(box, live, tmp_path):
+    it = live(LATER, load_map=str(box), map_directory=str(tmp_path))
+    assert it.session.parameters.loop_closure
+    it.fly()
+    assert it.status["localisation"] == "localised in map box after 3 keyframes"
+    assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
+    with pytest.raises(MapError, match="no keyframes are kept"):
+        it.session.save_keyframes().result(20.0)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_live_map_is_saved_with_its_keyframes(live, checkpoint, tmp_path):
+    it = live(mapped_room.TRUTH[:6], loop_closure=True, map_directory=str(tmp_path / "maps"))
+    with pytest.raises(MapError, match="no map to save"):
+        it.session.save_keyframes().result(20.0)
+    it.fly()
+    path, count = it.session.save_keyframes().result(20.0)
+    saved = read_map(path)
+    assert path.parent == tmp_path / "maps"
+    assert len(saved.keyframes) == count >= 4
+    assert saved.network == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+
+
+def test_images_in_python_are_found_in_the_map_too(box, checkpoint):
+    parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), load_map=str(box))
+    found = qvggt.Reconstruction(LoadedNetwork(mapped_room.BoxNetwork(LATER), parameters, {}))
+    for picture in mapped_room.pictures(LATER):
+        found.add(picture, flights.CAMERA)
+    found.finish()
+    assert "localised in map box after 3 keyframes" in found.events
+    assert found.is_in_loaded_map
+    assert found.images.tolist() == list(range(2, len(LATER)))
+    expected = mapped_room.MAP_FROM_ROOM @ LATER[2:]
+    unit = scale_between(found.poses, expected)
+    apart = unit * found.poses[:, :3, 3] - expected[:, :3, 3]
+    assert np.linalg.norm(apart, axis=1).max() < 0.2
+    assert not qvggt.Reconstruction(LoadedNetwork(None, PARAMETERS, {})).is_in_loaded_map

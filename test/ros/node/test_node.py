@@ -321,6 +321,9 @@ def test_services(tmp_path):
         assert saved.success
         (file,) = tmp_path.glob("*.ply")
         assert str(file) in saved.message
+        kept = it.ask(Trigger, "save_keyframes", Trigger.Request())
+        assert not kept.success
+        assert "set loop_closure to true" in kept.message
         assert it.ask(Trigger, "reset", Trigger.Request()).success
         assert not it.ask(Trigger, "save_map", Trigger.Request()).success
 
