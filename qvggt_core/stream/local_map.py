@@ -302,6 +302,9 @@ class LocalMap:
         first = min(len(each.keyframes) for each in maps)
         misfits = [each._misfit(each.keyframes[-first:]) for each in maps]
         best = maps[int(np.argmin(misfits))]
+        if self.is_founded:
+            # The unit is that of poses that went out.
+            best.rescale(_way(self.keyframes[-first:]) / _way(best.keyframes[-first:]))
         # Poses that went out stay where they were: a change must be worth it.
         if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
             return
@@ -378,3 +381,9 @@ class LocalMap:
         self.points = self.points.take(np.isin(self.points.ids, seen, assume_unique=True))
         newest = set(self.keyframes[-1].tracks.ids.tolist())
         self._outliers &= newest
+
+
+def _way(keyframes: list[Keyframe]) -> float:
+    """Return the length of the path through keyframes."""
+    centres = np.stack([inverse(keyframe.camera_from_map)[:3, 3] for keyframe in keyframes])
+    return float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())
