@@ -54,8 +54,8 @@ _FOUNDED = 20.0
 # A turn that explains what is seen may still be a motion past things that are far away.
 _TURN_ADRIFT = 0.1
 # After so many keyframes more, whether other views would found the map better is looked at anew.
-_TO_REVIEW = (2, 4)
-_WORTH_A_CHANGE = 0.8
+_TO_REVIEW = (3, 5)
+_WORTH_A_CHANGE = 0.92
 # Keyframes after founding until which the map may turn out to be misread.
 _TO_SETTLE = 6
 _BAD_SHARE = 0.4
@@ -288,7 +288,8 @@ class LocalMap:
         from equal distances: what explains all views so far best, is right.
         """
         ways = founding_views(self.keyframes)
-        if not ways:
+        # A founded map is looked at anew as a whole or not at all.
+        if not ways or (self.is_founded and ways[0].first > 0):
             return
         as_it_is = copy(self)
         as_it_is.keyframes = [
