@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import EvaluationError
 from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.poses import quaternion, transform
-from qvggt_core.util.quoting import cut
+from qvggt_core.util.quoting import cut, short
 
 _FACTORS = {"s": 1_000_000_000, "us": 1_000, "ns": 1}
 _NAMES = {
@@ -260,7 +260,7 @@ def _stamp(path: Path, number: int, word: str, factor: int) -> int:
             return int(value.to_integral_value())
     except (ArithmeticError, ValueError):
         pass
-    raise EvaluationError(f"{path}, line {number}: {word!r} is no time")
+    raise EvaluationError(f"{path}, line {number}: {short(word)} is no time")
 
 
 def _read_times(path: Path, times: Path | None, poses: int) -> list[int]:

@@ -89,6 +89,14 @@ def test_what_is_no_trajectory_is_refused_with_its_line(text, says, tmp_path):
         read_trajectory(tmp_path / "t")
 
 
+@pytest.mark.parametrize("form", ["{} 0 0 0 0 0 0 1\n", "#timestamp\n{},0,0,0,1,0,0,0\n"])
+def test_a_time_of_thousands_of_digits_is_quoted_short(form, tmp_path):
+    (tmp_path / "t").write_text(form.format("9" * 20_000))
+    with pytest.raises(EvaluationError, match="is no time") as refusal:
+        read_trajectory(tmp_path / "t")
+    assert len(str(refusal.value)) < 1000
+
+
 def test_a_missing_or_binary_file_is_named(tmp_path):
     (tmp_path / "b").write_bytes(b"\xff\xfe\x00")
     for name in ("b", "nowhere"):
