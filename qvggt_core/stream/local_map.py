@@ -304,11 +304,11 @@ class LocalMap:
         misfits = [each._misfit(each.keyframes[-first:]) for each in maps]
         best = maps[int(np.argmin(misfits))]
         if self.is_founded:
-            # The unit is that of poses that went out.
+            # Poses that went out stay where they were: a change must be worth it.
+            if min(misfits) > _WORTH_A_CHANGE * misfits[0]:
+                return
+            # The unit is theirs.
             best.rescale(_way(self.keyframes[-first:]) / _way(best.keyframes[-first:]))
-        # Poses that went out stay where they were: a change must be worth it.
-        if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
-            return
         self.points, self.keyframes, self._outliers = best.points, best.keyframes, best._outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
