@@ -64,8 +64,8 @@ class Reconstructor:
     views are kept.
 
     Attributes:
-        gated: number of frames that left the window without geometry: dropped by a reset, or
-            the network failed.
+        gated: number of frames that got no geometry: dropped by a reset, with the stamp of their
+            predecessor, or the network failed.
         not_finite: number of windows for which the network gave poses that are not finite.
         withheld: number of frames whose geometry the images contradict, and that were kept back.
         segment: number of the current map.
@@ -110,7 +110,7 @@ class Reconstructor:
         self._held: tuple[Reconstruction, ...] = ()
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
-        """Take the next frame; return what the network had to say, oldest first, often nothing.
+        """Take the next frame; return what became known, oldest first, often nothing.
 
         A frame that does not continue what was before (a gap, a step back in time, another size
         or camera) begins a new segment, after the views that wait have got their geometry.
@@ -127,6 +127,7 @@ class Reconstructor:
         views = [self._preprocessor(each).view(each) for each in frames]
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
+            self.gated += len(frames)
             return ()
         try:
             self._take(frames, views)
