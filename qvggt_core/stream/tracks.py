@@ -23,6 +23,9 @@ _MIN_EIGENVALUE = 2e-4
 _COLLAPSE = 0.35
 _FEWEST_FOUND = 20
 _KEYPOINTS = 1500
+# Between these values pixels tell by how much the exposure has changed, if it is by more than that.
+_DARKEST, _BRIGHTEST = 8, 247
+_SAME_EXPOSURE = 0.02
 # A point goes where the matches around it go: so many, the nearest within a share of the width.
 _NEIGHBOURS = 4
 _NEAR = 0.1
@@ -155,8 +158,9 @@ def _flown(
 ) -> _State:
     assert before.grey is not None
     window = _window(grey.shape[1])
-    there, found = _flow(before.grey, grey, before.points, guess, window)
-    back, returned = _flow(grey, before.grey, there, before.points, window)
+    start, end = _equally_exposed(before.grey, grey)
+    there, found = _flow(start, end, before.points, guess, window)
+    back, returned = _flow(end, start, there, before.points, window)
     kept = found & returned
     kept &= np.linalg.norm(back - before.points, axis=1) <= max_round_trip
     kept &= (there >= 0).all(axis=1)
@@ -190,6 +194,26 @@ def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
         return nothing
     guess = (start.points + shift[near]).astype(np.float32)
     return _flown(start, grey, guess, 2.0 * _MAX_ROUND_TRIP)
+
+
+def _equally_exposed(
+    one: NDArray[np.uint8], other: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return two images, the brighter one darkened to the other's exposure.
+
+    Flow takes a point to keep its brightness; an exposure that changes by a tenth between images
+    would lose them all.
+    """
+    few, few_other = one[::4, ::4], other[::4, ::4]
+    known = (np.minimum(few, few_other) > _DARKEST) & (np.maximum(few, few_other) < _BRIGHTEST)
+    if not known.any():
+        return one, other
+    gain = float(np.mean(few_other, where=known) / np.mean(few, where=known))
+    if abs(gain - 1.0) < _SAME_EXPOSURE:
+        return one, other
+    if gain < 1.0:
+        return np.asarray(cv2.convertScaleAbs(one, alpha=gain), np.uint8), other
+    return one, np.asarray(cv2.convertScaleAbs(other, alpha=1.0 / gain), np.uint8)
 
 
 def _window(width: int) -> tuple[int, int]:
