@@ -27,6 +27,7 @@ from qvggt_core.stream.map_keyframes import (
     ray_sigma,
     scaled_pose,
     take_covariances,
+    turned_since,
 )
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.resection import (
@@ -35,6 +36,8 @@ from qvggt_core.stream.resection import (
     Resection,
     Sighting,
     resect,
+    resect_again,
+    residuals,
     variance_shown,
 )
 from qvggt_core.stream.tracks import Tracks
@@ -44,6 +47,9 @@ _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
+# Where fewer of the points agree on a pose, those decide that so many keyframes have seen.
+_UNANIMOUS = 0.8
+_PROVEN = 3
 # Points whose distance is known this well, as a share, distinguish a motion from a turn.
 _KNOWN = 0.2
 _MIN_KNOWN = 30
@@ -95,6 +101,7 @@ class LocalMap:
         keyframes: the newest last.
         is_founded: whether two views with parallax have confirmed the map; before, distances are
             those of the prior.
+        outliers: numbers of points that move otherwise than the scene does.
     """
 
     def __init__(
@@ -115,7 +122,7 @@ class LocalMap:
         self._adrift = 0.0
         self._since_founding = 0
         self._last = tracks
-        self._outliers: set[int] = set()
+        self.outliers: set[int] = set()
         self._add_points(self.keyframes[0], np.ones(len(tracks.ids), bool), 1.0 / distance)
 
     @property
@@ -125,7 +132,11 @@ class LocalMap:
 
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
-        located, resection = self._resected(tracks, [self._motion @ self._pose, self._pose])
+        starts = [self._motion @ self._pose, self._pose]
+        if not self.is_founded:
+            # What moves by itself may look as if the camera had not turned.
+            starts += turned_since(self._last, tracks, self._pose)
+        located, resection = self._resected(tracks, starts)
         if not self.is_founded:
             share = _TURN_ADRIFT if located.only_turned else 1.0
             self._adrift += share * image_motion(self._last, tracks)
@@ -136,14 +147,14 @@ class LocalMap:
         self._motion = located.camera_from_map @ inverse(self._pose)
         self._pose = located.camera_from_map
         wrong = located.ids[~located.agrees]
-        self._outliers.update(wrong.tolist())
+        self.outliers.update(wrong.tolist())
         index, _ = self.points.find(wrong)
         self._drop(index)
         return replace(located, adrift=self._adrift)
 
     def disagree(self, located: Located, tracks: Tracks) -> NDArray[np.bool_]:
         """Return which points of a located frame move otherwise than the scene does."""
-        wrong = {*self._outliers, *located.ids[~located.agrees].tolist()}
+        wrong = {*self.outliers, *located.ids[~located.agrees].tolist()}
         return np.isin(tracks.ids, np.fromiter(wrong, np.int64, len(wrong)))
 
     def relocate(self, tracks: Tracks, start: NDArray[np.float64]) -> Located:
@@ -160,8 +171,13 @@ class LocalMap:
         seen = self.points.take(index)
         sighting = Sighting(seen, tracks.rays[found], ray_sigma(tracks.focal))
         result = resect(sighting, starts)
+        share = result.share
+        if share < _UNANIMOUS and self.is_founded:
+            proven = self._are_proven(ids)
+            if np.count_nonzero(proven) >= _MIN_KNOWN:
+                result, share = resect_again(sighting, proven, starts)
         agrees = result.agrees
-        if np.count_nonzero(agrees) < _MIN_POINTS or result.share < _MIN_SHARE:
+        if np.count_nonzero(agrees) < _MIN_POINTS or share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
         known = np.count_nonzero(seen.sigma <= _KNOWN * seen.inverse_distance)
         turned = pose_after_turn(self.keyframes, tracks) if known < _MIN_KNOWN else None
@@ -170,6 +186,16 @@ class LocalMap:
             pose, ids, agrees, covariance=result.covariance, only_turned=turned is not None
         )
         return located, result
+
+    def _are_proven(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return which points have agreed with the map in several keyframes.
+
+        Where many points disagree, something moves by itself, and its points may outnumber the
+        scene's: those that it brought are none of these.
+        """
+        seen = np.concatenate([keyframe.tracks.ids for keyframe in self.keyframes])
+        numbers, count = np.unique(seen, return_counts=True)
+        return np.isin(ids, numbers[count >= _PROVEN])
 
     def add_keyframe(self, tracks: Tracks, located: Located) -> None:
         """Append the frame that was located last; adjust the last keyframes and their points."""
@@ -180,14 +206,25 @@ class LocalMap:
         self.keyframes.append(keyframe)
         _, known = self.points.find(last.tracks.ids)
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
-        new &= ~np.isin(last.tracks.ids, np.fromiter(self._outliers, np.int64))
+        new &= ~np.isin(last.tracks.ids, np.fromiter(self.outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
+        if self.is_founded:
+            self._leave_out_strangers(keyframe)
         self._since_founding += self.is_founded
         if not self.is_founded or self._since_founding in _TO_REVIEW:
             self._try_to_found()
         self.refine()
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
+
+    def _leave_out_strangers(self, keyframe: Keyframe) -> None:
+        """Drop points that no distance puts where a keyframe sees them."""
+        index, found = self.points.find(keyframe.tracks.ids)
+        sigma = ray_sigma(keyframe.tracks.focal)
+        sighting = Sighting(self.points.take(index), keyframe.tracks.rays[found], sigma)
+        wrong = residuals(sighting, keyframe.camera_from_map) >= OUTLIER
+        self.outliers.update(keyframe.tracks.ids[found][wrong].tolist())
+        self._drop(index[wrong])
 
     def refine(self, iterations: int = _ITERATIONS) -> None:
         """Adjust the last keyframes and the points that they see."""
@@ -309,7 +346,7 @@ class LocalMap:
                 return
             # The unit is theirs.
             best.rescale(_way(self.keyframes[-first:]) / _way(best.keyframes[-first:]))
-        self.points, self.keyframes, self._outliers = best.points, best.keyframes, best._outliers
+        self.points, self.keyframes, self.outliers = best.points, best.keyframes, best.outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
         self.points.prior_sigma = np.maximum(self.points.prior_sigma, _FOUNDED * self.points.prior)
@@ -329,7 +366,7 @@ class LocalMap:
         other = copy(self)
         other.keyframes = [replace(keyframe) for keyframe in self.keyframes[views.first :]]
         # What disagreed with wrong poses may agree with these.
-        other._outliers = set()
+        other.outliers = set()
         other._found(views.ids, unit * views.points)
         return other
 
@@ -381,7 +418,7 @@ class LocalMap:
         seen = np.unique(np.concatenate([keyframe.tracks.ids for keyframe in self.keyframes]))
         self.points = self.points.take(np.isin(self.points.ids, seen, assume_unique=True))
         newest = set(self.keyframes[-1].tracks.ids.tolist())
-        self._outliers &= newest
+        self.outliers &= newest
 
 
 def _way(keyframes: list[Keyframe]) -> float:

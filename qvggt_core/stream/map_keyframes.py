@@ -129,6 +129,22 @@ def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np
     return found
 
 
+def turned_since(
+    before: Tracks, after: Tracks, camera_from_map: NDArray[np.float64]
+) -> list[NDArray[np.float64]]:
+    """Return poses (4, 4) with the turns since an earlier image that explain the most points.
+
+    What moves by itself may look as if the camera had not turned, or turned otherwise.
+    """
+    one, other = shared(before, after)
+    if len(one) < MIN_SHARED:
+        return []
+    views = relate(before.rays[one], after.rays[other], ray_sigma(after.focal))
+    if views is None:
+        return []
+    return [transform(views.second_from_first[:3, :3], np.zeros(3)) @ camera_from_map]
+
+
 def image_motion(before: Tracks, after: Tracks) -> float:
     """Return the median angle in radians by which points moved, 0 where it is the tracker's."""
     one, other = shared(before, after)

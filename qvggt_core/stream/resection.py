@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ _ITERATIONS = 12
 _MAX_DAMPING = 1e3
 _CONVERGED = 1e-4
 _RANSAC_ITERATIONS = 100
+_FEWEST = 6
 # Residual in standard deviations at which a point counts half, and from which it is an outlier.
 OUTLIER_SCALE = 2.0
 OUTLIER = 3.0
@@ -34,6 +35,10 @@ class Sighting:
     points: Points
     rays: NDArray[np.float64]
     sigma: float
+
+    def take(self, index: NDArray) -> Sighting:
+        """Return what is seen of some of the points."""
+        return Sighting(self.points.take(index), self.rays[index], self.sigma)
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,33 @@ def resect(sighting: Sighting, starts: list[NDArray[np.float64]]) -> Resection:
     if start is not None:
         best = min(best, _descend(sighting, start), key=lambda found: found.cost)
     return best
+
+
+def resect_again(
+    sighting: Sighting, voters: NDArray[np.bool_], starts: list[NDArray[np.float64]]
+) -> tuple[Resection, float]:
+    """Return the pose by those points alone that may be trusted, and by all that agree with it.
+
+    Args:
+        sighting: as in `resect`; the result has residuals of all.
+        voters: (N,) points that decide on the motion, at least 6.
+        starts: as in `resect`.
+
+    Returns:
+        The pose, and the share of the voters that agree with it.
+    """
+    first = resect(sighting.take(voters), starts)
+    agrees = residuals(sighting, first.camera_from_map) < OUTLIER
+    if np.count_nonzero(agrees) < _FEWEST:
+        return first, 0.0
+    found = _descend(sighting.take(agrees), first.camera_from_map)
+    every = residuals(sighting, found.camera_from_map)
+    return replace(found, residual=every), float(np.mean(every[voters] < OUTLIER))
+
+
+def residuals(sighting: Sighting, pose: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how far off points are (N,) at a pose (4, 4), in standard deviations."""
+    return OUTLIER_SCALE * np.sqrt(_linearise(sighting, pose).square)
 
 
 def _by_ransac(sighting: Sighting) -> NDArray[np.float64] | None:

@@ -101,7 +101,8 @@ class TrackOdometry:
             The points, and whether a new map has to begin with them: the old one is lost, and
             they are followed again.
         """
-        tracks = self.tracker.track(frame.image, camera, mask)
+        of_no_use = () if self.map is None else self.map.outliers
+        tracks = self.tracker.track(frame.image, camera, mask, of_no_use)
         last, self._last = self._last, tracks
         if self.map is None or not self.is_lost or last is None:
             return tracks, False
@@ -131,6 +132,7 @@ class TrackOdometry:
         observation = Observation(view, located)
         if not located.is_lost:
             last = self.map.keyframes[-1].tracks.ids
+            last = last[~np.isin(last, list(self.map.outliers))]
             if is_key or np.isin(last, tracks.ids).sum() < _KEPT_SHARE * len(last):
                 self.map.add_keyframe(tracks, located)
                 observation.keyframe = self.map.keyframes[-1]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,9 +24,11 @@ _MIN_EIGENVALUE = 2e-4
 _COLLAPSE = 0.35
 _FEWEST_FOUND = 20
 _KEYPOINTS = 1500
-# Between these values pixels tell by how much the exposure has changed, if it is by more than that.
-_DARKEST, _BRIGHTEST = 8, 247
+# Where fewer points are followed, a change of the exposure is looked at, if it is more than this.
+_EXPOSED_ALIKE = 0.7
 _SAME_EXPOSURE = 0.02
+# Between these values pixels tell it.
+_DARKEST, _BRIGHTEST = 8, 247
 # A point goes where the matches around it go: so many, the nearest within a share of the width.
 _NEIGHBOURS = 4
 _NEAR = 0.1
@@ -84,7 +87,11 @@ class Tracker:
         self._points = np.empty((0, 2), np.float32)
 
     def track(
-        self, image: NDArray[np.uint8], camera: Camera, mask: NDArray[np.uint8] | None = None
+        self,
+        image: NDArray[np.uint8],
+        camera: Camera,
+        mask: NDArray[np.uint8] | None = None,
+        of_no_use: Collection[int] = (),
     ) -> Tracks:
         """Follow the points into the next image and add new ones where there are few.
 
@@ -95,6 +102,8 @@ class Tracker:
             image: (H, W, 3) uint8 RGB.
             camera: its calibration.
             mask: (H, W) uint8, non-zero where the scene is static; None for everywhere.
+            of_no_use: numbers of points that move by themselves: they are followed on, which
+                keeps new ones from their places, but others come for them.
         """
         grey, scale = self._grey(image)
         before = _State(self._previous, self._ids, self._points)
@@ -114,7 +123,7 @@ class Tracker:
             allowed[cv2.resize(mask, grey.shape[::-1], interpolation=cv2.INTER_NEAREST) == 0] = 0
             kept = _lookup(allowed, self._points) > 0
             self._ids, self._points = self._ids[kept], self._points[kept]
-        self._add(grey, allowed)
+        self._add(grey, allowed, np.isin(self._ids, list(of_no_use)).sum())
         pixels = (self._points.astype(np.float64) + 0.5) / scale - 0.5
         rays = camera.rays(pixels)
         return Tracks(self._ids.copy(), pixels, rays, float(scale[0] * camera.intrinsics[0, 0]))
@@ -127,8 +136,8 @@ class Tracker:
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
         return np.asarray(grey, np.uint8), np.array([grey.shape[1] / width, grey.shape[0] / height])
 
-    def _add(self, grey: NDArray[np.uint8], allowed: NDArray[np.uint8]) -> None:
-        wanted = self._corners - len(self._points)
+    def _add(self, grey: NDArray[np.uint8], allowed: NDArray[np.uint8], of_no_use: int) -> None:
+        wanted = self._corners + min(of_no_use, self._corners) - len(self._points)
         if wanted < self._corners // 8:
             return
         distance = max(5, round(np.sqrt(grey.size / self._corners) * 0.5))
@@ -150,7 +159,14 @@ def _followed(before: _State, grey: NDArray[np.uint8]) -> _State:
     """Return those points that can be followed from one image into the next, and back."""
     if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:
         return _State(grey, before.ids[:0], before.points[:0])
-    return _flown(before, grey, before.points, _MAX_ROUND_TRIP)
+    found = _flown(before, grey, before.points, _MAX_ROUND_TRIP)
+    if len(found.ids) >= _EXPOSED_ALIKE * len(before.ids):
+        return found
+    start, end = _equally_exposed(before.grey, grey)
+    if start is before.grey and end is grey:
+        return found
+    other = _flown(replace(before, grey=start), end, before.points, _MAX_ROUND_TRIP)
+    return max(found, replace(other, grey=grey), key=lambda state: len(state.ids))
 
 
 def _flown(
@@ -158,9 +174,8 @@ def _flown(
 ) -> _State:
     assert before.grey is not None
     window = _window(grey.shape[1])
-    start, end = _equally_exposed(before.grey, grey)
-    there, found = _flow(start, end, before.points, guess, window)
-    back, returned = _flow(end, start, there, before.points, window)
+    there, found = _flow(before.grey, grey, before.points, guess, window)
+    back, returned = _flow(grey, before.grey, there, before.points, window)
     kept = found & returned
     kept &= np.linalg.norm(back - before.points, axis=1) <= max_round_trip
     kept &= (there >= 0).all(axis=1)
