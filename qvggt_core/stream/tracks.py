@@ -22,6 +22,9 @@ _MAX_ROUND_TRIP = 0.5
 _MIN_EIGENVALUE = 2e-4
 # Share of the points below which flow is taken to have lost the scene.
 _COLLAPSE = 0.35
+# New corners fill cells evenly, columns and rows, from so many times the points that are kept.
+_CELLS = 8, 6
+_CANDIDATES = 4
 _FEWEST_FOUND = 20
 _KEYPOINTS = 1500
 # Where fewer points are followed, a change of the exposure is looked at, if it is more than this.
@@ -144,15 +147,37 @@ class Tracker:
         for x, y in self._points:
             cv2.circle(allowed, (round(float(x)), round(float(y))), distance, 0, cv2.FILLED)
         found, strength = cv2.goodFeaturesToTrackWithQuality(
-            grey, wanted, _CORNER_QUALITY, distance, allowed, blockSize=5
+            grey, _CANDIDATES * self._corners, 1e-6, distance, allowed, blockSize=5
         )
         if found is None or len(found) == 0:
             return
-        new = np.asarray(found, np.float32).reshape(-1, 2)[strength.ravel() >= _MIN_EIGENVALUE]
+        corners = np.asarray(found, np.float32).reshape(-1, 2)[strength.ravel() >= _MIN_EIGENVALUE]
+        new = corners[_spread(corners, self._points, grey.shape)[:wanted]]
         ids = np.arange(self._next_id, self._next_id + len(new), dtype=np.int64)
         self._next_id += len(new)
         self._ids = np.concatenate([self._ids, ids])
         self._points = np.concatenate([self._points, new])
+
+
+def _spread(
+    corners: NDArray[np.float32], taken: NDArray[np.float32], shape: tuple[int, ...]
+) -> NDArray[np.int64]:
+    """Return the order in which corners (N, 2) fill the cells of an image evenly.
+
+    Args:
+        corners: the best first.
+        taken: (M, 2) points that are there already.
+        shape: rows and columns of the image.
+    """
+    size = np.array([shape[1] / _CELLS[0], shape[0] / _CELLS[1]])
+    cells = [(points // size).astype(np.int64) @ (1, _CELLS[0]) for points in (taken, corners)]
+    order = np.argsort(cells[1], kind="stable")
+    inside = cells[1][order]
+    starts = np.searchsorted(inside, inside)
+    rank = np.empty(len(corners), np.int64)
+    rank[order] = np.arange(len(corners)) - starts
+    rank += np.bincount(cells[0], minlength=_CELLS[0] * _CELLS[1])[cells[1]]
+    return np.argsort(rank, kind="stable")
 
 
 def _followed(before: _State, grey: NDArray[np.uint8]) -> _State:
