@@ -268,8 +268,8 @@ class Losses:
     """What a reconstruction has no geometry for, so far.
 
     Attributes:
-        gated: number of frames that left the window without geometry: dropped by a reset, or
-            the network failed.
+        gated: number of frames that got no geometry: dropped by a reset, with the stamp of their
+            predecessor, or the network failed.
         withheld: number of frames whose geometry the images contradict, and that were kept back.
         not_finite: number of windows for which the network gave poses that are not finite.
     """

@@ -106,7 +106,7 @@ class Reconstructor:
         self._held: tuple[Reconstruction, ...] = ()
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
-        """Take the next frame; return what the network had to say, oldest first, often nothing.
+        """Take the next frame; return what became known, oldest first, often nothing.
 
         A frame that does not continue what was before (a gap, a step back in time, another size
         or camera) begins a new segment, after the views that wait have got their geometry.
@@ -123,6 +123,7 @@ class Reconstructor:
         views = [self._preprocessor(each).view(each) for each in frames]
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
+            self.losses.gated += len(frames)
             return ()
         try:
             self._take(frames, views)
