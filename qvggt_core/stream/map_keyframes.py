@@ -18,6 +18,7 @@ from qvggt_core.stream.uncertainty import (
     STEP_FACTOR,
     at_one_scale,
     between,
+    bounded,
     carried,
     common,
 )
@@ -223,6 +224,7 @@ def take_covariances(
         depth: how far away things are.
         is_settled: whether the map knows distances for sure.
     """
+    covariance = bounded(covariance, depth)
     held, free = np.flatnonzero(~is_free).tolist(), np.flatnonzero(is_free).tolist()
     if len(held) == 1:
         centre = inverse(keyframes[0].camera_from_map)[:, 3]

@@ -98,7 +98,7 @@ class System:
 
         The former has the points marginalised, the latter the poses given. What is expected of
         distances is wrong for all points alike where it is wrong: all priors together count as
-        much as one.
+        much as one. Along what nothing observes, variances are large but finite.
         """
         sigmas = np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
         blocks = self.points.blocks.copy()
@@ -107,8 +107,9 @@ class System:
         matrix = self._pose_matrix(self._whitened_coupling(factors), 0.0)
         try:
             found = cho_solve(cho_factor(matrix, check_finite=False), np.eye(len(matrix)))
-        except np.linalg.LinAlgError:
-            found = np.full(matrix.shape, np.inf)
+        except np.linalg.LinAlgError:  # rounding leaves what is not observed at zero or below
+            values, vectors = np.linalg.eigh(matrix)
+            found = (vectors / np.maximum(values, _LEAST)) @ vectors.T
         return found, sigmas
 
     def _point_factors(self, damping: float) -> NDArray[np.float64]:

@@ -33,6 +33,10 @@ FLOOR_ANGLE = float(np.radians(0.05))
 FLOOR_DISTANCE = 0.001
 """What no pose is better than: radians, and a share of the depth."""
 
+# What no pose whose points are followed is worse than: radians, and depths.
+_MOST_ANGLE = float(np.pi)
+_MOST_DISTANCE = 10.0
+
 # While nothing is followed a camera may turn and move like this: rad/s, and depths per second.
 _LOST_TURN = 0.5
 _LOST_SPEED = 1.0
@@ -64,6 +68,21 @@ def at_one_scale(
     along = covariance @ direction
     variance = float(direction @ along)
     return covariance - np.outer(along, along) / variance if variance > 0.0 else covariance
+
+
+def bounded(covariance: NDArray[np.float64], depth: float) -> NDArray[np.float64]:
+    """Return the covariance (6 F, 6 F) of F poses, less where it is more than a camera can be off.
+
+    Along what nothing observes an adjustment has variances without meaning, which would never
+    leave the poses after it.
+
+    Args:
+        covariance: of rotations and translations; correlations stay.
+        depth: how far away things are.
+    """
+    most = np.tile(np.repeat([_MOST_ANGLE, _MOST_DISTANCE * depth], 3), len(covariance) // 6)
+    shrink = np.minimum(1.0, most / np.sqrt(np.maximum(np.diag(covariance), most**2)))
+    return covariance * np.outer(shrink, shrink)
 
 
 def adjoint(b_from_a: NDArray[np.float64]) -> NDArray[np.float64]:

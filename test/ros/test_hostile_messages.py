@@ -121,7 +121,7 @@ def test_a_window_with_impossible_cameras_is_left_out_and_the_next_one_placed(na
         for index in range(12)
     ]
     found = geometries([r for frame in frames for r in reconstructor.add(frame)])
-    assert reconstructor.not_finite == 1
+    assert reconstructor.losses.not_finite == 1
     assert len(found) >= 10
     for geometry in found:
         assert np.isfinite(geometry.map_from_camera).all()

@@ -28,13 +28,16 @@ from support.torture_page import COLUMNS, page, table
 from qvggt_core.measure.provenance import write_results
 
 HERE = Path(__file__).parent
+SHOWN = 3000
+"""Characters shown of what a part wrote that did not survive."""
 MEMORY_LIMIT = 8 << 30
 """Bytes of address space for a part: what needs more has no bound."""
 
 
 def run(part: str, seconds: float) -> dict[str, Any]:
-    """Run a part; return its figures."""
+    """Run a part; return its figures, and what it wrote if it did not survive."""
     before = time.monotonic()
+    output = errors = death = ""
     try:
         done = subprocess.run(
             [sys.executable, "-m", f"torture.{part}", "--seconds", f"{seconds:.0f}"],
@@ -44,19 +47,25 @@ def run(part: str, seconds: float) -> dict[str, Any]:
             timeout=3 * seconds + 120,
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (MEMORY_LIMIT,) * 2),
         )
-        output, failure = done.stdout, "" if done.returncode == 0 else done.stderr[-2000:]
+        output, errors = done.stdout, done.stderr[-SHOWN:]
+        death = f"exit status {done.returncode}" if done.returncode else ""
     except subprocess.TimeoutExpired as hung:
-        output, failure = "", f"still running after {hung.timeout:.0f} s"
+        death = f"still running after {hung.timeout:.0f} s"
     figures: dict[str, Any] = dict.fromkeys(COLUMNS, 0)
-    lines = output.strip().splitlines()
     try:
-        figures.update(json.loads(lines[-1]))
+        figures.update(json.loads(output.strip().splitlines()[-1]))
     except (IndexError, ValueError):
-        failure = failure or f"no figures in its output: {output[-500:]!r}"
-    figures["killed"] = figures["killed"] or int(bool(failure))
+        death = death or f"no figures in its output: {output[-SHOWN:]!r}"
+    figures["killed"] = figures["killed"] or int(bool(death))
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     figures["peak_mb"] = round(figures["peak_mb"] or peak)
+    failure = "" if survived(figures) else f"{death}\n{errors}".strip()
     return {**figures, "failure": failure, "seconds": round(time.monotonic() - before)}
+
+
+def survived(figures: dict[str, Any]) -> bool:
+    """Return whether a part ended with every case explained and nothing lost."""
+    return not (figures["killed"] or figures["lost"] or figures["tracebacks"])
 
 
 def main() -> None:
@@ -77,16 +86,12 @@ def main() -> None:
     results = {}
     for part in parts:
         results[part] = run(part, 60 * arguments.minutes / len(parts))
-        if results[part]["failure"]:
+        if not survived(results[part]):
             print(f"{part}: {results[part]['failure']}", file=sys.stderr)
     print(table(results))
     if arguments.output is not None:
         write_results(arguments.output, {"load": load, "parts": results})
-    bad = [
-        part
-        for part, each in results.items()
-        if each["killed"] or each["lost"] or each["tracebacks"]
-    ]
+    bad = [part for part, figures in results.items() if not survived(figures)]
     sys.exit(f"not survived: {', '.join(bad)}" if bad else 0)
 
 

@@ -1,9 +1,13 @@
 """Frames in, geometry out: a whole stream through a network that knows the room."""
 
 import dataclasses
+from contextlib import nullcontext
+from unittest.mock import patch
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from support import known_room as room
 from support.plain_parameters import PLAIN
@@ -98,7 +102,7 @@ def test_a_camera_that_hovers_gets_all_its_geometry_and_keeps_its_keyframes():
     results = run(reconstructor, frames)
     assert stamps(results) == [frame.stamp_ns for frame in frames]
     assert sorted(network.encoded) == list(range(len(frames)))
-    assert reconstructor.gated == 0
+    assert reconstructor.losses.gated == 0
     keyframes = [i for i, geometry in enumerate(geometries(results)) if geometry.is_keyframe]
     assert 4 <= len(keyframes) <= 9
     # However long the hover, the window holds the four views that were last worth keeping.
@@ -190,6 +194,31 @@ def test_a_second_frame_of_one_stamp_is_left_out_and_reported():
     # At the very end nothing else could carry the news.
     last = reconstructor.add(frames[-1]) + reconstructor.flush()
     assert (geometries(last), len(events(last))) == ([], 1)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["whole", "broken", "fails"]))))
+def test_every_frame_ends_in_one_counter(course):
+    poses = room.straight(7)
+    whole = room.frames(poses)
+    reconstructor, network = start(poses)
+    results, refused = [], 0
+    for index, kind in course:
+        frame, failing = whole[index], patch.object(network, "predict", side_effect=MemoryError)
+        if kind == "broken":
+            frame = dataclasses.replace(frame, image=np.zeros((0, 0, 3), np.uint8))
+        with failing if kind == "fails" else nullcontext():
+            try:
+                results += reconstructor.add(frame)
+            except ImageError:
+                refused += 1
+            except MemoryError:
+                pass  # its views wait on, or are counted
+    results += reconstructor.flush()
+    reconstructor.reset()
+    published = len(geometries(results))
+    assert published + reconstructor.losses.gated + reconstructor.losses.withheld + refused == len(
+        course
+    )
 
 
 def test_a_broken_image_costs_itself_only():

@@ -12,7 +12,7 @@ from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.local_map import LocalMap
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.uncertainty import adrift, at_one_scale, carried
+from qvggt_core.stream.uncertainty import adrift, at_one_scale, bounded, carried
 
 FOCAL = 300.0
 
@@ -92,6 +92,32 @@ def test_what_all_points_expect_alike_is_known_no_better_for_their_number(count)
     found = adjust(two_views(count), with_covariance=True)
     baseline_sigma = np.sqrt(found.covariance[3, 3]) / 0.5
     assert baseline_sigma == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("noise", range(6))
+def test_what_nothing_observes_is_uncertain_and_not_infinite(noise):
+    bundle = two_views(40)
+    rng = np.random.default_rng(noise)
+    # Nothing holds the gauge, and the prior is too weak for the unit.
+    adrift_bundle = replace(
+        bundle,
+        is_free=np.array([True, True]),
+        points=replace(bundle.points, prior_sigma=np.full(40, 1e9)),
+        rays=bundle.rays + 1e-5 * rng.normal(size=bundle.rays.shape),
+    )
+    covariance = adjust(adrift_bundle, with_covariance=True).covariance
+    assert np.isfinite(covariance).all()
+    assert (np.diag(covariance) > 1.0).all()
+    kept = bounded(covariance, 4.0)
+    assert np.linalg.eigvalsh(kept)[0] > -1e-6
+    sigma = np.sqrt(np.diag(kept)).reshape(-1, 2, 3)
+    assert (sigma[:, 0] <= 1.001 * np.pi).all()
+    assert (sigma[:, 1] <= 40.001).all()
+
+
+def test_a_covariance_that_a_camera_can_have_stays_as_it_is():
+    covariance = random_covariance(np.random.default_rng(6), 12, 0.5)
+    np.testing.assert_array_equal(bounded(covariance, 4.0), covariance)
 
 
 def scene(rng, count=300):
