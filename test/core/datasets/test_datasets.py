@@ -330,7 +330,7 @@ def test_depth_and_poses_agree_between_frames_of_every_layout_with_depth(sets):
 
 
 def test_a_distorted_euroc_image_undistorts_to_the_plain_one(tmp_path):
-    choices = {"scenes": 1, "frames": 1, "width": 160, "height": 120}
+    choices = {"scenes": 1, "frames": 1, "lens": LensChoice(160, 120)}
     plain, bent = (
         Euroc(written.path).load(written.scenes[0]).frames[0]
         for written in (
