@@ -10,7 +10,6 @@ error of the position of one frame from another that sees the same place five se
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from itertools import pairwise
@@ -22,12 +21,11 @@ import numpy as np
 from confirmation import Truth, read
 from loop_flights import CAMERA, PERIOD_NS, Rendered, joined, rendered
 from numpy.typing import NDArray
+from result_table import ResultTable
 
 from qvggt_core.evaluate.trajectory import absolute_errors
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, rotation_angle, transform
 from qvggt_core.geometry.similarities import inverse_similarity, moved_by, rigid
-from qvggt_core.measure.provenance import write_results
-from qvggt_core.model import shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Preprocessor, Reconstruction, Reconstructor
 from qvggt_core.stream.corrected_path import corrections_at
@@ -99,14 +97,19 @@ def by_oracle(
     return loops
 
 
-def by_network(frames: list[Frame], loaded: Any) -> Looked:
-    """Return what becomes of images by the network, points followed."""
-    loops = Looked()
+def run_network(frames: list[Frame], loaded: Any, loops: LoopClosure) -> None:
+    """Give what the network makes of images, points followed, to a loop closure."""
     parameters = loaded.parameters.with_values(loop_closure=True)
     reconstructor = Reconstructor(loaded.network, parameters, loops=loops)
     for frame in frames:
         reconstructor.add(frame)
     reconstructor.flush()
+
+
+def by_network(frames: list[Frame], loaded: Any) -> Looked:
+    """Return what becomes of images by the network."""
+    loops = Looked()
+    run_network(frames, loaded, loops)
     return loops
 
 
@@ -306,26 +309,18 @@ def main() -> None:
     args = parser.parse_args()
     parts = args.only or PARTS
     loaded = load_network(Parameters(compute_dtype="float32"))
-    table: dict[str, Any] = {}
-    if args.only and args.output and args.output.exists():
-        table = json.loads(args.output.read_text(encoding="utf-8"))["results"]
-
-    def add(name: str, figures: Any) -> None:
-        table[name] = figures
-        print(name, json.dumps(figures), flush=True)
-        if args.output:
-            write_results(args.output, {"results": table}, shipped_checkpoint(), digits=4)
+    table = ResultTable(args.output, keeps_others=bool(args.only))
 
     if "time" in parts:
-        add("time", timing())
+        table.add("time", timing())
     for name, figures in flights(args.directory, loaded) if "flights" in parts else ():
-        add(name, figures)
+        table.add(name, figures)
     if "look-alike" in parts:
         alike = [look_alike(args.directory, loaded.network, seed) for seed in range(20)]
-        add("look-alike rooms", alike)
+        table.add("look-alike rooms", alike)
     for path in args.recordings if "recordings" in parts else ():
         frames, truth = read(path, None)
-        add(path.name, errors(by_network(frames, loaded), truth))
+        table.add(path.name, errors(by_network(frames, loaded), truth))
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def recording(path: Path, loaded: Any, seed: int) -> dict[str, Any]:
     frames, truth = read(path, None)
     reconstructor = DeferredReconstructor(Reconstructor(loaded.network, loaded.parameters))
     for stamp, pose in _odometry_of(truth, np.random.default_rng([3, seed])):
-        reconstructor.add_odometry(stamp, pose[:3, 3], pose)
+        reconstructor.sensors.add_odometry(stamp, pose[:3, 3], pose)
     results = [result for frame in frames for result in reconstructor.add(frame)]
     results += reconstructor.flush()
     placed = [

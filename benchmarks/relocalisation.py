@@ -13,7 +13,6 @@ another world may find nothing.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,17 +21,17 @@ from typing import Any
 
 import numpy as np
 from confirmation import Truth, read
-from loop_closure import Looked, by_oracle, drifting, tokens_of
+from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
+from result_table import ResultTable
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import rotation_angle
-from qvggt_core.geometry.similarities import rotation_of
-from qvggt_core.measure.provenance import write_results
-from qvggt_core.model import shipped_checkpoint
+from qvggt_core.geometry.similarities import rigid
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Preprocessor, Reconstruction, Reconstructor
+from qvggt_core.stream import Frame, Preprocessor, Reconstruction
+from qvggt_core.stream.align import Similarity
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.localiser import MapLocaliser
 from qvggt_core.stream.loop_closure import LoopClosure
@@ -94,11 +93,7 @@ class Flight:
 def by_network(frames: list[Frame], truth: Truth, loaded: Any) -> Flight:
     """Return a flight as the network has it, points followed."""
     loops = Recorded()
-    parameters = loaded.parameters.with_values(loop_closure=True)
-    reconstructor = Reconstructor(loaded.network, parameters, loops=loops)
-    for frame in frames:
-        reconstructor.add(frame)
-    reconstructor.flush()
+    run_network(frames, loaded, loops)
     size = (loaded.network.image_width, loaded.network.patch_size)
     return Flight({frame.stamp_ns: frame for frame in frames}, loops.steps, truth, size)
 
@@ -135,11 +130,14 @@ def mapped(flight: Flight) -> SavedMap:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Where the truth has a map: similarity of its keyframes' poses."""
+    """Where the truth has a map.
 
-    scale: float
-    rotation: NDArray[np.float64]
-    translation: NDArray[np.float64]
+    Attributes:
+        truth_from_map: by the poses of its keyframes.
+        error: root mean square of their distances, metres.
+    """
+
+    truth_from_map: Similarity
     error: float
 
     @classmethod
@@ -156,14 +154,13 @@ class Alignment:
         scale = float((moved * wanted).sum() / np.square(moved).sum())
         shift = target.mean(axis=0) - scale * source.mean(axis=0)
         off = np.linalg.norm(scale * moved - wanted, axis=1)
-        return cls(scale, turn, shift, float(np.sqrt(np.mean(off**2))))
+        return cls(Similarity(scale, turn, shift), float(np.sqrt(np.mean(off**2))))
 
     def errors(self, map_from_camera: NDArray, true: NDArray) -> tuple[float, float]:
         """Return metres and degrees by which a pose (4, 4), maybe a similarity, is off."""
-        position = self.scale * self.rotation @ map_from_camera[:3, 3] + self.translation
-        turn = (self.rotation @ rotation_of(map_from_camera)).T @ true[:3, :3]
-        off = float(np.linalg.norm(position - true[:3, 3]))
-        return off, float(np.degrees(rotation_angle(turn)))
+        pose = self.truth_from_map.pose(rigid(map_from_camera))
+        off = float(np.linalg.norm(pose[:3, 3] - true[:3, 3]))
+        return off, float(np.degrees(rotation_angle(pose[:3, :3].T @ true[:3, :3])))
 
 
 def attempt(
@@ -246,26 +243,18 @@ def main() -> None:
     parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
     args = parser.parse_args()
     loaded = load_network(Parameters(compute_dtype="float32"))
-    table: dict[str, Any] = {}
-    if args.only and args.output and args.output.exists():
-        table = json.loads(args.output.read_text(encoding="utf-8"))["results"]
-
-    def add(name: str, found: Any) -> None:
-        table[name] = found
-        print(name, json.dumps(found), flush=True)
-        if args.output:
-            write_results(args.output, {"results": table}, shipped_checkpoint(), digits=4)
+    table = ResultTable(args.output, keeps_others=bool(args.only))
 
     if args.only != "recordings":
         rooms = [with_exact_depth(args.directory, seed, loaded.network) for seed in range(2)]
         found = [figures(flight) for flight in rooms]
         for number in range(2):
-            add(f"exact depth, room {30 + number}", found[number][1])
+            table.add(f"exact depth, room {30 + number}", found[number][1])
             other = tries(rooms[number], found[1 - number][0], None)
-            add(f"room {30 + number} in the map of room {31 - number}", other)
+            table.add(f"room {30 + number} in the map of room {31 - number}", other)
     for path in args.recordings if args.only != "rooms" else ():
         frames, truth = read(path, None)
-        add(path.name, figures(by_network(frames, truth, loaded))[1])
+        table.add(path.name, figures(by_network(frames, truth, loaded))[1])
 
 
 if __name__ == "__main__":

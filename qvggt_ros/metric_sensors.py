@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from qvggt_core.errors import QvggtError
 from qvggt_core.geometry.geodetic import LocalTangentPlane
 from qvggt_core.stream.frame import Array64, Frame
 from qvggt_core.stream.known_lengths import RangeReading
+from qvggt_core.stream.sensor_inputs import SensorInputs
 from qvggt_ros.counters import Counters
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.steps import Steps
@@ -24,29 +25,8 @@ _LARGEST_LONGITUDE = 360.0
 _HIGHEST_M = 1e6
 
 
-class MetricReconstructor(Protocol):
-    """What takes lengths in metres."""
-
-    def add_odometry(
-        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
-    ) -> None:
-        """Take the camera's position by odometry, and its pose where that is known."""
-
-    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
-        """Take the antenna's position by GPS."""
-
-    def add_range(self, reading: RangeReading) -> None:
-        """Take a distance along a known axis."""
-
-    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
-        """Take what an IMU shows along the camera's axes."""
-
-    def set_baseline(self, source: str, metres: float) -> None:
-        """Take how far a rig's camera is from its first one."""
-
-
 class MetricSensors:
-    """Gives what messages know in metres to a reconstructor.
+    """Gives what messages know in metres to a reconstruction.
 
     Attributes:
         camera_frame: optical frame of the first camera; None before its first image, and until
@@ -55,19 +35,19 @@ class MetricSensors:
 
     def __init__(
         self,
-        reconstructor: MetricReconstructor,
+        inputs: SensorInputs,
         lookup: Callable[[str, str, int], Array64 | None],
         counters: Counters,
     ) -> None:
-        """Connect messages to a reconstructor.
+        """Connect messages to a reconstruction.
 
         Args:
-            reconstructor: takes lengths.
+            inputs: of the reconstruction.
             lookup: returns transforms; see `Driver`.
             counters: counts what cannot be used.
         """
         self.camera_frame: str | None = None
-        self._reconstructor = reconstructor
+        self._inputs = inputs
         self._lookup = lookup
         self._counters = counters
         self._tangent: LocalTangentPlane | None = None
@@ -96,10 +76,10 @@ class MetricSensors:
                 f"no transform from {base} to {self.camera_frame}: where the camera sits on the "
                 "robot is estimated while it turns, which makes the scale less certain"
             )
-            self._reconstructor.add_odometry(stamp, odom_from_base[:3, 3])
+            self._inputs.add_odometry(stamp, odom_from_base[:3, 3])
             return
         odom_from_camera = odom_from_base @ base_from_camera
-        self._reconstructor.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
+        self._inputs.add_odometry(stamp, odom_from_camera[:3, 3], odom_from_camera)
 
     def _stamp(self, message: Any, kind: str) -> int | None:
         try:
@@ -135,7 +115,7 @@ class MetricSensors:
         )
         known = message.position_covariance_type > 0 and math.isfinite(variance) and variance > 0.0
         sigma = math.sqrt(variance) if known else _USUAL_GPS_SIGMA
-        self._reconstructor.add_gps(stamp, self._tangent.position(*place), sigma)
+        self._inputs.add_gps(stamp, self._tangent.position(*place), sigma)
 
     def on_range(self, message: Any) -> None:
         """Take a sensor_msgs/Range; what is out of the sensor's reach is left out (REP-117)."""
@@ -157,7 +137,7 @@ class MetricSensors:
             return
         angle = float(message.field_of_view)
         half = 0.5 * angle if math.isfinite(angle) and 0.0 < angle < math.pi else 0.02
-        self._reconstructor.add_range(RangeReading(stamp, metres, camera_from_sensor, half))
+        self._inputs.add_range(RangeReading(stamp, metres, camera_from_sensor, half))
 
     def on_imu(self, message: Any) -> None:
         """Take a sensor_msgs/Imu; its orientation is not used, only what it measures."""
@@ -183,7 +163,7 @@ class MetricSensors:
                 return
             turned = self._mounts[sensor] = found[:3, :3]
         force, rate = message.linear_acceleration, message.angular_velocity
-        self._reconstructor.add_imu(
+        self._inputs.add_imu(
             stamp,
             turned @ np.array([force.x, force.y, force.z]),
             turned @ np.array([rate.x, rate.y, rate.z]),
@@ -209,4 +189,4 @@ class MetricSensors:
             return
         if self._baselines.get(camera) != metres:
             self._baselines[camera] = metres
-            self._reconstructor.set_baseline(camera, metres)
+            self._inputs.set_baseline(camera, metres)

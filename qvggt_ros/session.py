@@ -19,13 +19,14 @@ import numpy as np
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Frame, LoopStatus, Reconstruction, Scale, Up
+from qvggt_core.stream.frame import Frame, LoopStatus, Losses, Reconstruction, Scale, Up
+from qvggt_core.stream.sensor_inputs import SensorInputs
 from qvggt_ros.calibrations import Calibrations
 from qvggt_ros.counters import Counters, Status
 from qvggt_ros.io.conversions import frames_of, stamp_ns
 from qvggt_ros.io.images import PictureDecoder
 from qvggt_ros.masks import Masks
-from qvggt_ros.metric_sensors import MetricReconstructor, MetricSensors
+from qvggt_ros.metric_sensors import MetricSensors
 from qvggt_ros.publishing import Driver, Publishing
 
 logger = logging.getLogger(__name__)
@@ -36,20 +37,16 @@ _LATE_NS = 1_000_000_000
 _WARNING_HOLDS_S = 10.0
 
 
-class FrameReconstructor(MetricReconstructor, Protocol):
+class FrameReconstructor(Protocol):
     """What a session needs of a reconstructor."""
 
     @property
-    def gated(self) -> int:
-        """Frames that left without geometry: dropped by a reset, or the network failed."""
+    def sensors(self) -> SensorInputs:
+        """Where samples of other sensors go in."""
 
     @property
-    def withheld(self) -> int:
-        """Frames whose geometry the images contradict, and that were kept back."""
-
-    @property
-    def not_finite(self) -> int:
-        """Windows for which the network gave values that are not finite."""
+    def losses(self) -> Losses:
+        """What has no geometry so far."""
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known."""
@@ -92,7 +89,9 @@ class ReconstructionSession:
                 time that goes back (a recording that is played in a loop) resets everything.
             clock: seconds, for latencies only.
         """
-        self.counters = Counters(warning_holds_s=_WARNING_HOLDS_S if live else math.inf)
+        self.counters = Counters(
+            losses=reconstructor.losses, warning_holds_s=_WARNING_HOLDS_S if live else math.inf
+        )
         self._reconstructor = reconstructor
         self._parameters = parameters
         self._driver = driver
@@ -111,7 +110,7 @@ class ReconstructionSession:
         }
         self._arrivals: OrderedDict[tuple[str, int], float] = OrderedDict()
         self._newest_ns: int | None = None
-        self._sensors = MetricSensors(reconstructor, driver.lookup, self.counters)
+        self._sensors = MetricSensors(reconstructor.sensors, driver.lookup, self.counters)
 
     @property
     def scale(self) -> Scale:
@@ -221,7 +220,6 @@ class ReconstructionSession:
     def reset(self, reason: str = "reset on request") -> None:
         """Forget the map, the path and the views that wait."""
         self._reconstructor.reset(reason)
-        self._count()
         self.counters.forget_warnings()
         self._driver.forget()
         self._newest_ns = None
@@ -293,12 +291,6 @@ class ReconstructionSession:
     def _publish_all(self, results: tuple[Reconstruction, ...]) -> None:
         for result in results:
             self._publish(result)
-        self._count()
-
-    def _count(self) -> None:
-        self.counters.gated = self._reconstructor.gated
-        self.counters.withheld = self._reconstructor.withheld
-        self.counters.not_finite = self._reconstructor.not_finite
 
     def _publish(self, result: Reconstruction) -> None:
         counters = self.counters

@@ -42,6 +42,10 @@ class Cloud:
         """Write a binary PLY file, see `write_ply`."""
         write_ply(Path(path), self)
 
+    def take(self, index: NDArray[np.int64]) -> Cloud:
+        """Return some of the points."""
+        return Cloud(self.positions[index], self.colors[index], self.confidence[index])
+
     def moved(self, target_from_source: NDArray[np.float64]) -> Cloud:
         """Return the points in another frame, by a (4, 4) transform."""
         rotation = target_from_source[:3, :3]

@@ -11,8 +11,8 @@ from qvggt_core.evaluate.track import Track
 from qvggt_core.geometry.cloud import Cloud, VoxelMap
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.geometry.similarities import rigid, scale_of
-from qvggt_core.stream.corrected_path import corrections_at
-from qvggt_core.stream.frame import KeyframeCorrections, Reconstruction
+from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
+from qvggt_core.stream.frame import Reconstruction
 
 # Frames whose points move together when the map is corrected.
 _FRAMES_OF_A_PART = 5

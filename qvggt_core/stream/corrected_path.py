@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.similarities import inverse_similarity, motion_of, moved_by
-from qvggt_core.stream.frame import KeyframeCorrections
+
+
+@dataclass(frozen=True)
+class KeyframeCorrections:
+    """What loops do to the keyframes: where the map has them, given where odometry had them.
+
+    Attributes:
+        stamps_ns: (N,) of the keyframes, in the order in which they came.
+        segments: (N,) their segments.
+        worlds: (N,) the segments whose worlds they are in: another one where a loop joins two.
+        map_from_odometry: (N, 4, 4) similarities [s R, t; 0, 1].
+    """
+
+    stamps_ns: NDArray[np.int64]
+    segments: NDArray[np.int64]
+    worlds: NDArray[np.int64]
+    map_from_odometry: NDArray[np.float64]
 
 
 def corrections_at(

@@ -8,9 +8,8 @@ import numpy as np
 
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import Array64, Frame, Reconstruction, Scale, Up
+from qvggt_core.stream.frame import Frame, Reconstruction, Scale, Up
 from qvggt_core.stream.gravity import IMU, levelling
-from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _MAX_FRAMES = 400
@@ -24,7 +23,8 @@ class DeferredReconstructor:
     within 400 frames, or in the segment at all, they come out as they are.
 
     Attributes:
-        gated: as of the reconstructor.
+        sensors: as of the reconstructor.
+        losses: as of the reconstructor.
     """
 
     def __init__(
@@ -42,26 +42,13 @@ class DeferredReconstructor:
             hopes_for_up: whether an IMU may show which way is up; else nothing waits for it.
         """
         self._inner = reconstructor
+        self.sensors = reconstructor.sensors
+        self.losses = reconstructor.losses
         self._hopes_for_metres = hopes_for_metres
         self._hopes_for_up = hopes_for_up
         self._held: list[Reconstruction] = []
         self._given_up = False
         self._segment = reconstructor.segment
-
-    @property
-    def gated(self) -> int:
-        """Number of frames that left the window without geometry."""
-        return self._inner.gated
-
-    @property
-    def withheld(self) -> int:
-        """As of the reconstructor."""
-        return self._inner.withheld
-
-    @property
-    def not_finite(self) -> int:
-        """As of the reconstructor."""
-        return self._inner.not_finite
 
     def add(self, frame: Frame, *others: Frame) -> tuple[Reconstruction, ...]:
         """Take a frame of each camera; return what became known, in metres if that is known."""
@@ -70,28 +57,6 @@ class DeferredReconstructor:
     def flush(self) -> tuple[Reconstruction, ...]:
         """Return what is still to come, what was held back included."""
         return (*self._released(self._inner.flush()), *self._release())
-
-    def add_odometry(
-        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
-    ) -> None:
-        """Take where odometry has the camera; see `Reconstructor.add_odometry`."""
-        self._inner.add_odometry(stamp_ns, position, odom_from_camera)
-
-    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
-        """Take where GPS has the robot; see `Reconstructor.add_gps`."""
-        self._inner.add_gps(stamp_ns, position, sigma)
-
-    def add_range(self, reading: RangeReading) -> None:
-        """Take a distance along a known axis."""
-        self._inner.add_range(reading)
-
-    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
-        """Take what an IMU shows along the camera's axes."""
-        self._inner.add_imu(stamp_ns, acceleration, turn_rate)
-
-    def set_baseline(self, source: str, metres: float) -> None:
-        """Take how far a rig's camera is from its first one."""
-        self._inner.set_baseline(source, metres)
 
     def reset(self, reason: str) -> None:
         """Forget all maps, and what was held back of them."""

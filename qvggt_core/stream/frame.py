@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import transform
+from qvggt_core.stream.corrected_path import KeyframeCorrections
 
 Array64 = NDArray[np.float64]
 
@@ -262,21 +263,20 @@ class Confirmation:
         return self.residual / self.motion if self.motion > 0.0 else 0.0
 
 
-@dataclass(frozen=True)
-class KeyframeCorrections:
-    """What loops do to the keyframes: where the map has them, given where odometry had them.
+@dataclass
+class Losses:
+    """What a reconstruction has no geometry for, so far.
 
     Attributes:
-        stamps_ns: (N,) of the keyframes, in the order in which they came.
-        segments: (N,) their segments.
-        worlds: (N,) the segments whose worlds they are in: another one where a loop joins two.
-        map_from_odometry: (N, 4, 4) similarities [s R, t; 0, 1].
+        gated: number of frames that got no geometry: dropped by a reset, with the stamp of their
+            predecessor, or the network failed.
+        withheld: number of frames whose geometry the images contradict, and that were kept back.
+        not_finite: number of windows for which the network gave poses that are not finite.
     """
 
-    stamps_ns: NDArray[np.int64]
-    segments: NDArray[np.int64]
-    worlds: NDArray[np.int64]
-    map_from_odometry: NDArray[np.float64]
+    gated: int = 0
+    withheld: int = 0
+    not_finite: int = 0
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,8 @@ from qvggt_core.geometry.similarities import (
     scale_of,
     similarity,
 )
-from qvggt_core.stream.frame import KeyframeCorrections, LoopStatus
+from qvggt_core.stream.corrected_path import KeyframeCorrections
+from qvggt_core.stream.frame import LoopStatus
 from qvggt_core.stream.known_lengths import LengthRatio
 from qvggt_core.stream.loop_finder import NewKeyframe, Placement, corners_of
 from qvggt_core.stream.loop_verification import Corners, compare
@@ -215,11 +216,9 @@ class MapLocaliser:
         found = []
         for number in numbers:
             same = compare(self.saved.keyframes[number].corners, corners)
-            if same.reason:
-                self._rejected[same.reason] += 1
+            if isinstance(same, str):
+                self._rejected[same] += 1
                 continue
-            assert same.first_from_second is not None
-            assert same.covariance is not None
             found.append(
                 _Sighting(
                     self._looked,

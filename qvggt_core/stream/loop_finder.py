@@ -27,7 +27,8 @@ from qvggt_core.geometry.similarities import (
     similarity,
 )
 from qvggt_core.stream.confirmation import depth_at
-from qvggt_core.stream.frame import FrameGeometry, KeyframeCorrections, LoopStatus
+from qvggt_core.stream.corrected_path import KeyframeCorrections
+from qvggt_core.stream.frame import FrameGeometry, LoopStatus
 from qvggt_core.stream.image_features import features_of
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
 from qvggt_core.stream.keyframe_store import (
@@ -207,11 +208,9 @@ class LoopFinder:
         here = self.store.keyframes[newest].corners
         for candidate in self.store.index.nearest(wanted, allowed, _COMPARED):
             same = compare(self.store.keyframes[candidate].corners, here)
-            if same.reason:
-                self.rejected[same.reason] += 1
+            if isinstance(same, str):
+                self.rejected[same] += 1
                 continue
-            assert same.first_from_second is not None
-            assert same.covariance is not None
             loop = Loop(int(candidate), newest, same.first_from_second, same.covariance)
             if self._is_plausible(loop):
                 return loop

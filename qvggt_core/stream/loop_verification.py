@@ -63,44 +63,45 @@ class Sameness:
     """What speaks for two keyframes seeing the same place.
 
     Attributes:
-        reason: why they do not, in a few words; empty if they do.
         first_from_second: (4, 4) similarity, with the scale of the second one's unit.
         covariance: (7, 7) of small motions in the second one's frame.
         agreeing: number of corners that agree.
     """
 
-    reason: str = ""
-    first_from_second: NDArray[np.float64] | None = None
-    covariance: NDArray[np.float64] | None = None
-    agreeing: int = 0
+    first_from_second: NDArray[np.float64]
+    covariance: NDArray[np.float64]
+    agreeing: int
 
 
-def compare(first: Corners, second: Corners) -> Sameness:
+def compare(first: Corners, second: Corners) -> Sameness | str:
     """Return how a second keyframe lies to a first one, if both see the same place.
 
     Corners that look alike give the pose of each keyframe by the other one's depth. Both poses
     have to be the same up to the scale, which comes from the ratio of the depths.
+
+    Returns:
+        The one by the other; or why they do not see the same place, in a few words.
     """
     one, other = matched(first.features, second.features)
     if len(one) < FEWEST_MATCHES:
-        return Sameness("few corners look alike", agreeing=len(one))
+        return "few corners look alike"
     forward = _pose(first, one, second, other)
     backward = _pose(second, other, first, one)
     if forward is None or backward is None:
-        return Sameness("corners agree on no pose", agreeing=len(one))
+        return "corners agree on no pose"
     agrees = np.zeros(len(one), bool)
     agrees[forward.index[forward.found.agrees]] = True
     count = int(np.count_nonzero(agrees))
     if count < FEWEST_MATCHES or forward.found.share < _MIN_SHARE:
-        return Sameness("few corners agree on a pose", agreeing=count)
+        return "few corners agree on a pose"
     if backward.found.share < _MIN_SHARE:
-        return Sameness("few corners agree on the pose from the other side", agreeing=count)
+        return "few corners agree on the pose from the other side"
     if min(_spread(first, one[agrees]), _spread(second, other[agrees])) < _MIN_SPREAD:
-        return Sameness("corners agree in a small part of the image only", agreeing=count)
+        return "corners agree in a small part of the image only"
     second_from_first = forward.found.camera_from_map
     ratio, spread = _scale(first, one[agrees], second, other[agrees], second_from_first)
     if not spread < _MAX_DEPTH_SPREAD:
-        return Sameness("the depths have no common ratio", agreeing=count)
+        return "the depths have no common ratio"
     first_from_second = inverse(second_from_first)
     other_way = backward.found.camera_from_map.copy()
     other_way[:3, 3] *= ratio
@@ -110,10 +111,10 @@ def compare(first: Corners, second: Corners) -> Sameness:
         rotation_angle(apart[:3, :3]) > _MAX_TURN
         or np.linalg.norm(apart[:3, 3]) > _MAX_SHIFT * usual
     ):
-        return Sameness("the poses by both depths differ", agreeing=count)
+        return "the poses by both depths differ"
     relation = similarity(ratio, first_from_second[:3, :3], first_from_second[:3, 3])
     covariance = _covariance(forward.found, first_from_second, usual, ratio, spread / count**0.5)
-    return Sameness("", relation, covariance, count)
+    return Sameness(relation, covariance, count)
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,14 @@ import numpy as np
 
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.align import Anchor
-from qvggt_core.stream.frame import Array64, FrameGeometry, PlacedView, Scale, Up, View
+from qvggt_core.stream.conditioning import Conditioning
+from qvggt_core.stream.frame import FrameGeometry, PlacedView, Scale, Up, View
 from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
 from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
-from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, RangeReading
+from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
 from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
+from qvggt_core.stream.sensor_inputs import SensorInputs
 from qvggt_core.stream.window import Entry
 
 # Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
@@ -74,25 +76,9 @@ class MetricMap:
         """What lengths of the map are multiplied by as they are given out."""
         return self._scale.factor
 
-    def add_odometry(self, stamp_ns: int, position: Array64, of_camera: bool) -> None:
-        """Take a position (3,), metres; see `MetricScale.add_odometry`."""
-        self._scale.add_odometry(stamp_ns, position, of_camera=of_camera)
-
-    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
-        """Take a position (3,) of an antenna on the robot; see `MetricScale.add_gps`."""
-        self._scale.add_gps(stamp_ns, position, sigma)
-
-    def add_range(self, reading: RangeReading) -> None:
-        """Take a distance along a known axis."""
-        self._lengths.add_range(reading)
-
-    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
-        """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
-        self._gravity.add_imu(stamp_ns, acceleration, turn_rate)
-
-    def set_baseline(self, source: str, metres: float) -> None:
-        """Take how far a rig's camera is from its first one."""
-        self._lengths.set_baseline(source, metres)
+    def sensor_inputs(self, conditioning: Conditioning) -> SensorInputs:
+        """Return where samples of sensors go in; odometry is for the network too."""
+        return SensorInputs(self._scale, self._lengths, self._gravity, conditioning)
 
     def observe(self, view: View, placed: PlacedView) -> None:
         """Take where the first camera was, in map units."""

@@ -24,10 +24,10 @@ from qvggt_core.stream.align import (
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import (
-    Array64,
     Confirmation,
     Frame,
     FrameGeometry,
+    Losses,
     PlacedView,
     Reconstruction,
     Verdict,
@@ -36,7 +36,6 @@ from qvggt_core.stream.frame import (
 )
 from qvggt_core.stream.interruption import interruption
 from qvggt_core.stream.keyframes import KeyframeGate
-from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.metric_map import MetricMap
@@ -64,10 +63,8 @@ class Reconstructor:
     views are kept.
 
     Attributes:
-        gated: number of frames that got no geometry: dropped by a reset, with the stamp of their
-            predecessor, or the network failed.
-        not_finite: number of windows for which the network gave poses that are not finite.
-        withheld: number of frames whose geometry the images contradict, and that were kept back.
+        sensors: where samples of other sensors go in.
+        losses: what has no geometry so far.
         segment: number of the current map.
         parameters: how to reconstruct, see `set_parameters`.
     """
@@ -87,9 +84,7 @@ class Reconstructor:
             metric_depth: gives the scale every `scale_period_s`, None to do without.
             loops: finds places that are seen again; one that works at once, if not given.
         """
-        self.gated = 0
-        self.not_finite = 0
-        self.withheld = 0
+        self.losses = Losses()
         self._loops = loops or LoopClosure()
         self.segment = self._loops.first_segment
         self._network = network
@@ -99,6 +94,7 @@ class Reconstructor:
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         self._metric = MetricMap(parameters, metric_depth, self._add_event)
         self._conditioning = Conditioning(parameters.condition_on)
+        self.sensors = self._metric.sensor_inputs(self._conditioning)
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
         self._last: tuple[Frame, ...] = ()
@@ -127,13 +123,13 @@ class Reconstructor:
         views = [self._preprocessor(each).view(each) for each in frames]
         if self._last and frame.stamp_ns == self._last[0].stamp_ns:
             self._add_event(f"a second frame with the stamp {frame.stamp_ns} ns was left out")
-            self.gated += len(frames)
+            self.losses.gated += len(frames)
             return ()
         try:
             self._take(frames, views)
         except Exception:  # of the network: what did not even come into the window is gone
             waiting = {id(entry.view) for entry in self._window.entries}
-            self.gated += sum(id(view) not in waiting for view in views)
+            self.losses.gated += sum(id(view) not in waiting for view in views)
             raise
         done, self._held = self._held, ()
         return done
@@ -160,43 +156,12 @@ class Reconstructor:
         is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
             left = self._window.add(view, is_keyframe)
-            self.gated += left is not None and not left.is_published
+            self.losses.gated += left is not None and not left.is_published
         if tracked is not None:
             first = self._window.entries[-len(views)]
             first.observation = self._verifier.observe(tracked, is_keyframe)
         if self._window.is_due:
             self._held += self._run()
-
-    def add_odometry(
-        self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
-    ) -> None:
-        """Take where odometry has the camera.
-
-        Args:
-            stamp_ns: of the sample.
-            position: (3,) metres, in a world of odometry's own.
-            odom_from_camera: (4, 4), optical axes; None where the camera's mount is not known, so
-                that windows cannot be conditioned on it.
-        """
-        self._metric.add_odometry(stamp_ns, position, of_camera=odom_from_camera is not None)
-        if odom_from_camera is not None:
-            self._conditioning.add_odometry(stamp_ns, odom_from_camera)
-
-    def add_gps(self, stamp_ns: int, position: Array64, sigma: float) -> None:
-        """Take a position (3,) of an antenna on the robot; see `MetricScale.add_gps`."""
-        self._metric.add_gps(stamp_ns, position, sigma)
-
-    def add_range(self, reading: RangeReading) -> None:
-        """Take a distance along a known axis."""
-        self._metric.add_range(reading)
-
-    def add_imu(self, stamp_ns: int, acceleration: Array64, turn_rate: Array64) -> None:
-        """Take what an IMU shows along the camera's axes; see `Gravity.add_imu`."""
-        self._metric.add_imu(stamp_ns, acceleration, turn_rate)
-
-    def set_baseline(self, source: str, metres: float) -> None:
-        """Take how far a rig's camera is from its first one."""
-        self._metric.set_baseline(source, metres)
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that differ from the former in what may change while running."""
@@ -223,7 +188,7 @@ class Reconstructor:
         self._last = ()
         self.segment = self._loops.first_segment
         self._map_is_empty = True
-        self.gated += sum(len(result.frames) for result in self._held)
+        self.losses.gated += sum(len(result.frames) for result in self._held)
         self._held = ()
         self._leave_map(reason)
         self._verifier.reset()
@@ -269,7 +234,7 @@ class Reconstructor:
         frames = self._in_metres(entries, frames, prediction, alignment.map_from_window.scale)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
-            self.withheld += len(frames)
+            self.losses.withheld += len(frames)
             frames = ()
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
@@ -300,7 +265,7 @@ class Reconstructor:
         has_lenses = has_intrinsics(prediction, [entry.view for entry in entries], own_first)
         if has_lenses and has_poses(prediction):
             return True
-        self.not_finite += 1
+        self.losses.not_finite += 1
         what = "poses" if has_lenses else "intrinsics"
         self._add_event(
             f"the network gave {what} that are not finite or that no camera has, its window of "
@@ -379,7 +344,7 @@ class Reconstructor:
         known = map_units if verdict is not Verdict.CONTRADICTED else None
         in_metres = self._in_metres(entries, tuple(frames), prediction, known)
         if self._is_withheld(confirmation):
-            self.withheld += len(frames)
+            self.losses.withheld += len(frames)
             return ()
         return in_metres
 
@@ -564,7 +529,7 @@ class Reconstructor:
 
     def _leave_map(self, reason: str) -> None:
         """Begin a segment with the next frame."""
-        self.gated += sum(not entry.is_published for entry in self._window.entries)
+        self.losses.gated += sum(not entry.is_published for entry in self._window.entries)
         self._window.clear()
         self._gate.reset()
         self._verifier.forget_map()

@@ -69,7 +69,7 @@ LAYERS = {
         ("measure",),
         ("quantize",),
         ("results",),
-        ("report", "sequence"),
+        ("export", "report", "sequence"),
     ),
     "qvggt_ros": (
         ("io",),

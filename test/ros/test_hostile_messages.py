@@ -50,7 +50,7 @@ def session_of(live=True):
 
 def accounted(session):
     counters = session.counters
-    done = counters.published + counters.gated + counters.withheld
+    done = counters.published + counters.losses.gated + counters.losses.withheld
     return done + sum(counters.rejected.values())
 
 
@@ -73,7 +73,7 @@ def test_images_that_wait_when_everything_is_reset_are_counted():
     session.reset()
     assert session.counters.received == 15
     assert accounted(session) == 15
-    assert session.counters.gated == 5
+    assert session.counters.losses.gated == 5
 
 
 def test_images_without_their_first_camera_are_counted():
@@ -121,7 +121,7 @@ def test_a_window_with_impossible_cameras_is_left_out_and_the_next_one_placed(na
         for index in range(12)
     ]
     found = geometries([r for frame in frames for r in reconstructor.add(frame)])
-    assert reconstructor.not_finite == 1
+    assert reconstructor.losses.not_finite == 1
     assert len(found) >= 10
     for geometry in found:
         assert np.isfinite(geometry.map_from_camera).all()

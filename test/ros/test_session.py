@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from support.recordings import (
 from qvggt_core.errors import ImageError, RecordingError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Reconstruction, Scale, View
+from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Losses, Reconstruction, Scale, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.conversions import read_pose, read_transform
 from qvggt_ros.publishing import MAX_PATH_POSES, OUTPUTS, Driver, PathPoses, outputs_of
@@ -36,7 +37,8 @@ class PairReconstructor:
     def __init__(self, scale=Scale(), refuse=()):  # noqa: B008
         self.frames = []
         self.waiting = []
-        self.gated = self.withheld = self.not_finite = 0
+        self.losses = Losses()
+        self.sensors = SimpleNamespace(add_odometry=self.add_odometry)
         self.segment = 0
         self.scale = scale
         self.refuse = refuse

@@ -9,8 +9,7 @@ from qvggt_core.geometry.similarities import moved_by, rigid
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.builder import ResultBuilder
 from qvggt_core.results.corrected_map import CorrectedMap
-from qvggt_core.stream.corrected_path import corrections_at
-from qvggt_core.stream.frame import KeyframeCorrections
+from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
 from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.stream.loop_closure import LoopClosure
 

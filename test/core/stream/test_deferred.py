@@ -15,7 +15,7 @@ def replayed(poses, odometry, **values):
     results = []
     for frame, pose, known in zip(frames, poses, odometry, strict=True):
         if known:
-            reconstructor.add_odometry(frame.stamp_ns, pose[:3, 3])
+            reconstructor.sensors.add_odometry(frame.stamp_ns, pose[:3, 3])
         results += reconstructor.add(frame)
     return frames, [*results, *reconstructor.flush()], network
 
@@ -68,7 +68,7 @@ def test_a_segment_that_ends_without_a_scale_does_not_hold_up_the_next():
     results = []
     for index, frame in enumerate(late):
         if index >= 8:
-            reconstructor.add_odometry(frame.stamp_ns, poses[index][:3, 3])
+            reconstructor.sensors.add_odometry(frame.stamp_ns, poses[index][:3, 3])
         results += reconstructor.add(frame)
     results += reconstructor.flush()
     assert stamps(results) == [frame.stamp_ns for frame in late]

@@ -166,7 +166,7 @@ def test_a_stream_with_an_imu_comes_out_upright_from_its_first_frame():
     for frame, pose in zip(room.frames(poses), poses, strict=True):
         for part in range(10):
             stamp = frame.stamp_ns + part * 10_000_000
-            reconstructor.add_imu(stamp, pose[:3, :3].T @ UP, np.zeros(3))
+            reconstructor.sensors.add_imu(stamp, pose[:3, :3].T @ UP, np.zeros(3))
         results += reconstructor.add(frame)
     results += reconstructor.flush()
     frames = geometries(results)
@@ -184,7 +184,7 @@ def test_without_an_imu_the_ground_makes_a_map_upright_as_it_becomes_metric():
     reconstructor = DeferredReconstructor(inner)
     results = []
     for frame, pose in zip(room.frames(poses), poses, strict=True):
-        reconstructor.add_odometry(frame.stamp_ns, pose[:3, 3], pose)
+        reconstructor.sensors.add_odometry(frame.stamp_ns, pose[:3, 3], pose)
         results += reconstructor.add(frame)
     results += reconstructor.flush()
     assert {result.up.source for result in results if result.frames} == {"ground plane"}

@@ -124,7 +124,7 @@ def test_a_stream_with_a_range_sensor_ahead_comes_out_in_metres():
     for frame, pose in zip(room.frames(poses), poses, strict=True):
         ahead = room.HIGH[1] - pose[1, 3] - 0.1
         sensor = transform(FORWARD[:3, :3], np.array([0.0, 0.0, 0.1]))
-        reconstructor.add_range(RangeReading(frame.stamp_ns, ahead, sensor))
+        reconstructor.sensors.add_range(RangeReading(frame.stamp_ns, ahead, sensor))
         results += reconstructor.add(frame)
     results += reconstructor.flush()
     last = results[-1] if results[-1].frames else results[-2]

@@ -44,7 +44,7 @@ def test_a_window_shrinks_until_it_fits_and_no_frame_is_lost(error) -> None:
     frames = room.frames(poses)
     results = run(reconstructor, frames)
     assert stamps(results) == [frame.stamp_ns for frame in frames]
-    assert reconstructor.gated == 0
+    assert reconstructor.losses.gated == 0
     assert_true_up_to_the_unit(geometries(results), poses, network.units[0])
     (event,) = [text for text in events(results) if "memory ran out" in text]
     assert "the window has 3 views instead of 6" in event
@@ -79,7 +79,7 @@ def test_frames_for_which_no_window_is_small_enough_are_counted_and_the_rest_goe
             failed += 1
     done += reconstructor.flush()
     assert failed > 0
-    assert len(stamps(done)) + reconstructor.gated == len(frames)
+    assert len(stamps(done)) + reconstructor.losses.gated == len(frames)
     assert stamps(done)[-10:] == [frame.stamp_ns for frame in frames[-10:]]
 
 

@@ -355,7 +355,7 @@ def test_a_stream_with_odometry_comes_out_in_metres():
     reconstructor, network = start(poses, min_odometry_distance=1.0)
     frames = room.frames(poses)
     for frame, pose in zip(frames, poses, strict=True):
-        reconstructor.add_odometry(frame.stamp_ns, pose[:3, 3])
+        reconstructor.sensors.add_odometry(frame.stamp_ns, pose[:3, 3])
     results = run(reconstructor, frames)
     assert results[0].scale.metres_per_unit is None
     assert results[-1].scale.metres_per_unit == pytest.approx(network.units[0], rel=1e-4)

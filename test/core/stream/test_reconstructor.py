@@ -102,7 +102,7 @@ def test_a_camera_that_hovers_gets_all_its_geometry_and_keeps_its_keyframes():
     results = run(reconstructor, frames)
     assert stamps(results) == [frame.stamp_ns for frame in frames]
     assert sorted(network.encoded) == list(range(len(frames)))
-    assert reconstructor.gated == 0
+    assert reconstructor.losses.gated == 0
     keyframes = [i for i, geometry in enumerate(geometries(results)) if geometry.is_keyframe]
     assert 4 <= len(keyframes) <= 9
     # However long the hover, the window holds the four views that were last worth keeping.
@@ -216,7 +216,9 @@ def test_every_frame_ends_in_one_counter(course):
     results += reconstructor.flush()
     reconstructor.reset()
     published = len(geometries(results))
-    assert published + reconstructor.gated + reconstructor.withheld + refused == len(course)
+    assert published + reconstructor.losses.gated + reconstructor.losses.withheld + refused == len(
+        course
+    )
 
 
 def test_a_broken_image_costs_itself_only():

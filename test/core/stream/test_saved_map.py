@@ -14,7 +14,7 @@ from support.hostile_checkpoints import TEXTS, VALUES, header_of, with_header
 
 from qvggt_core.errors import MapError, OutputError
 from qvggt_core.geometry.similarities import similarity
-from qvggt_core.stream.frame import KeyframeCorrections
+from qvggt_core.stream.corrected_path import KeyframeCorrections
 from qvggt_core.stream.loop_finder import LoopFinder, Placement
 from qvggt_core.stream.saved_map import KEYFRAMES_FILE, MANIFEST_FILE, SavedMap, read_map, write_map
 

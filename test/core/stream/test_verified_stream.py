@@ -152,7 +152,7 @@ def test_poses_that_are_not_finite_are_counted_and_replaced():
     frames = stream([room.image_of(pose) for pose in poses])
     results = run(reconstructor, frames)
     assert stamps(results) == [frame.stamp_ns for frame in frames]
-    assert reconstructor.not_finite == len(network.windows)
+    assert reconstructor.losses.not_finite == len(network.windows)
     assert set(verdicts(results)) == {Verdict.CONTRADICTED}
     assert all(np.isfinite(geometry.map_from_camera).all() for geometry in geometries(results))
     assert any("not finite" in event for event in events(results))
@@ -167,8 +167,8 @@ def test_contradicted_windows_are_withheld_if_asked():
         for result in results:
             if result.confirmation and result.confirmation.verdict is Verdict.CONTRADICTED:
                 assert not result.frames
-        assert reconstructor.withheld + len(geometries(results)) == len(poses)
-        assert reconstructor.withheld > 0
+        assert reconstructor.losses.withheld + len(geometries(results)) == len(poses)
+        assert reconstructor.losses.withheld > 0
 
 
 def test_contradicted_windows_are_published_if_asked():
@@ -177,7 +177,7 @@ def test_contradicted_windows_are_published_if_asked():
     reconstructor, _ = start(poses, wrong, on_contradiction="publish")
     results = run(reconstructor, stream([room.image_of(pose) for pose in poses]))
     assert len(geometries(results)) == len(poses)
-    assert reconstructor.withheld == 0
+    assert reconstructor.losses.withheld == 0
 
 
 def test_without_a_calibration_points_are_followed_by_the_predicted_one():

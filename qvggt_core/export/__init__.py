@@ -1,0 +1,1 @@
+"""Maps and their images in the formats of other tools."""
