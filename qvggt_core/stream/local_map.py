@@ -19,6 +19,7 @@ from qvggt_core.stream.adjustment import Adjusted, adjust
 from qvggt_core.stream.map_keyframes import (
     FoundingViews,
     Keyframe,
+    agreement,
     bundle_of,
     founding_views,
     image_motion,
@@ -37,6 +38,7 @@ from qvggt_core.stream.resection import (
     Sighting,
     resect,
     resect_again,
+    residuals,
     variance_shown,
 )
 from qvggt_core.stream.tracks import Tracks
@@ -214,12 +216,32 @@ class LocalMap:
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
         new &= ~np.isin(last.tracks.ids, np.fromiter(self.outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
+        if self.is_founded:
+            self._leave_out_strangers(last, keyframe, last.tracks.ids[new])
         self._since_founding += self.is_founded
         if not self.is_founded or self._since_founding in _TO_REVIEW:
             self._try_to_found()
         self.refine()
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
+
+    def _leave_out_strangers(
+        self, last: Keyframe, keyframe: Keyframe, new: NDArray[np.int64]
+    ) -> None:
+        """Drop new points that move otherwise than the scene does, if no motion explains most.
+
+        A few are the adjustment's to find; it would follow the many of something that moves.
+        """
+        if agreement(last.tracks, keyframe.tracks) >= _UNANIMOUS:
+            return
+        index, found = self.points.find(keyframe.tracks.ids)
+        sigma = ray_sigma(keyframe.tracks.focal)
+        sighting = Sighting(self.points.take(index), keyframe.tracks.rays[found], sigma)
+        ids = self.points.ids[index]
+        is_far_off = residuals(sighting, keyframe.camera_from_map) >= OUTLIER
+        wrong = np.isin(ids, new) & is_far_off
+        self.outliers.update(ids[wrong].tolist())
+        self._drop(index[wrong])
 
     def refine(self, iterations: int = _ITERATIONS) -> None:
         """Adjust the last keyframes and the points that they see."""

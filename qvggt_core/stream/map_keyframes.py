@@ -12,7 +12,7 @@ from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import relate, relate_by_plane, turn_between
+from qvggt_core.stream.two_view import TwoViews, relate, relate_by_plane, turn_between
 from qvggt_core.stream.uncertainty import (
     SCALE_SIGMA,
     STEP_FACTOR,
@@ -129,20 +129,30 @@ def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np
     return found
 
 
+def agreement(before: Tracks, after: Tracks) -> float:
+    """Return the share of the points in two images that one motion of the camera explains."""
+    views = _related(before, after)
+    return 1.0 if views is None else views.share
+
+
 def turned_since(
     before: Tracks, after: Tracks, camera_from_map: NDArray[np.float64]
 ) -> list[NDArray[np.float64]]:
-    """Return poses (4, 4) with the turns since an earlier image that explain the most points.
+    """Return the pose (4, 4) with the turn that explains most points since an image, if any.
 
     What moves by itself may look as if the camera had not turned, or turned otherwise.
     """
-    one, other = shared(before, after)
-    if len(one) < MIN_SHARED:
-        return []
-    views = relate(before.rays[one], after.rays[other], ray_sigma(after.focal))
+    views = _related(before, after)
     if views is None:
         return []
     return [transform(views.second_from_first[:3, :3], np.zeros(3)) @ camera_from_map]
+
+
+def _related(before: Tracks, after: Tracks) -> TwoViews | None:
+    one, other = shared(before, after)
+    if len(one) < MIN_SHARED:
+        return None
+    return relate(before.rays[one], after.rays[other], ray_sigma(after.focal))
 
 
 def image_motion(before: Tracks, after: Tracks) -> float:
