@@ -145,7 +145,13 @@ class LocalMap:
         located, resection = self._resected(tracks, starts)
         if not self.is_founded:
             share = _TURN_ADRIFT if located.only_turned else 1.0
-            self._adrift += share * image_motion(self._last, tracks)
+            self._adrift += max(
+                share * image_motion(self._last, tracks),
+                # What disagrees may be the scene, and what agrees something that moves in it.
+                image_motion(
+                    self._last, tracks.take(~np.isin(tracks.ids, located.ids[located.agrees]))
+                ),
+            )
         self._last = tracks
         if located.is_lost or resection is None:
             self._motion = np.eye(4)

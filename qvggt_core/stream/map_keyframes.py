@@ -158,7 +158,7 @@ def _related(before: Tracks, after: Tracks) -> TwoViews | None:
 def image_motion(before: Tracks, after: Tracks) -> float:
     """Return the median angle in radians by which points moved, 0 where it is the tracker's."""
     one, other = shared(before, after)
-    if len(one) == 0:
+    if len(one) < MIN_SHARED:
         return 0.0
     moved = np.linalg.norm(before.rays[one] - after.rays[other], axis=1)
     angle = float(np.median(moved))

@@ -53,6 +53,10 @@ class Tracks:
     rays: NDArray[np.float64]
     focal: float
 
+    def take(self, index: NDArray) -> Tracks:
+        """Return some of the points."""
+        return Tracks(self.ids[index], self.pixels[index], self.rays[index], self.focal)
+
 
 @dataclass(frozen=True)
 class _State:
