@@ -233,7 +233,8 @@ class Reconstructor:
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
-        frames = self._in_metres(entries, frames, prediction, alignment.map_from_window.scale)
+        unit = prediction.metres_per_map_unit(alignment.map_from_window.scale)
+        frames = self._metric.place(entries, frames, self._last[0].source, unit)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
             self.losses.withheld += len(frames)
@@ -325,7 +326,8 @@ class Reconstructor:
         self._refusals = 0
         # Lengths of a prediction that the images contradict give no scale.
         known = map_units if verdict is not Verdict.CONTRADICTED else None
-        in_metres = self._in_metres(entries, tuple(frames), prediction, known)
+        unit = prediction.metres_per_map_unit(known)
+        in_metres = self._metric.place(entries, tuple(frames), self._last[0].source, unit)
         if self._is_withheld(confirmation):
             self.losses.withheld += len(frames)
             return ()
@@ -352,26 +354,6 @@ class Reconstructor:
         if self._map_is_empty:
             return first_alignment(entries, prediction)
         return alignment_to_map(entries, prediction, depth, self.parameters.max_scale_spread)
-
-    def _in_metres(
-        self,
-        entries: list[Entry],
-        frames: tuple[FrameGeometry, ...],
-        prediction: WindowPrediction,
-        map_units: float | None,
-    ) -> tuple[FrameGeometry, ...]:
-        """Return a window's new frames in metres, if the scale is known.
-
-        Args:
-            entries: the window.
-            frames: its new frames, in map units.
-            prediction: the network's.
-            map_units: map units per unit of the prediction, None if unknown.
-        """
-        unit = None
-        if prediction.metres_per_unit is not None and map_units is not None:
-            unit = prediction.metres_per_unit / map_units
-        return self._metric.place(entries, frames, self._last[0].source, unit)
 
     def _publish(
         self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView
