@@ -42,6 +42,36 @@ def test_points_move_as_the_image_does():
     assert np.percentile(np.linalg.norm(moved - [-7, 4], axis=1), 95) < 0.3
 
 
+@pytest.mark.parametrize("gain", [0.6, 0.8, 0.9, 1.15, 1.3])
+def test_points_are_followed_through_a_change_of_exposure(gain):
+    tracker, image = Tracker(), (0.6 * texture(4)).astype(np.uint8)
+    before = tracker.track(view(image, 100, 100), CAMERA)
+    other = np.clip(gain * view(image, 105, 98), 0, 255).astype(np.uint8)
+    after = tracker.track(other, CAMERA)
+    _, one, two = np.intersect1d(before.ids, after.ids, return_indices=True)
+    assert len(one) > 0.6 * len(before.ids)
+    moved = after.pixels[two] - before.pixels[one]
+    assert np.abs(np.median(moved, axis=0) - [-5, 2]).max() < 0.1
+
+
+def test_strong_texture_does_not_take_the_points_of_the_rest():
+    image = view(texture(5), 100, 100) // 2 + 40
+    strong = np.random.default_rng(5).integers(0, 256, (HEIGHT // 5, WIDTH // 10, 3), np.uint8)
+    image[:, : WIDTH // 2] = np.kron(strong, np.ones((5, 5, 1), np.uint8))
+    found = Tracker().track(image, CAMERA).pixels
+    assert 0.4 < (found[:, 0] < WIDTH // 2).mean() < 0.6
+
+
+def test_others_come_for_points_that_are_of_no_use():
+    tracker, image = Tracker(100), texture(6)
+    first = tracker.track(view(image, 100, 100), CAMERA)
+    useless = first.ids[: len(first.ids) // 2]
+    second = tracker.track(view(image, 101, 100), CAMERA, of_no_use=useless.tolist())
+    kept = np.isin(second.ids, useless)
+    assert kept.sum() > 0.7 * len(useless)
+    assert (~kept).sum() > 0.9 * 100
+
+
 def test_rays_are_those_of_the_lens():
     bent = Camera(WIDTH, HEIGHT, CAMERA.intrinsics, "plumb_bob", (-0.2, 0.05, 0.0, 0.0, 0.0))
     tracks = Tracker().track(view(texture(), 100, 100), bent)
