@@ -16,12 +16,11 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.adjustment import Adjusted, adjust
+from qvggt_core.stream.founding import FoundingViews, founding_views, misfit, path_length
 from qvggt_core.stream.map_keyframes import (
-    FoundingViews,
     Keyframe,
     agreement,
     bundle_of,
-    founding_views,
     image_motion,
     last_step,
     pose_after_turn,
@@ -33,7 +32,6 @@ from qvggt_core.stream.map_keyframes import (
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.resection import (
     OUTLIER,
-    OUTLIER_SCALE,
     Resection,
     Sighting,
     resect,
@@ -361,7 +359,7 @@ class LocalMap:
         as_it_is.refine(iterations=12)
         maps = [as_it_is, *(self._founded_by(views) for views in ways)]
         first = min(len(each.keyframes) for each in maps)
-        misfits = [each._misfit(each.keyframes[-first:]) for each in maps]
+        misfits = [misfit(each.points, each.keyframes[-first:]) for each in maps]
         best = maps[int(np.argmin(misfits))]
         if min(misfits) > _DISPUTED:
             return
@@ -370,7 +368,9 @@ class LocalMap:
             if min(misfits) > _WORTH_A_CHANGE * misfits[0]:
                 return
             # The unit is theirs.
-            best.rescale(_way(self.keyframes[-first:]) / _way(best.keyframes[-first:]))
+            best.rescale(
+                path_length(self.keyframes[-first:]) / path_length(best.keyframes[-first:])
+            )
         self.points, self.keyframes, self.outliers = best.points, best.keyframes, best.outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
@@ -394,22 +394,6 @@ class LocalMap:
         other.outliers = set()
         other._found(views.ids, unit * views.points)
         return other
-
-    def _misfit(self, keyframes: list[Keyframe]) -> float:
-        """Return the mean robust cost of what keyframes see of points that two of them share.
-
-        It is 1 where all are outliers. What is expected of distances has no part in it, and a
-        point that the map lacks, because it did not agree or for want of parallax, counts as one.
-        """
-        _, bundle = bundle_of(self.points, keyframes, np.ones(len(keyframes), bool))
-        square = (bundle.residuals() ** 2).sum(axis=1)
-        _, count = np.unique(
-            np.concatenate([each.tracks.ids for each in keyframes]), return_counts=True
-        )
-        total = int(count[count >= 2].sum())
-        worst = float(np.log1p(OUTLIER**2 / OUTLIER_SCALE**2))
-        known = np.minimum(np.log1p(square / OUTLIER_SCALE**2), worst)
-        return (float(known.sum()) / worst + total - len(square)) / max(total, 1)
 
     def _found(self, ids: NDArray[np.int64], points: NDArray[np.float64]) -> None:
         """Begin anew with points (N, 3) in the camera of the first keyframe, which stays."""
@@ -444,9 +428,3 @@ class LocalMap:
         self.points = self.points.take(np.isin(self.points.ids, seen, assume_unique=True))
         newest = set(self.keyframes[-1].tracks.ids.tolist())
         self.outliers &= newest
-
-
-def _way(keyframes: list[Keyframe]) -> float:
-    """Return the length of the path through keyframes."""
-    centres = np.stack([inverse(keyframe.camera_from_map)[:3, 3] for keyframe in keyframes])
-    return float(np.linalg.norm(np.diff(centres, axis=0), axis=1).sum())

@@ -12,7 +12,7 @@ from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.tracks import Tracks
-from qvggt_core.stream.two_view import TwoViews, relate, relate_by_plane, turn_between
+from qvggt_core.stream.two_view import TwoViews, relate, turn_between
 from qvggt_core.stream.uncertainty import (
     SCALE_SIGMA,
     STEP_FACTOR,
@@ -38,13 +38,8 @@ MIN_SHARED = 30
 
 # Median image motion in pixels, beside that of a turn, from which a camera has moved.
 _NO_PARALLAX = 0.5
-# Two views found the map once they see its points from angles that differ by a degree.
-_MIN_PARALLAX = float(np.radians(1.0))
-_MIN_AGREEING = 0.6
 # Median motion in pixels between two images up to which the camera stands still.
 _STILL = 0.3
-_FEWEST_TO_FOUND = 4
-_PARALLAX_TO_FOUND = 2.0
 
 
 @dataclass
@@ -268,48 +263,3 @@ def take_covariances(
         keyframe.covariance = total
         if is_settled:
             keyframe.adrift = last.adrift
-
-
-@dataclass(frozen=True)
-class FoundingViews:
-    """Two keyframes whose parallax gives the distances of points.
-
-    Attributes:
-        first: index of the earlier one; the later one is the newest keyframe.
-        ids: (N,) numbers of the points.
-        points: (N, 3) in the earlier one's camera, in units of the distance between the two.
-    """
-
-    first: int
-    ids: NDArray[np.int64]
-    points: NDArray[np.float64]
-
-
-def founding_views(keyframes: Sequence[Keyframe]) -> list[FoundingViews]:
-    """Return how the newest keyframe and the oldest that shares enough with it may found a map.
-
-    There is more than one way where points may lie in a plane, and none without parallax.
-    """
-    newest = keyframes[-1].tracks
-    enough = (
-        number
-        for number, keyframe in enumerate(keyframes[: 1 - _FEWEST_TO_FOUND])
-        if len(shared(keyframe.tracks, newest)[0]) >= MIN_SHARED
-    )
-    number = next(enough, None)
-    if number is None:
-        return []
-    oldest = keyframes[number].tracks
-    one, other = shared(oldest, newest)
-    first, second = oldest.rays[one], newest.rays[other]
-    _, rest = turn_between(first, second)
-    if float(np.median(rest)) * newest.focal < _PARALLAX_TO_FOUND:
-        return []
-    sigma = ray_sigma(newest.focal)
-    by_any_points = relate(first, second, sigma)
-    ways = [] if by_any_points is None else [by_any_points]
-    return [
-        FoundingViews(number, oldest.ids[one][views.agrees], views.points[views.agrees])
-        for views in ways + relate_by_plane(first, second, sigma)
-        if views.share >= _MIN_AGREEING and views.parallax >= _MIN_PARALLAX
-    ]

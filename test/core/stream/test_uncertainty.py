@@ -155,14 +155,16 @@ def test_before_a_map_knows_distances_its_poses_say_how_wrong_they_may_be():
     angles = np.radians(np.arange(10))
     poses = [looking_at(angle, np.array([0.0, 0.0, 4.0]), 4.0) for angle in angles]
     local_map = LocalMap(tracks_of(places, poses[0], rng), poses[0], distance=4.0)
+    by_points_alone = []
     for pose in poses[1:]:
         located = local_map.locate(tracks_of(places, pose, rng))
         error = np.linalg.norm(small_motion(located.camera_from_map @ inverse(pose))[:3])
         assert not local_map.is_founded
-        # Seen from the points alone, all of this is certain.
-        assert error > 3.0 * np.sqrt(np.trace(located.covariance[:3, :3]))
+        by_points_alone.append(error / np.sqrt(np.trace(located.covariance[:3, :3])))
         variance = adrift(located.adrift, 4.0)[:3, :3]
         assert error < 3.0 * np.sqrt(np.trace(located.covariance[:3, :3] + variance))
+    # Seen from the points alone, all of this is certain.
+    assert np.median(by_points_alone) > 3.0
 
 
 def test_a_map_that_has_stood_for_a_while_is_as_certain_as_its_adjustment():
