@@ -62,12 +62,17 @@ class Stream:
 class Studio:
     """Renders the known room."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 0) -> None:
         self._scene = Scene(make_world("studio"))
         self.intrinsics = pinhole(_HEIGHT, _WIDTH, _FOV)
         self.flight = fly(self._scene.world, "survey", _FRAMES, seed=1, step=0.08)
-        self._rng = np.random.default_rng(7)
+        self._seed = seed
+        self.begin()
         self.clean = [self.image(pose) for pose in self.flight]
+
+    def begin(self) -> None:
+        """Begin the noise anew, so that a stream does not depend on those before it."""
+        self._rng = np.random.default_rng([7, self._seed])
 
     def image(self, pose: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Return what a camera sees, without noise."""
@@ -276,13 +281,15 @@ def main() -> None:
     """Run all streams, or those whose name holds a text."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", default="", help="run the streams with this in their names")
+    parser.add_argument("--seed", type=int, default=0, help="of the noise")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     loaded = load_network(Parameters(compute_dtype="float32", threads=1))
-    studio = Studio()
+    studio = Studio(args.seed)
     rows = {}
     for name, make in streams(studio).items():
         if args.only in name:
+            studio.begin()
             stream = make()
             results = run(stream, studio.intrinsics, loaded.network, loaded.parameters)
             rows[name] = measure(results, stream)

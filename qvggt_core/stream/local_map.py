@@ -46,6 +46,9 @@ _FREE = 10
 _HELD = 10
 _MIN_POINTS = 12
 _MIN_SHARE = 0.5
+# Of all points that were followed from the image before, the map knows this share at least, or what
+# it knows may be something that moves by itself; in scenes that stand still it is a quarter.
+_MIN_OF_FOLLOWED = 0.1
 # Where fewer of the points agree on a pose, those that so many keyframes have seen may agree on
 # another: if so many more of them do, the others are something that moves by itself.
 _UNANIMOUS = 0.8
@@ -189,10 +192,15 @@ class LocalMap:
                 if of_proven > np.mean(result.agrees[proven]) + _OUTVOTED:
                     result, share = other, of_proven
         agrees = result.agrees
-        if np.count_nonzero(agrees) < _MIN_POINTS or share < _MIN_SHARE:
+        followed = np.isin(tracks.ids, self._last.ids, assume_unique=True)
+        fewest = max(_MIN_POINTS, _MIN_OF_FOLLOWED * np.count_nonzero(followed))
+        if np.count_nonzero(agrees) < fewest or share < _MIN_SHARE:
             return Located(self._pose, ids, agrees, is_lost=True), None
         known = np.count_nonzero(seen.sigma <= _KNOWN * seen.inverse_distance)
-        turned = pose_after_turn(self.keyframes, tracks) if known < _MIN_KNOWN else None
+        turned = None
+        if known < _MIN_KNOWN:
+            moving = [*self.outliers, *ids[~agrees].tolist()]
+            turned = pose_after_turn(self.keyframes, tracks, moving)
         pose = result.camera_from_map if turned is None else turned
         located = Located(
             pose, ids, agrees, covariance=result.covariance, only_turned=turned is not None

@@ -100,21 +100,29 @@ def shared(one: Tracks, other: Tracks) -> tuple[NDArray[np.int64], NDArray[np.in
     return first, second
 
 
-def pose_after_turn(keyframes: Sequence[Keyframe], tracks: Tracks) -> NDArray[np.float64] | None:
+def pose_after_turn(
+    keyframes: Sequence[Keyframe], tracks: Tracks, moving: Sequence[int] = ()
+) -> NDArray[np.float64] | None:
     """Return the pose (4, 4) if a turn since the last keyframe explains what is seen.
 
     A motion has then no effect that could be seen, and so none should be found: distances
     without parallax leave room for one, with a wrong turn to match.
+
+    Args:
+        keyframes: of the map.
+        tracks: what is seen.
+        moving: numbers of points that move by themselves.
     """
     found = None
+    standing = tracks.take(~np.isin(tracks.ids, moving))
     for keyframe in reversed(keyframes):
         if keyframe.tracks is tracks:
             continue
-        one, other = shared(keyframe.tracks, tracks)
+        one, other = shared(keyframe.tracks, standing)
         if len(one) < MIN_SHARED:
             break
-        rotation, rest = turn_between(keyframe.tracks.rays[one], tracks.rays[other])
-        if float(np.median(rest)) * tracks.focal > _NO_PARALLAX:
+        rotation, rest = turn_between(keyframe.tracks.rays[one], standing.rays[other])
+        if float(np.median(rest)) * standing.focal > _NO_PARALLAX:
             return None
         if found is None:
             found = transform(rotation, np.zeros(3)) @ keyframe.camera_from_map
