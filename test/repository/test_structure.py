@@ -62,7 +62,7 @@ LAYERS = {
         ("geometry",),
         ("model",),
         ("stream",),
-        ("evaluate",),
+        ("evaluate", "occupancy"),
         ("datasets", "doctor"),
         ("protocols", "synthetic"),
         ("training",),
