@@ -10,8 +10,10 @@ from pathlib import Path
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.network import TorchNetwork
-from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
+from qvggt_core.synthetic.lens import LensChoice
+from qvggt_core.training.clips import PoolConfig
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.pool import Pool, build_pool, open_pool
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import replay
 from qvggt_ros.drivers.synthesize import BagOptions, write_bag
@@ -60,7 +62,7 @@ def sample_flight_errors(
         bag = recordings / f"sample-{seed}"
         if not bag.exists():
             flight = {"world": "studio", "flight": "survey", "seed": seed, "step": 0.1}
-            write_bag(bag, BagOptions(**flight, frames=80, width=256, height=192))
+            write_bag(bag, BagOptions(**flight, frames=80, lens=LensChoice(256, 192)))
         with tempfile.TemporaryDirectory() as directory:
             loaded = LoadedNetwork(network, parameters, {})
             options = ReplayOptions(report=False)

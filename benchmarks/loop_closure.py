@@ -97,14 +97,19 @@ def by_oracle(
     return loops
 
 
-def by_network(frames: list[Frame], loaded: Any) -> Looked:
-    """Return what becomes of images by the network, points followed."""
-    loops = Looked()
+def run_network(frames: list[Frame], loaded: Any, loops: LoopClosure) -> None:
+    """Give what the network makes of images, points followed, to a loop closure."""
     parameters = loaded.parameters.with_values(loop_closure=True)
     reconstructor = Reconstructor(loaded.network, parameters, loops=loops)
     for frame in frames:
         reconstructor.add(frame)
     reconstructor.flush()
+
+
+def by_network(frames: list[Frame], loaded: Any) -> Looked:
+    """Return what becomes of images by the network."""
+    loops = Looked()
+    run_network(frames, loaded, loops)
     return loops
 
 

@@ -30,9 +30,10 @@ from qvggt_core.synthetic.mesh_scene import MeshScene
 from qvggt_core.synthetic.mesh_world import read_gazebo_world
 from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.views import random_views
-from qvggt_core.training.clips import Clip, Pool, PoolConfig, build_pool
+from qvggt_core.training.clips import Clip, PoolConfig
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.matching import matched_share
+from qvggt_core.training.pool import Pool, build_pool
 from qvggt_core.training.seeds import evaluation_seed
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, evaluation_windows

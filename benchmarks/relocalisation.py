@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from confirmation import Truth, read
-from loop_closure import Looked, by_oracle, drifting, tokens_of
+from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
 from result_table import ResultTable
@@ -30,7 +30,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.geometry.poses import rotation_angle
 from qvggt_core.geometry.similarities import rigid
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Preprocessor, Reconstruction, Reconstructor
+from qvggt_core.stream import Frame, Preprocessor, Reconstruction
 from qvggt_core.stream.align import Similarity
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.localiser import MapLocaliser
@@ -93,11 +93,7 @@ class Flight:
 def by_network(frames: list[Frame], truth: Truth, loaded: Any) -> Flight:
     """Return a flight as the network has it, points followed."""
     loops = Recorded()
-    parameters = loaded.parameters.with_values(loop_closure=True)
-    reconstructor = Reconstructor(loaded.network, parameters, loops=loops)
-    for frame in frames:
-        reconstructor.add(frame)
-    reconstructor.flush()
+    run_network(frames, loaded, loops)
     size = (loaded.network.image_width, loaded.network.patch_size)
     return Flight({frame.stamp_ns: frame for frame in frames}, loops.steps, truth, size)
 

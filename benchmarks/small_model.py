@@ -30,8 +30,8 @@ from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import load_model, shipped_checkpoint
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.network import TorchNetwork
-from qvggt_core.training.clips import Pool
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.pool import Pool
 from qvggt_core.training.validation import evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import evaluation_windows
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from qvggt_core.results.facts import percentiles
-from qvggt_core.stream.frame import Confirmation, Scale, ScaleState, Verdict
+from qvggt_core.stream.frame import Confirmation, Losses, Scale, ScaleState, Verdict
 from qvggt_core.util.quoting import visible
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,10 @@ class Counters:
         uncalibrated: frames without a calibration.
         windows: runs of the network.
         published: frames with geometry.
-        gated: frames that left without geometry: dropped by a reset, or the network failed.
+        losses: what the reconstruction has no geometry for.
         keyframes: published frames that stayed in the window.
         segments: maps begun.
         lost: published frames whose pose is only the last known one.
-        withheld: frames whose geometry the images contradict, and that were kept back.
-        not_finite: windows for which the network gave values that are not finite.
         verdicts: windows per verdict of the images on the network; see `Confirmation`.
         confirmation: the newest of these.
         latencies: seconds from an image's arrival to its geometry, the newest last.
@@ -67,12 +65,10 @@ class Counters:
     uncalibrated: int = 0
     windows: int = 0
     published: int = 0
-    gated: int = 0
+    losses: Losses = field(default_factory=Losses)
     keyframes: int = 0
     segments: int = 0
     lost: int = 0
-    withheld: int = 0
-    not_finite: int = 0
     verdicts: Counter[str] = field(default_factory=Counter)
     confirmation: Confirmation | None = None
     latencies: deque[float] = field(default_factory=lambda: deque(maxlen=_LATENCIES_KEPT))
@@ -135,11 +131,11 @@ class Counters:
             "windows": self.windows,
             "published": self.published,
             "keyframes": self.keyframes,
-            "gated": self.gated,
+            "gated": self.losses.gated,
             "segments": self.segments,
             "lost": self.lost,
-            "withheld": self.withheld,
-            "not_finite": self.not_finite,
+            "withheld": self.losses.withheld,
+            "not_finite": self.losses.not_finite,
             "verdicts": dict(self.verdicts),
             "metres_per_unit": scale.metres_per_unit,
             "scale_source": scale.source,
@@ -205,7 +201,7 @@ class Status:
         if counters.confirmation is not None:
             values["confirmation"] = _numbers(counters.confirmation)
         level = "WARN" if warnings else "OK"
-        if counters.not_finite and not counters.published:
+        if counters.losses.not_finite and not counters.published:
             level = "ERROR"
         return cls(level, message, values)
 
@@ -218,10 +214,10 @@ class Status:
 def _doubts(counters: Counters) -> list[str]:
     """Return what the images and the network's output leave to be desired, and what helps."""
     found = []
-    if counters.not_finite:
+    if counters.losses.not_finite:
         found.append(
-            f"{counters.not_finite} windows of the network were not finite: try compute_dtype "
-            "float32, or another checkpoint"
+            f"{counters.losses.not_finite} windows of the network were not finite: try "
+            "compute_dtype float32, or another checkpoint"
         )
     newest = counters.confirmation
     if newest is None or newest.verdict is Verdict.CONFIRMED:

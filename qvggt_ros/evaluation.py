@@ -9,13 +9,10 @@ from pathlib import Path
 from qvggt_core.errors import RecordingError
 from qvggt_core.parameters import Parameters
 from qvggt_core.results import layout
-from qvggt_core.results.evaluation import (
-    DepthTruth,
-    GroundTruth,
-    evaluate,
-)
+from qvggt_core.results.evaluation import evaluate
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result, read_parameters
+from qvggt_core.results.truth import DepthTruth, GroundTruth
 from qvggt_ros.io.conversions import frames_of
 from qvggt_ros.io.depth_truth import depth_pairs, depth_topic
 from qvggt_ros.io.ground_truth import named_ground_truth, read_ground_truth

@@ -89,7 +89,9 @@ class ReconstructionSession:
                 time that goes back (a recording that is played in a loop) resets everything.
             clock: seconds, for latencies only.
         """
-        self.counters = Counters(warning_holds_s=_WARNING_HOLDS_S if live else math.inf)
+        self.counters = Counters(
+            losses=reconstructor.losses, warning_holds_s=_WARNING_HOLDS_S if live else math.inf
+        )
         self._reconstructor = reconstructor
         self._parameters = parameters
         self._driver = driver
@@ -219,7 +221,6 @@ class ReconstructionSession:
     def reset(self, reason: str = "reset on request") -> None:
         """Forget the map, the path and the views that wait."""
         self._reconstructor.reset(reason)
-        self._count()
         self.counters.forget_warnings()
         self._driver.forget()
         self._newest_ns = None
@@ -298,13 +299,6 @@ class ReconstructionSession:
     def _publish_all(self, results: tuple[Reconstruction, ...]) -> None:
         for result in results:
             self._publish(result)
-        self._count()
-
-    def _count(self) -> None:
-        losses = self._reconstructor.losses
-        self.counters.gated = losses.gated
-        self.counters.withheld = losses.withheld
-        self.counters.not_finite = losses.not_finite
 
     def _publish(self, result: Reconstruction) -> None:
         counters = self.counters

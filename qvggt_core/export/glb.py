@@ -55,7 +55,6 @@ def _linear() -> NDArray[np.uint16]:
 def _document(
     positions: NDArray[np.float32], colors: NDArray[np.uint16], is_metric: bool
 ) -> dict[str, Any]:
-    count = len(positions)
     return {
         "asset": {
             "version": "2.0",
@@ -79,6 +78,14 @@ def _document(
         ],
         # Points have no normals: light would make them black.
         "materials": [{"extensions": {"KHR_materials_unlit": {}}}],
+        **_arrays(positions, colors),
+    }
+
+
+def _arrays(positions: NDArray[np.float32], colors: NDArray[np.uint16]) -> dict[str, Any]:
+    """Return what describes the bytes: positions, then colours."""
+    count = len(positions)
+    return {
         "accessors": [
             {
                 "bufferView": 0,

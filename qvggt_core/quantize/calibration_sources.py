@@ -16,8 +16,9 @@ from qvggt_core.errors import ImageError, QuantizationError
 from qvggt_core.quantize.calibration_inputs import CalibrationSet, windows_of_frames
 from qvggt_core.stream.frame import Frame
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.training.clips import Pool, PoolConfig, build_pool, render_clip
+from qvggt_core.training.clips import PoolConfig, render_clip
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.pool import Pool, build_pool
 from qvggt_core.training.windows import Windows, WindowTruth, evaluation_windows, gather
 from qvggt_core.util.image_files import (
     IMAGE_SUFFIXES,

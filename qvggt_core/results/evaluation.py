@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qvggt_core.errors import EvaluationError, QvggtError
 from qvggt_core.evaluate.association import (
@@ -26,7 +24,6 @@ from qvggt_core.evaluate.drift import (
     relative_errors,
     scale_over_time,
 )
-from qvggt_core.evaluate.jumps import standstill, without_jumps
 from qvggt_core.evaluate.statistics import statistics
 from qvggt_core.evaluate.track import Track
 from qvggt_core.evaluate.trajectory import (
@@ -36,13 +33,13 @@ from qvggt_core.evaluate.trajectory import (
     absolute_errors,
     straightness,
 )
-from qvggt_core.evaluate.trajectory_files import read_trajectory
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.results import schema
 from qvggt_core.results.errors import DepthErrorRow, PoseErrors
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result
 from qvggt_core.results.samples import Samples
+from qvggt_core.results.truth import DepthPair, DepthTruth, GroundTruth
 
 LEAST_POSES = 10
 """Associated poses from which errors are given: two always fit, whatever the estimate is."""
@@ -54,80 +51,6 @@ _OFFSET_REACH_S = 5.0
 _OTHER_UNIT = 3.0
 
 OffsetSource = Literal["given", "first poses", "estimated"]
-
-
-@dataclass(frozen=True)
-class GroundTruth:
-    """True poses.
-
-    Attributes:
-        source: topic, `/tf:PARENT.CHILD`, or name of the file.
-        kind: what that is.
-        track: the poses, in order.
-        frame: name of the frame that moves; empty if it is not named.
-        moved_to_camera: whether a fixed transform was applied, so that they are the camera's.
-        notes: sentences about what was assumed or left out.
-        sample: returns the poses at some stamps, where they can be had between those of the track.
-    """
-
-    source: str
-    kind: Literal["topic", "tf", "file"]
-    track: Track
-    frame: str = ""
-    moved_to_camera: bool = False
-    notes: tuple[str, ...] = ()
-    sample: Callable[[Sequence[int]], Track] | None = None
-
-    @classmethod
-    def read(cls, path: Path, times: Path | None = None) -> GroundTruth:
-        """Read the poses of a TUM, EuRoC or KITTI file.
-
-        Raises:
-            EvaluationError: the file cannot be read.
-        """
-        return cls(path.name, "file", read_trajectory(path, times))
-
-    def steady(self) -> GroundTruth:
-        """Return the truth without the poses that nothing could have moved to.
-
-        Raises:
-            EvaluationError: there are so many that no one knows which are the true ones.
-        """
-        found, sample = without_jumps(self.track), self.sample
-        notes = [note for note in (found.note, standstill(found.track)) if note]
-        return replace(
-            self,
-            track=found.track,
-            notes=(*self.notes, *notes),
-            sample=None if sample is None else lambda stamps: sample(found.holds(stamps)),
-        )
-
-    def at(self, stamps_ns: Sequence[int]) -> Track:
-        """Return the poses at some stamps if they can be had there, else all there are."""
-        return self.track if self.sample is None else self.sample(stamps_ns)
-
-
-@dataclass(frozen=True)
-class DepthPair:
-    """A depth image and the true one in the same pixels.
-
-    Attributes:
-        stamp_ns: capture time of the frame.
-        depth: (H, W) float32 in the map's unit, NaN where invalid.
-        truth: (H, W) float32 in metres, NaN where unknown.
-    """
-
-    stamp_ns: int
-    depth: NDArray[np.float32]
-    truth: NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class DepthTruth:
-    """True depth: the name of its source, and pairs in the order of time."""
-
-    source: str
-    pairs: Iterable[DepthPair]
 
 
 def evaluate(

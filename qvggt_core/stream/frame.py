@@ -87,6 +87,16 @@ class WindowPrediction:
     world_points: NDArray[np.float32] | None = None
     metres_per_unit: float | None = None
 
+    def metres_per_map_unit(self, map_units: float | None) -> float | None:
+        """Return the length of the map's unit, None if it is not known.
+
+        Args:
+            map_units: map units per unit of the window, None if unknown.
+        """
+        if self.metres_per_unit is None or map_units is None:
+            return None
+        return self.metres_per_unit / map_units
+
 
 @dataclass(frozen=True)
 class FollowedPoints:

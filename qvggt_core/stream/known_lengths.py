@@ -89,10 +89,6 @@ class KnownLengths:
         if np.isfinite(metres) and metres > 0.0:
             self._baselines[source] = metres
 
-    def has_baseline(self, source: str) -> bool:
-        """Whether it is known how far a camera is from the rig's first one."""
-        return source in self._baselines
-
     def altitude(self, stamp_ns: int, map_from_camera: NDArray[np.float64]) -> float | None:
         """Return how high the camera is above what a sensor that looks down sees, metres."""
         reading = self._reading(stamp_ns)

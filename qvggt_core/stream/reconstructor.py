@@ -11,18 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import AlignmentError
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.align import (
     USUAL_ANGLE,
     USUAL_DISTANCE,
     Alignment,
     Anchor,
-    Similarity,
-    align,
 )
-from qvggt_core.stream.conditioning import Conditioning, KnownCameras
-from qvggt_core.stream.depth_scale import valid_depth
+from qvggt_core.stream.conditioning import Conditioning
 from qvggt_core.stream.frame import (
     Confirmation,
     Frame,
@@ -40,11 +36,17 @@ from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
-from qvggt_core.stream.prediction_check import cleaned, has_intrinsics, has_poses
+from qvggt_core.stream.prediction_check import has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
-from qvggt_core.util.shortage import is_no_memory
+from qvggt_core.stream.window_placement import (
+    alignment_to_map,
+    first_alignment,
+    placed_views,
+    trusted_depth,
+)
+from qvggt_core.stream.window_run import WindowRun
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
@@ -93,15 +95,15 @@ class Reconstructor:
         self._preprocessors: dict[str, Preprocessor] = {}
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         self._metric = MetricMap(parameters, metric_depth, self._add_event)
-        self._conditioning = Conditioning(parameters.condition_on)
-        self.sensors = self._metric.sensor_inputs(self._conditioning)
+        conditioning = Conditioning(parameters.condition_on)
+        self.sensors = self._metric.sensor_inputs(conditioning)
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
+        self._window_run = WindowRun(network, self._window, conditioning, self._add_event)
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
         self._verifier = Verifier()
-        self._ran_unconditioned = False
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
 
@@ -202,9 +204,9 @@ class Reconstructor:
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
         """Encode, predict, align, place: geometry for the views that have none."""
         clock = [time.perf_counter()]
-        self._encode(self._window.entries)
+        self._window_run.encode()
         clock.append(time.perf_counter())
-        prediction = self._predict()
+        prediction = self._window_run.predict(self.parameters.scale_views)
         entries = self._window.entries
         clock.append(time.perf_counter())
         self._window.ran()
@@ -218,7 +220,7 @@ class Reconstructor:
             return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
         if not has_poses(prediction):
             return ()
-        depth = self._trusted_depth(entries, prediction)
+        depth = trusted_depth(entries, prediction, self.parameters.min_confidence_percentile)
         try:
             alignment = self._align(entries, prediction, depth)
         except AlignmentError as refusal:
@@ -231,7 +233,8 @@ class Reconstructor:
             alignment = self._align(entries, prediction, depth)
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
-        frames = self._in_metres(entries, frames, prediction, alignment.map_from_window.scale)
+        unit = prediction.metres_per_map_unit(alignment.map_from_window.scale)
+        frames = self._metric.place(entries, frames, self._last[0].source, unit)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
             self.losses.withheld += len(frames)
@@ -239,25 +242,6 @@ class Reconstructor:
         self._calibrate(entries, prediction)
         seconds = _seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
-
-    def _predict(self) -> WindowPrediction:
-        """Run the network, with fewer of the older views where there is not enough memory."""
-        while True:
-            entries = self._window.entries
-            height, width = entries[0].view.image.shape[:2]
-            cameras = self._known_cameras(entries)
-            known = {} if cameras is None else {"cameras": cameras}
-            tokens, needing_depth = [e.tokens for e in entries], self._needing_depth(entries)
-            try:
-                return cleaned(self._network.predict(tokens, height, width, needing_depth, **known))
-            except Exception as error:
-                size = self._window.shrink() if is_no_memory(error) else 0
-                if not size:
-                    raise
-                self._add_event(
-                    f"memory ran out: the window has {size} views instead of {len(entries)} until "
-                    "there is room again; memory_budget_mb plans for less"
-                )
 
     def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
         """Return whether a prediction can be placed, by followed points if not by its poses."""
@@ -342,63 +326,12 @@ class Reconstructor:
         self._refusals = 0
         # Lengths of a prediction that the images contradict give no scale.
         known = map_units if verdict is not Verdict.CONTRADICTED else None
-        in_metres = self._in_metres(entries, tuple(frames), prediction, known)
+        unit = prediction.metres_per_map_unit(known)
+        in_metres = self._metric.place(entries, tuple(frames), self._last[0].source, unit)
         if self._is_withheld(confirmation):
             self.losses.withheld += len(frames)
             return ()
         return in_metres
-
-    def _encode(self, entries: list[Entry]) -> None:
-        # An encoding does not depend on the window: made once, it stays with its view.
-        for entry in entries:
-            if entry.tokens is None:
-                entry.tokens = self._network.encode(entry.view.image)
-
-    def _needing_depth(self, entries: list[Entry]) -> int:
-        """Return how many views, the last of the window, need depth: new ones, and for the scale.
-
-        The placed views that give a window's scale had depth in the window before: they are the
-        last placed ones there or were new.
-        """
-        first_new = next(i for i, entry in enumerate(entries) if not entry.is_published)
-        for_scale = self.parameters.scale_views or first_new
-        return len(entries) - max(0, first_new - for_scale)
-
-    def _trusted_depth(
-        self, entries: list[Entry], prediction: WindowPrediction
-    ) -> NDArray[np.float32]:
-        percentile = self.parameters.min_confidence_percentile
-        with_depth = entries[len(entries) - len(prediction.depth) :]
-        return np.stack(
-            [
-                entry.view.static(valid_depth(depth, confidence, percentile))
-                for entry, depth, confidence in zip(
-                    with_depth, prediction.depth, prediction.confidence, strict=True
-                )
-            ]
-        )
-
-    def _align(
-        self, entries: list[Entry], prediction: WindowPrediction, depth: NDArray[np.float32]
-    ) -> Alignment:
-        if self._map_is_empty:
-            first = next(i for i, entry in enumerate(entries) if not entry.is_published)
-            return Alignment(self._gauge(prediction.camera_from_world[first]))
-        shared = [i for i, entry in enumerate(entries) if entry.anchor is not None]
-        without_depth = len(entries) - len(depth)
-        scaled = [i - without_depth for i in shared if i >= without_depth]
-        return align(
-            [entry.anchor for entry in entries if entry.anchor is not None],
-            prediction.camera_from_world[shared],
-            depth[scaled],
-            prediction.confidence[scaled],
-            self.parameters.max_scale_spread,
-        )
-
-    def _gauge(self, camera_from_window: NDArray[np.float64]) -> Similarity:
-        """Return the map that begins at a camera of the window, level, in the window's unit."""
-        map_from_window = FLU_FROM_OPTICAL @ camera_from_window
-        return Similarity(1.0, map_from_window[:3, :3], map_from_window[:3, 3])
 
     def _place(
         self,
@@ -408,56 +341,19 @@ class Reconstructor:
         alignment: Alignment,
     ) -> tuple[FrameGeometry, ...]:
         """Put the window's views into the map; return those that were never given out."""
-        frames = []
-        map_from_window = alignment.map_from_window
-        map_depth = np.float32(map_from_window.scale) * depth
-        window_from_camera = inverse(prediction.camera_from_world)
-        without_depth = len(entries) - len(depth)
-        for index, entry in enumerate(entries):
-            # What is given out stays; what later windows are aligned to is the newest estimate.
-            # Its views agree with each other, where first estimates of several windows do not:
-            # drift is 5 to 20 % less in windows that overlap by more than a half.
-            pose = map_from_window.pose(window_from_camera[index])
-            has_depth = index >= without_depth
-            entry.anchor = Anchor(pose, map_depth[index - without_depth] if has_depth else None)
-            if not entry.is_published:
-                # Copies: whoever keeps a frame must not keep its whole window in memory.
-                placed = PlacedView(
-                    pose,
-                    map_depth[index - without_depth].copy(),
-                    prediction.confidence[index - without_depth].copy(),
-                )
-                frames.append(self._publish(entry, prediction.intrinsics[index], placed))
+        frames = tuple(
+            self._publish(entries[index], prediction.intrinsics[index], placed)
+            for index, placed in placed_views(entries, prediction, depth, alignment.map_from_window)
+        )
         self._map_is_empty = False
-        return tuple(frames)
+        return frames
 
-    def _known_cameras(self, entries: list[Entry]) -> KnownCameras | None:
-        cameras = self._conditioning.cameras([entry.view for entry in entries])
-        shortfall = self._conditioning.shortfall
-        if shortfall and not self._ran_unconditioned:
-            self._add_event(f"a window ran without its known cameras: {shortfall}")
-        self._ran_unconditioned = bool(shortfall)
-        return cameras
-
-    def _in_metres(
-        self,
-        entries: list[Entry],
-        frames: tuple[FrameGeometry, ...],
-        prediction: WindowPrediction,
-        map_units: float | None,
-    ) -> tuple[FrameGeometry, ...]:
-        """Return a window's new frames in metres, if the scale is known.
-
-        Args:
-            entries: the window.
-            frames: its new frames, in map units.
-            prediction: the network's.
-            map_units: map units per unit of the prediction, None if unknown.
-        """
-        unit = None
-        if prediction.metres_per_unit is not None and map_units is not None:
-            unit = prediction.metres_per_unit / map_units
-        return self._metric.place(entries, frames, self._last[0].source, unit)
+    def _align(
+        self, entries: list[Entry], prediction: WindowPrediction, depth: NDArray[np.float32]
+    ) -> Alignment:
+        if self._map_is_empty:
+            return first_alignment(entries, prediction)
+        return alignment_to_map(entries, prediction, depth, self.parameters.max_scale_spread)
 
     def _publish(
         self, entry: Entry, intrinsics: NDArray[np.float64], placed: PlacedView

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -28,9 +28,8 @@ from qvggt_core.synthetic.dataset_writers import (
     write_tum,
 )
 from qvggt_core.synthetic.flight import fly
-from qvggt_core.synthetic.lens import Lens
+from qvggt_core.synthetic.lens import Lens, LensChoice
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 
 _MARKER = "synthetic.json"
@@ -89,16 +88,12 @@ class CameraChoices:
     """What camera flies.
 
     Attributes:
-        width: image columns.
-        height: image rows.
-        horizontal_fov: degrees.
-        of_dataset: take the real data set's camera instead of these three.
+        lens: size and field of view.
+        of_dataset: take the real data set's camera instead of this lens.
         distorted: whether the images are bent as EuRoC's are (only that layout can hold it).
     """
 
-    width: int = 320
-    height: int = 240
-    horizontal_fov: float = 80.0
+    lens: LensChoice = field(default_factory=LensChoice)
     of_dataset: bool = False
     distorted: bool = False
 
@@ -198,14 +193,7 @@ def _lens(layout: str, form: _Layout, camera: CameraChoices) -> Lens:
         if form.camera is None:
             raise ParameterError(f"the data set {layout} has no one camera: leave the choice out")
         return form.camera
-    width, height, fov = camera.width, camera.height, camera.horizontal_fov
-    if not (16 <= width <= 4096 and 16 <= height <= 4096 and 10.0 <= fov <= 150.0):
-        raise ParameterError(
-            f"{width}x{height} pixels, {fov} degrees: sides must be 16 to 4096 pixels and the "
-            "field of view 10 to 150 degrees"
-        )
-    intrinsics = pinhole(height, width, np.radians(fov))
-    return Lens(intrinsics, height, width, _EUROC_DISTORTION if camera.distorted else ())
+    return camera.lens.lens(_EUROC_DISTORTION if camera.distorted else ())
 
 
 def _make_way(output: Path, overwrite: bool) -> None:

@@ -146,7 +146,6 @@ class _Builder:
             boxes=tuple(self.boxes),
             spheres=tuple(self.spheres),
             cylinders=tuple(self.cylinders),
-            height_field=None,
             light=light,
             sky=_colour(grey * np.array([0.85, 0.95, 1.1])),
             flight_low=low,

@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt_core.errors import ParameterError
+from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 
 
@@ -66,3 +68,35 @@ class Lens:
         located = (rays * focal + matrix[:2, 2]).astype(np.float32)
         located = located.reshape(self.height, self.width, 2)
         return located[..., 0], located[..., 1], matrix, int(height), int(width)
+
+
+@dataclass(frozen=True)
+class LensChoice:
+    """A lens whose optical axis meets the middle of the image, as it is chosen.
+
+    Attributes:
+        width: image columns.
+        height: image rows.
+        horizontal_fov: degrees.
+    """
+
+    width: int = 320
+    height: int = 240
+    horizontal_fov: float = 80.0
+
+    def lens(self, distortion: tuple[float, ...] = ()) -> Lens:
+        """Return the lens, bent by plumb_bob coefficients.
+
+        Raises:
+            ParameterError: a size or the field of view is out of range.
+        """
+        if not all(16 <= side <= 4096 for side in (self.width, self.height)):
+            raise ParameterError(
+                f"{self.width}x{self.height} pixels: sides must be 16 to 4096 pixels"
+            )
+        if not 10.0 <= self.horizontal_fov <= 150.0:
+            raise ParameterError(
+                f"a field of view of {self.horizontal_fov} degrees: choose 10 to 150"
+            )
+        intrinsics = pinhole(self.height, self.width, np.radians(self.horizontal_fov))
+        return Lens(intrinsics, self.height, self.width, distortion)

@@ -120,16 +120,16 @@ class World:
 
     name: str
     seed: int
-    rectangles: tuple[Rectangle, ...]
-    boxes: tuple[Box, ...]
-    spheres: tuple[Sphere, ...]
-    cylinders: tuple[Cylinder, ...]
-    height_field: HeightField | None
     light: Light
     sky: Colour
     flight_low: Vector
     flight_high: Vector
     yaw_range: tuple[float, float] = (-np.pi, np.pi)
+    rectangles: tuple[Rectangle, ...] = ()
+    boxes: tuple[Box, ...] = ()
+    spheres: tuple[Sphere, ...] = ()
+    cylinders: tuple[Cylinder, ...] = ()
+    height_field: HeightField | None = None
 
     def clearance(self, points: NDArray) -> NDArray[np.float64]:
         """Return the distance in metres from points (N, 3) to the nearest surface, (N,).

@@ -16,9 +16,10 @@ import torch
 
 from qvggt_core.errors import CheckpointError, TrainingError
 from qvggt_core.model import read_checkpoint
-from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
+from qvggt_core.training.clips import PoolConfig
 from qvggt_core.training.config import Stage, TrainConfig
 from qvggt_core.training.curves import draw_curves
+from qvggt_core.training.pool import Pool, build_pool, open_pool
 from qvggt_core.training.run import MODEL, STATE, TrainingRun
 from qvggt_core.training.validation import WindowMetrics, evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, WindowSampler, evaluation_windows

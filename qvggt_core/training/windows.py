@@ -13,8 +13,8 @@ from torch import Tensor
 
 from qvggt_core.errors import TrainingError
 from qvggt_core.geometry.poses import inverse, unproject
-from qvggt_core.training.clips import Pool
 from qvggt_core.training.config import Stage
+from qvggt_core.training.pool import Pool
 
 _ATTEMPTS = 20
 # Overlap is judged on a coarse grid of pixels.

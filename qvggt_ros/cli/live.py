@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import NetworkOptions, RecordingPath
 
@@ -22,16 +24,23 @@ Interface = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class LiveTopics:
+    """Topics that `qvggt live` subscribes to."""
+
+    image_topic: str = option(
+        "/camera/image_raw", "Images; compressed ones if it ends in /compressed."
+    )
+    camera_info_topic: str | None = option(
+        None, "Their CameraInfo; beside the images if not given."
+    )
+    odom_topic: str = option("/odom", "Odometry that gives the scale.")
+    fix_topic: str = option("/fix", "NavSatFix that gives the scale.")
+
+
 def live(
     network: NetworkOptions,
-    image_topic: Annotated[
-        str, typer.Option(help="Images; compressed ones if it ends in /compressed.")
-    ] = "/camera/image_raw",
-    camera_info_topic: Annotated[
-        str | None, typer.Option(help="Their CameraInfo; beside the images if not given.")
-    ] = None,
-    odom_topic: Annotated[str, typer.Option(help="Odometry that gives the scale.")] = "/odom",
-    fix_topic: Annotated[str, typer.Option(help="NavSatFix that gives the scale.")] = "/fix",
+    topics: LiveTopics,
     namespace: Annotated[str, typer.Option(help="What precedes the outputs.")] = "qvggt",
     domain_id: DomainId = 0,
     interface: Interface = "127.0.0.1",
@@ -44,11 +53,12 @@ def live(
     from qvggt_core.stream.load_network import load_network
     from qvggt_ros.drivers.dds.node import DdsNode, Inputs
 
+    image_topic = topics.image_topic
     if parameters.image_transport == "compressed" and not image_topic.endswith("/compressed"):
         image_topic += "/compressed"
     beside = image_topic.removesuffix("/compressed").rpartition("/")[0]
-    info_topic = camera_info_topic or f"{beside}/camera_info"
-    inputs = Inputs(image_topic, info_topic, odom_topic, fix_topic)
+    info_topic = topics.camera_info_topic or f"{beside}/camera_info"
+    inputs = Inputs(image_topic, info_topic, topics.odom_topic, topics.fix_topic)
     with console.err.status("loading the network"):
         node = DdsNode(
             parameters,

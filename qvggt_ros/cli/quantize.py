@@ -354,22 +354,26 @@ def _check_new(output: Path, overwrite: bool) -> None:
         raise QuantizationError(f"{output} is there already: name another, or add --overwrite")
 
 
+@dataclass(frozen=True)
+class ImportOptions:
+    """Options of `qvggt import`."""
+
+    base: Path | None = option(
+        None, "Full-precision VGGT, for a file that holds quantized blocks alone."
+    )
+    licence: str | None = option(None, "Of the base weights.")
+    overwrite: bool = option(False, "Replace a file that is there already.", "--overwrite")
+
+
 def import_released(
     file: Annotated[Path, typer.Argument(help="QVGGT's released model-v2.pt.")],
     output: CheckpointFile,
-    base: Annotated[
-        Path | None,
-        typer.Option(help="Full-precision VGGT, for a file that holds quantized blocks alone."),
-    ] = None,
-    licence: Annotated[str | None, typer.Option(help="Of the base weights.")] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a file that is there already.")
-    ] = False,
+    options: ImportOptions,
 ) -> None:
     """Convert a checkpoint that QVGGT's authors released."""
     from qvggt_core.quantize.awq_import import import_released as convert
 
-    _check_new(output, overwrite)
-    count = convert(file, output, base, licence)
+    _check_new(output, options.overwrite)
+    count = convert(file, output, options.base, options.licence)
     console.out.print(f"{count} linears carried over in 4 bits")
     info(output)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from qvggt_core.results.options import EvaluationOptions
+from qvggt_core.util.options import option
 from qvggt_ros.cli import console
 from qvggt_ros.cli.evaluate import accuracy_rows, problems
 from qvggt_ros.cli.options import Evaluate, NetworkOptions, OutputDirectory, RecordingPath
@@ -18,6 +20,14 @@ if TYPE_CHECKING:
     from qvggt_ros.drivers.replay import ReplaySummary
 
 
+@dataclass(frozen=True)
+class LiveViewOptions:
+    """Whether a reconstruction is shown while it runs, and where."""
+
+    view: bool = option(False, "Show it live in the browser while it runs (extra: viz).")
+    port: int = option(8080, "Of the live view, on this machine only.")
+
+
 def replay(
     bag: RecordingPath,
     output: OutputDirectory,
@@ -25,11 +35,8 @@ def replay(
     options: ReplayOptions,
     maps: MapOptions,
     compared: EvaluationOptions,
+    live_view: LiveViewOptions,
     evaluate: Evaluate = None,
-    view: Annotated[
-        bool, typer.Option(help="Show it live in the browser while it runs (extra: viz).")
-    ] = False,
-    port: Annotated[int, typer.Option(help="Of the live view, on this machine only.")] = 8080,
 ) -> None:
     """Reconstruct a recording: poses, depth and points, with pictures and a report."""
     parameters = network.parameters()
@@ -42,7 +49,7 @@ def replay(
     if "memory" in loaded.facts:
         console.err.print(f"memory: {loaded.facts['memory']}")
     with (
-        _live_view(port if view else None) as grown,
+        _live_view(live_view.port if live_view.view else None) as grown,
         console.stop_on_interrupt() as stop,
         console.progress("reconstructing", "images") as progress,
     ):

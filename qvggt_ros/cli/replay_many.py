@@ -96,12 +96,13 @@ def replay_many(
         raise typer.Exit(console.EXIT_SOME_FAILED)
 
 
-def _run(jobs: Sequence[Job], batch: BatchOptions, stop: Any) -> Iterator[Outcome]:
-    from qvggt_ros.drivers.batch import run_on_processes, run_on_ray
+def _run(jobs: Sequence[Job], options: BatchOptions, stop: Any) -> Iterator[Outcome]:
+    from qvggt_ros.drivers.batch import Batch, run_on_processes, run_on_ray
 
-    if batch.ray is None:
-        return run_on_processes(jobs, batch.workers, retries=batch.retries, stop=stop)
-    return run_on_ray(jobs, batch.ray, retries=batch.retries, stop=stop)
+    batch = Batch(jobs, retries=options.retries, stop=stop)
+    if options.ray is None:
+        return run_on_processes(batch, options.workers)
+    return run_on_ray(batch, options.ray)
 
 
 def _print_results(

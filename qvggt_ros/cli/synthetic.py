@@ -61,6 +61,7 @@ def synth(output: OutputPath, options: SynthOptions) -> None:
 
 def _write_layout(output: Path, options: SynthOptions) -> None:
     from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
+    from qvggt_core.synthetic.lens import LensChoice
 
     flights = FlightChoices(
         world=options.world,
@@ -73,7 +74,9 @@ def _write_layout(output: Path, options: SynthOptions) -> None:
         rate_hz=options.rate,
     )
     camera = CameraChoices(
-        options.width, options.height, options.fov, options.dataset_camera, options.distortion
+        LensChoice(options.width, options.height, options.fov),
+        options.dataset_camera,
+        options.distortion,
     )
     with console.progress("rendering", "images") as progress:
         dataset = write_layout(
@@ -86,7 +89,8 @@ def _write_layout(output: Path, options: SynthOptions) -> None:
 
 def _write_bag(output: Path, options: SynthOptions) -> None:
     from qvggt_core.errors import ParameterError
-    from qvggt_ros.drivers.synthesize import BagOptions, write_bag
+    from qvggt_core.synthetic.lens import LensChoice
+    from qvggt_ros.drivers.synthesize import BagOptions, ImageFlaws, write_bag
 
     if options.dataset_camera or options.scenes is not None:
         raise ParameterError("--scenes and --dataset-camera are for data sets' layouts, not bags")
@@ -96,13 +100,10 @@ def _write_bag(output: Path, options: SynthOptions) -> None:
         seed=options.seed or 0,
         world_seed=options.world_seed,
         frames=80 if options.frames is None else options.frames,
-        width=options.width,
-        height=options.height,
         rate_hz=options.rate,
         step=0.08 if options.step is None else options.step,
-        horizontal_fov=options.fov,
-        shutter=options.shutter,
-        distortion=options.distortion,
+        lens=LensChoice(options.width, options.height, options.fov),
+        flaws=ImageFlaws(distortion=options.distortion, shutter=options.shutter),
         compressed=options.compressed,
         storage=options.storage,
     )

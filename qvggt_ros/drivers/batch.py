@@ -163,36 +163,55 @@ def with_one_thread(parameters: Parameters) -> Parameters:
     return parameters if parameters.threads else parameters.with_values(threads=1)
 
 
-def run_on_processes(
-    jobs: Sequence[Job],
-    workers: int,
-    *,
-    retries: int = 1,
-    load: Load = load_network,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Outcome]:
+@dataclass(frozen=True)
+class Batch:
+    """Jobs, and how they are gone about.
+
+    Attributes:
+        jobs: what to do.
+        retries: how often to try again what failed for a reason that may pass.
+        load: loads the network.
+        stop: called before each job; true begins no more.
+    """
+
+    jobs: Sequence[Job]
+    retries: int = 1
+    load: Load = load_network
+    stop: Callable[[], bool] = lambda: False
+
+    def check(self) -> None:
+        """Raise ParameterError if there cannot be so many retries."""
+        if self.retries < 0:
+            raise ParameterError(f"{self.retries} retries: choose 0 or more")
+
+    def tries_again(self, outcome: Outcome) -> bool:
+        """Return whether a job that ended so gets another try."""
+        failed = bool(outcome.error) and not outcome.final
+        return failed and outcome.attempts <= self.retries
+
+
+def run_on_processes(batch: Batch, workers: int) -> Iterator[Outcome]:
     """Run jobs on processes of this machine; yield outcomes as they come.
 
     A worker that dies, as one that the system kills for its memory, is replaced, and its job is
     tried again.
 
     Args:
-        jobs: what to do.
+        batch: what to do.
         workers: number of processes.
-        retries: how often to try again what failed for a reason that may pass.
-        load: loads the network.
-        stop: called before each job; true begins no more.
 
     Raises:
         ParameterError: the number of workers or of retries is refused.
     """
-    _check(workers, retries)
-    pending = deque((job, 1) for job in jobs)
-    crew = [_Worker(load) for _ in range(min(workers, len(jobs)))]
+    batch.check()
+    if not 1 <= workers <= MAX_WORKERS:
+        raise ParameterError(f"{workers} workers: choose 1 to {MAX_WORKERS}")
+    pending = deque((job, 1) for job in batch.jobs)
+    crew = [_Worker(batch.load) for _ in range(min(workers, len(batch.jobs)))]
     try:
         while pending or any(worker.job is not None for worker in crew):
             for worker in crew:
-                if pending and worker.job is None and not stop():
+                if pending and worker.job is None and not batch.stop():
                     worker.start(*pending.popleft())
             busy = [worker for worker in crew if worker.job is not None]
             if not busy:
@@ -202,7 +221,7 @@ def run_on_processes(
                 if worker.connection not in ready:
                     continue
                 outcome = worker.outcome()
-                if outcome.error and not outcome.final and outcome.attempts <= retries:
+                if batch.tries_again(outcome):
                     pending.append((outcome.job, outcome.attempts + 1))
                 else:
                     yield outcome
@@ -292,31 +311,21 @@ def _work(connection: Connection, load: Load) -> None:
         connection.send(run_job(job, load))
 
 
-def run_on_ray(
-    jobs: Sequence[Job],
-    address: str,
-    *,
-    retries: int = 1,
-    load: Load = load_network,
-    stop: Callable[[], bool] = lambda: False,
-) -> Iterator[Outcome]:
+def run_on_ray(batch: Batch, address: str) -> Iterator[Outcome]:
     """Run jobs on a Ray cluster, one core each; yield outcomes as they come.
 
     The machines of the cluster must have qvggt installed, and must see the recordings, the
     checkpoint and the output at the same paths.
 
     Args:
-        jobs: what to do.
+        batch: what to do.
         address: of the cluster, as `ray.init` takes it; "local" starts one on this machine.
-        retries: how often to try again what failed for a reason that may pass.
-        load: loads the network.
-        stop: called before each job; true begins no more.
 
     Raises:
         MissingPackageError: Ray is not installed.
-        ParameterError: the cluster cannot be reached.
+        ParameterError: the cluster cannot be reached, or the number of retries is refused.
     """
-    _check(1, retries)
+    batch.check()
     ray: Any = import_optional("ray")
     # One bag, one core; a task that dies with its machine is ours to try again.
     task: Any = ray.remote(num_cpus=1, max_retries=0)(run_job)
@@ -325,13 +334,13 @@ def run_on_ray(
     except Exception as error:  # Ray raises what its transports raise
         raise ParameterError(f"there is no Ray cluster at {address}: {error}") from error
     try:
-        pending = deque((job, 1) for job in jobs)
+        pending = deque((job, 1) for job in batch.jobs)
         running: dict[Any, tuple[Job, int]] = {}
         while pending or running:
             room = max(1, int(ray.cluster_resources().get("CPU", 1)))
-            while pending and len(running) < room and not stop():
+            while pending and len(running) < room and not batch.stop():
                 job, attempt = pending.popleft()
-                running[task.remote(_absolute(job), load)] = (job, attempt)
+                running[task.remote(_absolute(job), batch.load)] = (job, attempt)
             if not running:
                 return
             (done, *_), _ = ray.wait(list(running), num_returns=1)
@@ -340,7 +349,7 @@ def run_on_ray(
                 outcome = replace(ray.get(done), job=job, attempts=attempt)
             except ray.exceptions.RayError as error:
                 outcome = Outcome(job, f"its task died: {error}"[:_LONGEST_MESSAGE], False, attempt)
-            if outcome.error and not outcome.final and attempt <= retries:
+            if batch.tries_again(outcome):
                 pending.append((job, attempt + 1))
             else:
                 yield outcome
@@ -354,10 +363,3 @@ def _absolute(job: Job) -> Job:
     if parameters.checkpoint:
         parameters = parameters.with_values(checkpoint=str(Path(parameters.checkpoint).resolve()))
     return replace(job, bag=job.bag.resolve(), output=job.output.resolve(), parameters=parameters)
-
-
-def _check(workers: int, retries: int) -> None:
-    if not 1 <= workers <= MAX_WORKERS:
-        raise ParameterError(f"{workers} workers: choose 1 to {MAX_WORKERS}")
-    if retries < 0:
-        raise ParameterError(f"{retries} retries: choose 0 or more")

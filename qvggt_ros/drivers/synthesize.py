@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,8 @@ from rosbags.rosbag2 import Writer
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, quaternion, transform
 from qvggt_core.synthetic.flight import exposure_poses, fly
-from qvggt_core.synthetic.lens import Lens
+from qvggt_core.synthetic.lens import Lens, LensChoice
 from qvggt_core.synthetic.named_worlds import make_world
-from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
 from qvggt_core.synthetic.sensor import expose
 from qvggt_core.util.directories import OutputKind, new_output
@@ -60,6 +59,31 @@ class SyntheticBag:
 
 
 @dataclass(frozen=True)
+class ImageFlaws:
+    """In what images differ from what a perfect camera sees.
+
+    Attributes:
+        distortion: whether image and depth are those of a lens with plumb_bob distortion.
+        noise: standard deviation of the images' noise, as a share of the full range.
+        exposure: relative standard deviation of the slow changes of exposure.
+        shutter: how long an exposure lasts, as a share of the time between images; what moves
+            meanwhile is blurred. Poses and depth are those of its middle.
+    """
+
+    distortion: bool = False
+    noise: float = 0.01
+    exposure: float = 0.05
+    shutter: float = 0.1
+
+    def check(self) -> None:
+        """Raise ParameterError if a value is out of range."""
+        if not 0.0 <= self.shutter <= 1.0:
+            raise ParameterError(
+                f"a shutter of {self.shutter}: choose 0 to 1 of the time between images"
+            )
+
+
+@dataclass(frozen=True)
 class BagOptions:
     """What is flown through, and how the camera sees it.
 
@@ -69,17 +93,11 @@ class BagOptions:
         seed: of the flight, the noise and the drift.
         world_seed: of the world's layout.
         frames: number of images.
-        width: image columns.
-        height: image rows.
-        rate_hz: images per second.
         step: metres between images.
-        horizontal_fov: degrees.
-        distortion: whether image and depth are those of a lens with plumb_bob distortion.
+        lens: size and field of view of the images.
+        flaws: of the images.
+        rate_hz: images per second.
         compressed: whether images are PNG instead of raw.
-        noise: standard deviation of the images' noise, as a share of the full range.
-        exposure: relative standard deviation of the slow changes of exposure.
-        shutter: how long an exposure lasts, as a share of the time between images; what moves
-            meanwhile is blurred. Poses and depth are those of its middle.
         storage: "mcap" or "sqlite3".
     """
 
@@ -88,16 +106,11 @@ class BagOptions:
     seed: int = 0
     world_seed: int = 0
     frames: int = 80
-    width: int = 320
-    height: int = 240
-    rate_hz: float = 10.0
     step: float = 0.08
-    horizontal_fov: float = 80.0
-    distortion: bool = False
+    lens: LensChoice = field(default_factory=LensChoice)
+    flaws: ImageFlaws = field(default_factory=ImageFlaws)
+    rate_hz: float = 10.0
     compressed: bool = False
-    noise: float = 0.01
-    exposure: float = 0.05
-    shutter: float = 0.1
     storage: str = "mcap"
 
     def check(self) -> None:
@@ -105,20 +118,9 @@ class BagOptions:
         if self.storage not in STORAGES:
             known = ", ".join(STORAGES)
             raise ParameterError(f"there is no storage {self.storage!r}; known: {known}")
-        sides = (self.width, self.height)
-        if not (all(16 <= side <= 4096 for side in sides) and 0 < self.rate_hz <= 1000):
-            raise ParameterError(
-                f"{self.width}x{self.height} at {self.rate_hz} Hz: sides must be 16 to 4096 "
-                "pixels and the rate above 0 and at most 1000 Hz"
-            )
-        if not 10.0 <= self.horizontal_fov <= 150.0:
-            raise ParameterError(
-                f"a field of view of {self.horizontal_fov} degrees: choose 10 to 150"
-            )
-        if not 0.0 <= self.shutter <= 1.0:
-            raise ParameterError(
-                f"a shutter of {self.shutter}: choose 0 to 1 of the time between images"
-            )
+        if not 0 < self.rate_hz <= 1000:
+            raise ParameterError(f"{self.rate_hz} Hz: the rate must be above 0 and at most 1000 Hz")
+        self.flaws.check()
 
 
 def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> SyntheticBag:
@@ -141,6 +143,7 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
         OutputError: `output` exists and is not to be replaced, or is nothing of our making.
     """
     options.check()
+    camera = options.lens.lens(_DISTORTION if options.flaws.distortion else ())
     scene = Scene(make_world(options.world, options.world_seed))
     poses = fly(scene.world, options.flight, options.frames, options.seed, step=options.step)
     messages = rosbags_messages()
@@ -155,7 +158,7 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
             Writer(path, version=BAG_VERSION, storage_plugin=STORAGES[options.storage]) as writer,
         ):
             writer.set_custom_data(*_MARK)
-            for topic, stamp, message in _messages(messages, scene, poses, options):
+            for topic, stamp, message in _messages(messages, scene, camera, poses, options):
                 if topic not in topics:
                     topics[topic] = writer.add_connection(
                         topic,
@@ -173,23 +176,19 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
 
 
 def _messages(
-    messages: Messages, scene: Scene, poses: NDArray, options: BagOptions
+    messages: Messages, scene: Scene, camera: Lens, poses: NDArray, options: BagOptions
 ) -> Iterator[tuple[str, int, Any]]:
     """Yield (topic, stamp, message) in the order of time."""
     rng = np.random.default_rng([8, options.seed])
-    height, width = options.height, options.width
-    distortion = _DISTORTION if options.distortion else ()
-    lens = pinhole(height, width, np.radians(options.horizontal_fov))
-    camera = Lens(lens, height, width, distortion)
     odometry = _drifting(poses @ inverse(_BASE_FROM_CAMERA), rng)
-    gains = _slow_gains(len(poses), options.exposure, rng)
+    gains = _slow_gains(len(poses), options.flaws.exposure, rng)
     static = _transform(messages, _EPOCH_NS, _BASE_FRAME, _CAMERA_FRAME, _BASE_FROM_CAMERA)
     yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=[static])
     for index, pose in enumerate(poses):
         stamp = _EPOCH_NS + round(index * 1e9 / options.rate_hz)
-        exposed = exposure_poses(poses, index, options.shutter, _SAMPLES)
+        exposed = exposure_poses(poses, index, options.flaws.shutter, _SAMPLES)
         colour, depth = camera.picture(scene, pose, _SAMPLES, exposed)
-        colour = expose(colour, gains[index], options.noise, rng)
+        colour = expose(colour, gains[index], options.flaws.noise, rng)
         yield "/camera/camera_info", stamp, _camera_info(messages, stamp, camera)
         if options.compressed:
             yield "/camera/image_raw/compressed", stamp, _png(messages, stamp, colour)

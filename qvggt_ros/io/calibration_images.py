@@ -20,7 +20,7 @@ from qvggt_core.quantize.calibration_sources import (
 )
 from qvggt_core.stream.frame import Frame
 from qvggt_core.stream.preprocess import Preprocessor
-from qvggt_core.training.clips import open_pool
+from qvggt_core.training.pool import open_pool
 from qvggt_core.util.image_files import VIDEO_SUFFIXES
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.images import decode_image

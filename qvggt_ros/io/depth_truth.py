@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.geometry.camera import Camera, rectification_map
 from qvggt_core.parameters import Parameters
-from qvggt_core.results.evaluation import DepthPair
+from qvggt_core.results.truth import DepthPair
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import frames_of, stamp_ns
 from qvggt_ros.io.images import decode_depth, is_depth

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from qvggt_core.errors import QvggtError, RecordingError
 from qvggt_core.evaluate.track import Track
-from qvggt_core.results.evaluation import GroundTruth
+from qvggt_core.results.truth import GroundTruth
 from qvggt_core.util.quoting import listed
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.recording import Recording

@@ -17,7 +17,8 @@ from qvggt_core.errors import QuantizationError
 from qvggt_core.model import load_model, read_checkpoint
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.quantize import Plan
-from qvggt_core.training.clips import PoolConfig, build_pool
+from qvggt_core.training.clips import PoolConfig
+from qvggt_core.training.pool import build_pool
 from qvggt_ros.cli import app as cli
 from qvggt_ros.io.calibration_images import read_calibration_data
 

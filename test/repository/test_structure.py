@@ -50,6 +50,7 @@ LAYERS = {
         ("native", "triton"),
         ("cpu",),
         ("backends",),
+        ("linear_operator",),
         ("operators",),
         ("linear",),
         ("tuning",),

@@ -25,6 +25,7 @@ from qvggt_core.results.schema import Metrics
 from qvggt_ros.cli import app as cli
 from qvggt_ros.cli import console
 from qvggt_ros.drivers.batch import (
+    Batch,
     Job,
     former_results,
     output_names,
@@ -89,7 +90,7 @@ def compare_with(one_by_one, output, outcomes):
 
 
 def test_twenty_bags_over_two_processes_equal_one_by_one(bags, one_by_one, tmp_path):
-    outcomes = list(run_on_processes(jobs_for(bags, tmp_path), 2, load=load_room_network))
+    outcomes = list(run_on_processes(Batch(jobs_for(bags, tmp_path), load=load_room_network), 2))
     compare_with(one_by_one, tmp_path, outcomes)
     accuracy = Metrics.read(one_by_one["flight_00"]).accuracy
     assert accuracy.segments[0].alignments["sim3"].translation.rmse < 1e-5
@@ -102,15 +103,14 @@ def test_twenty_bags_over_a_local_ray_cluster_equal_one_by_one(
     pytest.importorskip("ray", reason="Ray is not installed: pip install 'qvggt_ros[ray]'")
     # The cluster's processes load the room's network by its name.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]))
-    outcomes = list(run_on_ray(jobs_for(bags, tmp_path), "local", load=load_room_network))
+    outcomes = list(run_on_ray(Batch(jobs_for(bags, tmp_path), load=load_room_network), "local"))
     compare_with(one_by_one, tmp_path, outcomes)
 
 
 def test_a_process_that_dies_is_replaced_and_its_bag_tried_again(bags, tmp_path):
     chosen = [bags[1], bags[12], bags[2]]  # only the second one shows frame 13
-    outcomes = list(
-        run_on_processes(jobs_for(chosen, tmp_path), 1, retries=1, load=load_mortal_network)
-    )
+    batch = Batch(jobs_for(chosen, tmp_path), retries=1, load=load_mortal_network)
+    outcomes = list(run_on_processes(batch, 1))
     by_name = {o.job.bag.name: o for o in outcomes}
     assert by_name["flight_12"].error == "its process died with status 9"
     assert by_name["flight_12"].attempts == 2
@@ -120,7 +120,8 @@ def test_a_process_that_dies_is_replaced_and_its_bag_tried_again(bags, tmp_path)
 
 def test_what_was_stopped_begins_no_more(bags, tmp_path):
     jobs = jobs_for(bags[:3], tmp_path)
-    assert list(run_on_processes(jobs, 2, load=load_room_network, stop=lambda: True)) == []
+    batch = Batch(jobs, load=load_room_network, stop=lambda: True)
+    assert list(run_on_processes(batch, 2)) == []
     assert not list(tmp_path.iterdir())
 
 
@@ -140,7 +141,7 @@ def test_the_number_of_threads_does_not_depend_on_the_machine():
 @pytest.mark.parametrize(("workers", "retries"), [(0, 1), (1000, 1), (1, -1)])
 def test_senseless_numbers_are_refused(workers, retries):
     with pytest.raises(ParameterError):
-        list(run_on_processes([], workers, retries=retries))
+        list(run_on_processes(Batch([], retries=retries), workers))
 
 
 # The command
@@ -191,7 +192,7 @@ def test_the_command_names_what_failed_and_keeps_the_rest(capsys, monkeypatch, b
 def test_ray_that_is_not_installed_is_named_with_its_extra(monkeypatch, bags, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"qvggt_ros\[ray\]"):
-        list(run_on_ray(jobs_for(bags[:1], tmp_path), "local"))
+        list(run_on_ray(Batch(jobs_for(bags[:1], tmp_path)), "local"))
 
 
 def test_a_worker_that_is_killed_before_it_reads_its_job_is_tried_again(bags, tmp_path):
@@ -204,7 +205,8 @@ def test_a_worker_that_is_killed_before_it_reads_its_job_is_tried_again(bags, tm
 
     killer = threading.Thread(target=kill)
     killer.start()
-    (outcome,) = run_on_processes(jobs_for(bags[:1], tmp_path), 1, load=load_room_network)
+    batch = Batch(jobs_for(bags[:1], tmp_path), load=load_room_network)
+    (outcome,) = run_on_processes(batch, 1)
     killer.join()
     assert (outcome.error, outcome.attempts) == ("", 2)
 
@@ -217,7 +219,7 @@ def test_a_process_that_cannot_be_started_is_the_reason_that_is_given(bags, tmp_
 
     monkeypatch.setattr(multiprocessing.get_context("spawn").Process, "start", fail)
     with pytest.raises(OSError, match="Cannot allocate memory"):
-        list(run_on_processes(jobs_for(bags[:2], tmp_path), 2, load=load_room_network))
+        list(run_on_processes(Batch(jobs_for(bags[:2], tmp_path), load=load_room_network), 2))
 
 
 @pytest.fixture

@@ -50,7 +50,7 @@ def session_of(live=True):
 
 def accounted(session):
     counters = session.counters
-    done = counters.published + counters.gated + counters.withheld
+    done = counters.published + counters.losses.gated + counters.losses.withheld
     return done + sum(counters.rejected.values())
 
 
@@ -73,7 +73,7 @@ def test_images_that_wait_when_everything_is_reset_are_counted():
     session.reset()
     assert session.counters.received == 15
     assert accounted(session) == 15
-    assert session.counters.gated == 5
+    assert session.counters.losses.gated == 5
 
 
 def test_images_without_their_first_camera_are_counted():

@@ -17,12 +17,12 @@ FLEET = """
 import sys
 from pathlib import Path
 from qvggt_core.parameters import Parameters
-from qvggt_ros.drivers.batch import Job, run_on_processes
+from qvggt_ros.drivers.batch import Batch, Job, run_on_processes
 from support.slow_room import load_endless_network
 if __name__ == "__main__":
     bags, out = [Path(name) for name in sys.argv[1:3]], Path(sys.argv[3])
     jobs = [Job(bag, out / bag.name, Parameters(threads=1)) for bag in bags]
-    list(run_on_processes(jobs, 2, load=load_endless_network))
+    list(run_on_processes(Batch(jobs, load=load_endless_network), 2))
 """
 PATIENCE_S = 60.0
 """How long is waited for what takes a second or two, on however busy a machine."""

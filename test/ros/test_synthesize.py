@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,20 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import OutputError, ParameterError
 from qvggt_core.geometry.poses import inverse, transform, unproject
 from qvggt_core.synthetic.flight import fly
+from qvggt_core.synthetic.lens import LensChoice
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_ros.drivers import synthesize as synthetic_bag
-from qvggt_ros.drivers.synthesize import BagOptions, SyntheticBag
+from qvggt_ros.drivers.synthesize import BagOptions, ImageFlaws, SyntheticBag
 from qvggt_ros.drivers.synthesize import write_bag as write_with_options
 from qvggt_ros.io.recording import open_recording
 
-SMALL = {"world": "studio", "flight": "survey", "seed": 1, "frames": 3, "width": 64, "height": 48}
+SMALL = {
+    "world": "studio",
+    "flight": "survey",
+    "seed": 1,
+    "frames": 3,
+    "lens": LensChoice(64, 48),
+}
 
 
 def write_bag(path: Path, *, overwrite: bool = False, **options: Any) -> SyntheticBag:
@@ -144,9 +152,10 @@ def test_compressed_images_hold_the_same_pixels(tmp_path: Path, recording: dict[
 
 
 def test_a_distorted_picture_undistorts_to_the_plain_one(tmp_path: Path) -> None:
-    still = {**SMALL, "width": 160, "height": 120, "frames": 1, "noise": 0.0, "exposure": 0.0}
-    plain = _read(write_bag(tmp_path / "plain", **still).path)
-    bent = _read(write_bag(tmp_path / "bent", **still, distortion=True).path)
+    still = {**SMALL, "lens": LensChoice(160, 120), "frames": 1}
+    clean = ImageFlaws(noise=0.0, exposure=0.0)
+    plain = _read(write_bag(tmp_path / "plain", **still, flaws=clean).path)
+    bent = _read(write_bag(tmp_path / "bent", **still, flaws=replace(clean, distortion=True)).path)
     _, info = bent["/camera/camera_info"][0]
     assert np.abs(info.d).max() > 0.1
     pixels = _image(bent["/camera/image_raw"][0][1], np.uint8, 3)
@@ -196,6 +205,7 @@ def test_a_killed_run_stands_in_nobodys_way(tmp_path: Path) -> None:
     # The process ends without any clean-up, as by SIGKILL, when the second image is due.
     program = (
         "import os, sys; from pathlib import Path; from qvggt_ros.drivers import synthesize as s; "
+        "from qvggt_core.synthetic.lens import LensChoice; "
         "picture = s.Lens.picture; count = iter(range(2)); "
         "s.Lens.picture = lambda *a: picture(*a) if next(count, None) == 0 else os._exit(9); "
         f"s.write_bag(Path(sys.argv[1]), s.BagOptions(**{SMALL!r}))"
@@ -223,9 +233,9 @@ def test_a_failed_run_keeps_what_was_there_and_cleans_up(
 
 
 def test_a_longer_exposure_blurs_what_moves_and_nothing_else(tmp_path: Path) -> None:
-    fast = {**SMALL, "step": 0.3, "noise": 0.0, "exposure": 0.0}
-    sharp = _read(write_bag(tmp_path / "sharp", **fast, shutter=0.0).path)
-    blurred = _read(write_bag(tmp_path / "blurred", **fast, shutter=0.8).path)
+    fast, clean = {**SMALL, "step": 0.3}, ImageFlaws(noise=0.0, exposure=0.0)
+    sharp = _read(write_bag(tmp_path / "sharp", **fast, flaws=replace(clean, shutter=0.0)).path)
+    blurred = _read(write_bag(tmp_path / "blurred", **fast, flaws=replace(clean, shutter=0.8)).path)
     pictures = [_image(bag["/camera/image_raw"][1][1], np.uint8, 3) for bag in (sharp, blurred)]
     detail = [cv2.Laplacian(picture, cv2.CV_64F).std() for picture in pictures]
     assert detail[1] < 0.7 * detail[0]
@@ -237,10 +247,10 @@ def test_a_longer_exposure_blurs_what_moves_and_nothing_else(tmp_path: Path) -> 
     ("change", "says"),
     [
         ({"storage": "zip"}, "zip"),
-        ({"width": 2}, "2x48"),
+        ({"lens": LensChoice(2, 48)}, "2x48"),
         ({"rate_hz": 0.0}, "0.0 Hz"),
-        ({"horizontal_fov": 200.0}, "200"),
-        ({"shutter": 1.5}, "shutter of 1.5"),
+        ({"lens": LensChoice(64, 48, 200.0)}, "200"),
+        ({"flaws": ImageFlaws(shutter=1.5)}, "shutter of 1.5"),
         ({"world": "moon"}, "moon"),
         ({"flight": "loop"}, "loop"),
     ],

@@ -269,7 +269,7 @@ class Hostile:
             for reason, count in counters.rejected.items()
             if not reason.startswith(("odometry: ", "calibration: "))
         )
-        done = counters.published + counters.gated + counters.withheld
+        done = counters.published + counters.losses.gated + counters.losses.withheld
         assert counters.received == self.images, (counters.received, self.images)
         return self.images - before - done
 

@@ -10,7 +10,7 @@ import ipaddress
 import logging
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
@@ -104,11 +104,9 @@ class Participant:
             self._domain = Domain(domain_id, _configuration(interface))
             self._entity = DomainParticipant(domain_id, Qos(Policy.Userdata(b"enclave=/;")))
             self._waitset = WaitSet(self._entity)
+            discovery = wire_type(self._discovery, _DISCOVERY_TYPE)
             self._announcement = Publisher(
-                self._entity,
-                _DISCOVERY_TOPIC,
-                wire_type(self._discovery, _DISCOVERY_TYPE),
-                _quality(latched=True),
+                _Channel(self._entity, _DISCOVERY_TOPIC, discovery, _quality(latched=True))
             )
         except DDSException as error:
             raise TransportError(
@@ -139,12 +137,8 @@ class Participant:
             ParameterError: the name is refused.
             TransportError: the type cannot be announced.
         """
-        publisher = Publisher(
-            self._entity,
-            _wire_topic(topic),
-            wire_type(typestore or self._typestore, type_name),
-            _quality(latched=latched, depth=depth),
-        )
+        quality = _quality(latched=latched, depth=depth)
+        publisher = Publisher(self._channel(topic, type_name, quality, typestore))
         self._publishers.append(publisher)
         self._announce()
         return publisher
@@ -175,19 +169,19 @@ class Participant:
             ParameterError: the name is refused.
             TransportError: the type cannot be announced.
         """
-        subscription = Subscription(
-            self._entity,
-            _wire_topic(topic),
-            wire_type(self._typestore, type_name),
-            _quality(reliable=reliable, latched=latched, depth=depth),
-            take,
-            refuse,
-            depth,
-        )
+        quality = _quality(reliable=reliable, latched=latched, depth=depth)
+        channel = self._channel(topic, type_name, quality)
+        subscription = Subscription(channel, take, refuse, depth)
         self._subscriptions.append(subscription)
         self._waitset.attach(subscription.condition)
         self._announce()
         return subscription
+
+    def _channel(
+        self, topic: str, type_name: str, quality: Qos, typestore: Typestore | None = None
+    ) -> _Channel:
+        announced = wire_type(typestore or self._typestore, type_name)
+        return _Channel(self._entity, _wire_topic(topic), announced, quality)
 
     def spin(self, timeout_s: float) -> None:
         """Wait for messages, at most for so long, and hand over those that came."""
@@ -231,6 +225,21 @@ class Participant:
         )
 
 
+class _Channel(NamedTuple):
+    """A topic in a domain, with its type and the quality of service of one who takes part."""
+
+    participant: DomainParticipant
+    topic: str
+    type: WireType
+    quality: Qos
+
+    def description(self) -> tuple[DomainParticipant, Topic, Qos]:
+        """Return what a reader or a writer is made of."""
+        topic = Topic(self.participant, self.topic, self.type.announced)
+        quality = Qos(Policy.Userdata(self.type.user_data), base=self.quality)
+        return self.participant, topic, quality
+
+
 class Publisher:
     """Publishes one topic; made by `Participant.publisher`.
 
@@ -239,17 +248,11 @@ class Publisher:
         writer: the DDS entity.
     """
 
-    def __init__(
-        self, participant: DomainParticipant, topic: str, wire_type: WireType, quality: Qos
-    ) -> None:
+    def __init__(self, channel: _Channel) -> None:
         """Announce the publisher."""
         self.dropped = 0
-        self._type = wire_type
-        self.writer = DataWriter(
-            participant,
-            Topic(participant, topic, wire_type.announced),
-            Qos(Policy.Userdata(wire_type.user_data), base=quality),
-        )
+        self._type = channel.type
+        self.writer = DataWriter(*channel.description())
 
     @property
     def subscribers(self) -> int:
@@ -292,24 +295,17 @@ class Subscription:
 
     def __init__(
         self,
-        participant: DomainParticipant,
-        topic: str,
-        wire_type: WireType,
-        quality: Qos,
+        channel: _Channel,
         take: Callable[[Any], None],
         refuse: Callable[[str], None],
         depth: int,
     ) -> None:
         """Announce the subscription."""
-        self._type = wire_type
+        self._type = channel.type
         self._take = take
         self._refuse = refuse
         self._depth = depth
-        self.reader = DataReader(
-            participant,
-            Topic(participant, topic, wire_type.announced),
-            Qos(Policy.Userdata(wire_type.user_data), base=quality),
-        )
+        self.reader = DataReader(*channel.description())
         self.condition = ReadCondition(
             self.reader, SampleState.Any | ViewState.Any | InstanceState.Any
         )

@@ -36,7 +36,7 @@ from qvggt_core.synthetic.dataset_layouts import (
     write_layout,
 )
 from qvggt_core.synthetic.flight import fly
-from qvggt_core.synthetic.lens import Lens
+from qvggt_core.synthetic.lens import Lens, LensChoice
 from qvggt_core.synthetic.named_worlds import make_world
 from qvggt_core.synthetic.ray_caster import pinhole
 from qvggt_core.synthetic.render import Scene
@@ -53,7 +53,8 @@ LOADERS = {
 
 
 def write(root: Path, layout: str, **options):
-    choices = {"world": "studio", "frames": FRAMES, "width": WIDTH, "height": HEIGHT, "step": STEP}
+    lens = LensChoice(WIDTH, HEIGHT)
+    choices = {"world": "studio", "frames": FRAMES, "lens": lens, "step": STEP}
     options = {**choices, **options}
     overwrite = options.pop("overwrite", False)
     camera = {k: options.pop(k) for k in list(options) if k in CameraChoices.__annotations__}
@@ -329,7 +330,7 @@ def test_depth_and_poses_agree_between_frames_of_every_layout_with_depth(sets):
 
 
 def test_a_distorted_euroc_image_undistorts_to_the_plain_one(tmp_path):
-    choices = {"scenes": 1, "frames": 1, "width": 160, "height": 120}
+    choices = {"scenes": 1, "frames": 1, "lens": LensChoice(160, 120)}
     plain, bent = (
         Euroc(written.path).load(written.scenes[0]).frames[0]
         for written in (
@@ -598,7 +599,7 @@ def test_what_exists_is_only_replaced_when_asked_and_ours(tmp_path):
         ({"layout": "kitti"}, "there is no layout 'kitti'; known: co3d"),
         ({"distorted": True}, "has no distortion"),
         ({"layout": "co3d", "of_dataset": True}, "has no one camera"),
-        ({"width": 8}, "sides must be 16 to 4096"),
+        ({"lens": LensChoice(8, 48)}, "sides must be 16 to 4096"),
         ({"scenes": 0}, "at least one scene"),
         ({"frames": 0}, "frames 0"),
         ({"step": 0.0}, "step 0"),

@@ -26,6 +26,7 @@ from qvggt_core.protocols import (
 from qvggt_core.protocols.window import predict_window, sampled_depth
 from qvggt_core.stream import Frame, Preprocessor
 from qvggt_core.synthetic.dataset_layouts import CameraChoices, FlightChoices, write_layout
+from qvggt_core.synthetic.lens import LensChoice
 
 FRAMES = 12
 PARAMETERS = Parameters(confirm=False, refine=False, keyframe_min_motion=0.0)
@@ -36,7 +37,7 @@ def sets(tmp_path_factory):
     """Small data sets with depth, and one to stream."""
     root = tmp_path_factory.mktemp("sets")
     flights = FlightChoices(world="studio", frames=FRAMES, step=0.15)
-    camera = CameraChoices(width=64, height=48)
+    camera = CameraChoices(LensChoice(64, 48))
     return {
         layout: write_layout(root / layout, layout, flights, camera)
         for layout in ("co3d", "7scenes", "nrgbd", "tum", "euroc", "re10k")

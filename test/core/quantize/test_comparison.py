@@ -25,7 +25,8 @@ from qvggt_core.quantize.scores import METRICS, run_windows, score_outputs
 from qvggt_core.quantize.sensitivity import BLOCK, auto_plan, draw_heat_map, sweep_sensitivity
 from qvggt_core.quantize.study import STUDIES, Study, load_study
 from qvggt_core.report.recipe_comparison import write_tables
-from qvggt_core.training.clips import Pool, PoolConfig, render_clip
+from qvggt_core.training.clips import PoolConfig, render_clip
+from qvggt_core.training.pool import Pool
 from qvggt_core.training.windows import Windows, WindowTruth, evaluation_windows
 
 

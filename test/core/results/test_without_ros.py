@@ -26,7 +26,8 @@ class Absent(MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 import qvggt_core
 from qvggt_core.report import write_comparison, write_report
-from qvggt_core.results.evaluation import GroundTruth, evaluate
+from qvggt_core.results.evaluation import evaluate
+from qvggt_core.results.truth import GroundTruth
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.results.result import Result
 

@@ -110,7 +110,8 @@ def test_what_is_no_distance_is_left_out(metres):
     lengths = KnownLengths()
     lengths.add_range(RangeReading(0, metres, FORWARD))
     lengths.set_baseline("right", metres)
-    assert not lengths.has_baseline("right")
+    frames = [geometry(pose_at(), source="left"), geometry(pose_at(y=-0.12), source="right")]
+    assert lengths.ratios(frames) == []
     assert lengths.ratios([geometry(pose_at(yaw=np.pi / 2))]) == []
 
 

@@ -6,7 +6,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from support import known_room as room
@@ -196,6 +196,7 @@ def test_a_second_frame_of_one_stamp_is_left_out_and_reported():
     assert (geometries(last), len(events(last))) == ([], 1)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["whole", "broken", "fails"]))))
 def test_every_frame_ends_in_one_counter(course):
     poses = room.straight(7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.optimize import brentq
+from support.worlds import made_world
 
 from qvggt_core.geometry.poses import transform, unproject
 from qvggt_core.synthetic import world as shapes
@@ -21,23 +22,7 @@ CAMERA = pinhole(HEIGHT, WIDTH, np.radians(60))
 
 
 def _render(pose: np.ndarray = LOOK_X, **parts: object):
-    empty: dict = {
-        "rectangles": (),
-        "boxes": (),
-        "spheres": (),
-        "cylinders": (),
-        "height_field": None,
-    }
-    world = shapes.World(
-        name="made",
-        seed=0,
-        light=shapes.Light((0.0, 0.0, 5.0), 10.0),
-        sky=(0.5, 0.5, 0.5),
-        flight_low=(-1.0, -1.0, 0.0),
-        flight_high=(1.0, 1.0, 2.0),
-        **{**empty, **parts},
-    )
-    return Scene(world).render(pose, CAMERA, HEIGHT, WIDTH, samples=0)
+    return Scene(made_world(**parts)).render(pose, CAMERA, HEIGHT, WIDTH, samples=0)
 
 
 def _directions() -> np.ndarray:
@@ -197,20 +182,11 @@ def test_exposure_and_noise_do_what_they_say() -> None:
 def test_a_camera_that_moves_during_the_exposure_sees_the_mean_of_what_it_passes() -> None:
     black = shapes.Texture("noise", (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 1.0)
     scene = Scene(
-        shapes.World(
-            name="made",
-            seed=0,
+        made_world(
             rectangles=(
                 shapes.Rectangle((3.0, 50.0, 0.0), (0, 1, 0), (0, 0, 1), (50.0, 50.0), black),
             ),
-            boxes=(),
-            spheres=(),
-            cylinders=(),
-            height_field=None,
-            light=shapes.Light((0.0, 0.0, 5.0), 10.0),
             sky=(1.0, 1.0, 1.0),
-            flight_low=(-1.0, -1.0, 0.0),
-            flight_high=(1.0, 1.0, 2.0),
         )
     )
     poses = np.stack([LOOK_X] * 4)

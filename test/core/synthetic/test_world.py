@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from support.worlds import made_world
 
 from qvggt_core.errors import ParameterError, TrainingError
 from qvggt_core.synthetic import world as shapes
@@ -12,20 +13,6 @@ from qvggt_core.training.clips import PoolConfig, render_clip
 from qvggt_core.training.seeds import evaluation_seed, training_seed
 
 PLAIN = shapes.Texture("noise", (0.5, 0.5, 0.5), (0.9, 0.9, 0.9), 1.0)
-
-
-def _world(**parts: object) -> shapes.World:
-    empty: dict = {"rectangles": (), "boxes": (), "spheres": (), "cylinders": ()}
-    return shapes.World(
-        name="made",
-        seed=0,
-        height_field=None,
-        light=shapes.Light((0.0, 0.0, 5.0), 10.0),
-        sky=(0.5, 0.5, 0.5),
-        flight_low=(-1.0, -1.0, 0.0),
-        flight_high=(1.0, 1.0, 2.0),
-        **{**empty, **parts},
-    )
 
 
 @pytest.mark.parametrize("name", sorted(WORLDS))
@@ -70,12 +57,12 @@ def test_unknown_worlds_are_refused_by_name() -> None:
     ],
 )
 def test_clearance_is_the_distance(parts: dict, point: tuple, distance: float) -> None:
-    assert _world(**parts).clearance(np.array([point])) == pytest.approx([distance])
+    assert made_world(**parts).clearance(np.array([point])) == pytest.approx([distance])
 
 
 def test_clearance_over_ground_is_never_too_large() -> None:
     ground = shapes.HeightField(((0.5, 1.0, 0.3, 0.2), (0.2, -0.5, 2.0, 1.0)), PLAIN)
-    world = shapes.World(**{**vars(_world()), "height_field": ground})
+    world = made_world(height_field=ground)
     rng = np.random.default_rng(1)
     points = rng.uniform([-2, -2, 1], [2, 2, 5], size=(40, 3))
     x, y = np.meshgrid(np.linspace(-6, 6, 300), np.linspace(-6, 6, 300))

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.tiny_run import TINY
 
-from qvggt_core.training.clips import Pool, build_pool, open_pool
 from qvggt_core.training.config import TrainConfig
+from qvggt_core.training.pool import Pool, build_pool, open_pool
 
 
 @pytest.fixture(scope="session")

@@ -12,13 +12,13 @@ from qvggt_core.model import (
     decode_pose,
     encode_pose,
 )
-from qvggt_core.training.clips import Pool
 from qvggt_core.training.losses import (
     camera_loss,
     depth_loss,
     relative_pose_loss,
     window_targets,
 )
+from qvggt_core.training.pool import Pool
 from qvggt_core.training.windows import (
     gather,
 )

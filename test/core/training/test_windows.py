@@ -12,7 +12,8 @@ import torch
 
 from qvggt_core.errors import TrainingError
 from qvggt_core.geometry.poses import inverse
-from qvggt_core.training.clips import Pool, PoolConfig, build_pool, open_pool
+from qvggt_core.training.clips import PoolConfig
+from qvggt_core.training.pool import Pool, build_pool, open_pool
 from qvggt_core.training.validation import summarise, trivial_metrics
 from qvggt_core.training.windows import (
     Places,

@@ -25,6 +25,7 @@ from robot import ros_class
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import Writer
 
+from qvggt_core.synthetic.lens import LensChoice
 from qvggt_ros.drivers.synthesize import BagOptions, write_bag
 
 try:
@@ -38,7 +39,7 @@ except PackageNotFoundError:
 @pytest.fixture(scope="module")
 def flight(tmp_path_factory) -> Path:
     options = BagOptions(
-        world="studio", flight="survey", seed=1, frames=40, width=128, height=96, step=0.1
+        world="studio", flight="survey", seed=1, frames=40, step=0.1, lens=LensChoice(128, 96)
     )
     return write_bag(tmp_path_factory.mktemp("flight") / "bag", options).path
 
