@@ -274,7 +274,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[30, 31, 32])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[30, 31])
     parser.add_argument("--only", choices=("oracle", "network"), help="what else is there stays")
     args = parser.parse_args()
     args.directory.mkdir(parents=True, exist_ok=True)

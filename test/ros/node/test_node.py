@@ -16,7 +16,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import M, robot, ros_class
+from robot import M, odometry_message, robot, ros_class
 from sensor_msgs_py.point_cloud2 import read_points
 from std_srvs.srv import Trigger
 from support.recordings import camera_info_message, header, stamp_of, world_from_camera
@@ -266,26 +266,6 @@ def transform_message(parent, child, parent_from_child, index):
                 ),
             )
         ]
-    )
-
-
-def odometry_message(odom_from_base, index):
-    x, y, z = odom_from_base[:3, 3].tolist()
-    qx, qy, qz, qw = quaternion(odom_from_base[:3, :3]).tolist()
-    zero = M.Vector3(x=0.0, y=0.0, z=0.0)
-    return M.Odometry(
-        header=header(index, "odom"),
-        child_frame_id="base_link",
-        pose=M.PoseWithCovariance(
-            pose=M.Pose(
-                position=M.Point(x=x, y=y, z=z),
-                orientation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
-            ),
-            covariance=np.zeros(36),
-        ),
-        twist=M.TwistWithCovariance(
-            twist=M.Twist(linear=zero, angular=zero), covariance=np.zeros(36)
-        ),
     )
 
 
