@@ -21,6 +21,7 @@ _THICK = 0.1
 _FLOOR, _BELOW = 0.1, 0.03
 """Least share of the points below the camera that are the floor's, and largest share below it."""
 _LEAST_HEIGHT = 0.05
+_REFITS, _SPREADS, _EXACT = 4, 2.5, 0.01
 _MAX_SLOPE = float(np.tan(np.radians(6.0)))
 
 
@@ -83,7 +84,7 @@ def _floor(geometry: FrameGeometry) -> NDArray[np.float64] | None:
     if best < _LEAST_HEIGHT:
         return None
     layer = points[np.abs(-points[:, 2] - best) < _THICK * best]
-    slope = _slope(layer)
+    slope = _slope(layer, best)
     if np.linalg.norm(slope[:2]) > _MAX_SLOPE:
         slope = np.array([0.0, 0.0, -best])
     # z = a x + b y + c about the camera's centre, as n @ point + d = 0.
@@ -103,8 +104,19 @@ def _points_below(geometry: FrameGeometry) -> NDArray[np.float64]:
     return placed[(placed[:, 2] < 0.0) & (flat < _FARTHEST * -placed[:, 2].min(initial=0.0))]
 
 
-def _slope(points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return (a, b, c) of the plane z = a x + b y + c through points (N, 3)."""
+def _slope(points: NDArray[np.float64], height: float) -> NDArray[np.float64]:
+    """Return (a, b, c) of the plane z = a x + b y + c that most points (N, 3) are near.
+
+    Feet of walls and furniture are among them, all on one side: they are left out step by step.
+    """
     columns = np.column_stack([points[:, :2], np.ones(len(points))])
-    found, *_ = np.linalg.lstsq(columns, points[:, 2], rcond=None)
-    return found.astype(np.float64)
+    found, off = np.array([0.0, 0.0, -height]), np.abs(points[:, 2] + height)
+    for _ in range(_REFITS):
+        near = off <= max(_SPREADS * float(np.median(off)), _EXACT * height)
+        columns, points, off = columns[near], points[near], off[near]
+        if len(points) < _FEWEST // 2:
+            break
+        solution, *_ = np.linalg.lstsq(columns, points[:, 2], rcond=None)
+        found = solution.astype(np.float64)
+        off = np.abs(points[:, 2] - columns @ found)
+    return found

@@ -103,18 +103,15 @@ class HeightVoxels:
     def grid(self) -> OccupancyGrid | None:
         """Return the floor plan; None where nothing was seen.
 
-        A cell is occupied if one of its voxels is, by more than one hit: else it is unknown. It is
-        free if the ground was seen there or its lowest voxel is free; what lies below an unseen one
-        may be anything.
+        A cell is occupied if one of its voxels is, and free if the ground was seen there or its
+        lowest voxel is free; what lies below an unseen one may be anything.
         """
         if self._ground.size == 0:
             return None
         lowest = self._odds[0]
         cells = np.full(self._ground.shape, UNKNOWN, np.int8)
         cells[self._ground | ((lowest < 0) & (lowest != _UNSEEN))] = FREE
-        most = self._odds.max(axis=0)
-        cells[most > 0] = UNKNOWN
-        cells[most > _HIT] = OCCUPIED
+        cells[(self._odds > 0).any(axis=0)] = OCCUPIED
         origin = np.append(self._low * self._band.resolution, 0.0)
         return OccupancyGrid(cells, self._band.resolution, origin)
 

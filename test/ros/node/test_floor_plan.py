@@ -26,6 +26,7 @@ def test_the_floor_plan_is_there_for_a_static_layer_that_comes_late():
         knows_the_room=True,
         occupancy_grid=True,
         grid_period_s=0.0,
+        grid_resolution=0.1,  # its depth images are 56 pixels wide
         min_odometry_distance=1.5,
         window_size=3,
         window_stride=1,
@@ -57,7 +58,7 @@ def test_the_floor_plan_is_there_for_a_static_layer_that_comes_late():
         # The first camera is 1.2 m over the room's floor.
         assert abs(late[-1].info.origin.position.z + 1.2) < 0.15
         off = distance_to_walls(late[-1].info, values)
-        assert len(off) > 30
+        assert len(off) > 15
         assert np.quantile(off, 0.9) < 0.2, "what is occupied are the walls"
 
 
