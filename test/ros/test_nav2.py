@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from rosbags.highlevel import AnyReader
 from support import box_scene as scene
 from support.nav2_rules import (
     FREE,
@@ -20,7 +21,18 @@ from support.nav2_rules import (
     marked,
     static_costs,
 )
-from support.recordings import M, image_message, stamp_of
+from support.recordings import (
+    M,
+    RoomNetwork,
+    camera_info_message,
+    image_message,
+    odometry_message,
+    read_recording,
+    stamp_of,
+    world_from_camera,
+    write_recording,
+)
+from support.replays import replay
 
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Losses, Reconstruction, Scale, Up
@@ -200,3 +212,44 @@ def test_the_configuration_names_our_topics_and_what_nav2_s_defaults_would_drop(
     assert GLOBAL["global_frame"] == Parameters().map_frame
     assert LOCAL["global_frame"] == Parameters().odom_frame
     assert GLOBAL["robot_base_frame"] == Parameters().base_frame
+
+
+# Recordings
+
+
+def replayed(directory: Path, **parameters: object) -> Path:
+    """A recording with odometry through the room, replayed; return the recording that came out."""
+    entries = [
+        entry
+        for index in range(24)
+        for entry in (
+            ("/image", "Image", stamp_of(index), image_message(index)),
+            ("/camera_info", "CameraInfo", stamp_of(index), camera_info_message(index)),
+            ("/odom", "Odometry", stamp_of(index), odometry_of(index)),
+        )
+    ]
+    bag = write_recording(directory / "room", entries)
+    settings = {"confirm": False, "refine": False, "window_size": 3, "window_stride": 1}
+    known = Parameters(min_odometry_distance=1.5, **settings, **parameters)
+    replay(bag, directory / "out", RoomNetwork(), known, report=False)
+    return directory / "out" / "bag"
+
+
+def odometry_of(index: int):
+    return odometry_message(index, world_from_camera(index), "camera_optical_frame")
+
+
+def test_a_replay_records_the_floor_plan_latched(tmp_path: Path) -> None:
+    bag = replayed(tmp_path, occupancy_grid=True)
+    with AnyReader([bag]) as reader:
+        (connection,) = (c for c in reader.connections if c.topic == "/qvggt/map_grid")
+        (qos,) = connection.ext.offered_qos_profiles
+        assert (qos.durability.name, qos.reliability.name) == ("TRANSIENT_LOCAL", "RELIABLE")
+    messages = read_recording(bag)["/qvggt/map_grid"]
+    values = check_map(messages[-1][2])
+    assert (values == 0).any()
+    assert (values == 100).any()
+
+
+def test_without_the_parameter_a_replay_has_no_such_topic(tmp_path: Path) -> None:
+    assert "/qvggt/map_grid" not in read_recording(replayed(tmp_path))

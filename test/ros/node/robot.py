@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, qos_profile_sensor_data
 from rclpy.serialization import deserialize_message
-from support.recordings import M, header, image_message, load_room_network
+from support.recordings import M, image_message, load_room_network
 
-from qvggt_core.geometry.poses import quaternion
 from qvggt_core.stream.load_network import load_network
 from qvggt_ros.drivers.node import ReconstructNode
 from qvggt_ros.io.messages import TYPES, rosbags_typestore
@@ -119,27 +117,6 @@ class Robot:
         self.peer.destroy_node()
 
 
-def odometry_message(odom_from_child: np.ndarray, index: int, child: str = "base_link") -> Any:
-    """Return Odometry of rosbags' messages, standing still."""
-    x, y, z = odom_from_child[:3, 3].tolist()
-    qx, qy, qz, qw = quaternion(odom_from_child[:3, :3]).tolist()
-    zero = M.Vector3(x=0.0, y=0.0, z=0.0)
-    return M.Odometry(
-        header=header(index, "odom"),
-        child_frame_id=child,
-        pose=M.PoseWithCovariance(
-            pose=M.Pose(
-                position=M.Point(x=x, y=y, z=z),
-                orientation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
-            ),
-            covariance=np.zeros(36),
-        ),
-        twist=M.TwistWithCovariance(
-            twist=M.Twist(linear=zero, angular=zero), covariance=np.zeros(36)
-        ),
-    )
-
-
 @contextmanager
 def robot(**parameters: Any) -> Iterator[Robot]:
     """Yield a robot in a ROS context that ends with it."""
@@ -154,4 +131,4 @@ def robot(**parameters: Any) -> Iterator[Robot]:
         rclpy.try_shutdown()
 
 
-__all__ = ["NAMESPACE", "M", "Robot", "odometry_message", "robot", "ros_class", "to_ros"]
+__all__ = ["NAMESPACE", "M", "Robot", "robot", "ros_class", "to_ros"]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from robot import NAMESPACE, odometry_message, robot, ros_class
+from robot import NAMESPACE, robot, ros_class
 from support.nav2_rules import check_map
 from support.recordings import (
     ROOM_HIGH,
     ROOM_LOW,
     camera_info_message,
+    odometry_message,
     world_from_camera,
 )
 
@@ -42,7 +43,7 @@ def test_the_floor_plan_is_there_for_a_static_layer_that_comes_late():
         it.spin_until(lambda: any("not in metres" in reason for reason in reasons(it)))
         for index in range(3, 24):
             # Of the camera's own frame, so that no transform is needed.
-            odometry = odometry_message(world_from_camera(index), index, "camera_optical_frame")
+            odometry = odometry_message(index, world_from_camera(index), "camera_optical_frame")
             it.publish("odom", odometry, "Odometry")
             it.film([index])
         it.spin_until(lambda: any(100 in message.data for message in it.received["map_grid"]))

@@ -16,10 +16,16 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import M, odometry_message, robot, ros_class
+from robot import M, robot, ros_class
 from sensor_msgs_py.point_cloud2 import read_points
 from std_srvs.srv import Trigger
-from support.recordings import camera_info_message, header, stamp_of, world_from_camera
+from support.recordings import (
+    camera_info_message,
+    header,
+    odometry_message,
+    stamp_of,
+    world_from_camera,
+)
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, quaternion
@@ -234,7 +240,7 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
                 "TFMessage",
                 QoSProfile(depth=100),
             )
-            it.publish("odom", odometry_message(odom_from_base, index), "Odometry")
+            it.publish("odom", odometry_message(index, odom_from_base), "Odometry")
             it.film([index])
         it.spin_until(lambda: any(m.header.frame_id == "map" for m in it.received["pose"]))
         it.spin_until(
