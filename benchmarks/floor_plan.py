@@ -5,11 +5,12 @@
 DIRECTORY keeps renderings. A camera drives through a room at 0.9 m, or flies as in
 benchmarks/loop_closure.py. The truth is the room's: a cell is occupied where a solid comes within
 7.5 mm of a point of a lattice (1 cm in the plane, 5 cm in height) in the cell and in the band of
-heights, and was seen if the true depth of an image, no farther than the grid's range, has a point
-of it there. With E the cells that
-the grid has occupied, F those that it has free, T those that are and S those that were seen,
+heights, and was seen if the true depth of an image, at the network's resolution and no farther
+than the grid's range, has a point of it there. With E the cells that the grid has occupied, F those
+that it has free, T those that are and S those that were seen,
 
     iou          |E and T| / |E or (T and S)|
+    iou_fine     the same, where a cell was seen if any of the camera's 320x240 pixels shows it
     iou_1        the same, where a cell counts as right if one of its eight neighbours is
     free_wrong   |F and T| / |F|
     missed       |F and T and S| / |T and S|
@@ -59,6 +60,7 @@ from qvggt_core.synthetic.world import World
 _LATTICE, _LATTICE_UP, _NEAR = 0.01, 0.05, 0.0075
 _GRAVITY, _IMU_HZ = 9.80665, 100
 _AT_REST = 25
+WIDTH_SEEN = 128
 _HEIGHT, _PITCH, _RADIUS, _STEP = 0.9, -0.2, 1.0, 0.06
 
 
@@ -117,11 +119,17 @@ def solid(world: World, parameters: Parameters) -> NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def seen(flight: Rendered, parameters: Parameters) -> NDArray[np.float64]:
-    """Return the points (N, 3) of true depth in the band and the range, thinned to 5 mm."""
-    found = []
+def seen(flight: Rendered, parameters: Parameters, width: int) -> NDArray[np.float64]:
+    """Return the points (N, 3) of true depth in the band and the range, thinned to 5 mm.
+
+    Depth is taken at so many columns of an image, evenly, and at as many rows as belong to them.
+    """
+    step, found = CAMERA.width / width, []
+    columns = np.rint((np.arange(width) + 0.5) * step - 0.5).astype(int)
+    rows = np.rint((np.arange(int(CAMERA.height / step)) + 0.5) * step - 0.5).astype(int)
     for pose, depth in zip(flight.poses, flight.depth, strict=True):
-        points = unproject(depth.astype(np.float32), CAMERA.intrinsics).reshape(-1, 3)
+        points = unproject(depth.astype(np.float32), CAMERA.intrinsics)
+        points = points[np.ix_(rows, columns)].reshape(-1, 3)
         points = points[np.linalg.norm(points, axis=1) <= parameters.grid_max_range]
         points = points @ pose[:3, :3].T + pose[:3, 3]
         height = points[:, 2]
@@ -138,15 +146,20 @@ def figures(
     room = 20  # cells around the grid, for what lies beyond it
     cells = np.pad(grid.cells, room, constant_values=-1)
     origin = grid.origin[:2] - room * grid.resolution
-    truth, was_seen = (
+    truth, was_seen, was_seen_fine = (
         _rasterized(points @ map_from_world[:3, :3].T + map_from_world[:3, 3], origin, grid, cells)
-        for points in (solid(place.world, parameters), seen(place.flight, parameters))
+        for points in (
+            solid(place.world, parameters),
+            seen(place.flight, parameters, WIDTH_SEEN),
+            seen(place.flight, parameters, CAMERA.width),
+        )
     )
     wanted, occupied, free = truth & was_seen, cells == OCCUPIED, cells == FREE
     near = [cv2.dilate(each.astype(np.uint8), np.ones((3, 3))) > 0 for each in (truth, occupied)]
     right, reached = (occupied & near[0]).sum(), (wanted & near[1]).sum()
     return {
         "iou": _share(occupied & truth, occupied | wanted),
+        "iou_fine": _share(occupied & truth, occupied | (truth & was_seen_fine)),
         "iou_1": float((right + reached) / (occupied.sum() + wanted.sum() + 1e-9))
         if wanted.any()
         else 0.0,

@@ -81,6 +81,9 @@ def _floor(geometry: FrameGeometry) -> NDArray[np.float64] | None:
     if not floor.any():
         return None
     best = drop[floor][count[floor].argmax()]
+    for _ in range(_REFITS):
+        # A layer that is moved up a little is as full; its middle is the floor.
+        best = float(np.median(drop[np.abs(drop - best) < 0.5 * _THICK * best]))
     if best < _LEAST_HEIGHT:
         return None
     layer = points[np.abs(-points[:, 2] - best) < _THICK * best]

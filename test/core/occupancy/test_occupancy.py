@@ -106,6 +106,15 @@ def test_a_floor_that_rises_by_a_tilted_map_is_no_obstacle():
     assert at(mapper.grid(), 4.5, 0.0) == FREE
 
 
+def test_the_floor_between_walls_and_furniture_is_found_to_a_centimetre():
+    # A step of 4 cm along the wall belongs to the layer that is fullest, and is not the floor.
+    walls = [((3.0, -9.0, 0.0), (3.1, 9.0, 3.0)), ((-9.0, 1.5, 0.0), (9.0, 1.6, 3.0)), BOX]
+    walls += [((1.0, 0.7, 0.0), (3.0, 1.5, 0.04))]
+    for pitch in (0.1, 0.3, 0.5):
+        grid = plan(walls, [scene.pose(0, 0, pitch=pitch)] * 4)
+        assert grid.origin[2] == pytest.approx(-scene.CAMERA_HEIGHT, abs=0.01), pitch
+
+
 def test_a_camera_that_sees_no_floor_needs_its_height():
     wall = ((2.0, -9.0, 0.0), (2.1, 9.0, 9.0))
     up = [scene.pose(0, 0, pitch=-0.6)] * 4
