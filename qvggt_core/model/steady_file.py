@@ -125,7 +125,7 @@ class SafetensorsFile:
             self._file.read_into(memoryview(length), 0)
             size = int.from_bytes(length, "little")
         if not 0 < size <= self._file.size - _LENGTH_BYTES:
-            raise SafetensorError(f"its header is said to have {size} bytes")
+            raise SafetensorError(f"its header claims to have {size} bytes")
         text = bytearray(size)
         self._file.read_into(memoryview(text), _LENGTH_BYTES)
         self._data_start = _LENGTH_BYTES + size

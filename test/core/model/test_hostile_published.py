@@ -37,9 +37,9 @@ SLICE = settings(
 @given(seed=st.integers(0, 2**32))
 def test_a_wrong_folder_is_loaded_or_explained(tmp_path_factory, kind: str, seed: int) -> None:
     folder = tmp_path_factory.mktemp("case") / "network"
-    said = outcome(lambda: use(KINDS[kind](random.Random(seed), folder)))
-    assert 0 < len(said) < 4000
-    assert "\n" not in said
+    message = outcome(lambda: use(KINDS[kind](random.Random(seed), folder)))
+    assert 0 < len(message) < 4000
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -109,7 +109,7 @@ def test_a_terabyte_of_nothing_is_refused_before_it_is_mapped(tmp_path, monkeypa
     path = tmp_path / "model.safetensors"
     with path.open("wb") as file:
         file.truncate(1 << 40)
-    with pytest.raises(CheckpointError, match="its header is said to have 0 bytes"):
+    with pytest.raises(CheckpointError, match="its header claims to have 0 bytes"):
         read_checkpoint(path)
 
 
