@@ -293,6 +293,51 @@ class Parameters(BaseModel):
         json_schema_extra=_STRUCTURAL,
     )
 
+    # The floor plan
+    occupancy_grid: bool = Field(
+        False,
+        description=(
+            "Publish the floor plan `map_grid` once the map is in metres, upright, and the ground "
+            "was seen."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    grid_resolution: float = Field(
+        0.05,
+        ge=0.01,
+        le=1.0,
+        description="Metres of a cell's side.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    grid_min_height: float = Field(
+        0.1,
+        ge=0.02,
+        le=10.0,
+        description="Metres over the ground from which something is an obstacle.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    grid_max_height: float = Field(
+        1.5,
+        gt=0.0,
+        le=100.0,
+        description="Metres over the ground up to which something is an obstacle.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    grid_max_range: float = Field(
+        5.0,
+        gt=0.0,
+        le=50.0,
+        description="Metres from the camera up to which depth marks and clears cells.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    grid_period_s: float = Field(
+        1.0,
+        ge=0.0,
+        le=3600.0,
+        description="Seconds between two `map_grid` messages; 0 sends one with each window.",
+        json_schema_extra=_STRUCTURAL,
+    )
+
     # What is published
     map_frame: str = Field(
         "map",
@@ -455,6 +500,15 @@ class Parameters(BaseModel):
             raise ValueError(
                 f"metres_per_unit {self.metres_per_unit:g} is no length: give at least 1e-06, or 0 "
                 "to take it from odometry"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _grid_has_a_band(self) -> Parameters:
+        if self.grid_max_height < self.grid_min_height + self.grid_resolution:
+            raise ValueError(
+                f"grid_max_height {self.grid_max_height:g} leaves no cell over grid_min_height "
+                f"{self.grid_min_height:g} at grid_resolution {self.grid_resolution:g}"
             )
         return self
 

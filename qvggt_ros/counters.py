@@ -205,6 +205,11 @@ class Status:
             level = "ERROR"
         return cls(level, message, values)
 
+    def with_warning(self, warning: str, values: dict[str, Any]) -> Status:
+        """Return the state with one warning more, and with other values."""
+        message = warning if self.level == "OK" else f"{self.message}; {warning}"
+        return Status("WARN" if self.level == "OK" else self.level, message, values)
+
 
 def _doubts(counters: Counters) -> list[str]:
     """Return what the images and the network's output leave to be desired, and what helps."""

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.cloud import VoxelMap, write_ply
 from qvggt_core.geometry.poses import inverse
+from qvggt_core.occupancy.mapper import OccupancyMapper
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Reconstruction, Scale, Up
 from qvggt_core.stream.frame_cloud import frame_cloud
@@ -35,6 +36,12 @@ OUTPUTS: dict[str, str] = {
     "tf": "TFMessage",
 }
 """What is published: relative topic and message type."""
+
+GRID_OUTPUT = {"map_grid": "OccupancyGrid"}
+"""What is published beside `OUTPUTS` where the parameter `occupancy_grid` is set."""
+
+LATCHED_OUTPUTS = ("path", *GRID_OUTPUT)
+"""Those of which late subscribers get the last message."""
 
 CAMERA_OUTPUTS = ("depth/image", "depth/camera_info", "confidence", "points")
 """Those of `OUTPUTS` that each camera of a rig has; those of the second and later cameras come
@@ -65,7 +72,7 @@ def outputs_of(parameters: Parameters) -> dict[str, str]:
         for camera in parameters.cameras[1:]
         for topic in CAMERA_OUTPUTS
     }
-    return {**OUTPUTS, **others}
+    return {**OUTPUTS, **(GRID_OUTPUT if parameters.occupancy_grid else {}), **others}
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,10 @@ class Publishing:
         loops: what has become of places that are seen again.
         segment: number of the map segment, None before the first frame.
         world: name of the map's frame.
+        floor_plan: None where none is wanted.
     """
+
+    floor_plan: OccupancyMapper | None
 
     def __init__(
         self,
@@ -138,6 +148,10 @@ class Publishing:
         self._path = PathPoses()
         self._motion = MotionEstimator()
         self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
+        wants_grid = self.parameters.occupancy_grid
+        self.floor_plan = OccupancyMapper(self.parameters) if wants_grid else None
+        self._grid_ns: int | None = None
+        self._late_grid_ns: int | None = None
 
     def begin(self, result: Reconstruction) -> None:
         """Take the scale and the segment of the frames that come next."""
@@ -167,6 +181,23 @@ class Publishing:
             path = conversions.path_message(self._driver.messages, self._path.poses)
             self._driver.emit("path", path, stamp_ns)
 
+    def grid(self, result: Reconstruction) -> None:
+        """Take what was reconstructed into the floor plan; publish it when that is due."""
+        if self.floor_plan is None:
+            return
+        self.floor_plan.add(result)
+        stamp = result.frames[-1].view.stamp_ns
+        period_ns = round(1e9 * self.parameters.grid_period_s)
+        if self._grid_ns is not None and 0 <= stamp - self._grid_ns < period_ns:
+            self._late_grid_ns = stamp
+            return
+        self._publish_grid(stamp)
+
+    def finish_grid(self) -> None:
+        """Publish the floor plan of the last frames, if it was not due yet."""
+        if self._late_grid_ns is not None:
+            self._publish_grid(self._late_grid_ns)
+
     def save_map(self) -> tuple[Path, int]:
         """Write the map of the current segment into `map_directory`.
 
@@ -187,6 +218,15 @@ class Publishing:
         except OSError as error:
             raise RecordingError(f"the map cannot be written to {path}: {error}") from error
         return path, len(cloud)
+
+    def _publish_grid(self, stamp_ns: int) -> None:
+        grid = None if self.floor_plan is None else self.floor_plan.grid()
+        if grid is None:
+            return
+        self._grid_ns, self._late_grid_ns = stamp_ns, None
+        message = conversions.grid_message(self._driver.messages, grid, stamp_ns, self.world)
+        # Also without subscribers: late ones get it.
+        self._driver.emit("map_grid", message, stamp_ns)
 
     def _emit(self, topic: str, stamp: int, make: Callable[[], Any]) -> None:
         if self._driver.wanted(topic):

@@ -215,6 +215,7 @@ class ReconstructionSession:
             self.counters.reject(str(error))
             return ()
         self._publish_all(results)
+        self._publishing.finish_grid()
         return results
 
     def reset(self, reason: str = "reset on request") -> None:
@@ -249,7 +250,14 @@ class ReconstructionSession:
         """Return the state: WARN while the scale is unknown or messages were rejected."""
         has_clock = self._driver.now_ns is not None
         status = Status.of(self.counters, self.scale, self._newest_ns, ages=has_clock)
-        return replace(status, values={**status.values, **self.up_values, **self.loop_values})
+        values = {**status.values, **self.up_values, **self.loop_values}
+        plan = self._publishing.floor_plan
+        if plan is None:
+            return replace(status, values=values)
+        values["map_grid"] = plan.missing or "published"
+        if plan.missing and self.counters.published:
+            return status.with_warning(f"no map_grid: {plan.missing}", values)
+        return replace(status, values=values)
 
     def _frame(self, camera: str, message: Any) -> Frame | None:
         try:
@@ -316,3 +324,4 @@ class ReconstructionSession:
             if arrival is not None:
                 counters.latencies.append(self._clock() - arrival)
         self._publishing.path(result.frames[-1].view.stamp_ns)
+        self._publishing.grid(result)

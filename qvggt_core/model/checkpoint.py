@@ -1,6 +1,6 @@
 """Checkpoints: VGGT-1B and Depth Anything 3 as they are published, and our own 4-bit files.
 
-Files are read memory-mapped and tensor by tensor, so that a network is never held twice.
+Files are read tensor by tensor, so that a network is never held twice.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
@@ -71,11 +72,15 @@ class Checkpoint:
         """Return the shape of an entry."""
         return self._shapes[name]
 
+    def dtype(self, name: str) -> torch.dtype:
+        """Return the type of an entry, without reading it."""
+        return self._weights.dtype(self._published[name])
+
     def tensor(self, name: str) -> Tensor:
-        """Return an entry on the host, backed by the file where it can be.
+        """Return an entry on the host, in memory of its own.
 
         Raises:
-            CheckpointError: the entry's bytes cannot be read.
+            CheckpointError: the entry's bytes cannot be read, or the file was changed meanwhile.
         """
         try:
             return self._weights.read(self._published[name])

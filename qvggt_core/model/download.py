@@ -7,7 +7,6 @@ hub has of them, and `source.json` beside them keeps where they came from and un
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -37,7 +36,7 @@ from huggingface_hub.utils import build_hf_headers
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model.catalog import PublishedNetwork, find_network
-from qvggt_core.model.weight_files import INDEX_NAME, SINGLE_NAME, open_weights
+from qvggt_core.model.weight_files import INDEX_NAME, SINGLE_NAME, open_weights, weight_map
 from qvggt_core.model.weight_source import MAX_TEXT_BYTES, WeightSource, write_source
 
 _LICENCE_NAMES = ("license", "license.txt", "license.md", "licence", "licence.txt")
@@ -161,7 +160,8 @@ def _weight_names(
         return [SINGLE_NAME]
     if INDEX_NAME in names:
         index = _read_text(network, INDEX_NAME, endpoint, commit)
-        shards = sorted(set(json.loads(index)["weight_map"].values()))
+        places = weight_map(index, f"{network.repository}/{INDEX_NAME}")
+        shards = sorted(set(places.values()))
         missing = [name for name in shards if name not in names]
         if missing:
             raise CheckpointError(f"{network.repository} names {missing[0]} and does not have it")

@@ -99,27 +99,29 @@ def with_heads(config: ModelConfig, heads: Collection[str]) -> ModelConfig:
 def _tensors(
     checkpoint: Checkpoint, expected: Mapping[str, Tensor], device: torch.device
 ) -> dict[str, Tensor]:
-    """Return the network's tensors as it wants them, in memory of their own.
-
-    Nothing stays backed by the file: where that is written anew in place or cut, as `cp` does it,
-    a process that has it mapped is ended by SIGBUS, or computes with other weights.
-    """
-    # Read through a mapping that goes when this returns: else the file's pages would stay
-    # resident beside their copies.
+    """Return the network's tensors as it wants them, in memory of their own."""
+    # PyTorch's files are read through a mapping that goes when this returns: else the file's
+    # pages would stay resident beside their copies.
     temporary = read_checkpoint(checkpoint.path)
     state = {}
     for name, entry in expected.items():
         layout = torch.channels_last if _is_channels_last(entry) else torch.contiguous_format
+        _check_dtype(checkpoint, name, entry.dtype)
         source = temporary.tensor(name)
-        if source.dtype != entry.dtype and not entry.dtype.is_floating_point:
-            raise CheckpointError(
-                f"{checkpoint.path}: {name} is {source.dtype}, not {entry.dtype}: packed weights "
-                "are never converted; quantize again"
-            )
         state[name] = source.to(device, entry.dtype, memory_format=layout)
-        if device.type == "cpu" and state[name].data_ptr() == source.data_ptr():
-            state[name] = source.clone()
     return state
+
+
+def _check_dtype(checkpoint: Checkpoint, name: str, wanted: torch.dtype) -> None:
+    """Raise if an entry's numbers are of a kind that a network would compute nonsense with."""
+    found = checkpoint.dtype(name)
+    if found == wanted or (found.is_floating_point and wanted.is_floating_point):
+        return
+    what = "such numbers" if wanted.is_floating_point else "packed weights"
+    advice = "take the full-precision file" if wanted.is_floating_point else "quantize again"
+    raise CheckpointError(
+        f"{checkpoint.path}: {name} is {found}, not {wanted}: {what} are never converted; {advice}"
+    )
 
 
 def _is_channels_last(entry: Tensor) -> bool:
@@ -176,6 +178,8 @@ def check_complete(checkpoint: Checkpoint, heads: Collection[str]) -> None:
     """
     expected = _empty_network(checkpoint, heads, torch.float32).state_dict()
     check_entries(checkpoint, {name: tuple(entry.shape) for name, entry in expected.items()})
+    for name, entry in expected.items():
+        _check_dtype(checkpoint, name, entry.dtype)
 
 
 def check_entries(checkpoint: Checkpoint, expected: Mapping[str, tuple[int, ...]]) -> None:

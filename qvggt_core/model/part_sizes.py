@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from qvggt_core.model.checkpoint import Checkpoint
@@ -43,12 +44,12 @@ def part_sizes(checkpoint: Checkpoint) -> dict[str, tuple[int, int]]:
     for name in checkpoint.names():
         part = part_of(name)
         weights, stored = sizes.get(part, (0, 0))
-        tensor = checkpoint.tensor(name)
-        stored += tensor.numel() * tensor.element_size()
+        count, dtype = math.prod(checkpoint.shape(name)), checkpoint.dtype(name)
+        stored += count * dtype.itemsize
         if name.endswith(WORDS_SUFFIX):
-            weights += WEIGHTS_PER_WORD.get(tensor.dtype, 1) * tensor.numel()
+            weights += WEIGHTS_PER_WORD.get(dtype, 1) * count
         elif not name.endswith(PACKED_EXTRAS):
-            weights += tensor.numel()
+            weights += count
         sizes[part] = (weights, stored)
     order = [*PARTS, RAY_BRANCH, "other"]
     return {part: sizes[part] for part in order if part in sizes}

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model.config import EncoderConfig, ModelConfig, StackConfig, scaled_taps
 from qvggt_core.model.published_sizes import DEPTH_ANYTHING_3
+from qvggt_core.util.files import read_bounded_text
+from qvggt_core.util.quoting import short
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -47,9 +49,11 @@ def sizes_from_shapes(path: Path, shapes: Shapes, stated: Mapping[str, Any]) -> 
     """
     try:
         if "aggregator.blocks.0.norm1.weight" in shapes:
-            return Sizes(_stack(path, shapes, stated))
+            return Sizes(_stack(shapes, stated))
         return _vggt(shapes, stated)
-    except (KeyError, IndexError, ZeroDivisionError, TypeError, ValueError) as error:
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
         shown = ", ".join(sorted(shapes)[:_SHOWN]) or "none"
         raise CheckpointError(
             f"{path} holds no VGGT and no Depth Anything 3: looked for {error} among its "
@@ -58,15 +62,31 @@ def sizes_from_shapes(path: Path, shapes: Shapes, stated: Mapping[str, Any]) -> 
 
 
 def read_config_json(folder: Path) -> dict[str, Any]:
-    """Return the `config.json` of a hub folder; empty without one, or if it is none."""
+    """Return the `config.json` of a hub folder; empty without one.
+
+    Raises:
+        CheckpointError: it is there and cannot be read: what it states would be guessed.
+    """
     path = folder / CONFIG_NAME
     try:
-        if path.stat().st_size > _MAX_CONFIG_BYTES:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(read_bounded_text(path, _MAX_CONFIG_BYTES))
+    except FileNotFoundError as error:
+        if path.is_symlink():
+            raise CheckpointError(
+                f"{path} is a link to nothing: mend it, or take it away"
+            ) from error
         return {}
-    return content if isinstance(content, dict) else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {short(error)}; mend it, or take it away if the weights "
+            "beside it need none"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a {type(content).__name__}, not names with values: mend it, or take it "
+            "away if the weights beside it need none"
+        )
+    return content
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
@@ -117,9 +137,12 @@ def _vggt(shapes: Shapes, stated: Mapping[str, Any]) -> Sizes:
         **_dense_sizes(shapes, "depth_head" if has["depth"] else "point_head"),
     )
     known = {key: stated[key] for key in _STATED if key in stated}
-    if "taps" in known:
+    if isinstance(known.get("taps"), list):
         known["taps"] = tuple(known["taps"])
-    config = replace(config, **known)
+    try:
+        config = replace(config, **known)
+    except CheckpointError as error:
+        raise CheckpointError(f"its {CONFIG_NAME} names sizes that do not go: {error}") from None
     return Sizes(config, _assumptions(config, known))
 
 
@@ -135,7 +158,7 @@ def _assumptions(config: ModelConfig, known: Mapping[str, Any]) -> tuple[str, ..
     return tuple(text for name, text in assumed.items() if name not in known)
 
 
-def _stack(path: Path, shapes: Shapes, stated: Mapping[str, Any]) -> ModelConfig:
+def _stack(shapes: Shapes, stated: Mapping[str, Any]) -> ModelConfig:
     dim = shapes["aggregator.cls_token"][-1]
     depth = _count(shapes, "aggregator.blocks.")
     hidden, inner = (shapes[f"aggregator.blocks.0.mlp.{fc}.weight"] for fc in ("fc1", "fc2"))
@@ -157,7 +180,7 @@ def _stack(path: Path, shapes: Shapes, stated: Mapping[str, Any]) -> ModelConfig
         camera_head="decoder" if has_cameras else "none",
         camera_encoder="camera_encoder.token_norm.weight" in shapes,
         camera_to_world=has_cameras,
-        taps=_stack_taps(path, (dim, depth, start), stated),
+        taps=_stack_taps((dim, depth, start), stated),
         depth_head="depth_head.projects.0.weight" in shapes,
         point_head=False,
         ray_head="depth_head.scratch.refinenet1_aux.out_conv.weight" in shapes,
@@ -167,7 +190,7 @@ def _stack(path: Path, shapes: Shapes, stated: Mapping[str, Any]) -> ModelConfig
 
 
 def _stack_taps(
-    path: Path, size: tuple[int, int, int | None], stated: Mapping[str, Any]
+    size: tuple[int, int, int | None], stated: Mapping[str, Any]
 ) -> tuple[int, int, int, int]:
     """Return the blocks that the dense head reads, which no shape shows."""
     layers = _stated_layers(stated)
@@ -181,14 +204,16 @@ def _stack_taps(
         ]
         if not same:
             raise CheckpointError(
-                f"{path} is a Depth Anything 3 of {depth} blocks of width {dim} that alternate "
+                f"it is a Depth Anything 3 of {depth} blocks of width {dim} that alternate "
                 f"from block {start}, which is none of the published ones, and no {CONFIG_NAME} "
                 "beside it names the blocks that the head reads (config.net.out_layers)"
             )
         return same[0]
-    if len(layers) != 4:
-        raise CheckpointError(f"{path}: its {CONFIG_NAME} names {len(layers)} out_layers, not 4")
-    first, second, third, fourth = (int(layer) for layer in layers)
+    if len(layers) != 4 or not all(type(layer) is int for layer in layers):
+        raise CheckpointError(
+            f"its {CONFIG_NAME} names the out_layers {short(layers)}: they must be 4 whole numbers"
+        )
+    first, second, third, fourth = layers
     return first, second, third, fourth
 
 

@@ -1,6 +1,6 @@
 """Opens files of weights: one `.safetensors`, several with an index, a hub folder, a PyTorch zip.
 
-Files are mapped and read tensor by tensor. Nothing is unpickled but tensors
+Files are read tensor by tensor, into memory of its own. Nothing is unpickled but tensors
 (`torch.load(weights_only=True)`). Files that are no weights are recognised by their first bytes.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import stat
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from qvggt_core.errors import CheckpointError
+from qvggt_core.model.steady_file import SafetensorsFile, SteadyFile
+from qvggt_core.util.files import read_bounded_text
 from qvggt_core.util.quoting import cut, short
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -29,6 +32,7 @@ _LEGACY_TORCH = (b"\x80\x02\x8a", b"\x80\x02}")
 _HEAD_BYTES = 512
 _MAX_INDEX_BYTES = 1 << 26
 _MAX_PICKLE_BYTES = 1 << 26
+_MAX_NAME_BYTES = 255
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # Where trainers put a network's entries, in the order in which they are looked for.
@@ -42,12 +46,14 @@ class Weights:
     Attributes:
         files: all of them; the first is read first.
         shapes: of the entries, by the names in the files.
-        read: returns an entry on the host, backed by its file where it can be.
+        dtype: returns the type of an entry, without reading it.
+        read: returns an entry on the host, in memory of its own.
         metadata: text entries of a `.safetensors` header.
     """
 
     files: tuple[Path, ...]
     shapes: Mapping[str, tuple[int, ...]]
+    dtype: Callable[[str], torch.dtype]
     read: Callable[[str], Tensor]
     metadata: Mapping[str, str] = field(default_factory=dict)
 
@@ -63,9 +69,7 @@ def open_weights(path: Path) -> Weights:
     head = _head(path)
     _refuse_other_kinds(path, head)
     if head.startswith(_ZIP_MAGIC):
-        state = torch_entries(path)
-        shapes = {name: tuple(value.shape) for name, value in state.items()}
-        return Weights((path,), shapes, state.__getitem__)
+        return _open_torch(path)
     if path.name.endswith(".index.json"):
         return _open_shards(path)
     shard = _SHARD.search(path.name)
@@ -75,6 +79,21 @@ def open_weights(path: Path) -> Weights:
             "or its .index.json"
         )
     return _open_safetensors(path)
+
+
+def _open_torch(path: Path) -> Weights:
+    file = SteadyFile(path)
+    state = torch_entries(path)
+
+    def read(name: str) -> Tensor:
+        # A mapping can be copied only while its file is whole.
+        file.check()
+        tensor = state[name].clone()
+        file.check()
+        return tensor
+
+    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    return Weights((path,), shapes, lambda name: state[name].dtype, read)
 
 
 def torch_entries(path: Path) -> dict[str, Tensor]:
@@ -136,10 +155,15 @@ def _get(content: Any, key: str) -> Any:
 
 def _head(path: Path) -> bytes:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            # Opening a pipe waits for its other end; a device may have no end.
+            raise CheckpointError(f"{path} is a pipe, a socket or a device: name a file of weights")
         with path.open("rb") as file:
             return file.read(_HEAD_BYTES)
     except OSError as error:
         raise CheckpointError(f"cannot open the checkpoint {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise CheckpointError(f"cannot open the checkpoint {short(str(path))}: {error}") from error
 
 
 def _in_folder(folder: Path) -> Path:
@@ -147,7 +171,10 @@ def _in_folder(folder: Path) -> Path:
     for name in (INDEX_NAME, SINGLE_NAME):
         if (folder / name).is_file():
             return folder / name
-    found = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    try:
+        found = sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES and p.is_file())
+    except OSError as error:
+        raise CheckpointError(f"cannot read the folder {folder}: {error.strerror}") from error
     if len(found) == 1:
         return found[0]
     listed = ", ".join(p.name for p in found[:5]) or "none"
@@ -188,14 +215,13 @@ def _refuse_other_kinds(path: Path, head: bytes) -> None:
 
 def _open_safetensors(path: Path) -> Weights:
     try:
-        file = safe_open(path, framework="pt", device="cpu")
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+        file = SafetensorsFile(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is no complete .safetensors file and no "
             f"PyTorch zip file: {error}; download or quantize it again"
         ) from error
-    return Weights((path,), shapes, file.get_tensor, file.metadata() or {})
+    return Weights((path,), file.shapes, file.dtype, file.read, file.metadata)
 
 
 def _open_shards(index: Path) -> Weights:
@@ -221,21 +247,43 @@ def _open_shards(index: Path) -> Weights:
     return Weights(
         (index, *(index.parent / name for name in names)),
         {name: shards[shard].shapes[name] for name, shard in places.items()},
+        lambda name: shards[places[name]].dtype(name),
         lambda name: shards[places[name]].read(name),
     )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    if index.stat().st_size > _MAX_INDEX_BYTES:
-        raise CheckpointError(f"{index} has {index.stat().st_size} bytes: no index is so long")
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        text = read_bounded_text(index, _MAX_INDEX_BYTES)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{index} cannot be read: {short(error)}") from error
+    return weight_map(text, str(index))
+
+
+def weight_map(text: str, source: str) -> dict[str, str]:
+    """Return the file by entry that an index names.
+
+    Args:
+        text: of the index.
+        source: what it is, for errors.
+
+    Raises:
+        CheckpointError: it is no index, or names what is no file beside it.
+    """
+    try:
+        places = json.loads(text)["weight_map"]
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index} is no index of .safetensors files: {short(error)}"
+            f"{source} is no index of .safetensors files: {short(error)}"
         ) from error
     if not isinstance(places, dict) or not all(
-        isinstance(place, str) and Path(place).name == place for place in places.values()
+        isinstance(place, str) and _is_file_name(place) for place in places.values()
     ):
-        raise CheckpointError(f"{index}: its weight_map does not name files beside it")
+        raise CheckpointError(f"{source}: its weight_map does not name files beside it")
     return places
+
+
+def _is_file_name(text: str) -> bool:
+    """Return whether a text names a file of a folder, as long as file systems have them."""
+    is_plain = Path(text).name == text and text not in ("", "..") and "\0" not in text
+    return is_plain and len(text.encode(errors="replace")) <= _MAX_NAME_BYTES

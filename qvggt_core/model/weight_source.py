@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from qvggt_core.util.files import read_bounded_text
+
 SOURCE_NAME = "source.json"
 MAX_TEXT_BYTES = 1 << 16
 """Of a licence text that is kept."""
@@ -41,13 +43,14 @@ def source_metadata(file: Path) -> dict[str, str]:
     """Return what the record beside a file of weights has of it, as metadata; empty without one."""
     path = file.parent / SOURCE_NAME
     try:
-        if path.stat().st_size > 4 * MAX_TEXT_BYTES:
-            return {}
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bounded_text(path, 4 * MAX_TEXT_BYTES))
         source = WeightSource(**content)
         if file.name not in source.sha256:
             return {}
-    except (OSError, ValueError, TypeError):
+        texts = (source.repository, source.commit, source.licence, source.licence_text)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return {}
+    if not all(isinstance(text, str) for text in texts):
         return {}
     return {
         "source": f"{source.repository}@{source.commit}",

@@ -53,7 +53,7 @@ class CalibrationStore:
         run = directory / _RUN
         try:
             same = json.loads(run.read_text(encoding="utf-8"))["fingerprint"] == run_fingerprint
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             same = False
         if not same:
             others = len(list(directory.glob("*.safetensors"))) if directory.exists() else 0

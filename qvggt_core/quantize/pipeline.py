@@ -88,7 +88,7 @@ def quantize_checkpoint(
     """Write a checkpoint in integers that runs without the full-precision one.
 
     Without calibration, one full-precision tensor is in memory at a time, beside the result;
-    with it, the network is, mapped from its file. The file appears whole or not at all.
+    with it, the network is. The file appears whole or not at all.
 
     Args:
         source: full-precision checkpoint of a VGGT; the track head's tensors are left out.

@@ -22,7 +22,7 @@ def frame_cloud(geometry: FrameGeometry, max_depth_edge: float, stride: int = 1)
     Returns:
         The valid points, row by row of the image, in the unit of the depth.
     """
-    keep = np.isfinite(geometry.depth) & ~_on_depth_edge(geometry.depth, max_depth_edge)
+    keep = np.isfinite(geometry.depth) & ~on_depth_edge(geometry.depth, max_depth_edge)
     chosen = np.zeros_like(keep)
     chosen[::stride, ::stride] = keep[::stride, ::stride]
     return Cloud(
@@ -32,7 +32,8 @@ def frame_cloud(geometry: FrameGeometry, max_depth_edge: float, stride: int = 1)
     )
 
 
-def _on_depth_edge(depth: NDArray[np.float32], max_depth_edge: float) -> NDArray[np.bool_]:
+def on_depth_edge(depth: NDArray[np.float32], max_depth_edge: float) -> NDArray[np.bool_]:
+    """Return the pixels (H, W) whose depth steps by more than a share to a neighbour's."""
     edge = np.zeros(depth.shape, dtype=bool)
     for near, far in (
         ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),

@@ -16,7 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from qvggt_ros.io.messages import LATCHED, TYPES, rosbags_typestore
 from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.topics import OWN_NAMESPACE, Topics
-from qvggt_ros.publishing import OUTPUTS
+from qvggt_ros.publishing import GRID_OUTPUT, LATCHED_OUTPUTS, OUTPUTS
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 """Storage plugins by the names of rosbag2."""
@@ -66,15 +66,7 @@ class BagWriter:
         self._writer = Writer(path, version=BAG_VERSION, storage_plugin=STORAGES[storage])
         self._writer.open()
         self._typestore = rosbags_typestore()
-        self._connections: dict[str, Connection] = {
-            topic: self._writer.add_connection(
-                "/tf" if topic == "tf" else OWN_NAMESPACE + topic,
-                TYPES[name],
-                typestore=self._typestore,
-                offered_qos_profiles=LATCHED if topic == "path" else (),
-            )
-            for topic, name in OUTPUTS.items()
-        }
+        self._connections = {topic: self._connect(topic, name) for topic, name in OUTPUTS.items()}
         self._references: dict[str, Connection] = {
             topic: self._writer.add_connection(
                 topic, recording.types[topic], typestore=recording.typestore
@@ -86,9 +78,19 @@ class BagWriter:
     def emit(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Write an output."""
         self._write_references_until(stamp_ns)
+        if topic in GRID_OUTPUT and topic not in self._connections:
+            self._connections[topic] = self._connect(topic, GRID_OUTPUT[topic])
         connection = self._connections[topic]
         data = self._typestore.serialize_cdr(message, connection.msgtype)
         self._writer.write(connection, max(stamp_ns, 0), data)
+
+    def _connect(self, topic: str, name: str) -> Connection:
+        return self._writer.add_connection(
+            "/tf" if topic == "tf" else OWN_NAMESPACE + topic,
+            TYPES[name],
+            typestore=self._typestore,
+            offered_qos_profiles=LATCHED if topic in LATCHED_OUTPUTS else (),
+        )
 
     def copy(self, topic: str, data: bytes, stamp_ns: int) -> None:
         """Keep a reference pose until the outputs have come to its stamp."""

@@ -44,7 +44,7 @@ from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.drivers.node_parameters import declare_all, refusal, unknown_parameters
 from qvggt_ros.drivers.node_transforms import Transforms
 from qvggt_ros.io.messages import Messages, installed_messages
-from qvggt_ros.publishing import Driver, outputs_of
+from qvggt_ros.publishing import LATCHED_OUTPUTS, Driver, outputs_of
 
 try:
     from rclpy.event_handler import SubscriptionEventCallbacks
@@ -211,7 +211,7 @@ class ReconstructNode(LifecycleNode):
         for topic, name in outputs_of(parameters).items():
             if topic != "tf":
                 message_class = getattr(self._messages, name)
-                qos = _LATCHED_QOS if topic == "path" else _OUTPUT_QOS
+                qos = _LATCHED_QOS if topic in LATCHED_OUTPUTS else _OUTPUT_QOS
                 self._publishers_of[topic] = self.create_lifecycle_publisher(
                     message_class, topic, qos
                 )

@@ -20,6 +20,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.errors import RecordingError
 from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.geometry.poses import quaternion, transform
+from qvggt_core.occupancy.grid import OccupancyGrid
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import FrameGeometry, Scale
 from qvggt_ros.io.messages import Messages
@@ -296,6 +297,26 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
         point_step=POINT_DTYPE.itemsize,
         row_step=POINT_DTYPE.itemsize * len(points),
         is_dense=True,
+    )
+
+
+def grid_message(messages: Messages, grid: OccupancyGrid, nanoseconds: int, frame_id: str) -> Any:
+    """Return a floor plan as nav_msgs/OccupancyGrid: -1 unknown, 0 free, 100 occupied."""
+    height, width = grid.cells.shape
+    x, y, z = grid.origin.tolist()
+    return messages.OccupancyGrid(
+        header=header(messages, nanoseconds, frame_id),
+        info=messages.MapMetaData(
+            map_load_time=time_message(messages, nanoseconds),
+            resolution=grid.resolution,
+            width=width,
+            height=height,
+            origin=messages.Pose(
+                position=messages.Point(x=x, y=y, z=z),
+                orientation=messages.Quaternion(x=0.0, y=0.0, z=0.0, w=1.0),
+            ),
+        ),
+        data=messages.small_integers(grid.cells),
     )
 
 

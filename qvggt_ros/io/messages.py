@@ -43,7 +43,7 @@ TYPES: dict[str, str] = {
             "TwistWithCovariance",
             "Vector3",
         ),
-        "nav_msgs": ("Odometry", "Path"),
+        "nav_msgs": ("MapMetaData", "OccupancyGrid", "Odometry", "Path"),
         "sensor_msgs": (
             "CameraInfo",
             "CompressedImage",
@@ -113,6 +113,15 @@ class Messages:
         message = message_class(**fields)
         message.data.frombytes(octets.data)
         return message
+
+    def small_integers(self, values: NDArray[np.int8]) -> Any:
+        """Return an int8 sequence as the message classes want it."""
+        flat = np.ascontiguousarray(values, np.int8).reshape(-1)
+        if not self.installed:
+            return flat
+        numbers = array("b")
+        numbers.frombytes(flat.tobytes())
+        return numbers
 
     def doubles(self, values: Iterable[float]) -> Any:
         """Return a float64 sequence as the message classes want it."""

@@ -80,20 +80,6 @@ def test_foxglove_shows_topics_that_are_published() -> None:
     assert panels(layout["layout"]) == set(layout["configById"])
 
 
-def test_nav2_s_snippet_takes_the_cloud_with_what_its_defaults_would_drop() -> None:
-    content = yaml.safe_load((CONFIG / "nav2_costmap_snippet.yaml").read_text())
-    costmap = content["local_costmap"]["local_costmap"]["ros__parameters"]
-    layer = costmap["voxel_layer"]
-    source = layer[layer["observation_sources"]]
-    assert "voxel_layer" in costmap["plugins"]
-    assert source["topic"] in TOPICS
-    assert source["data_type"] == "PointCloud2"
-    assert 0 < source["min_obstacle_height"] < source["max_obstacle_height"]
-    assert source["obstacle_max_range"] < source["raytrace_max_range"]
-    assert layer["z_voxels"] <= 16
-    assert Parameters().points_frame == "camera"
-
-
 @pytest.mark.parametrize("path", LAUNCH_FILES, ids=lambda path: path.name)
 def test_every_launch_argument_is_documented(path: Path) -> None:
     page = (ROOT / "docs/ros.md").read_text(encoding="utf-8")

@@ -63,7 +63,7 @@ LAYERS = {
         ("geometry",),
         ("model",),
         ("stream",),
-        ("evaluate",),
+        ("evaluate", "occupancy"),
         ("datasets", "doctor"),
         ("protocols", "synthetic"),
         ("training",),

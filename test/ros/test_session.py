@@ -17,6 +17,7 @@ from support.recordings import (
     camera_info_message,
     header,
     image_message,
+    odometry_message,
     stamp_of,
     world_from_camera,
 )
@@ -275,22 +276,8 @@ def test_a_calibration_of_another_frame_is_named(of_info, of_image, is_odd):
 
 
 def odometry(index, position=(0.0, 0.0, 0.0), child="base_link"):
-    zero = M.Vector3(x=0.0, y=0.0, z=0.0)
-    x, y, z = position
-    return M.Odometry(
-        header=header(index, "odom"),
-        child_frame_id=child,
-        pose=M.PoseWithCovariance(
-            pose=M.Pose(
-                position=M.Point(x=x, y=y, z=z),
-                orientation=M.Quaternion(x=0.0, y=0.0, z=np.sqrt(0.5), w=np.sqrt(0.5)),
-            ),
-            covariance=np.zeros(36),
-        ),
-        twist=M.TwistWithCovariance(
-            twist=M.Twist(linear=zero, angular=zero), covariance=np.zeros(36)
-        ),
-    )
+    heading_left = Rotation.from_euler("z", np.pi / 2).as_matrix()
+    return odometry_message(index, transform(heading_left, np.array(position)), child)
 
 
 BASE_FROM_CAMERA = transform(FLU_FROM_OPTICAL[:3, :3], np.array([0.2, 0.0, 0.1]))

@@ -10,7 +10,7 @@ import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, quaternion, transform
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_ros.io.messages import TYPES, rosbags_messages, rosbags_typestore
 
@@ -136,6 +136,27 @@ def pose_message(index: int) -> Any:
         pose=M.Pose(
             position=M.Point(**dict(zip("xyz", pose[:3, 3].tolist(), strict=True))),
             orientation=M.Quaternion(x=x, y=y, z=z, w=w),
+        ),
+    )
+
+
+def odometry_message(index: int, odom_from_child: np.ndarray, child: str = "base_link") -> Any:
+    """Odometry that stands still where it is."""
+    x, y, z = odom_from_child[:3, 3].tolist()
+    qx, qy, qz, qw = quaternion(odom_from_child[:3, :3]).tolist()
+    zero = M.Vector3(x=0.0, y=0.0, z=0.0)
+    return M.Odometry(
+        header=header(index, "odom"),
+        child_frame_id=child,
+        pose=M.PoseWithCovariance(
+            pose=M.Pose(
+                position=M.Point(x=x, y=y, z=z),
+                orientation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
+            ),
+            covariance=np.zeros(36),
+        ),
+        twist=M.TwistWithCovariance(
+            twist=M.Twist(linear=zero, angular=zero), covariance=np.zeros(36)
         ),
     )
 

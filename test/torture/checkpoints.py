@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+import shutil
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from support.figures import Figures, main
 from support.hostile_checkpoints import KINDS, load_and_run, torch_file
+from support.hostile_published import KINDS as PUBLISHED
+from support.hostile_published import use
 
 
 def round_of_cases(folder: Path, figures: Figures, seed: int) -> None:
@@ -18,6 +21,11 @@ def round_of_cases(folder: Path, figures: Figures, seed: int) -> None:
         path = folder / "network.safetensors"
         path.write_bytes(make(random.Random(seed)))
         figures.run(f"{kind} {seed}", partial(load_and_run, path))
+    for kind, make in PUBLISHED.items():
+        network = folder / "published"
+        shutil.rmtree(network, ignore_errors=True)
+        path = make(random.Random(seed), network)
+        figures.run(f"published {kind} {seed}", partial(use, path))
     path = folder / "network.pt"
     path.write_bytes(torch_file(random.Random(seed), marker))
     figures.run(f"torch {seed}", partial(load_and_run, path))

@@ -15,7 +15,7 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.dds.participant import LOOPBACK, Participant, Publisher
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.messages import TYPES, rosbags_messages
-from qvggt_ros.publishing import Driver, outputs_of
+from qvggt_ros.publishing import LATCHED_OUTPUTS, Driver, outputs_of
 
 _SPIN_S = 0.1
 _STOP_TIMEOUT_S = 1.0
@@ -155,7 +155,7 @@ class DdsNode:
             topic: self._participant.publisher(
                 "/tf" if topic == "tf" else f"{below}/{topic}",
                 TYPES[type_name],
-                latched=topic == "path",
+                latched=topic in LATCHED_OUTPUTS,
                 depth=_TRANSFORMS_KEPT if topic == "tf" else 1,
             )
             for topic, type_name in outputs_of(parameters).items()

@@ -122,6 +122,19 @@ def test_shards_come_with_their_index_and_load_by_it(weights, tmp_path) -> None:
     assert checkpoint.metadata["source"].startswith("somebody/sharded@")
 
 
+@pytest.mark.parametrize(
+    "index",
+    [b"{}", b"[]", b"{", b'{"weight_map": 3}', b'{"weight_map": {"a": "../b"}}', b"[" * 99_999],
+)
+def test_an_index_on_the_hub_that_is_none_is_named(tmp_path, index: bytes) -> None:
+    files = {"model.safetensors.index.json": index, "README.md": b"---\n---\n"}
+    with (
+        running(Hub("somebody/sharded", files)) as hub,
+        pytest.raises(CheckpointError, match="index"),
+    ):
+        download("somebody/sharded", tmp_path, agree, hub.endpoint)
+
+
 def test_a_gated_repository_says_what_to_do(hub, tmp_path) -> None:
     hub.gated = True
     with pytest.raises(CheckpointError, match=r"is gated: accept its terms .*hf auth login"):

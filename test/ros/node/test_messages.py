@@ -11,6 +11,7 @@ from rclpy.serialization import serialize_message
 from robot import to_ros
 from support.recordings import HEIGHT, INTRINSICS, WIDTH, M, image_message, world_from_camera
 
+from qvggt_core.occupancy.grid import OccupancyGrid
 from qvggt_core.stream.frame import FrameGeometry, View
 from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_ros.io import conversions, images
@@ -30,6 +31,9 @@ ESTIMATE = conversions.OdometryEstimate(
     GEOMETRY.map_from_camera, np.arange(6.0), np.arange(36.0).reshape(6, 6), np.eye(6)
 )
 STAMP = GEOMETRY.view.stamp_ns
+GRID = OccupancyGrid(
+    np.array([[-1, 0, 100], [0, 0, -1]], np.int8), 0.05, np.array([-3.2, 0.05, -0.4])
+)
 
 
 @pytest.mark.parametrize(
@@ -48,6 +52,7 @@ STAMP = GEOMETRY.view.stamp_ns
             "Path",
             lambda m: conversions.path_message(m, [conversions.pose_message(m, GEOMETRY, "map")]),
         ),
+        ("OccupancyGrid", lambda m: conversions.grid_message(m, GRID, STAMP, "map")),
         (
             "TFMessage",
             lambda m: conversions.transform_message(

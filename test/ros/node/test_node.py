@@ -19,7 +19,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from robot import M, robot, ros_class
 from sensor_msgs_py.point_cloud2 import read_points
 from std_srvs.srv import Trigger
-from support.recordings import camera_info_message, header, stamp_of, world_from_camera
+from support.recordings import (
+    camera_info_message,
+    header,
+    odometry_message,
+    stamp_of,
+    world_from_camera,
+)
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, quaternion
@@ -234,7 +240,7 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
                 "TFMessage",
                 QoSProfile(depth=100),
             )
-            it.publish("odom", odometry_message(odom_from_base, index), "Odometry")
+            it.publish("odom", odometry_message(index, odom_from_base), "Odometry")
             it.film([index])
         it.spin_until(lambda: any(m.header.frame_id == "map" for m in it.received["pose"]))
         it.spin_until(
@@ -266,26 +272,6 @@ def transform_message(parent, child, parent_from_child, index):
                 ),
             )
         ]
-    )
-
-
-def odometry_message(odom_from_base, index):
-    x, y, z = odom_from_base[:3, 3].tolist()
-    qx, qy, qz, qw = quaternion(odom_from_base[:3, :3]).tolist()
-    zero = M.Vector3(x=0.0, y=0.0, z=0.0)
-    return M.Odometry(
-        header=header(index, "odom"),
-        child_frame_id="base_link",
-        pose=M.PoseWithCovariance(
-            pose=M.Pose(
-                position=M.Point(x=x, y=y, z=z),
-                orientation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
-            ),
-            covariance=np.zeros(36),
-        ),
-        twist=M.TwistWithCovariance(
-            twist=M.Twist(linear=zero, angular=zero), covariance=np.zeros(36)
-        ),
     )
 
 
