@@ -1,4 +1,4 @@
-"""Verdicts, poses and certainty on streams that tell nothing, turn, stand still, or lie.
+"""Verdicts, poses and certainty on streams without a scene, turns, standing still, and lies.
 
 A camera of 320x240 in the studio that the shipped network knows, with sensor noise. Rotations are
 compared with the truth, both against the first frame; a rotation's error is given in degrees and
@@ -51,12 +51,12 @@ class Stream:
     Attributes:
         images: (H, W, 3) uint8 each.
         world_from_camera: (N, 4, 4), None where there is no truth.
-        tells: whether there is a scene in the images; if not, no depth may come of them.
+        has_scene: whether there is a scene in the images; if not, no depth may come of them.
     """
 
     images: Images
     world_from_camera: NDArray[np.float64] | None = None
-    tells: bool = True
+    has_scene: bool = True
 
 
 class Studio:
@@ -85,14 +85,14 @@ class Studio:
     def plain(self, value: tuple[int, int, int]) -> Stream:
         """Return images of one colour."""
         image = np.full((_HEIGHT, _WIDTH, 3), value, np.uint8)
-        return Stream([image] * _FRAMES, tells=False)
+        return Stream([image] * _FRAMES, has_scene=False)
 
     def noise(self) -> Stream:
         """Return new noise each time."""
         shape = (_HEIGHT, _WIDTH, 3)
         return Stream(
             [self._rng.integers(0, 256, shape).astype(np.uint8) for _ in range(_FRAMES)],
-            tells=False,
+            has_scene=False,
         )
 
     def chessboard(self) -> Stream:
@@ -108,7 +108,7 @@ class Studio:
             scene = Scene(make_world(("room", "corridor", "arena")[index % 3], seed=index))
             pose = fly(scene.world, "hover", 1, seed=index)[0]
             images.append(scene.render(pose, self.intrinsics, _HEIGHT, _WIDTH, samples=1).colour)
-        return Stream(self.seen(images), tells=False)
+        return Stream(self.seen(images), has_scene=False)
 
     def exposed(self, gains: tuple[float, ...]) -> Stream:
         """Return the flight with gains that follow each other in turn."""
@@ -212,7 +212,7 @@ def measure(results: list[Reconstruction], stream: Stream) -> dict[str, Any]:
         "largest_step": _largest_step(frames, segments),
         "position_sigma_last": float(sigma[-1, 0]),
         "rotation_sigma_last_deg": float(np.degrees(sigma[-1, 1])),
-        "tells": stream.tells,
+        "has_scene": stream.has_scene,
     }
     if stream.world_from_camera is not None:
         error = _rotation_errors(frames, segments, stream.world_from_camera)

@@ -182,6 +182,15 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     TopologicalSorter(IMPORTS).prepare()  # names the circle, if there is one
 
 
+def test_no_test_imports_a_test() -> None:
+    assert not [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for path in sorted((ROOT / "test").rglob("*.py"))
+        for name in imported(path)
+        if name.rpartition(".")[2].startswith("test_")
+    ]
+
+
 def test_only_conversions_fill_message_headers() -> None:
     for path in files("qvggt_ros"):
         if path.name in {"conversions.py", "messages.py", "synthesize.py"}:

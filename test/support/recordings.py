@@ -140,6 +140,24 @@ def pose_message(index: int) -> Any:
     )
 
 
+def transform_message(parent: str, child: str, parent_from_child: np.ndarray, index: int) -> Any:
+    """A tf2_msgs/TFMessage of one transform (4, 4)."""
+    x, y, z = parent_from_child[:3, 3].tolist()
+    qx, qy, qz, qw = quaternion(parent_from_child[:3, :3]).tolist()
+    return M.TFMessage(
+        transforms=[
+            M.TransformStamped(
+                header=header(index, parent),
+                child_frame_id=child,
+                transform=M.Transform(
+                    translation=M.Vector3(x=x, y=y, z=z),
+                    rotation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
+                ),
+            )
+        ]
+    )
+
+
 def odometry_message(index: int, odom_from_child: np.ndarray, child: str = "base_link") -> Any:
     """Odometry that stands still where it is."""
     x, y, z = odom_from_child[:3, 3].tolist()

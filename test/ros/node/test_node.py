@@ -16,7 +16,7 @@ from rcl_interfaces.srv import DescribeParameters, SetParameters
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot import M, robot, ros_class
+from robot import robot, ros_class
 from sensor_msgs_py.point_cloud2 import read_points
 from std_srvs.srv import Trigger
 from support.recordings import (
@@ -24,11 +24,12 @@ from support.recordings import (
     header,
     odometry_message,
     stamp_of,
+    transform_message,
     world_from_camera,
 )
 
 from qvggt_core.errors import ParameterError
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, quaternion
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL
 from qvggt_ros.io.conversions import stamp_ns
 from qvggt_ros.publishing import OUTPUTS
 
@@ -256,23 +257,6 @@ def test_odometry_and_transforms_make_it_metric_and_map_holds_odom():
         }
         assert owned == ("map", "odom")
         assert it.received["odometry"][-1].child_frame_id == "base_link"
-
-
-def transform_message(parent, child, parent_from_child, index):
-    x, y, z = parent_from_child[:3, 3].tolist()
-    qx, qy, qz, qw = quaternion(parent_from_child[:3, :3]).tolist()
-    return M.TFMessage(
-        transforms=[
-            M.TransformStamped(
-                header=header(index, parent),
-                child_frame_id=child,
-                transform=M.Transform(
-                    translation=M.Vector3(x=x, y=y, z=z),
-                    rotation=M.Quaternion(x=qx, y=qy, z=qz, w=qw),
-                ),
-            )
-        ]
-    )
 
 
 def test_a_rig_of_two_cameras():

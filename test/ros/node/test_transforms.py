@@ -18,9 +18,10 @@ from support.recordings import (
     camera_info_message,
     header,
     image_message,
+    odometry_message,
+    transform_message,
     world_from_camera,
 )
-from test_node import odometry_message, transform_message
 from tf2_ros import Buffer, TransformListener
 
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL
@@ -52,7 +53,7 @@ class Drive:
                 message = transform_message("odom", "base_link", odom_from_base, index)
                 message.transforms[0].header = header(index, "odom", stamp_ns=stamp)
                 self.it.publish("/tf", message, "TFMessage", QoSProfile(depth=100))
-            message = odometry_message(odom_from_base, index)
+            message = odometry_message(index, odom_from_base)
             message.header = header(index, "odom", stamp_ns=stamp)
             self.it.publish("odom", message, "Odometry")
             message = camera_info_message(index)
