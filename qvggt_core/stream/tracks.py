@@ -30,7 +30,7 @@ _KEYPOINTS = 1500
 # Where fewer points are followed, a change of the exposure is looked at, if it is more than this.
 _EXPOSED_ALIKE = 0.7
 _SAME_EXPOSURE = 0.02
-# Between these values pixels tell it.
+# Between these values pixels show it.
 _DARKEST, _BRIGHTEST = 8, 247
 # A point goes where the matches around it go: so many, the nearest within a share of the width.
 _NEIGHBOURS = 4
