@@ -191,6 +191,13 @@ def test_no_test_imports_a_test() -> None:
     ]
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "test/ros/node").glob("test_*.py")), ids=str)
+def test_tests_of_the_node_are_skipped_without_ros(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    skip = text.find('pytest.importorskip("rclpy"')
+    assert 0 < skip < min(text.find(f"\n{word} rclpy") % len(text) for word in ("from", "import"))
+
+
 def test_only_conversions_fill_message_headers() -> None:
     for path in files("qvggt_ros"):
         if path.name in {"conversions.py", "messages.py", "synthesize.py"}:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
+pytest.importorskip("rclpy", reason="needs an installed ROS 2, see docs/ros.md")
+
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from robot import NAMESPACE, robot, ros_class
