@@ -95,7 +95,7 @@ def read_sensor(path: Path) -> tuple[Camera, NDArray[np.float64]]:
         body_from_camera = np.array(content["T_BS"]["data"], dtype=np.float64).reshape(4, 4)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise DatasetError(f"{path} does not describe a camera of EuRoC: {short(error)}") from error
-    if model not in _DISTORTION:
+    if not isinstance(model, str) or model not in _DISTORTION:
         raise DatasetError(
             f"{path}: distortion_model {short(model)} is not known; known: {', '.join(_DISTORTION)}"
         )

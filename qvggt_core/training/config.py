@@ -6,7 +6,14 @@ import math
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    model_validator,
+)
 
 from qvggt_core.errors import TrainingError
 from qvggt_core.training.clips import PoolConfig
@@ -118,6 +125,19 @@ class TrainConfig(BaseModel):
     evaluation_frames: int = Field(4, ge=2)
     evaluation_clips: int = Field(48, gt=0)
     _directory: Path = PrivateAttr(default=Path())
+
+    @model_validator(mode="after")
+    def _numbers_are_finite(self) -> TrainConfig:
+        waiting: list[tuple[str, Any]] = [("", self.model_dump())]
+        while waiting:
+            name, value = waiting.pop()
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name.strip('.')} is {value}, and must be a finite number")
+            if isinstance(value, dict):
+                waiting += [(f"{name}.{key}", each) for key, each in value.items()]
+            elif isinstance(value, list | tuple):
+                waiting += [(name, each) for each in value]
+        return self
 
     @model_validator(mode="after")
     def _splits_are_apart(self) -> TrainConfig:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import tempfile
 from bisect import bisect_right
@@ -12,11 +13,14 @@ from typing import Any, Final
 
 from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import TypesysError
 
 from qvggt_ros.io.messages import LATCHED, TYPES, rosbags_typestore
 from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.topics import OWN_NAMESPACE, Topics
 from qvggt_ros.publishing import GRID_OUTPUT, LATCHED_OUTPUTS, OUTPUTS
+
+logger = logging.getLogger(__name__)
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 """Storage plugins by the names of rosbag2."""
@@ -67,12 +71,7 @@ class BagWriter:
         self._writer.open()
         self._typestore = rosbags_typestore()
         self._connections = {topic: self._connect(topic, name) for topic, name in OUTPUTS.items()}
-        self._references: dict[str, Connection] = {
-            topic: self._writer.add_connection(
-                topic, recording.types[topic], typestore=recording.typestore
-            )
-            for topic in topics.reference
-        }
+        self._references = self._connect_references(recording, topics)
         self._pending: list[tuple[int, str, bytes]] = []
 
     def emit(self, topic: str, message: Any, stamp_ns: int) -> None:
@@ -91,6 +90,18 @@ class BagWriter:
             typestore=self._typestore,
             offered_qos_profiles=LATCHED if topic in LATCHED_OUTPUTS else (),
         )
+
+    def _connect_references(self, recording: Recording, topics: Topics) -> dict[str, Connection]:
+        """Return those references whose types the recording defines whole; others are left out."""
+        found = {}
+        for topic in topics.reference:
+            try:
+                found[topic] = self._writer.add_connection(
+                    topic, recording.types[topic], typestore=recording.typestore
+                )
+            except TypesysError as error:
+                logger.warning("%s is not copied into the result: %s", topic, error)
+        return found
 
     def copy(self, topic: str, data: bytes, stamp_ns: int) -> None:
         """Keep a reference pose until the outputs have come to its stamp."""

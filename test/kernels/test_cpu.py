@@ -125,6 +125,13 @@ def test_results_do_not_live_in_a_scratch():
     assert torch.equal(first, kept)
 
 
+@pytest.mark.parametrize("dtype", sorted(cpu_linear.ENCODINGS, key=str))
+def test_a_weight_without_rows_may_have_any_strides(dtype):
+    empty = torch.empty_strided((0, 1, 8), (32, 32, 0), dtype=torch.int16)
+    weight = PackedWeight(empty, torch.ones(0, 1, dtype=dtype))
+    assert cpu_linear.dequantize(weight, dtype).shape == (0, 32)
+
+
 def test_threads_do_not_share_a_scratch():
     weights = [packed_weight(128, 128, seed=seed) for seed in range(4)]
     x = tokens(16, 128)

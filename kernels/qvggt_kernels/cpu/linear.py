@@ -76,6 +76,8 @@ def dequantize(weight: PackedWeight, dtype: torch.dtype) -> Tensor:
     """
     mask, exponent, zero = ENCODINGS[dtype]
     qweight = weight.qweight.contiguous()
+    if qweight.numel() == 0:  # any stride counts as contiguous there, and cannot be viewed
+        qweight = qweight.new_empty(qweight.shape)
     views = _scratch.views.get((dtype, qweight.shape)) or _new_views(dtype, qweight.shape)
     packed = qweight.view(torch.int32) if dtype == torch.bfloat16 else qweight
     torch.bitwise_right_shift(packed.unsqueeze(2), SHIFTS, out=views.words)

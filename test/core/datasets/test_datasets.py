@@ -609,3 +609,15 @@ def test_choices_that_make_no_sense_are_refused(tmp_path, choices, message):
     with pytest.raises(ParameterError, match=message):
         write(tmp_path / "set", **{"layout": "tum", **choices})
     assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize("model", ["[a, b]", "{a}", "{a: 1}", "3", "null"])
+def test_a_lens_that_is_no_name_is_refused(tmp_path, model):
+    path = tmp_path / "sensor.yaml"
+    path.write_text(
+        f"T_BS: {{data: {np.eye(4).ravel().tolist()}}}\nresolution: [752, 480]\n"
+        f"intrinsics: [458, 457, 367, 248]\ndistortion_model: {model}\n"
+        "distortion_coefficients: [0, 0, 0, 0]\n"
+    )
+    with pytest.raises(DatasetError, match="distortion_model"):
+        euroc.read_sensor(path)

@@ -217,6 +217,8 @@ def test_the_rate_rises_holds_and_falls() -> None:
         ({"evaluation_pool": TINY["pool"]}, "judged on flights"),
         ({"stages": [{"until": 9}, {"until": 5}]}, "each must end later"),
         ({"pace": 3}, "pace"),
+        ({"pool": {**TINY["pool"], "step_low": float("nan")}}, "pool.step_low is nan"),
+        ({"model": {**TINY["model"], "embed_dim": float("inf")}}, "model.embed_dim is inf"),
     ],
 )
 def test_wrong_configurations_are_refused(tmp_path: Path, change: dict, says: str) -> None:
