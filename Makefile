@@ -30,7 +30,7 @@ run: setup ## fly through a synthetic room and reconstruct it, into out/sample
 $(VENV)/.reference: $(VENV)/.ready requirements-reference.txt
 	-$(BIN)/python -m pip install --quiet -r requirements-reference.txt && touch $@
 
-test: setup $(VENV)/.reference ## run the tests (a few minutes on two cores)
+test: setup $(VENV)/.reference ## run the tests (about 20 minutes on two cores)
 	$(BIN)/python -m pytest
 
 QUICK := test/core/geometry test/core/stream test/core/doctor test/core/test_optional.py \

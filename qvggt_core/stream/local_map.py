@@ -208,7 +208,7 @@ class LocalMap:
         return located, result
 
     def _are_proven(self, ids: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return which points have agreed with the map in several keyframes.
+        """Return which points several keyframes have seen.
 
         Where many points disagree, something moves by itself, and its points may outnumber the
         scene's: those that it brought are none of these.

@@ -13,7 +13,8 @@ from scipy.spatial import cKDTree
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.stream.image_features import features_of, matched
 
-_CORNER_QUALITY = 0.005
+# Share of the strongest corner's texture: none, or one thing of much texture would hide the rest.
+_CORNER_QUALITY = 1e-6
 _LK_LEVELS = 4
 _LK_CRITERIA = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_COUNT, 20, 0.03)
 # Flow in pure noise goes back to within half a pixel of its start by chance in one case of 18.
@@ -151,7 +152,7 @@ class Tracker:
         for x, y in self._points:
             cv2.circle(allowed, (round(float(x)), round(float(y))), distance, 0, cv2.FILLED)
         found, strength = cv2.goodFeaturesToTrackWithQuality(
-            grey, _CANDIDATES * self._corners, 1e-6, distance, allowed, blockSize=5
+            grey, _CANDIDATES * self._corners, _CORNER_QUALITY, distance, allowed, blockSize=5
         )
         if found is None or len(found) == 0:
             return
