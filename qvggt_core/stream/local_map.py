@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import inverse
+from qvggt_core.geometry.poses import exactly_rigid, inverse
 from qvggt_core.stream.adjustment import Adjusted, adjust
 from qvggt_core.stream.founding import FoundingViews, founding_views, misfit, path_length
 from qvggt_core.stream.map_keyframes import (
@@ -139,7 +139,7 @@ class LocalMap:
 
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
-        starts = [self._motion @ self._pose, self._pose]
+        starts = [exactly_rigid(self._motion @ self._pose), self._pose]
         if not self.is_founded:
             # What moves by itself may look as if the camera had not turned.
             starts += turned_since(self._last, tracks, self._pose)

@@ -167,7 +167,7 @@ class Live:
             self.session.on_images({"": image})
             # The thread that localises is slower than images come here.
             self.session._worker.call(lambda: None).result(20.0)
-            self.session._worker.call(self.session._loops.finish).result(20.0)
+            self.session._worker.call(self.session._maps.loops.finish).result(20.0)
 
     @property
     def status(self):
@@ -193,7 +193,7 @@ def test_a_live_camera_is_found_in_the_map_that_a_parameter_names(box, live, tmp
     it.fly()
     assert it.status["localisation"] == "localised in map box after 3 keyframes"
     assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
-    with pytest.raises(MapError, match="no keyframes are kept"):
+    with pytest.raises(MapError, match="localization_only false it grows"):
         it.session.save_keyframes().result(20.0)
     assert list(tmp_path.iterdir()) == []
 
@@ -224,3 +224,66 @@ def test_images_in_python_are_found_in_the_map_too(box, checkpoint):
     apart = unit * found.poses[:, :3, 3] - expected[:, :3, 3]
     assert np.linalg.norm(apart, axis=1).max() < 0.2
     assert not qvggt.Reconstruction(LoadedNetwork(None, PARAMETERS, {})).is_in_loaded_map
+
+
+def test_a_map_is_loaded_while_images_come(box, live):
+    it = live(LATER, map_directory=str(box.parent))
+    answer = it.session.load_map("box").result(20.0)
+    assert answer.startswith("map box of 24 keyframes is loaded; it stays as it is")
+    assert it.session.parameters.loop_closure
+    it.fly()
+    assert it.status["localisation"] == "localised in map box after 3 keyframes"
+    assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
+
+
+def test_a_map_that_cannot_be_loaded_changes_nothing(box, live, tmp_path):
+    it = live(LATER, map_directory=str(box.parent))
+    (tmp_path / "letter").mkdir()
+    for place, why in {
+        "nowhere": "no saved map",
+        str(tmp_path / "letter"): "no saved map",
+        "package://maps/box": "no place of a map",
+        "": "no place of a map",
+    }.items():
+        with pytest.raises(MapError, match=why):
+            it.session.load_map(place).result(20.0)
+    it.fly()
+    assert it.status["localisation"] is None
+    assert set(it.worlds) == {"qvggt_unscaled"}
+
+
+def test_the_map_of_a_flight_is_frozen_and_grows_again(live, tmp_path):
+    it = live(mapped_room.TRUTH, loop_closure=True, map_directory=str(tmp_path))
+    with pytest.raises(MapError, match="no map to save"):
+        it.session.set_localization_only(True).result(20.0)
+    it.fly()
+    assert "stays as it is" in it.session.set_localization_only(True).result(20.0)
+    it.fly()
+    assert it.status["localisation"] == "localised in map of this flight after 3 keyframes"
+    with pytest.raises(MapError, match="localization_only false"):
+        it.session.save_keyframes().result(20.0)
+    assert "are added" in it.session.set_localization_only(False).result(20.0)
+    it.fly()
+    assert it.status["localisation"] == "localised in map of this flight, which grows"
+    _, count = it.session.save_keyframes().result(20.0)
+    assert count > len(mapped_room.TRUTH)
+
+
+def test_a_recording_extends_a_map(box, later, folder, checkpoint):
+    parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), localization_only=False)
+    summary = replay(
+        later,
+        folder / "longer",
+        LoadedNetwork(mapped_room.BoxNetwork(LATER), parameters, {}),
+        ReplayOptions(report=False),
+        maps=MapOptions(load_map=box, save_map=folder / "larger"),
+        comparison=Comparison(None),
+    )
+    localisation = "localised in map box, which grows"
+    assert summary.metrics["result"]["localisation"] == localisation
+    before, after = read_map(box), read_map(folder / "larger")
+    assert len(after.keyframes) == len(before.keyframes) + len(LATER)
+    expected = mapped_room.MAP_FROM_ROOM @ np.concatenate([mapped_room.TRUTH, LATER])
+    unit = scale_between(after.poses, expected)
+    apart = unit * after.poses[:, :3, 3] - expected[:, :3, 3]
+    assert np.linalg.norm(apart, axis=1).max() < 0.2

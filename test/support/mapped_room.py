@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.stream import WindowPrediction
 from qvggt_core.stream.frame import Scale
 from qvggt_core.stream.loop_closure import LoopClosure
@@ -36,6 +36,18 @@ def mapped(is_metric: bool = True) -> LoopFinder:
 def saved(is_metric: bool = True) -> SavedMap:
     """Return the map of that flight."""
     return SavedMap.of(mapped(is_metric), NETWORK, "imu", "box")
+
+
+def twice() -> SavedMap:
+    """Return a map that holds the room and, 9 m away, its copy."""
+    one = saved()
+    copy = transform(np.eye(3), np.array([9.0, 0.0, 0.0])) @ one.poses
+    return replace(
+        one,
+        poses=np.concatenate([one.poses, copy]),
+        keyframes=2 * one.keyframes,
+        places=np.concatenate([one.places, one.places]),
+    )
 
 
 def in_units(

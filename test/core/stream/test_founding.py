@@ -93,3 +93,22 @@ def test_a_map_of_a_plane_is_founded_on_the_true_one(step, turn, slope, seed):
     assert local_map.is_settled
     first, last = (local_map.keyframes[i].camera_from_map for i in (0, -1))
     assert degrees_apart(last @ inverse(first), poses[-1]) < 1.0
+
+
+def test_poses_stay_rotations_on_a_long_way():
+    """Each pose is looked for where the motion before leads: rounding must not grow with that."""
+    rng = np.random.default_rng(2)
+    places = np.column_stack(
+        [rng.uniform(-2, 9, 900), rng.uniform(-2, 2, 900), rng.uniform(2, 6, 900)]
+    )
+    local = LocalMap(tracks_of(places, transform(np.eye(3), np.zeros(3)), rng), np.eye(4), 4.0)
+    for number in range(1, 50):
+        turn = Rotation.from_euler("y", 4 * np.sin(0.3 * number), degrees=True).as_matrix()
+        there = transform(turn, -turn @ np.array([0.12 * number, 0.0, 0.0]))
+        tracks = tracks_of(places, there, rng)
+        located = local.locate(tracks)
+        if number % 4 == 0:
+            local.add_keyframe(tracks, located)
+    rotation = local.keyframes[-1].camera_from_map[:3, :3]
+    np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
+    assert degrees_apart(local.keyframes[-1].camera_from_map, there) < 4.0
