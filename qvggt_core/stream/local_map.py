@@ -379,10 +379,9 @@ class LocalMap:
         best = maps[int(np.argmin(misfits))]
         if min(misfits) > _DISPUTED:
             return
-        if self.is_founded:
-            # Poses that went out stay where they were: a change must be worth it.
-            if min(misfits) > _WORTH_A_CHANGE * misfits[0]:
-                return
+        # Poses that went out stay where they were: a change must be worth it.
+        if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
+            return
         self.points, self.keyframes, self.outliers = best.points, best.keyframes, best.outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.
