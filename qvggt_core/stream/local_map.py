@@ -137,6 +137,11 @@ class LocalMap:
         """Whether what founded the map has stood for a while: two views may be misread."""
         return self.is_founded and self._since_founding >= _TO_SETTLE
 
+    @property
+    def _has_free_scale(self) -> bool:
+        """Whether an adjustment may change the unit of poses that went out: only one pose holds."""
+        return self.is_founded and len(self.keyframes) <= _FREE + 1
+
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
         starts = [exactly_rigid(self._motion @ self._pose), self._pose]
@@ -231,9 +236,12 @@ class LocalMap:
         if self.is_founded:
             self._leave_out_strangers(last, keyframe, last.tracks.ids[new])
         self._since_founding += self.is_founded
+        length = path_length(self.keyframes) if self._has_free_scale else None
         if not self.is_founded or self._since_founding in _TO_REVIEW:
             self._try_to_found()
         self.refine()
+        if length is not None:
+            self.rescale(length / path_length(self.keyframes))
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
 
@@ -371,14 +379,9 @@ class LocalMap:
         best = maps[int(np.argmin(misfits))]
         if min(misfits) > _DISPUTED:
             return
-        if self.is_founded:
-            # Poses that went out stay where they were: a change must be worth it.
-            if min(misfits) > _WORTH_A_CHANGE * misfits[0]:
-                return
-            # The unit is theirs.
-            best.rescale(
-                path_length(self.keyframes[-first:]) / path_length(best.keyframes[-first:])
-            )
+        # Poses that went out stay where they were: a change must be worth it.
+        if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
+            return
         self.points, self.keyframes, self.outliers = best.points, best.keyframes, best.outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.

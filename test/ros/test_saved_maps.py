@@ -8,15 +8,7 @@ from support import drifting_flight as flights
 from support import hostile_checkpoints as hostile
 from support import mapped_room
 from support.plain_parameters import PLAIN
-from support.recordings import (
-    M,
-    camera_info_message,
-    header,
-    image_message,
-    read_recording,
-    stamp_of,
-    write_recording,
-)
+from support.recordings import M, read_recording
 
 import qvggt_core as qvggt
 from qvggt_core.errors import MapError, OutputError, ParameterError
@@ -30,27 +22,6 @@ from qvggt_ros.publishing import Driver
 
 PARAMETERS = PLAIN.with_values(window_size=4, window_stride=2)
 LATER = flights.circle(40, 0.6, radius=2.15)[7:17]
-
-
-def messages(poses):
-    """Yield the images of a flight and their calibration."""
-    size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
-    k = flights.CAMERA.intrinsics
-    for index, picture in enumerate(mapped_room.pictures(poses)):
-        image = image_message(0, header=header(index), step=3 * size["width"], **size)
-        image.data = picture.reshape(-1)
-        projection = np.hstack([k, np.zeros((3, 1))]).ravel()
-        yield image, camera_info_message(index, k=k.ravel(), p=projection, **size)
-
-
-def recording(path, poses):
-    entries = []
-    for index, (image, info) in enumerate(messages(poses)):
-        entries += [
-            ("/camera/image_raw", "Image", stamp_of(index), image),
-            ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
-        ]
-    return write_recording(path, entries)
 
 
 def run(bag, output, poses, checkpoint, **maps):
@@ -79,14 +50,14 @@ def checkpoint(folder):
 
 @pytest.fixture(scope="module")
 def box(folder, checkpoint):
-    bag = recording(folder / "in", mapped_room.TRUTH)
+    bag = mapped_room.recording(folder / "in", mapped_room.TRUTH)
     run(bag, folder / "out", mapped_room.TRUTH, checkpoint, save_map=folder / "box")
     return folder / "box"
 
 
 @pytest.fixture(scope="module")
 def later(folder):
-    return recording(folder / "later", LATER)
+    return mapped_room.recording(folder / "later", LATER)
 
 
 def test_the_map_is_beside_the_result_and_has_the_network_s_hash(box, folder, checkpoint):
@@ -121,7 +92,7 @@ def test_a_later_recording_is_found_in_the_map(box, later, folder, checkpoint):
 
 def test_where_nothing_is_recognised_the_result_stays_outside(box, folder, checkpoint):
     away = flights.circle(60, 1.0)[46:51]
-    bag = recording(folder / "away", away)
+    bag = mapped_room.recording(folder / "away", away)
     summary = run(bag, folder / "lost", away, checkpoint, load_map=box)
     assert summary.metrics["result"]["localisation"] == "not localised in map box yet"
     assert (folder / "lost" / "trajectory_1.tum").exists()
@@ -162,7 +133,7 @@ class Live:
             self.worlds.append(message.header.frame_id)
 
     def fly(self):
-        for image, info in messages(self.poses):
+        for image, info in mapped_room.messages(self.poses):
             self.session.on_camera_info(info, "")
             self.session.on_images({"": image})
             # The thread that localises is slower than images come here.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +17,13 @@ from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.saved_map import SavedMap
 from support import drifting_flight as flights
 from support import known_room
+from support.recordings import (
+    camera_info_message,
+    header,
+    image_message,
+    stamp_of,
+    write_recording,
+)
 
 NETWORK = "5a" * 32
 TRUTH = flights.circle(24, 0.6)
@@ -103,3 +111,25 @@ def pictures(poses: np.ndarray) -> list[np.ndarray]:
     for index, image in enumerate(images):
         image[: 2 * flights.ZOOM, : 2 * flights.ZOOM] = index
     return images
+
+
+def messages(poses: np.ndarray) -> Iterator:
+    """Yield the images of a flight and their calibration."""
+    size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
+    k = flights.CAMERA.intrinsics
+    for index, picture in enumerate(pictures(poses)):
+        image = image_message(0, header=header(index), step=3 * size["width"], **size)
+        image.data = picture.reshape(-1)
+        projection = np.hstack([k, np.zeros((3, 1))]).ravel()
+        yield image, camera_info_message(index, k=k.ravel(), p=projection, **size)
+
+
+def recording(path: Path, poses: np.ndarray) -> Path:
+    """Write a flight through the box as a recording; return its path."""
+    entries = []
+    for index, (image, info) in enumerate(messages(poses)):
+        entries += [
+            ("/camera/image_raw", "Image", stamp_of(index), image),
+            ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
+        ]
+    return write_recording(path, entries)

@@ -112,3 +112,31 @@ def test_poses_stay_rotations_on_a_long_way():
     rotation = local.keyframes[-1].camera_from_map[:3, :3]
     np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
     assert degrees_apart(local.keyframes[-1].camera_from_map, there) < 4.0
+
+
+def test_the_unit_stays_that_of_the_poses_that_went_out():
+    """While one keyframe alone is held, predicted depth may pull all the others nearer or away.
+
+    The median of these predictions is right, as the verifier sees to, their mean is not.
+    """
+    rng = np.random.default_rng(3)
+    places = np.column_stack([*rng.uniform(-3, 3, (2, 500)), rng.uniform(2.0, 8.0, 500)])
+    local_map = LocalMap(tracks_of(places, pose(0), rng), pose(0), distance=4.0)
+    went_out = []
+    for number in range(1, 18):
+        tracks = tracks_of(places, pose(number), rng)
+        local_map.add_keyframe(tracks, local_map.locate(tracks))
+        if local_map.is_founded:
+            went_out.append((number, inverse(local_map.keyframes[-1].camera_from_map)[:3, 3]))
+            known = local_map.points.inverse_distance
+            lopsided = np.exp(rng.exponential(0.5, len(known)))
+            local_map.expect(local_map.points.ids, known * lopsided / np.exp(0.5 * np.log(2)), 0.2)
+    assert len(went_out) > 10
+    true = np.array([inverse(pose(number))[:3, 3] for number, _ in went_out])
+    found = np.array([place for _, place in went_out])
+    scale = [
+        np.linalg.norm(found[part][-1] - found[part][0])
+        / np.linalg.norm(true[part][-1] - true[part][0])
+        for part in (slice(0, 5), slice(-5, None))
+    ]
+    assert scale[1] == pytest.approx(scale[0], rel=0.03)
