@@ -287,8 +287,15 @@ class Parameters(BaseModel):
     load_map: str = Field(
         "",
         description=(
-            "Directory of a saved map in which the camera is looked for; the map is not changed. "
-            "Turns loop_closure on."
+            "Directory of a saved map in which the camera is looked for. Turns loop_closure on."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
+    localization_only: bool = Field(
+        True,
+        description=(
+            "Leave a loaded map as it is; without, new keyframes are added to it, and loops may "
+            "move it."
         ),
         json_schema_extra=_STRUCTURAL,
     )

@@ -14,10 +14,10 @@ from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.builder import ResultBuilder
 from qvggt_core.stream.frame import Frame, FrameGeometry
+from qvggt_core.stream.keyframe_placement import WORLD
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_core.stream.load_network import load_network as load
 from qvggt_core.stream.loaded_map import loops_of
-from qvggt_core.stream.localiser import WORLD
 from qvggt_core.stream.reconstructor import Reconstructor
 
 _PERIOD_NS = 100_000_000

@@ -23,6 +23,7 @@ from qvggt_core.export.scene import Scene
 from qvggt_core.geometry.cloud import write_ply
 from qvggt_core.util.directories import OutputKind, new_output
 from qvggt_core.util.files import atomic_path, read_bounded_text, write_atomically
+from qvggt_core.util.output_files import check_file
 
 FILE_FORMATS = ("ply", "pcd", "glb")
 DIRECTORY_FORMATS = ("colmap", "colmap-text", "nerfstudio")
@@ -58,14 +59,17 @@ def write_scene(
         scene: what is written.
         name: one of `FILE_FORMATS` or `DIRECTORY_FORMATS`.
         overwrite: whether a file that is there, or a former export, is replaced.
-        inputs: directories that must not lie in the output.
+        inputs: directories that must not lie in the output, nor a file in them.
 
     Raises:
         OutputError: something is in the way, the place cannot be written, or the scene lacks what
             the format needs.
     """
     if name in FILE_FORMATS:
-        _write_file(output, scene, name, overwrite)
+        check_file(output, lambda path: True, inputs)
+        if output.exists() and not overwrite:
+            raise OutputError(f"{output} exists: choose another, or replace it with --overwrite")
+        _write_file(output, scene, name)
         return
     if not scene.images:
         raise OutputError(
@@ -81,11 +85,7 @@ def write_scene(
             raise OutputError(f"the export cannot be written to {output}: {error}") from error
 
 
-def _write_file(output: Path, scene: Scene, name: str, overwrite: bool) -> None:
-    if output.exists() and not output.is_file():
-        raise OutputError(f"{output} exists and is no file: choose another, it is left alone")
-    if output.exists() and not overwrite:
-        raise OutputError(f"{output} exists: choose another, or replace it with --overwrite")
+def _write_file(output: Path, scene: Scene, name: str) -> None:
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(output) as partial:

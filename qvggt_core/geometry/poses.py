@@ -40,6 +40,19 @@ def inverse(a_from_b: NDArray) -> NDArray[np.float64]:
     return result
 
 
+def exactly_rigid(a_from_b: NDArray) -> NDArray[np.float64]:
+    """Return transforms (..., 4, 4) without what products have left of rounding in their rotations.
+
+    `inverse` transposes: where a transform comes from the inverse of one before, such errors double
+    with each step, and forty steps make them visible.
+    """
+    result = np.array(a_from_b, np.float64)
+    rotation = result[..., :3, :3].reshape(-1, 3, 3)
+    exact = Rotation.from_matrix(rotation).as_matrix()
+    result[..., :3, :3] = exact.reshape(result[..., :3, :3].shape)
+    return result
+
+
 def cross_matrix(vector: NDArray) -> NDArray[np.float64]:
     """Return the (3, 3) matrix that multiplies like the cross product of a vector (3,)."""
     x, y, z = vector

@@ -36,6 +36,8 @@ _MAX_NAME_BYTES = 255
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})\.safetensors$")
 _SUFFIXES = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 # Where trainers put a network's entries, in the order in which they are looked for.
+# A tensor may repeat what is stored once, up to so much.
+_REPEATED_BYTES = 1 << 20
 _NESTING_KEYS = ("model", "state_dict", "model_state_dict", "ema", "ema_state_dict")
 
 
@@ -121,13 +123,21 @@ def torch_entries(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} holds a {type(content).__name__}, not named tensors")
     entries = {name: value for name, value in content.items() if isinstance(value, Tensor)}
     odd = [name for name, value in entries.items() if not isinstance(name, str)]
-    odd += [name for name, value in entries.items() if value.layout != torch.strided]
+    odd += [name for name, value in entries.items() if not _is_stored(value)]
     if odd:
         raise CheckpointError(
             f"{path}: its entry {short(odd[0])} is no dense tensor with a name: it is no "
             "state_dict of a network"
         )
     return entries
+
+
+def _is_stored(tensor: Tensor) -> bool:
+    """Return whether a tensor is dense, and its values are in the file one by one."""
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return False
+    needed = tensor.numel() * tensor.element_size()
+    return needed <= max(tensor.untyped_storage().nbytes(), _REPEATED_BYTES)
 
 
 def _check_torch_zip(path: Path) -> None:

@@ -87,6 +87,7 @@ def import_awq_linear(
     u = unpack_awq(qweight)
     rows, columns = u.shape
     for name, tensor in (("scales", scales), ("scaled_zeros", scaled_zeros)):
+        _check_numbers(name, tensor)
         if tensor.dim() != 2 or tensor.shape[1] != rows or tensor.shape != scales.shape:
             raise QuantizationError(
                 f"{name} are {tuple(tensor.shape)}, a weight of {rows}x{columns} needs "
@@ -99,7 +100,7 @@ def import_awq_linear(
     zeros = -scaled_zeros.t().float() / torch.where(steps == 0, 1, steps)
     whole = zeros.round()
     # float16 holds a product of 15 and a scale to a relative 2^-11.
-    if (zeros - whole).abs().max() > 0.05 or whole.min() < 0 or whole.max() > 15:
+    if not (zeros - whole).abs().max() <= 0.05 or whole.min() < 0 or whole.max() > 15:
         raise QuantizationError(
             f"zero points range over [{float(zeros.min()):.3f}, {float(zeros.max()):.3f}] and are "
             "no whole numbers of 0 to 15: the file is of another format"
@@ -179,6 +180,7 @@ def import_released(
     config = sizes_from_shapes(source, shapes, {}).config
     token = next((released[name] for name in _TOKENS if name in released), None)
     if token is not None:
+        _check_numbers("the compensation token", token)
         state["camera_head.cict_token"] = token.flatten().float()
     metadata = {
         **describe_linears(linears),
@@ -193,15 +195,16 @@ def import_released(
 
 
 def _linear(source: Path, released: Mapping[str, Tensor], path: str) -> Int4Linear:
-    factors = None
-    if path.endswith(".fc2"):
-        factors = released.get(path.removesuffix(".fc2") + _FACTORS)
+    name = path.removesuffix(".fc2") + _FACTORS
+    factors = released.get(name) if path.endswith(".fc2") else None
     try:
+        qweight = released[f"{path}.qweight"]
+        columns = qweight.shape[-1] if qweight.dim() else 0
         return import_awq_linear(
-            released[f"{path}.qweight"],
+            qweight,
             released[f"{path}.scales"],
             released[f"{path}.scaled_zeros"],
-            input_scale=None if factors is None else 1 / factors.flatten().float(),
+            None if factors is None else _input_scale(name, factors, columns),
         )
     except KeyError as error:
         raise CheckpointError(f"{source}: {path} has no {error}") from None
@@ -215,9 +218,28 @@ def _entries(source: Path) -> dict[str, Tensor]:
     return {name.removeprefix(_PREFIX): tensor for name, tensor in torch_entries(source).items()}
 
 
+def _check_numbers(name: str, tensor: Tensor) -> None:
+    if not tensor.is_floating_point() or not torch.isfinite(tensor.float()).all():
+        raise QuantizationError(
+            f"{name} ({tensor.dtype}) must be finite floating-point numbers: the file is damaged "
+            "or of another format"
+        )
+
+
+def _input_scale(name: str, factors: Tensor, columns: int) -> Tensor:
+    """Return factors on the input of a linear of so many columns: the file has their inverse."""
+    _check_numbers(name, factors)
+    if factors.numel() != columns or (factors == 0).any():
+        raise QuantizationError(
+            f"{name} {tuple(factors.shape)} must be {columns} numbers, none of them 0"
+        )
+    return 1 / factors.flatten().float()
+
+
 def _stored(name: str, tensor: Tensor) -> Tensor:
     """Return an entry in the precision in which our own quantization keeps it."""
     if not tensor.is_floating_point():
         return tensor
+    _check_numbers(name, tensor)
     is_fine = PRESETS["uniform"].precision(name, tensor.shape).bits == 32
     return tensor.to(torch.float32 if is_fine else torch.bfloat16)

@@ -23,8 +23,7 @@ def check_target(target: Path, sources: Iterable[Path]) -> None:
     for source in sources:
         if target.exists() and source.exists() and target.samefile(source):
             raise QuantizationError(
-                f"{target} is the file to quantize: its full-precision weights would be lost, name "
-                "another output"
+                f"{target} is the file that is read: its weights would be lost, name another output"
             )
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

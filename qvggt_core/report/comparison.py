@@ -19,6 +19,17 @@ from qvggt_core.util.files import write_atomically
 
 _COLORS = ("c1", "c3", "c4", "c5", "c6", "c7", "c8", "c2")
 _MAX_LINES = 16
+# The title of a page ends before.
+_HEAD_BYTES = 1 << 16
+
+
+def is_page(path: Path) -> bool:
+    """Return whether a file is a page that this package wrote."""
+    try:
+        with path.open("rb") as file:
+            return b" qvggt</title>" in file.read(_HEAD_BYTES)
+    except OSError:
+        return False
 
 
 def write_comparison(

@@ -44,10 +44,14 @@ _BAR_CELLS = 10
 _COSTS = ("MB", "bits/weight", "peak MiB", "ms")
 
 
+FILES = ("comparison.json", "comparison.md", "comparison.html")
+"""Names of the files with the tables."""
+
+
 def write_tables(
     results: Sequence[StudyResult], facts: dict[str, Any], directory: Path
 ) -> list[Path]:
-    """Write `comparison.md`, `comparison.html` and `comparison.json`.
+    """Write `FILES`.
 
     Args:
         results: the studies.
@@ -65,13 +69,13 @@ def write_tables(
             for result in results
         ],
     }
-    contents = {
-        "comparison.md": markdown(results, facts),
-        "comparison.html": page(results, facts),
-        "comparison.json": json.dumps(raw, indent=1) + "\n",
-    }
+    contents = (
+        json.dumps(raw, indent=1) + "\n",
+        markdown(results, facts),
+        page(results, facts),
+    )
     files = []
-    for name, text in contents.items():
+    for name, text in zip(FILES, contents, strict=True):
         write_atomically(directory / name, text)
         files.append(directory / name)
     return files

@@ -40,6 +40,21 @@ class Loop:
     first_from_second: NDArray[np.float64]
     covariance: NDArray[np.float64]
 
+    def renumbered(self, kept: NDArray[np.int64]) -> Loop:
+        """Return it where only some keyframes are left; `kept` has their former indices."""
+        first, second = np.searchsorted(kept, [self.first, self.second])
+        return Loop(int(first), int(second), self.first_from_second, self.covariance)
+
+    def rescaled(self, own: NDArray[np.bool_], factor: float) -> Loop:
+        """Return it in another unit at those of its ends that some keyframes (N,) are."""
+        units = [
+            similarity(factor if own[end] else 1.0, np.eye(3), np.zeros(3))
+            for end in (self.first, self.second)
+        ]
+        moved = adjoint_of(units[1])
+        relation = units[0] @ self.first_from_second @ inverse_similarity(units[1])
+        return Loop(self.first, self.second, relation, moved @ self.covariance @ moved.T)
+
 
 @dataclass
 class Chains:

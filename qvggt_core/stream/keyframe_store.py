@@ -97,10 +97,17 @@ class KeyframeStore:
         """Return the number of keyframes."""
         return len(self.keyframes)
 
-    def append(self, keyframe: StoredKeyframe) -> None:
-        """Add the next one."""
+    def append(self, keyframe: StoredKeyframe, place: NDArray[np.float32] | None = None) -> None:
+        """Add the next one.
+
+        Args:
+            keyframe: to add.
+            place: (D,) what it is recognised by, if known.
+        """
         self.keyframes.append(keyframe)
-        self.index.append(place_descriptor(keyframe.tokens, keyframe.image))
+        if place is None:
+            place = place_descriptor(keyframe.tokens, keyframe.image)
+        self.index.append(place)
         self._bytes += keyframe.size
 
     @property

@@ -1,13 +1,15 @@
-"""What finds loops, or the camera in the saved map that the parameters name."""
+"""What finds loops, or the camera in the saved map that the parameters name; and its map."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
 
+from qvggt_core.errors import MapError
 from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256
 from qvggt_core.stream.loop_closure import LoopClosure
-from qvggt_core.stream.saved_map import read_map
+from qvggt_core.stream.loop_finder import LoopFinder
+from qvggt_core.stream.saved_map import SavedMap, read_map
 
 
 def loops_of(
@@ -28,4 +30,29 @@ def loops_of(
     saved = read_map(Path(name).expanduser())
     saved.check_network(checkpoint_sha256(loaded.parameters))
     parameters = loaded.parameters.with_values(loop_closure=True)
-    return replace(loaded, parameters=parameters), LoopClosure(in_background, saved)
+    loops = LoopClosure(in_background, saved, parameters.localization_only)
+    return replace(loaded, parameters=parameters), loops
+
+
+def map_so_far(loops: LoopClosure, network: str, up_source: str, name: str = "map") -> SavedMap:
+    """Return the map of this flight, or what it has made of the loaded one.
+
+    Args:
+        loops: has its keyframes; waits for what is still being looked for.
+        network: SHA-256 of the checkpoint.
+        up_source: what the flight's vertical stands on; a loaded map keeps its own.
+        name: of a map that was not loaded.
+
+    Raises:
+        MapError: there are no keyframes, or the map is one that is not changed.
+    """
+    loops.finish()
+    finder, loaded = loops.finder, loops.saved
+    if not isinstance(finder, LoopFinder):
+        raise MapError(
+            f"the map {finder.saved.name} is not changed, so there is none to save: with "
+            "localization_only false it grows"
+        )
+    if loaded is not None:
+        up_source, name = loaded.up_source, loaded.name
+    return SavedMap.of(finder, network, up_source, name)

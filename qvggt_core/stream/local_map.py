@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.poses import inverse
+from qvggt_core.geometry.poses import exactly_rigid, inverse
 from qvggt_core.stream.adjustment import Adjusted, adjust
 from qvggt_core.stream.founding import FoundingViews, founding_views, misfit, path_length
 from qvggt_core.stream.map_keyframes import (
@@ -153,9 +153,18 @@ class LocalMap:
         self.is_founded = self.is_measured = True
         self._since_founding = _TO_SETTLE
 
+    @property
+    def _has_free_scale(self) -> bool:
+        """Whether an adjustment may change the unit of poses that went out: only one pose holds.
+
+        Measured distances hold it too.
+        """
+        is_young = self.is_founded and len(self.keyframes) <= _FREE + 1
+        return is_young and not self.is_measured
+
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
-        starts = [self._motion @ self._pose, self._pose]
+        starts = [exactly_rigid(self._motion @ self._pose), self._pose]
         if not self.is_founded:
             # What moves by itself may look as if the camera had not turned.
             starts += turned_since(self._last, tracks, self._pose)
@@ -263,9 +272,12 @@ class LocalMap:
         if self.is_founded:
             self._leave_out_strangers(last, keyframe, last.tracks.ids[new])
         self._since_founding += self.is_founded
+        length = path_length(self.keyframes) if self._has_free_scale else None
         if not self.is_founded or self._since_founding in _TO_REVIEW:
             self._try_to_found()
         self.refine()
+        if length is not None:
+            self.rescale(length / path_length(self.keyframes))
         self._forget()
         self._pose = self.keyframes[-1].camera_from_map
 
@@ -403,14 +415,9 @@ class LocalMap:
         best = maps[int(np.argmin(misfits))]
         if min(misfits) > _DISPUTED:
             return
-        if self.is_founded:
-            # Poses that went out stay where they were: a change must be worth it.
-            if min(misfits) > _WORTH_A_CHANGE * misfits[0]:
-                return
-            # The unit is theirs.
-            best.rescale(
-                path_length(self.keyframes[-first:]) / path_length(best.keyframes[-first:])
-            )
+        # Poses that went out stay where they were: a change must be worth it.
+        if self.is_founded and min(misfits) > _WORTH_A_CHANGE * misfits[0]:
+            return
         self.points, self.keyframes, self.outliers = best.points, best.keyframes, best.outliers
         self.is_founded = True
         # Equal distances, as many points expect them, would go on pulling at the poses.

@@ -25,16 +25,13 @@ from qvggt_core.geometry.similarities import (
 )
 from qvggt_core.stream.corrected_path import KeyframeCorrections
 from qvggt_core.stream.frame import LoopStatus
+from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement, corners_of
 from qvggt_core.stream.known_lengths import LengthRatio
-from qvggt_core.stream.loop_finder import NewKeyframe, Placement, corners_of
 from qvggt_core.stream.loop_verification import Corners, compare
 from qvggt_core.stream.metric_scale import SAVED_MAP
 from qvggt_core.stream.place_index import PlaceIndex, place_descriptor
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 from qvggt_core.stream.saved_map import SavedMap
-
-WORLD = 0
-"""Number of the loaded map; segments that begin beside it have others."""
 
 _COMPARED = 4
 # So many keyframes of the last few have to say the same.

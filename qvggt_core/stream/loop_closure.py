@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.stream.frame import Frame, FrameGeometry, LoopStatus, Reconstruction
 from qvggt_core.stream.gravity import levelling
+from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement
 from qvggt_core.stream.known_lengths import LengthRatio
-from qvggt_core.stream.localiser import WORLD, MapLocaliser
-from qvggt_core.stream.loop_finder import LoopFinder, NewKeyframe, Placement
+from qvggt_core.stream.localiser import MapLocaliser
+from qvggt_core.stream.loop_finder import LoopFinder
+from qvggt_core.stream.map_extension import extended
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.saved_map import SavedMap
 from qvggt_core.stream.uncertainty import SCALE_SIGMA
@@ -61,21 +63,35 @@ class LoopClosure:
 
     Attributes:
         finder: does the work.
+        saved: the map that it began with, None without one.
         first_segment: number of the first segment of a flight: 0 is a map that was loaded.
     """
 
-    def __init__(self, in_background: bool = False, saved: SavedMap | None = None) -> None:
-        """Start without keyframes.
+    def __init__(
+        self,
+        in_background: bool = False,
+        saved: SavedMap | None = None,
+        localization_only: bool = True,
+    ) -> None:
+        """Start without keyframes, or with those of a map.
 
         Args:
             in_background: work in a thread; without, the same input gives the same output.
-            saved: a map in which the camera is sought instead; it is not changed.
+            saved: a map in which the camera is sought.
+            localization_only: do not change that map; else new keyframes are added to it.
         """
-        self._saved = saved
-        self.first_segment = 0 if saved is None else WORLD + 1
         self._pool = ThreadPoolExecutor(1, "loops") if in_background else None
         self._originals: OrderedDict[int, _Original] = OrderedDict()
         self._jobs: deque[Future[None]] = deque()
+        self.begin_with(saved, localization_only)
+
+    def begin_with(self, saved: SavedMap | None, localization_only: bool = True) -> None:
+        """Forget all keyframes, and begin with those of a map, if one is given.
+
+        Segments before it have no meaning any more: the reconstruction has to begin anew too.
+        """
+        self.saved, self._localization_only = saved, localization_only
+        self.first_segment = 0 if saved is None else WORLD + 1
         self.reset()
 
     def reset(self) -> None:
@@ -83,7 +99,7 @@ class LoopClosure:
         for job in self._jobs:
             job.cancel()
         self._jobs.clear()
-        self.finder = LoopFinder() if self._saved is None else MapLocaliser(self._saved)
+        self.finder = self._new_finder()
         self._since, self._segment, self._gauge = _Since(), -1, 0
         self._factor, self._level = 0.0, np.eye(3)
         self._placement: Placement | None = None
@@ -91,10 +107,15 @@ class LoopClosure:
         self._length: LengthRatio | None = None
         self._originals.clear()
 
+    def _new_finder(self) -> LoopFinder | MapLocaliser:
+        if self.saved is None:
+            return LoopFinder()
+        return MapLocaliser(self.saved) if self._localization_only else extended(self.saved)
+
     @property
     def knows_metres(self) -> bool:
         """Whether a loaded map may give the scale."""
-        return self._saved is not None and self._saved.is_metric
+        return self.saved is not None and self.saved.is_metric
 
     def take_length(self) -> LengthRatio | None:
         """Return what a loaded map has shown of the segment's unit since the last call."""

@@ -7,18 +7,13 @@ that are compared in detail, and now and then the graph.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import rotation_angle
 from qvggt_core.geometry.similarities import (
-    adjoint_of,
     inverse_similarity,
     motion_of,
     rigid,
@@ -26,11 +21,10 @@ from qvggt_core.geometry.similarities import (
     scale_of,
     similarity,
 )
-from qvggt_core.stream.confirmation import depth_at
 from qvggt_core.stream.corrected_path import KeyframeCorrections
-from qvggt_core.stream.frame import FrameGeometry, LoopStatus
-from qvggt_core.stream.image_features import features_of
+from qvggt_core.stream.frame import LoopStatus
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
+from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement, corners_of
 from qvggt_core.stream.keyframe_store import (
     KeyframeStore,
     StoredKeyframe,
@@ -39,10 +33,10 @@ from qvggt_core.stream.keyframe_store import (
     thinned,
 )
 from qvggt_core.stream.known_lengths import LengthRatio
-from qvggt_core.stream.loop_verification import Corners, compare
+from qvggt_core.stream.loop_verification import compare
+from qvggt_core.stream.metric_scale import SAVED_MAP
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 
-_CORNERS, _WIDTH = 800, 640
 # Keyframes between two that may close a loop, and how many pairs are compared in detail.
 _GAP, _COMPARED = 12, 4
 # A loop counts once so many of the next keyframes (more where segments join) say the same.
@@ -54,57 +48,12 @@ _SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 _IMPLAUSIBLE = 4.0 * OUTLIER_SQUARE
 # A camera that is lost may go on by so many depths, and so many a second.
 _LOST_DEPTHS, _LOST_SPEED = 1.0, 1.0
+# Another place of what was mapped: turned by more radians, or away by more depths.
+_OTHER_TURN, _OTHER_SHIFT = float(np.radians(45.0)), 1.0
+# Metres of a loaded map and of this flight differ by no more (log).
+_SAME_METRE = 0.3
 # Beside a loop between keyframes so near to both of its ends, another adds nothing.
 _NEAR = 3
-
-
-@dataclass(frozen=True)
-class NewKeyframe:
-    """A keyframe on its way into the graph.
-
-    Attributes:
-        segment: number of its segment.
-        geometry: its pose and depth, before any correction.
-        step: (7, 7) covariance of pose and scale against the keyframe before, in its own frame.
-        tokens: what the network's encoder made of it.
-        image: (H, W, 3) uint8 as it was taken.
-        camera: of that image.
-        view_pixels: gives where pixels (N, 2) with rays (N, 2) lie in the network's view.
-        scale_sigma: standard deviation of the logarithm of the unit where it is the metre;
-            infinite where it is the map's own.
-        unit: of `geometry`, per unit of the segment's map as the network gave it.
-    """
-
-    segment: int
-    geometry: FrameGeometry
-    step: NDArray[np.float64]
-    tokens: Any
-    image: NDArray[np.uint8]
-    camera: Camera
-    view_pixels: Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
-    scale_sigma: float = np.inf
-    unit: float = 1.0
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where loops put the newest segment, and all keyframes.
-
-    Attributes:
-        segment: the newest segment.
-        world: the segment whose world it is in; its own, as long as no loop joins it to another.
-        gauge: how often the unit or the axes of odometry had changed by then.
-        map_from_odometry: (4, 4) rigid, at the newest keyframe; its unit is that of the map.
-        corrections: at all keyframes.
-        length: of a unit of the segment's map, where a loaded map has just shown it.
-    """
-
-    segment: int
-    world: int
-    gauge: int
-    map_from_odometry: NDArray[np.float64]
-    corrections: KeyframeCorrections
-    length: LengthRatio | None = None
 
 
 @dataclass
@@ -120,6 +69,7 @@ class LoopFinder:
         placement: None before the first loop.
         status: of all this, as it was after the last keyframe.
         gauge: how often the unit or the axes of a segment changed.
+        map_name: of the loaded map that the first keyframes are, segment `WORLD`; empty without.
     """
 
     store: KeyframeStore = field(default_factory=KeyframeStore)
@@ -130,16 +80,26 @@ class LoopFinder:
     placement: Placement | None = None
     status: LoopStatus = field(default_factory=LoopStatus)
     gauge: int = 0
+    map_name: str = ""
     _scale_sigma: float = np.inf
+    _unit: float = 1.0
+    _length: LengthRatio | None = None
+    # (N,) worlds and (N, 4, 4) corrections of the first N keyframes, as last solved.
+    _solved: tuple[NDArray[np.int64], NDArray[np.float64]] | None = None
     _metric: dict[int, bool] = field(default_factory=dict)
     _waiting: list[Loop] = field(default_factory=list)
     _is_behind: bool = False
     _corrected_at: int = 0
 
+    def begin_with(self, is_metric: bool) -> None:
+        """Take what the store and the chains hold for a loaded map, in metres or not."""
+        self._metric[WORLD] = is_metric
+        self.status = self._status()
+
     def take(self, keyframe: NewKeyframe) -> None:
         """Add a keyframe; look whether it sees a place again."""
         self._store(keyframe)
-        self._scale_sigma = keyframe.scale_sigma
+        self._scale_sigma, self._unit = keyframe.scale_sigma, keyframe.unit
         self._metric[keyframe.segment] = bool(np.isfinite(keyframe.scale_sigma))
         newest = len(self.store) - 1
         found = self._seen_again(newest)
@@ -149,9 +109,42 @@ class LoopFinder:
         since = newest - self._corrected_at
         if self._is_behind and since >= keyframes_between_corrections(len(self.loops)):
             self._correct()
+        if self._length is not None and self.placement is not None:
+            self.placement = replace(self.placement, length=self._length)
+            self._length = None
         if self.store.is_full:
             self._thin()
-        self.status = LoopStatus(len(self.store), self.accepted, dict(self.rejected))
+        self.status = self._status()
+
+    def _status(self) -> LoopStatus:
+        found, is_in_map = "", False
+        if self.map_name:
+            is_in_map = not self._is_loaded(-1) and bool(self.placed()[0][-1] == WORLD)
+            found = f"{'localised' if is_in_map else 'not localised'} in map {self.map_name}"
+            found += ", which grows" if is_in_map else " yet"
+        return LoopStatus(
+            len(self.store),
+            self.accepted,
+            dict(self.rejected),
+            localisation=found,
+            is_in_loaded_map=is_in_map,
+        )
+
+    def placed(self) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+        """Return where the last correction has all keyframes, those since included.
+
+        Returns:
+            The worlds (N,) that they are in, and similarities (N, 4, 4) from odometry to them.
+        """
+        worlds = self.chains.segments.copy()
+        moves = np.tile(np.eye(4), (len(worlds), 1, 1))
+        if self._solved is not None:
+            count = len(self._solved[0])
+            worlds[:count], moves[:count] = self._solved
+            going_on = self.chains.segments[count:] == self.chains.segments[count - 1]
+            worlds[count:][going_on] = worlds[count - 1]
+            moves[count:][going_on] = moves[count - 1]
+        return worlds, moves
 
     def rebase(self, segment: int, factor: float, rotation: NDArray[np.float64]) -> None:
         """Change the unit and the axes of a segment's odometry, as the scale becomes known.
@@ -165,9 +158,10 @@ class LoopFinder:
         self.chains.transform(segment, factor, rotation)
         for number in np.flatnonzero(own):
             self.store.keyframes[number] = self.store.keyframes[number].scaled(factor)
-        self.loops = [_rescaled(loop, own, factor) for loop in self.loops]
-        self._waiting = [_rescaled(loop, own, factor) for loop in self._waiting]
+        self.loops = [loop.rescaled(own, factor) for loop in self.loops]
+        self._waiting = [loop.rescaled(own, factor) for loop in self._waiting]
         self.placement, self.gauge = None, self.gauge + 1
+        self._solved = None
         if self.loops:
             self._correct()
 
@@ -212,15 +206,67 @@ class LoopFinder:
                 self.rejected[same] += 1
                 continue
             loop = Loop(int(candidate), newest, same.first_from_second, same.covariance)
-            if self._is_plausible(loop):
+            objection = self._objection(loop)
+            if not objection:
                 return loop
-            self.rejected["the way between contradicts it"] += 1
+            self.rejected[objection] += 1
         return None
+
+    def _objection(self, loop: Loop) -> str:
+        """Return why what is known beside two images speaks against a loop, in a few words."""
+        segments = self.chains.segments
+        if segments[loop.first] == segments[loop.second]:
+            is_possible = self._is_plausible(loop)
+        else:
+            is_possible = self._is_near_enough(loop)
+        if not is_possible:
+            return "the way between contradicts it"
+        if not self._joins(loop):
+            return ""
+        if self._has_other_metres(loop):
+            return "the map has other metres"
+        return "places of the map look alike" if self._is_seen_elsewhere(loop) else ""
+
+    def _joins(self, loop: Loop) -> bool:
+        """Return whether a loop is the first to bring two worlds together."""
+        worlds = self.placed()[0]
+        return bool(worlds[loop.first] != worlds[loop.second])
+
+    def _has_other_metres(self, loop: Loop) -> bool:
+        """Return whether a loaded map's metres are not those of this flight."""
+        is_metric = bool(np.isfinite(self._scale_sigma)) and self._metric[WORLD]
+        differs = abs(np.log(scale_of(loop.first_from_second)))
+        return self._is_loaded(loop.first) and is_metric and bool(differs > _SAME_METRE)
+
+    def _is_loaded(self, number: int) -> bool:
+        return bool(self.map_name) and bool(self.chains.segments[number] == WORLD)
+
+    def _is_seen_elsewhere(self, loop: Loop) -> bool:
+        """Return whether another place of the world that a loop leads to looks the same.
+
+        Once two worlds are one, the way between says which of two places it is; before, nothing.
+        """
+        worlds, moves = self.placed()
+        poses = moves @ self.chains.poses
+        here = poses[loop.first] @ loop.first_from_second
+        away = np.linalg.norm(poses[:, :3, 3] - here[:3, 3], axis=1)
+        newest = self.store.keyframes[loop.second]
+        depth = newest.unit * float(scale_of(here))
+        turns = rotation_angle(rotation_of(here).T @ rotation_of(poses))
+        elsewhere = (away > _OTHER_SHIFT * depth) | (turns > _OTHER_TURN)
+        allowed = elsewhere & (worlds == worlds[loop.first])
+        wanted = self.store.index.row(loop.second)
+        for other in self.store.index.nearest(wanted, allowed, _COMPARED):
+            same = compare(self.store.keyframes[other].corners, newest.corners)
+            if isinstance(same, str):
+                continue
+            there = poses[other] @ same.first_from_second
+            if not _is_same(inverse_similarity(here) @ there, newest.unit):
+                return True
+        return False
 
     def _is_plausible(self, loop: Loop) -> bool:
         """Return whether the way between two keyframes may be off by as much as a loop says."""
-        if self.chains.segments[loop.first] != self.chains.segments[loop.second]:
-            return self._is_near_enough(loop)
         relation, covariance = self.chains.between(np.array([loop.first]), np.array([loop.second]))
         off = motion_of(inverse_similarity(relation[0]) @ loop.first_from_second)
         square = off @ np.linalg.solve(covariance[0] + loop.covariance, off)
@@ -229,12 +275,12 @@ class LoopFinder:
     def _is_near_enough(self, loop: Loop) -> bool:
         """Return whether a camera may have come so far while it was lost between two segments.
 
-        Of segments that do not follow each other, nothing is known.
+        Of segments that do not follow each other, and of a loaded map, nothing is known.
         """
         segments, poses = self.chains.segments, self.chains.poses
         begins = int(np.searchsorted(segments, segments[loop.second]))
         ended = begins - 1
-        if segments[ended] != segments[loop.first]:
+        if segments[ended] != segments[loop.first] or self._is_loaded(ended):
             return True
         there = poses[loop.first] @ loop.first_from_second
         begun = there @ inverse_similarity(poses[loop.second]) @ poses[begins]
@@ -255,6 +301,9 @@ class LoopFinder:
                 self.loops.append(each)
                 self.accepted += 1
                 self._is_behind = True
+        if self._is_loaded(loop.first) and self._metric[WORLD]:
+            metres = float(scale_of(loop.first_from_second)) * self._unit
+            self._length = LengthRatio(SAVED_MAP, metres, float(np.sqrt(loop.covariance[6, 6])))
 
     def _agree(self, one: Loop, other: Loop) -> bool:
         """Return whether two loops say the same of how both of their ends lie to each other."""
@@ -267,12 +316,7 @@ class LoopFinder:
         here = inverse_similarity(poses[one.second]) @ poses[other.second]
         expected = there @ one.first_from_second @ here
         apart = inverse_similarity(expected) @ other.first_from_second
-        depth = self.store.keyframes[other.second].unit
-        return bool(
-            rotation_angle(rotation_of(apart)) < _SAME_TURN
-            and np.linalg.norm(apart[:3, 3]) < _SAME_SHIFT * depth
-            and abs(np.log(scale_of(apart))) < _SAME_SCALE
-        )
+        return _is_same(apart, self.store.keyframes[other.second].unit)
 
     def _correct(self) -> None:
         """Solve the graph; what contradicts the other loops is given up."""
@@ -296,16 +340,19 @@ class LoopFinder:
         factor = 1.0 / float(scale_of(poses[-1]))
         poses[own] = similarity(factor, np.eye(3), (1.0 - factor) * centre) @ poses[own]
         corrections = poses @ inverse_similarity(self.chains.poses)
+        self._solved = (found.worlds, corrections)
+        flown = [number for number in range(len(self.chains)) if not self._is_loaded(number)]
+        stamps = np.array([keyframe.stamp_ns for keyframe in self.store.keyframes], np.int64)
         self.placement = Placement(
             int(self.chains.segments[-1]),
             int(world),
             self.gauge,
             rigid(corrections[-1]),
             KeyframeCorrections(
-                np.array([keyframe.stamp_ns for keyframe in self.store.keyframes]),
-                self.chains.segments.copy(),
-                found.worlds,
-                corrections,
+                stamps[flown],
+                self.chains.segments[flown],
+                found.worlds[flown],
+                corrections[flown],
             ),
         )
 
@@ -315,12 +362,17 @@ class LoopFinder:
         for loop in (*self.loops, *self._waiting):
             needed[[loop.first, loop.second]] = True
         depth = float(np.median([keyframe.unit for keyframe in self.store.keyframes]))
-        kept = thinned(self.chains.poses, needed, depth)
+        self._leave_out_all_but(thinned(self.chains.poses, needed, depth))
+
+    def _leave_out_all_but(self, kept: NDArray[np.int64]) -> None:
         self.store.keep(kept)
         self.chains.keep(kept)
-        self.loops = [_renumbered(loop, kept) for loop in self.loops]
-        self._waiting = [_renumbered(loop, kept) for loop in self._waiting]
+        self.loops = [loop.renumbered(kept) for loop in self.loops]
+        self._waiting = [loop.renumbered(kept) for loop in self._waiting]
         self._corrected_at = int(np.searchsorted(kept, self._corrected_at))
+        if self._solved is not None:
+            solved = kept[kept < len(self._solved[0])]
+            self._solved = (self._solved[0][solved], self._solved[1][solved])
 
 
 def keyframes_between_corrections(loops: int) -> int:
@@ -331,38 +383,14 @@ def keyframes_between_corrections(loops: int) -> int:
     return 1 + loops // 6
 
 
-def corners_of(keyframe: NewKeyframe) -> Corners:
-    """Return the corners of a keyframe's image, with depth where it is known."""
-    grey = cv2.cvtColor(keyframe.image, cv2.COLOR_RGB2GRAY)
-    height, width = grey.shape
-    if width > _WIDTH:
-        size = (_WIDTH, max(1, round(height * _WIDTH / width)))
-        grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-    features = features_of(np.asarray(grey, np.uint8), _CORNERS)
-    scale = np.array([grey.shape[1] / width, grey.shape[0] / height])
-    pixels = (features.pixels.astype(np.float64) + 0.5) / scale - 0.5
-    rays = keyframe.camera.rays(pixels)
-    depth = depth_at(keyframe.geometry.depth, keyframe.view_pixels(pixels, rays))
-    focal = float(scale[0] * keyframe.camera.intrinsics[0, 0])
-    area = grey.size / focal**2
-    return Corners(features, rays, depth.astype(np.float32), focal, area)
+def _is_same(apart: NDArray[np.float64], depth: float) -> bool:
+    """Return whether a similarity (4, 4) between two results is within what results are off by."""
+    return bool(
+        rotation_angle(rotation_of(apart)) < _SAME_TURN
+        and np.linalg.norm(apart[:3, 3]) < _SAME_SHIFT * depth
+        and abs(np.log(scale_of(apart))) < _SAME_SCALE
+    )
 
 
 def _is_beside(one: Loop, other: Loop) -> bool:
     return abs(one.first - other.first) <= _NEAR and abs(one.second - other.second) <= _NEAR
-
-
-def _renumbered(loop: Loop, kept: NDArray[np.int64]) -> Loop:
-    first, second = np.searchsorted(kept, [loop.first, loop.second])
-    return Loop(int(first), int(second), loop.first_from_second, loop.covariance)
-
-
-def _rescaled(loop: Loop, own: NDArray[np.bool_], factor: float) -> Loop:
-    """Return a loop in another unit at those of its ends that are in a segment."""
-    units = [
-        similarity(factor if own[end] else 1.0, np.eye(3), np.zeros(3))
-        for end in (loop.first, loop.second)
-    ]
-    moved = adjoint_of(units[1])
-    relation = units[0] @ loop.first_from_second @ inverse_similarity(units[1])
-    return Loop(loop.first, loop.second, relation, moved @ loop.covariance @ moved.T)

@@ -49,6 +49,7 @@ from qvggt_core.stream.window_placement import (
     trusted_depth,
 )
 from qvggt_core.stream.window_run import WindowRun
+from qvggt_core.util.opencv import take_working_memory
 
 _MAX_REFUSALS = 2
 _MAX_EVENTS = 32
@@ -87,7 +88,11 @@ class Reconstructor:
             parameters: how to reconstruct.
             metric_depth: gives the scale every `scale_period_s`, None to do without.
             loops: finds places that are seen again; one that works at once, if not given.
+
+        Raises:
+            MemoryError: there is not enough to work with.
         """
+        take_working_memory()
         self.losses = Losses()
         self._loops = loops or LoopClosure()
         self.segment = self._loops.first_segment

@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
-from scipy.spatial.transform import Rotation
 
 from qvggt_core.errors import MapError, OutputError
+from qvggt_core.geometry.poses import exactly_rigid
 from qvggt_core.geometry.similarities import rigid, scale_of
-from qvggt_core.stream.corrected_path import corrections_at
 from qvggt_core.stream.image_features import Features
+from qvggt_core.stream.keyframe_placement import WORLD
 from qvggt_core.stream.keyframe_store import MAX_KEYFRAMES, StoredKeyframe
 from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.loop_verification import Corners
@@ -68,6 +68,7 @@ class SavedMap:
     def of(cls, finder: LoopFinder, network: str, up_source: str, name: str = "map") -> SavedMap:
         """Return the keyframes of the largest world, where loops put them.
 
+        Of a map that was loaded it is the one that the loaded map has grown to.
         Images of another size than most of them have are left out.
 
         Raises:
@@ -76,11 +77,9 @@ class SavedMap:
         stored, chains = finder.store.keyframes, finder.chains
         if not stored:
             raise MapError("there is no map to save: no keyframe has got its geometry yet")
-        stamps = np.array([keyframe.stamp_ns for keyframe in stored])
-        corrections = None if finder.placement is None else finder.placement.corrections
-        worlds, moves = corrections_at(stamps, chains.segments, corrections)
+        worlds, moves = finder.placed()
         numbers, counts = np.unique(worlds, return_counts=True)
-        world = int(numbers[counts.argmax()])
+        world = WORLD if finder.map_name else int(numbers[counts.argmax()])
         own = np.flatnonzero(worlds == world)
         kinds = [_kind(stored[index]) for index in own]
         usual = max(set(kinds), key=lambda kind: (kinds.count(kind), str(kind)))
@@ -91,7 +90,7 @@ class SavedMap:
             network,
             finder.is_metric(world, worlds),
             up_source,
-            _exactly_rigid(moves[own] @ chains.poses[own]),
+            exactly_rigid(rigid(moves[own] @ chains.poses[own])),
             tuple(stored[i].scaled(float(s)) for i, s in zip(own, scales, strict=True)),
             np.stack([finder.store.index.row(int(index)) for index in own]),
         )
@@ -108,13 +107,6 @@ class SavedMap:
                 f"{short(self.network)}, this one's {short(network)}): places are not recognised "
                 "by other tokens; load that checkpoint, or map anew"
             )
-
-
-def _exactly_rigid(similarities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return poses without what a long row of products has left in their rotations."""
-    poses = rigid(similarities)
-    poses[:, :3, :3] = Rotation.from_matrix(poses[:, :3, :3]).as_matrix()
-    return poses
 
 
 def _kind(keyframe: StoredKeyframe) -> tuple[Any, ...]:

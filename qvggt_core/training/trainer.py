@@ -20,14 +20,17 @@ from qvggt_core.training.clips import PoolConfig
 from qvggt_core.training.config import Stage, TrainConfig
 from qvggt_core.training.curves import draw_curves
 from qvggt_core.training.pool import Pool, build_pool, open_pool
-from qvggt_core.training.run import MODEL, STATE, TrainingRun
+from qvggt_core.training.run import BASE, MODEL, STATE, TrainingRun
 from qvggt_core.training.validation import WindowMetrics, evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, WindowSampler, evaluation_windows
 from qvggt_core.util.files import write_atomically
+from qvggt_core.util.output_files import directory_of
 
 logger = logging.getLogger(__name__)
 
 _LOG = "log.jsonl"
+_LOG_BEGINS = b'{"step": '
+_CURVES = "curves.png"
 
 
 @dataclass
@@ -74,9 +77,10 @@ def train(
     Raises:
         TrainingError: the configuration is wrong, a checkpoint is of another one, or the loss
             is not finite.
+        OutputError: files of these names are in `output` and of no run.
     """
     torch_device = torch.device(_choose_device(device))
-    output.mkdir(parents=True, exist_ok=True)
+    directory_of(output, (STATE, _LOG, MODEL, BASE, _CURVES), _is_of_a_run)
     pools = pool_directory or output
     evaluation = _pool(config.evaluation_pool, pools / "pool_eval", 0)
     run = _start(config, output, torch_device, resume)
@@ -121,6 +125,17 @@ def _start(config: TrainConfig, output: Path, device: torch.device, resume: bool
             run.save_model(output)
         logger.info("going on from step %d", run.step)
     return run
+
+
+def _is_of_a_run(state: Path) -> bool:
+    """Return whether a run has written into the directory of a state: that, or its log at least."""
+    log = state.with_name(_LOG)
+    if state.is_file() or not log.is_file():
+        return state.is_file()
+    with log.open("rb") as file:
+        first, expected = file.read(len(_LOG_BEGINS)), _LOG_BEGINS
+    # It may have been cut off.
+    return first == expected[: len(first)]
 
 
 def _model_step(output: Path) -> int | None:
@@ -168,7 +183,7 @@ def _first_clips(pool: Pool, config: TrainConfig) -> Windows:
 def _evaluate(run: TrainingRun, windows: Windows, output: Path) -> WindowMetrics:
     metrics, trivial = evaluate_windows(run.averaged, windows), trivial_metrics(windows)
     _log(output, {"step": run.step, "model": metrics.to_dict(), "trivial": trivial.to_dict()})
-    draw_curves(output / _LOG, output / "curves.png")
+    draw_curves(output / _LOG, output / _CURVES)
     for name, numbers in (("model", metrics), ("trivial", trivial)):
         logger.info(
             "step %d %s: AUC@30 %.1f, rotation %.2f deg, translation %.1f deg, AbsRel %.3f, "

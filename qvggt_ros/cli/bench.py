@@ -18,6 +18,8 @@ from qvggt_ros.cli.options import OutputDirectory
 if TYPE_CHECKING:
     from qvggt_core.measure.bench_request import Request
 
+_FILES = ("bench.json", "bench.md")
+
 
 @dataclass(frozen=True)
 class BenchOptions:
@@ -104,8 +106,9 @@ def bench(
     from qvggt_core.measure.tables import as_markdown
     from qvggt_core.model import ModelConfig
     from qvggt_core.quantize.random_checkpoint import write_random_checkpoint
+    from qvggt_core.util.output_files import directory_of, json_with
 
-    output.mkdir(parents=True, exist_ok=True)
+    directory_of(output, _FILES, json_with("machine"))
     if checkpoint is None:
         checkpoint = output / "vggt-1b-random-int4.safetensors"
         if not checkpoint.exists():
@@ -114,7 +117,7 @@ def bench(
     with console.err.status("measuring") as status:
         results = run(options.request(checkpoint), lambda what: status.update(f"measuring {what}"))
     table = as_markdown(results)
-    for name, text in (("bench.json", json.dumps(results, indent=1) + "\n"), ("bench.md", table)):
+    for name, text in zip(_FILES, (json.dumps(results, indent=1) + "\n", table), strict=True):
         write_atomically(output / name, text)
     console.out.print(table, markup=False, highlight=False, soft_wrap=True)
     console.wrote(output / "bench.json")

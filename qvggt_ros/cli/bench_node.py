@@ -46,8 +46,10 @@ def bench_node(
     from qvggt_core.model import shipped_checkpoint
     from qvggt_core.parameters import Parameters
     from qvggt_core.util.files import write_atomically
+    from qvggt_core.util.output_files import check_file, json_with
     from qvggt_ros.drivers.live_benchmark import measure_live, read_camera
 
+    check_file(output, json_with("machine", "camera_hz"), [bag])
     camera = read_camera(bag, image_topic)
     measured: list[tuple[str, str, LiveTiming]] = []
     for network in checkpoint or [shipped_checkpoint()]:

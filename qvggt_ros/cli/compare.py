@@ -54,8 +54,10 @@ def compare(
     from qvggt_core.quantize.calibration_sources import calibration_windows, evaluation_set
     from qvggt_core.quantize.comparison import Protocol, run_studies
     from qvggt_core.quantize.study import load_study
-    from qvggt_core.report.recipe_comparison import write_tables
+    from qvggt_core.report.recipe_comparison import FILES, write_tables
+    from qvggt_core.util.output_files import directory_of, json_with
 
+    directory_of(output, FILES, json_with("network", "studies"))
     studies = [load_study(name) for name in study or _ALL]
     opened = read_checkpoint(checkpoint)
     with console.progress("rendering", "clips") as progress:

@@ -18,9 +18,11 @@ def compare_runs(
     title: Annotated[str, typer.Option(help="Title of the page.")] = "Comparison",
 ) -> None:
     """Compare results: one self-contained page (.html), and a table here."""
-    from qvggt_core.report import write_comparison
+    from qvggt_core.report import is_page, write_comparison
     from qvggt_core.results.result import Result
+    from qvggt_core.util.output_files import check_file
 
+    check_file(output, is_page, results)
     read = {directory: Result.read(directory) for directory in results}
     write_comparison(output, read, title=title)
     print_comparison(read)

@@ -33,6 +33,7 @@ FullPrecision = Annotated[Path, typer.Argument(help="Full-precision VGGT: .pt or
 CheckpointFile = Annotated[
     Path, typer.Option("--output", "-o", help="File to write: .safetensors.")
 ]
+_SENSITIVITY_FILES = ("sensitivity.json", "sensitivity.png", "plan.yaml")
 _AUTO = "auto"
 _CALIBRATED, _UNCALIBRATED = "qvggt+", "rtn"
 
@@ -238,16 +239,17 @@ def sensitivity(
     from qvggt_core.model import read_checkpoint
     from qvggt_core.quantize.pipeline import written_shapes
     from qvggt_core.quantize.sensitivity import draw_heat_map
+    from qvggt_core.util.output_files import directory_of, json_with
 
+    directory_of(output, _SENSITIVITY_FILES, json_with("rows", "precision"))
     opened = read_checkpoint(checkpoint)
     data = images.read(opened, compared, "random")
     sweep = _swept(opened, data, precision, _group_size(group_size), images.device)
-    output.mkdir(parents=True, exist_ok=True)
-    files = [output / "sensitivity.json", output / "sensitivity.png"]
+    *files, plan_file = (output / name for name in _SENSITIVITY_FILES)
     write_atomically(files[0], json.dumps(sweep.to_dict(), indent=1) + "\n")
     draw_heat_map(sweep, files[1])
     if budget.is_given:
-        files.append(output / "plan.yaml")
+        files.append(plan_file)
         write_atomically(files[-1], budget.solve(sweep, written_shapes(opened)).to_yaml())
     _print_sweep(sweep)
     console.wrote(*files)

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qvggt_core.errors import OutputError
 from qvggt_core.results.options import EvaluationOptions
 from qvggt_core.util.files import write_atomically
 from qvggt_core.util.options import option
+from qvggt_core.util.output_files import directory_of
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import Evaluate, NetworkOptions, OutputDirectory
 from qvggt_ros.drivers.options import ReplayOptions
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 NO_OPTIONS = ("camera_info_topic", "storage", "times", "depth_topic")
 """Options of `qvggt replay` that name something of one recording."""
 
+_FILES = ("summary.json", "compare.html")
 _PRINTED = ("run", "frames", "ATE rmse (m)", "by length", "rotation (deg)", "AbsRel", "images/s")
 
 
@@ -63,6 +66,7 @@ def replay_many(
     )
     from qvggt_ros.drivers.replay import Comparison
 
+    _check_output(output, bags)
     parameters = with_one_thread(network.parameters())
     truth = compared.ground_truth
     jobs = [
@@ -105,6 +109,25 @@ def _run(jobs: Sequence[Job], options: BatchOptions, stop: Any) -> Iterator[Outc
     return run_on_ray(batch, options.ray)
 
 
+def _check_output(output: Path, bags: Sequence[Path]) -> None:
+    """Check that neither a recording nor files of others are written to, before hours of work."""
+    for bag in bags:
+        if bag.is_dir() and output.resolve() == bag.resolve():
+            raise OutputError(f"the output {output} is the recording {bag}: choose another")
+    if output.is_dir():
+        directory_of(output, _FILES, _is_summary)
+
+
+def _is_summary(path: Path) -> bool:
+    try:
+        found = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(found, list) and all(
+        isinstance(entry, dict) and "recording" in entry for entry in found
+    )
+
+
 def _print_results(
     output: Path, jobs: Sequence[Job], outcomes: Sequence[Outcome], kept: Sequence[Job]
 ) -> None:
@@ -116,7 +139,7 @@ def _print_results(
     done = {job.output for job in kept} | {o.job.output for o in outcomes if not o.error}
     results = {job.output: Result.read(job.output) for job in jobs if job.output in done}
     output.mkdir(parents=True, exist_ok=True)
-    summary, page = output / "summary.json", output / "compare.html"
+    summary, page = (output / name for name in _FILES)
     entries = _summary(jobs, outcomes, kept)
     write_atomically(summary, json.dumps(entries, indent=2) + "\n")
     if results:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import math
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -14,19 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from qvggt_core.errors import MapError
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
-from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256, load_network
+from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_core.stream.loaded_map import loops_of
 from qvggt_core.stream.loop_closure import LoopClosure
-from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.network import Network
-from qvggt_core.stream.saved_map import SavedMap, write_map
 from qvggt_ros.counters import Status
+from qvggt_ros.drivers.live_maps import LiveMaps
 from qvggt_ros.drivers.thread_worker import Worker
 from qvggt_ros.io import conversions
-from qvggt_ros.publishing import Driver, new_map_path
+from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
 
 logger = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ class LiveReconstruction:
             return loaded, session, loops
 
         try:
-            loaded, self._session, self._loops = self._worker.call(start).result()
+            loaded, self._session, loops = self._worker.call(start).result()
         except Exception:
             self._worker.stop(_JOIN_S)
             raise
@@ -115,6 +114,8 @@ class LiveReconstruction:
             self._worker.stop(0.0)
             raise
         self.parameters = loaded.parameters
+        self._changing = threading.Lock()
+        self._maps = LiveMaps(loops, self._session, self.change_parameters)
         self.facts = loaded.facts
 
     def on_images(self, images: Mapping[str, Any]) -> None:
@@ -175,26 +176,28 @@ class LiveReconstruction:
 
     def save_keyframes(self) -> Future[tuple[Path, int]]:
         """Save the map for `load_map`; the future brings its directory and number of keyframes."""
-        return self._worker.call(self._save_keyframes)
+        return self._worker.call(self._maps.save)
 
-    def _save_keyframes(self) -> tuple[Path, int]:
-        if not self.parameters.loop_closure or self.parameters.load_map:
-            raise MapError(
-                "no keyframes are kept: set loop_closure to true and load_map to nothing"
-            )
-        self._loops.finish()
-        assert isinstance(self._loops.finder, LoopFinder)
-        up = str(self._session.up_values["up_source"])
-        network = checkpoint_sha256(self.parameters)
-        path = new_map_path(self.parameters.map_directory, "keyframes")
-        saved = SavedMap.of(self._loops.finder, network, up, path.name)
-        write_map(path, saved)
-        return path, len(saved.keyframes)
+    def load_map(self, place: str) -> Future[str]:
+        """Look for the camera in a saved map; see `LiveMaps.load`."""
+        return self._worker.call(lambda: self._maps.load(place))
 
-    def set_parameters(self, parameters: Parameters) -> None:
-        """Take parameters that differ from the former in what may change while running."""
-        self.parameters = parameters
-        self._worker.call(lambda: self._session.set_parameters(parameters))
+    def set_localization_only(self, only: bool) -> Future[str]:
+        """Freeze the map, or let it grow; see `LiveMaps.set_localization_only`."""
+        return self._worker.call(lambda: self._maps.set_localization_only(only))
+
+    def change_parameters(self, **values: Any) -> Parameters:
+        """Take new values of parameters that may change while running; return all parameters.
+
+        Raises:
+            ParameterError: a value is refused; all stays as it was.
+        """
+        with self._changing:
+            self.parameters = self.parameters.with_values(**values)
+        if values:
+            # With what has changed by the time it is done: calls come in any order.
+            self._worker.call(lambda: self._session.set_parameters(self.parameters))
+        return self.parameters
 
     def diagnostics(self, waiting_for: str = "") -> Any:
         """Return diagnostic_msgs/DiagnosticArray of the state.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import concurrent.futures
 import gc
 import logging
 import math
@@ -11,7 +10,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError
 from copy import copy
 from functools import partial
 from typing import Any
@@ -19,7 +17,6 @@ from typing import Any
 import rclpy
 from message_filters import ApproximateTimeSynchronizer, Subscriber
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -33,8 +30,6 @@ from rclpy.qos import (
     qos_profile_sensor_data,
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.task import Future
-from std_srvs.srv import Trigger
 
 from qvggt_core.errors import ParameterError, QvggtError
 from qvggt_core.optional import import_optional
@@ -42,6 +37,7 @@ from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.drivers.node_parameters import declare_all, refusal, unknown_parameters
+from qvggt_ros.drivers.node_services import NodeServices
 from qvggt_ros.drivers.node_transforms import Transforms
 from qvggt_ros.io.messages import Messages, installed_messages
 from qvggt_ros.publishing import LATCHED_OUTPUTS, Driver, outputs_of
@@ -106,13 +102,7 @@ class ReconstructNode(LifecycleNode):
         for warning in unknown_parameters(self._parameter_overrides):
             self.get_logger().warning(warning)
         self.add_on_set_parameters_callback(self._on_set_parameters)
-        # While one waits for the network, everything else goes on.
-        group = ReentrantCallbackGroup()
-        self.create_service(Trigger, "reset", self._on_reset, callback_group=group)
-        self.create_service(Trigger, "save_map", self._on_save_map, callback_group=group)
-        self.create_service(
-            Trigger, "save_keyframes", self._on_save_keyframes, callback_group=group
-        )
+        NodeServices(self, self._running)
 
     # The life cycle
 
@@ -427,31 +417,7 @@ class ReconstructNode(LifecycleNode):
             return f"{topic} has a publisher that sends nothing, or whose QoS does not match"
         return f"no one publishes {topic}: see `ros2 topic list`"
 
-    # Services and parameters
-
-    async def _on_reset(self, request: Any, response: Any) -> Any:
-        return await self._answer(response, lambda live: live.reset(), "the map is forgotten")
-
-    async def _on_save_map(self, request: Any, response: Any) -> Any:
-        return await self._answer(response, lambda live: live.save_map(), "{0[1]} points in {0[0]}")
-
-    async def _on_save_keyframes(self, request: Any, response: Any) -> Any:
-        message = "{0[1]} keyframes in {0[0]}, for the parameter load_map"
-        return await self._answer(response, lambda live: live.save_keyframes(), message)
-
-    async def _answer(
-        self, response: Any, do: Callable[[LiveReconstruction], Any], message: str
-    ) -> Any:
-        try:
-            work = do(self._running())
-            await _done(work, self.executor)
-            response.message = message.format(work.result())
-            response.success = True
-        except CancelledError:
-            response.message = "the node was cleaned up meanwhile"
-        except Exception as error:
-            response.message = str(error)
-        return response
+    # Parameters
 
     def _warn(self, text: str) -> None:
         if self._live is not None:
@@ -473,7 +439,7 @@ class ReconstructNode(LifecycleNode):
         try:
             given = self._parameters_given.with_values(**values)
             if self._live is not None:
-                self._live.set_parameters(self._live.parameters.with_values(**values))
+                self._live.change_parameters(**values)
         except ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         self._parameters_given = given
@@ -496,18 +462,6 @@ class _LogHandler(logging.Handler):
             self._logger.warning(text)
         else:
             self._logger.info(text)
-
-
-async def _done(work: concurrent.futures.Future, executor: Any) -> None:
-    """Wait for what another thread does; the executor goes on meanwhile."""
-    waiting = Future(executor=executor)
-
-    def end(_: concurrent.futures.Future) -> None:
-        waiting.set_result(None)
-        executor.wake()
-
-    work.add_done_callback(end)
-    await waiting
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -32,5 +32,7 @@ class MapOptions:
         None, "Save the map into this directory, for --load-map; turns loop_closure on."
     )
     load_map: Path | None = option(
-        None, "Find the camera in this map, which is not changed; turns loop_closure on."
+        None,
+        "Find the camera in this map, which grows with localization_only=false; turns "
+        "loop_closure on.",
     )

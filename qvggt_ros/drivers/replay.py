@@ -25,11 +25,10 @@ from qvggt_core.results.result import Result, write_reconstruction
 from qvggt_core.stream.deferred import DeferredReconstructor
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256
-from qvggt_core.stream.loaded_map import loops_of
+from qvggt_core.stream.loaded_map import loops_of, map_so_far
 from qvggt_core.stream.loop_closure import LoopClosure
-from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.reconstructor import Reconstructor
-from qvggt_core.stream.saved_map import MAP, SavedMap, write_map_files
+from qvggt_core.stream.saved_map import MAP, write_map_files
 from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import MapOptions, ReplayOptions
@@ -196,13 +195,13 @@ def _with_maps(loaded: LoadedNetwork, maps: MapOptions) -> tuple[LoadedNetwork, 
         loaded = replace(loaded, parameters=parameters)
     if maps.save_map is None:
         return (*loops_of(loaded), "")
-    if loaded.parameters.load_map:
+    if loaded.parameters.load_map and loaded.parameters.localization_only:
         raise ParameterError(
             "a map that is loaded is not changed, so there is none to save: choose --load-map or "
-            "--save-map"
+            "--save-map, or let the map grow by --set localization_only=false"
         )
     loaded = replace(loaded, parameters=loaded.parameters.with_values(loop_closure=True))
-    return loaded, LoopClosure(), checkpoint_sha256(loaded.parameters)
+    return (*loops_of(loaded), checkpoint_sha256(loaded.parameters))
 
 
 @contextmanager
@@ -331,9 +330,8 @@ class _Run:
         Raises:
             MapError: there is none.
         """
-        assert isinstance(loops.finder, LoopFinder)
         up = str(self._session.up_values["up_source"])
-        write_map_files(directory, SavedMap.of(loops.finder, network, up))
+        write_map_files(directory, map_so_far(loops, network, up))
 
     def through(self, bag: Path, options: ReplayOptions, loops: LoopClosure) -> None:
         """Run, and write what is published; the written recording is whole in any case.

@@ -23,7 +23,7 @@ TOPICS = {f"/qvggt/{topic}" for topic in OUTPUTS} | {"/diagnostics"}
 NODE = ast.parse(
     "".join(
         (ROOT / f"qvggt_ros/drivers/{name}.py").read_text(encoding="utf-8").replace(FUTURE, "")
-        for name in ("node", "node_parameters", "node_transforms")
+        for name in ("node", "node_parameters", "node_services", "node_transforms")
     )
 )
 LAUNCH_FILES = sorted((ROOT / "launch").glob("*.launch.py"))

@@ -31,7 +31,13 @@ ROS_PACKAGES = {
     "tf2_ros",
 }
 
-ROS_FILES = {"node.py", "node_parameters.py", "node_transforms.py", "ros_graph.py"}
+ROS_FILES = {
+    "node.py",
+    "node_parameters.py",
+    "node_services.py",
+    "node_transforms.py",
+    "ros_graph.py",
+}
 """The files that need an installed ROS."""
 
 

@@ -8,15 +8,7 @@ from support import drifting_flight as flights
 from support import hostile_checkpoints as hostile
 from support import mapped_room
 from support.plain_parameters import PLAIN
-from support.recordings import (
-    M,
-    camera_info_message,
-    header,
-    image_message,
-    read_recording,
-    stamp_of,
-    write_recording,
-)
+from support.recordings import M, read_recording
 
 import qvggt_core as qvggt
 from qvggt_core.errors import MapError, OutputError, ParameterError
@@ -30,27 +22,6 @@ from qvggt_ros.publishing import Driver
 
 PARAMETERS = PLAIN.with_values(window_size=4, window_stride=2)
 LATER = flights.circle(40, 0.6, radius=2.15)[7:17]
-
-
-def messages(poses):
-    """Yield the images of a flight and their calibration."""
-    size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
-    k = flights.CAMERA.intrinsics
-    for index, picture in enumerate(mapped_room.pictures(poses)):
-        image = image_message(0, header=header(index), step=3 * size["width"], **size)
-        image.data = picture.reshape(-1)
-        projection = np.hstack([k, np.zeros((3, 1))]).ravel()
-        yield image, camera_info_message(index, k=k.ravel(), p=projection, **size)
-
-
-def recording(path, poses):
-    entries = []
-    for index, (image, info) in enumerate(messages(poses)):
-        entries += [
-            ("/camera/image_raw", "Image", stamp_of(index), image),
-            ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
-        ]
-    return write_recording(path, entries)
 
 
 def run(bag, output, poses, checkpoint, **maps):
@@ -79,14 +50,14 @@ def checkpoint(folder):
 
 @pytest.fixture(scope="module")
 def box(folder, checkpoint):
-    bag = recording(folder / "in", mapped_room.TRUTH)
+    bag = mapped_room.recording(folder / "in", mapped_room.TRUTH)
     run(bag, folder / "out", mapped_room.TRUTH, checkpoint, save_map=folder / "box")
     return folder / "box"
 
 
 @pytest.fixture(scope="module")
 def later(folder):
-    return recording(folder / "later", LATER)
+    return mapped_room.recording(folder / "later", LATER)
 
 
 def test_the_map_is_beside_the_result_and_has_the_network_s_hash(box, folder, checkpoint):
@@ -121,7 +92,7 @@ def test_a_later_recording_is_found_in_the_map(box, later, folder, checkpoint):
 
 def test_where_nothing_is_recognised_the_result_stays_outside(box, folder, checkpoint):
     away = flights.circle(60, 1.0)[46:51]
-    bag = recording(folder / "away", away)
+    bag = mapped_room.recording(folder / "away", away)
     summary = run(bag, folder / "lost", away, checkpoint, load_map=box)
     assert summary.metrics["result"]["localisation"] == "not localised in map box yet"
     assert (folder / "lost" / "trajectory_1.tum").exists()
@@ -162,12 +133,12 @@ class Live:
             self.worlds.append(message.header.frame_id)
 
     def fly(self):
-        for image, info in messages(self.poses):
+        for image, info in mapped_room.messages(self.poses):
             self.session.on_camera_info(info, "")
             self.session.on_images({"": image})
             # The thread that localises is slower than images come here.
             self.session._worker.call(lambda: None).result(20.0)
-            self.session._worker.call(self.session._loops.finish).result(20.0)
+            self.session._worker.call(self.session._maps.loops.finish).result(20.0)
 
     @property
     def status(self):
@@ -193,7 +164,7 @@ def test_a_live_camera_is_found_in_the_map_that_a_parameter_names(box, live, tmp
     it.fly()
     assert it.status["localisation"] == "localised in map box after 3 keyframes"
     assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
-    with pytest.raises(MapError, match="no keyframes are kept"):
+    with pytest.raises(MapError, match="localization_only false it grows"):
         it.session.save_keyframes().result(20.0)
     assert list(tmp_path.iterdir()) == []
 
@@ -224,3 +195,66 @@ def test_images_in_python_are_found_in_the_map_too(box, checkpoint):
     apart = unit * found.poses[:, :3, 3] - expected[:, :3, 3]
     assert np.linalg.norm(apart, axis=1).max() < 0.2
     assert not qvggt.Reconstruction(LoadedNetwork(None, PARAMETERS, {})).is_in_loaded_map
+
+
+def test_a_map_is_loaded_while_images_come(box, live):
+    it = live(LATER, map_directory=str(box.parent))
+    answer = it.session.load_map("box").result(20.0)
+    assert answer.startswith("map box of 24 keyframes is loaded; it stays as it is")
+    assert it.session.parameters.loop_closure
+    it.fly()
+    assert it.status["localisation"] == "localised in map box after 3 keyframes"
+    assert (it.worlds[0], it.worlds[-1]) == ("qvggt_unscaled_1", "qvggt_unscaled")
+
+
+def test_a_map_that_cannot_be_loaded_changes_nothing(box, live, tmp_path):
+    it = live(LATER, map_directory=str(box.parent))
+    (tmp_path / "letter").mkdir()
+    for place, why in {
+        "nowhere": "no saved map",
+        str(tmp_path / "letter"): "no saved map",
+        "package://maps/box": "no place of a map",
+        "": "no place of a map",
+    }.items():
+        with pytest.raises(MapError, match=why):
+            it.session.load_map(place).result(20.0)
+    it.fly()
+    assert it.status["localisation"] is None
+    assert set(it.worlds) == {"qvggt_unscaled"}
+
+
+def test_the_map_of_a_flight_is_frozen_and_grows_again(live, tmp_path):
+    it = live(mapped_room.TRUTH, loop_closure=True, map_directory=str(tmp_path))
+    with pytest.raises(MapError, match="no map to save"):
+        it.session.set_localization_only(True).result(20.0)
+    it.fly()
+    assert "stays as it is" in it.session.set_localization_only(True).result(20.0)
+    it.fly()
+    assert it.status["localisation"] == "localised in map of this flight after 3 keyframes"
+    with pytest.raises(MapError, match="localization_only false"):
+        it.session.save_keyframes().result(20.0)
+    assert "are added" in it.session.set_localization_only(False).result(20.0)
+    it.fly()
+    assert it.status["localisation"] == "localised in map of this flight, which grows"
+    _, count = it.session.save_keyframes().result(20.0)
+    assert count > len(mapped_room.TRUTH)
+
+
+def test_a_recording_extends_a_map(box, later, folder, checkpoint):
+    parameters = PARAMETERS.with_values(checkpoint=str(checkpoint), localization_only=False)
+    summary = replay(
+        later,
+        folder / "longer",
+        LoadedNetwork(mapped_room.BoxNetwork(LATER), parameters, {}),
+        ReplayOptions(report=False),
+        maps=MapOptions(load_map=box, save_map=folder / "larger"),
+        comparison=Comparison(None),
+    )
+    localisation = "localised in map box, which grows"
+    assert summary.metrics["result"]["localisation"] == localisation
+    before, after = read_map(box), read_map(folder / "larger")
+    assert len(after.keyframes) == len(before.keyframes) + len(LATER)
+    expected = mapped_room.MAP_FROM_ROOM @ np.concatenate([mapped_room.TRUTH, LATER])
+    unit = scale_between(after.poses, expected)
+    apart = unit * after.poses[:, :3, 3] - expected[:, :3, 3]
+    assert np.linalg.norm(apart, axis=1).max() < 0.2

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.stream import WindowPrediction
 from qvggt_core.stream.frame import Scale
 from qvggt_core.stream.loop_closure import LoopClosure
@@ -16,6 +17,13 @@ from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.saved_map import SavedMap
 from support import drifting_flight as flights
 from support import known_room
+from support.recordings import (
+    camera_info_message,
+    header,
+    image_message,
+    stamp_of,
+    write_recording,
+)
 
 NETWORK = "5a" * 32
 TRUTH = flights.circle(24, 0.6)
@@ -36,6 +44,18 @@ def mapped(is_metric: bool = True) -> LoopFinder:
 def saved(is_metric: bool = True) -> SavedMap:
     """Return the map of that flight."""
     return SavedMap.of(mapped(is_metric), NETWORK, "imu", "box")
+
+
+def twice() -> SavedMap:
+    """Return a map that holds the room and, 9 m away, its copy."""
+    one = saved()
+    copy = transform(np.eye(3), np.array([9.0, 0.0, 0.0])) @ one.poses
+    return replace(
+        one,
+        poses=np.concatenate([one.poses, copy]),
+        keyframes=2 * one.keyframes,
+        places=np.concatenate([one.places, one.places]),
+    )
 
 
 def in_units(
@@ -91,3 +111,25 @@ def pictures(poses: np.ndarray) -> list[np.ndarray]:
     for index, image in enumerate(images):
         image[: 2 * flights.ZOOM, : 2 * flights.ZOOM] = index
     return images
+
+
+def messages(poses: np.ndarray) -> Iterator:
+    """Yield the images of a flight and their calibration."""
+    size = {"height": flights.CAMERA.height, "width": flights.CAMERA.width}
+    k = flights.CAMERA.intrinsics
+    for index, picture in enumerate(pictures(poses)):
+        image = image_message(0, header=header(index), step=3 * size["width"], **size)
+        image.data = picture.reshape(-1)
+        projection = np.hstack([k, np.zeros((3, 1))]).ravel()
+        yield image, camera_info_message(index, k=k.ravel(), p=projection, **size)
+
+
+def recording(path: Path, poses: np.ndarray) -> Path:
+    """Write a flight through the box as a recording; return its path."""
+    entries = []
+    for index, (image, info) in enumerate(messages(poses)):
+        entries += [
+            ("/camera/image_raw", "Image", stamp_of(index), image),
+            ("/camera/camera_info", "CameraInfo", stamp_of(index), info),
+        ]
+    return write_recording(path, entries)

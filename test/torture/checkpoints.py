@@ -12,6 +12,7 @@ from support.figures import Figures, main
 from support.hostile_checkpoints import KINDS, load_and_run, torch_file
 from support.hostile_published import KINDS as PUBLISHED
 from support.hostile_published import use
+from support.hostile_released import import_and_load, wrong
 
 
 def round_of_cases(folder: Path, figures: Figures, seed: int) -> None:
@@ -26,6 +27,8 @@ def round_of_cases(folder: Path, figures: Figures, seed: int) -> None:
         shutil.rmtree(network, ignore_errors=True)
         path = make(random.Random(seed), network)
         figures.run(f"published {kind} {seed}", partial(use, path))
+    entries = wrong(random.Random(seed))
+    figures.run(f"released {seed}", partial(import_and_load, entries, folder))
     path = folder / "network.pt"
     path.write_bytes(torch_file(random.Random(seed), marker))
     figures.run(f"torch {seed}", partial(load_and_run, path))

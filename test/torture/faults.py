@@ -20,11 +20,10 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import torch
-from support.fault_commands import Command, commands
+from support.fault_commands import Command, commands, load_known_network
 from support.figures import Figures, main
 from support.forked_commands import Ended, run
 from support.hub import Hub, running
-from support.recordings import load_room_network
 from support.small_network import TINY, open_state
 
 import qvggt_core.training.curves
@@ -233,7 +232,7 @@ def served_network(folder: Path) -> Hub:
 if __name__ == "__main__":
     # Threads of the parent are not in a child that is forked, and would be waited for.
     torch.set_num_threads(1)
-    network.load_network = load_room_network
+    network.load_network = load_known_network
     # What is starved is a command's work, no import: all is there before.
     importlib.import_module("qvggt_ros.drivers.batch")
     with TemporaryDirectory() as work, running(served_network(Path(work))) as hub:

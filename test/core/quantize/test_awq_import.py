@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
 import torch
 from qvggt_kernels import Int4Linear, dequantize
 from qvggt_kernels.cpu import linear as cpu
-from support.small_network import TINY
+from support.hostile_released import import_and_load, wrong
+from support.released import SMALL, initial_state, packed_as_awq, released_file, released_weight
 
-from qvggt_core.errors import CheckpointError, QuantizationError
+from qvggt_core.errors import CheckpointError, QuantizationError, QvggtError
 from qvggt_core.model import VGGT, load_model, read_checkpoint, save_checkpoint
 from qvggt_core.quantize.awq_import import import_awq_linear, import_released, unpack_awq
-
-SMALL = replace(
-    TINY, img_size=518, embed_dim=128, camera_num_heads=2, camera_iterations=4, point_head=True
-)
-
-
-def packed_as_awq(u):
-    """Pack (N, K) numbers of 0..15 number by number, as the format's description reads."""
-    rows, columns = u.shape
-    shuffled = np.empty_like(u)
-    for column in range(columns):
-        base, place = column // 32 * 32, column % 32
-        d, r, e = place // 8, place % 8 // 2, place % 2
-        shuffled[:, base + 8 * r + 4 * e + d] = u[:, column]
-    words = np.zeros((rows // 4, columns), np.uint16)
-    for four in range(rows // 4):
-        for stretch in range(columns // 64):
-            line = np.concatenate(
-                [shuffled[4 * four + row, 64 * stretch : 64 * stretch + 64] for row in range(4)]
-            )
-            for word in range(64):
-                value = 0
-                for place in range(4):
-                    value |= int(line[4 * word + place]) << 4 * place
-                words[four, 64 * stretch + word] = value
-    return torch.from_numpy(words.view(np.int16))
-
-
-def released_weight(rows, columns, seed=0, symmetric=False, size=128):
-    rng = np.random.default_rng(seed)
-    u = rng.integers(0, 16, (rows, columns))
-    groups = columns // size
-    padded = -(-groups // 8) * 8
-    steps, zeros = np.zeros((padded, rows), np.float16), np.zeros((padded, rows))
-    steps[:groups] = rng.uniform(0.001, 0.02, (groups, rows))
-    zeros[:groups] = 8 if symmetric else rng.integers(3, 13, (groups, rows))
-    scaled = (-steps.astype(np.float32) * zeros).astype(np.float16)
-    per_column = np.repeat(np.arange(groups), size)
-    weight = u * steps.astype(np.float64)[per_column].T + scaled.astype(np.float64)[per_column].T
-    return u, torch.from_numpy(steps), torch.from_numpy(scaled), torch.from_numpy(weight)
 
 
 @pytest.mark.parametrize(("rows", "columns"), [(4, 64), (8, 128), (12, 256)])
@@ -109,35 +71,11 @@ def test_other_formats_are_refused_with_what_was_found():
         unpack_awq(torch.zeros(2, 100, dtype=torch.int16))
 
 
-def released_file(path, state, quantized, extra):
-    """Write a released checkpoint: `quantized` weights packed, the rest in float16."""
-    entries, exact = {}, {name: tensor.clone() for name, tensor in state.items()}
-    for number, name in enumerate(quantized):
-        rows, columns = state[f"{name}.weight"].shape
-        u, steps, scaled, weight = released_weight(rows, columns, seed=number)
-        entries |= {
-            f"{name}.qweight": packed_as_awq(u),
-            f"{name}.scales": steps,
-            f"{name}.scaled_zeros": scaled,
-        }
-        exact[f"{name}.weight"] = weight.float()
-    for name, tensor in state.items():
-        if f"{name.removesuffix('.weight')}.qweight" not in entries:
-            entries[name] = tensor.half()
-    torch.save({**entries, **extra}, path)
-    return exact
-
-
 @pytest.fixture
 def quantized_names():
     blocks = ("aggregator.frame_blocks.1", "aggregator.global_blocks.2", "camera_head.trunk.0")
     linears = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
     return [f"{block}.{linear}" for block in blocks for linear in linears]
-
-
-def initial_state():
-    torch.manual_seed(0)
-    return VGGT(SMALL).initialise().state_dict()
 
 
 def test_a_released_checkpoint_becomes_one_of_ours_and_says_the_same(tmp_path, quantized_names):
@@ -192,6 +130,22 @@ def test_blocks_alone_need_their_base(tmp_path, quantized_names):
     )
     assert count == 4
     load_model(tmp_path / "ours.safetensors")
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_a_wrong_file_is_imported_as_numbers_or_explained(tmp_path, seed):
+    with suppress(QvggtError):
+        import_and_load(wrong(random.Random(seed)), tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("part", ["scales", "scaled_zeros"])
+def test_what_is_no_number_is_refused(value, part):
+    u, steps, scaled, _ = released_weight(8, 128)
+    parts = {"scales": steps, "scaled_zeros": scaled}
+    parts[part][0, 3] = value
+    with pytest.raises(QuantizationError, match="finite"):
+        import_awq_linear(packed_as_awq(u), **parts)
 
 
 def test_what_is_no_released_checkpoint_is_refused(tmp_path):

@@ -134,16 +134,9 @@ def test_a_place_that_is_not_in_the_map_is_not_found():
 
 
 def test_where_two_places_of_the_map_look_alike_the_camera_is_in_neither():
-    saved = mapped_room.saved()
-    copy = transform(np.eye(3), np.array([9.0, 0.0, 0.0])) @ saved.poses
-    twice = replace(
-        saved,
-        poses=np.concatenate([saved.poses, copy]),
-        keyframes=2 * saved.keyframes,
-        places=np.concatenate([saved.places, saved.places]),
-    )
     results = flights.closed(
-        LoopClosure(saved=twice), mapped_room.in_units(TRUTH[:6], ODOMETRY[:6], METRES)
+        LoopClosure(saved=mapped_room.twice()),
+        mapped_room.in_units(TRUTH[:6], ODOMETRY[:6], METRES),
     )
     assert {result.segment for result in results} == {1}
     assert results[-1].loops.rejected["places of the map look alike"] == 6
