@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 from support import known_room as room
+from support.nonsense import Nonsense
 from support.streams import geometries
 
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Reconstructor, WindowPrediction
+from qvggt_core.stream import Frame, Reconstructor
 from qvggt_core.stream.frame import ScaleState
 from qvggt_core.stream.stereo_points import StereoPair
 from qvggt_core.stream.tracks import Tracker
@@ -109,27 +110,11 @@ def test_narrow_images_that_do_not_overlap_have_a_reason():
     assert "do not overlap" in pair.problem
 
 
-class Nonsense:
-    """A network that knows nothing of the room."""
-
-    image_width, patch_size = room.WIDTH, room.PATCH
-
-    def encode(self, image):
-        return None
-
-    def predict(self, tokens, height, width, newest=None):
-        rng, count = np.random.default_rng(0), len(tokens)
-        poses = np.tile(np.eye(4), (count, 1, 1))
-        poses[:, :3, 3] = rng.normal(0.0, 1.0, (count, 3))
-        shape = (count if newest is None else newest, height, width)
-        depth = np.exp(rng.normal(0.0, 0.7, shape)).astype(np.float32)
-        intrinsics = np.tile(room.INTRINSICS, (count, 1, 1))
-        return WindowPrediction(poses, intrinsics, depth, np.full(shape, 2.0, np.float32))
-
-
 def stream(poses, claimed=None):
     """Return what a rig gives whose network knows nothing of the room."""
-    reconstructor = Reconstructor(Nonsense(), Parameters(cameras=["left", "right"]))
+    reconstructor = Reconstructor(
+        Nonsense(room.WIDTH, room.PATCH, room.INTRINSICS), Parameters(cameras=["left", "right"])
+    )
     other = place() if claimed is None else claimed
     reconstructor.sensors.set_extrinsics("right", inverse(other))
     results = []
