@@ -3,18 +3,19 @@
     python benchmarks/relocalisation.py DIRECTORY RECORDING... \
         -o benchmarks/results/relocalisation.json
 
-DIRECTORY has the renderings of benchmarks/loop_closure.py. A map is made of the first half of a
-flight, saved and loaded; every few frames of the second half a try begins that knows nothing, and
+DIRECTORY has the renderings of benchmarks/loop_closure.py. A map is made of one half of a
+flight, saved and loaded; every few frames of the other half a try begins that knows nothing, and
 ends after `_FRAMES` frames. A pose is right within 0.3 m and 5 degrees of the truth, to which the
 map's keyframes are aligned: turn by orientations, scale and shift by positions. Tries in the map of
-another world may find nothing.
+another world may find nothing. With --truth, a recording is also held against another reference: a
+trajectory in TUM's format, in any unit, interpolated between its poses.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,9 +26,12 @@ from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
 from result_table import ResultTable
-from scipy.spatial.transform import Rotation
+from scipy.interpolate import interp1d
+from scipy.spatial.transform import Rotation, Slerp
 
-from qvggt_core.geometry.poses import rotation_angle
+from qvggt_core.evaluate.trajectory import align_sim3
+from qvggt_core.evaluate.trajectory_files import read_trajectory
+from qvggt_core.geometry.poses import rotation_angle, transform
 from qvggt_core.geometry.similarities import rigid
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, Preprocessor, Reconstruction
@@ -38,8 +42,8 @@ from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.saved_map import SavedMap, read_map, write_map
 
-# Frames between tries, of a try, and of those after the camera is localised.
-_EVERY, _FRAMES, _LATER = 8, 60, 20
+# Frames between tries, of a try, and of those after the camera is localised; a try has as many.
+_EVERY, _FRAMES, _LATER = 4, 60, 20
 _METRES, _DEGREES = 0.3, 5.0
 
 
@@ -84,10 +88,11 @@ class Flight:
             loops.correct(step.result, lambda g, made=step.tokens: made[g.view.stamp_ns])
 
     @property
-    def half(self) -> int:
-        """Number of steps in the first half of the images."""
+    def halves(self) -> tuple[Sequence[Step], Sequence[Step]]:
+        """The steps of the first half of the images, and the others."""
         counts = np.cumsum([len(step.result.frames) for step in self.steps])
-        return int(np.searchsorted(counts, counts[-1] / 2)) + 1
+        half = int(np.searchsorted(counts, counts[-1] / 2)) + 1
+        return self.steps[:half], self.steps[half:]
 
 
 def by_network(frames: list[Frame], truth: Truth, loaded: Any) -> Flight:
@@ -117,10 +122,10 @@ def with_exact_depth(directory: Path, seed: int, network: Any) -> Flight:
     return Flight(frames, steps, Truth(dict(zip(stamps, flight.poses, strict=True))), size)
 
 
-def mapped(flight: Flight) -> SavedMap:
-    """Return the map of a flight's first half, saved and loaded."""
+def mapped(flight: Flight, steps: Sequence[Step]) -> SavedMap:
+    """Return the map of a part of a flight, saved and loaded."""
     loops = LoopClosure()
-    flight.through(loops, flight.steps[: flight.half])
+    flight.through(loops, steps)
     assert isinstance(loops.finder, LoopFinder)
     saved = SavedMap.of(loops.finder, "", "first camera")
     with TemporaryDirectory() as directory:
@@ -191,14 +196,24 @@ def attempt(
     return offs, keyframes
 
 
-def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[str, Any]:
+Outcome = tuple[list[tuple[float, float]], int]
+
+
+def tries(
+    flight: Flight, steps: Sequence[Step], saved: SavedMap, alignment: Alignment | None
+) -> list[Outcome]:
     """Return what became of tries in a map; of another world if there is no alignment."""
-    counts = np.cumsum([0, *(len(step.result.frames) for step in flight.steps)])
-    begins = np.arange(counts[flight.half], counts[-1] - _FRAMES, _EVERY)
-    outcomes = [
-        attempt(flight, flight.steps[start:end], saved, alignment)
-        for start, end in np.searchsorted(counts, np.stack([begins, begins + _FRAMES], axis=1))
+    counts = np.cumsum([0, *(len(step.result.frames) for step in steps)])
+    begins = np.arange(0, counts[-1] - _LATER, _EVERY)
+    parts = np.searchsorted(counts, np.stack([begins, begins + _FRAMES], axis=1))
+    return [
+        attempt(flight, steps[start:end], saved, alignment)
+        for start, end in np.unique(parts, axis=0)
     ]
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the figures of tries."""
     first = np.array([offs[0] for offs, _ in outcomes if offs]).reshape(-1, 2)
     later = np.array([off for offs, _ in outcomes for off in offs]).reshape(-1, 2)
     right, count = int(_is_right(first).sum()), len(outcomes)
@@ -208,7 +223,7 @@ def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[
         "wrong": (len(first) - right) / count,
         "not_localised": (count - len(first)) / count,
     }
-    if alignment is None or not len(first):
+    if not len(first) or not np.isfinite(first).all():
         return found
     return {
         **found,
@@ -219,6 +234,8 @@ def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[
         "keyframes_median": float(np.median([number for _, number in outcomes if number])),
         "results": len(later),
         "results_wrong": 1.0 - float(_is_right(later).mean()),
+        "results_m_worst": float(later[:, 0].max()),
+        "results_deg_worst": float(later[:, 1].max()),
     }
 
 
@@ -226,12 +243,42 @@ def _is_right(offs: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (offs[:, 0] <= _METRES) & (offs[:, 1] <= _DEGREES)
 
 
-def figures(flight: Flight) -> tuple[SavedMap, dict[str, Any]]:
-    """Return the map of a flight's first half, and the figures of tries in its second."""
-    saved = mapped(flight)
-    alignment = Alignment.of(saved, flight.truth)
-    found = tries(flight, saved, alignment)
-    return saved, {"keyframes": len(saved.keyframes), "map_error_m": alignment.error, **found}
+def figures(
+    flight: Flight, maps: Sequence[SavedMap], others: Sequence[SavedMap] = ()
+) -> dict[str, Any]:
+    """Return the figures of tries of each half in the map of the other, or in other maps."""
+    outcomes: list[Outcome] = []
+    errors = []
+    for index, steps in enumerate(reversed(flight.halves)):
+        alignment = None if others else Alignment.of(maps[index], flight.truth)
+        errors += [] if alignment is None else [alignment.error]
+        outcomes += tries(flight, steps, (others or maps)[index], alignment)
+    if others:
+        return summary(outcomes)
+    keyframes = [len(each.keyframes) for each in maps]
+    return {"keyframes": keyframes, "map_error_m": errors, **summary(outcomes)}
+
+
+def reference(path: Path, flight: Flight) -> Flight:
+    """Return a flight held against a trajectory in TUM's format, scaled to its own truth."""
+    track = read_trajectory(path)
+    stamps, poses = np.array(track.stamps_ns), np.stack(track.matrices)
+    known = [(pose, flight.truth.pose(at)) for at, pose in zip(stamps, poses, strict=True)]
+    pairs = [(pose[:3, 3], true[:3, 3]) for pose, true in known if true is not None]
+    scale = align_sim3(*(np.array(each) for each in zip(*pairs, strict=True)))[0]
+    inside = [at for at in flight.frames if stamps[0] <= at <= stamps[-1]]
+    since, wanted = (stamps - stamps[0]) * 1e-9, (np.array(inside) - stamps[0]) * 1e-9
+    turns = Slerp(since, Rotation.from_matrix(poses[:, :3, :3]))(wanted).as_matrix()
+    places = scale * interp1d(since, poses[:, :3, 3], axis=0)(wanted)
+    between = {
+        at: transform(turn, place) for at, turn, place in zip(inside, turns, places, strict=True)
+    }
+    return replace(flight, truth=Truth(between))
+
+
+def both_maps(flight: Flight) -> list[SavedMap]:
+    """Return the maps of a flight's halves."""
+    return [mapped(flight, half) for half in flight.halves]
 
 
 def main() -> None:
@@ -240,6 +287,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
     parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
     args = parser.parse_args()
     loaded = load_network(Parameters(compute_dtype="float32"))
@@ -247,14 +295,18 @@ def main() -> None:
 
     if args.only != "recordings":
         rooms = [with_exact_depth(args.directory, seed, loaded.network) for seed in range(2)]
-        found = [figures(flight) for flight in rooms]
+        maps = [both_maps(room) for room in rooms]
         for number in range(2):
-            table.add(f"exact depth, room {30 + number}", found[number][1])
-            other = tries(rooms[number], found[1 - number][0], None)
+            table.add(f"exact depth, room {30 + number}", figures(rooms[number], maps[number]))
+            other = figures(rooms[number], maps[number], others=maps[1 - number])
             table.add(f"room {30 + number} in the map of room {31 - number}", other)
     for path in args.recordings if args.only != "rooms" else ():
         frames, truth = read(path, None)
-        table.add(path.name, figures(by_network(frames, truth, loaded))[1])
+        flight = by_network(frames, truth, loaded)
+        own = both_maps(flight)
+        table.add(path.name, figures(flight, own))
+        if args.truth is not None:
+            table.add(f"{path.name}, other truth", figures(reference(args.truth, flight), own))
 
 
 if __name__ == "__main__":
