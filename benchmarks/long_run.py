@@ -112,7 +112,13 @@ def fly(flight: Rendered, args: argparse.Namespace) -> dict[str, Any]:
         if number % every == every - 1:
             gc.collect()
             memory.append(resident_mib())
-            print(number + 1, f"{memory[-1]:.0f} MiB", session.counters.segments, flush=True)
+            print(
+                number + 1,
+                f"{memory[-1]:.0f} MiB",
+                len(finder.store),
+                len(finder.loops),
+                flush=True,
+            )
     half = np.array(memory[len(memory) // 2 :])
     slope = np.polyfit(np.arange(len(half)) * every, half, 1)[0] * 1000.0
     tail = np.array(finder.seconds[len(finder.seconds) // 2 :])
@@ -122,7 +128,9 @@ def fly(flight: Rendered, args: argparse.Namespace) -> dict[str, Any]:
         "images_per_second": args.images / (time.perf_counter() - begin),
         "keyframes_kept_at_most": args.keyframes,
         "keyframes_seen": len(finder.seconds),
-        "loops": finder.accepted,
+        "keyframes_kept": len(finder.store),
+        "loops_accepted": finder.accepted,
+        "loops_kept": len(finder.loops),
         "segments": session.counters.segments,
         "resident_mib": memory,
         "second_half_mib_per_1000_images": float(slope),

@@ -25,16 +25,14 @@ from confirmation import Truth, read
 from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
+from other_truth import other_truth
 from result_table import ResultTable
-from scipy.interpolate import interp1d
-from scipy.spatial.transform import Rotation, Slerp
+from scipy.spatial.transform import Rotation
 
-from qvggt_core.evaluate.trajectory import align_sim3
-from qvggt_core.evaluate.trajectory_files import read_trajectory
-from qvggt_core.geometry.poses import rotation_angle, transform
+from qvggt_core.geometry.poses import rotation_angle
 from qvggt_core.geometry.similarities import rigid
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Preprocessor, Reconstruction
+from qvggt_core.stream import Frame, Preprocessor, Reconstruction, localiser, loop_finder
 from qvggt_core.stream.align import Similarity
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.localiser import MapLocaliser
@@ -53,6 +51,33 @@ class Step:
 
     result: Reconstruction
     tokens: dict[int, Any]
+
+
+class Remembered:
+    """Finds the corners of each image, and compares each two of them, once for all tries."""
+
+    def __init__(self) -> None:
+        """Take the place of what does so."""
+        self._corners: dict[int, Any] = {}
+        self._same: dict[tuple[int, int], Any] = {}
+        self._work = localiser.corners_of, localiser.compare
+        for module in (localiser, loop_finder):
+            module.corners_of, module.compare = self.corners_of, self.compare
+
+    def corners_of(self, keyframe: Any) -> Any:
+        """Return the corners of a keyframe, whose image stays as long as its flight."""
+        key = id(keyframe.image)
+        if key not in self._corners:
+            self._corners[key] = self._work[0](keyframe)
+        return self._corners[key]
+
+    def compare(self, first: Any, second: Any) -> Any:
+        """Return what two keyframes' corners have in common."""
+        key = id(first), id(second)
+        if key not in self._same:
+            # With the corners, whose numbers are theirs as long as they are there.
+            self._same[key] = self._work[1](first, second), first, second
+        return self._same[key][0]
 
 
 class Recorded(LoopClosure):
@@ -176,17 +201,17 @@ def attempt(
     Without an alignment the map is of another world: any pose is wrong.
     """
     loops = LoopClosure(saved=saved)
-    localiser = loops.finder
-    assert isinstance(localiser, MapLocaliser)
+    finder = loops.finder
+    assert isinstance(finder, MapLocaliser)
     offs: list[tuple[float, float]] = []
     keyframes, later = 0, 0
     for step in steps:
         flight.through(loops, [step])
-        move, newest = localiser.map_from_odometry, step.result.frames[-1:]
+        move, newest = finder.map_from_odometry, step.result.frames[-1:]
         true = flight.truth.pose(newest[0].view.stamp_ns) if newest else None
         if move is None or true is None:
             continue
-        keyframes = keyframes or int(localiser.status.localisation.split()[-2])
+        keyframes = keyframes or int(finder.status.localisation.split()[-2])
         if alignment is None:
             return [(np.inf, np.inf)], keyframes
         offs.append(alignment.errors(move @ newest[0].map_from_camera, true))
@@ -259,23 +284,6 @@ def figures(
     return {"keyframes": keyframes, "map_error_m": errors, **summary(outcomes)}
 
 
-def reference(path: Path, flight: Flight) -> Flight:
-    """Return a flight held against a trajectory in TUM's format, scaled to its own truth."""
-    track = read_trajectory(path)
-    stamps, poses = np.array(track.stamps_ns), np.stack(track.matrices)
-    known = [(pose, flight.truth.pose(at)) for at, pose in zip(stamps, poses, strict=True)]
-    pairs = [(pose[:3, 3], true[:3, 3]) for pose, true in known if true is not None]
-    scale = align_sim3(*(np.array(each) for each in zip(*pairs, strict=True)))[0]
-    inside = [at for at in flight.frames if stamps[0] <= at <= stamps[-1]]
-    since, wanted = (stamps - stamps[0]) * 1e-9, (np.array(inside) - stamps[0]) * 1e-9
-    turns = Slerp(since, Rotation.from_matrix(poses[:, :3, :3]))(wanted).as_matrix()
-    places = scale * interp1d(since, poses[:, :3, 3], axis=0)(wanted)
-    between = {
-        at: transform(turn, place) for at, turn, place in zip(inside, turns, places, strict=True)
-    }
-    return replace(flight, truth=Truth(between))
-
-
 def both_maps(flight: Flight) -> list[SavedMap]:
     """Return the maps of a flight's halves."""
     return [mapped(flight, half) for half in flight.halves]
@@ -291,6 +299,7 @@ def main() -> None:
     parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
     args = parser.parse_args()
     loaded = load_network(Parameters(compute_dtype="float32"))
+    Remembered()
     table = ResultTable(args.output, keeps_others=bool(args.only))
 
     if args.only != "recordings":
@@ -306,7 +315,8 @@ def main() -> None:
         own = both_maps(flight)
         table.add(path.name, figures(flight, own))
         if args.truth is not None:
-            table.add(f"{path.name}, other truth", figures(reference(args.truth, flight), own))
+            other = replace(flight, truth=other_truth(args.truth, flight.frames, truth))
+            table.add(f"{path.name}, other truth", figures(other, own))
 
 
 if __name__ == "__main__":
