@@ -10,6 +10,7 @@ import numpy as np
 
 from qvggt_core.errors import QvggtError
 from qvggt_core.geometry.geodetic import LocalTangentPlane
+from qvggt_core.geometry.poses import transform
 from qvggt_core.stream.frame import Array64, Frame
 from qvggt_core.stream.known_lengths import RangeReading
 from qvggt_core.stream.sensor_inputs import SensorInputs
@@ -51,7 +52,8 @@ class MetricSensors:
         self._lookup = lookup
         self._counters = counters
         self._tangent: LocalTangentPlane | None = None
-        self._baselines: dict[str, float] = {}
+        self._projections: dict[str, tuple[Array64, Array64]] = {}
+        self._known_places: set[str] = set()
         self._odometry_steps, self._gps_steps = Steps(), Steps()
         # An IMU that is screwed to the camera: hundreds of messages a second need one look-up.
         self._mounts: dict[str, Array64] = {}
@@ -169,24 +171,37 @@ class MetricSensors:
             turned @ np.array([rate.x, rate.y, rate.z]),
         )
 
-    def on_projection(self, camera: str, projection: Array64) -> None:
-        """Take the P (3, 4) of a stereo pair's second camera: its last column has the baseline."""
-        if projection[0, 0] > 0.0 and projection[0, 3] != 0.0:
-            self._set_baseline(camera, abs(float(projection[0, 3] / projection[0, 0])))
+    def on_projection(self, camera: str, projection: Array64, turn: Array64) -> None:
+        """Take what a stereo calibration knows of a camera.
+
+        Args:
+            camera: name of it.
+            projection: P (3, 4); the last column of a pair's second camera has the baseline.
+            turn: R (3, 3) from the axes of its images to those that the pair has in common; all
+                zeros where the driver left it empty.
+        """
+        if projection[0, 0] > 0.0 and np.isfinite(projection).all() and np.isfinite(turn).all():
+            self._projections[camera] = (projection, turn if turn.any() else np.eye(3))
 
     def on_rig(self, frames: Mapping[str, Frame]) -> None:
-        """Take the frames of a rig's cameras: TF may know how far these are apart."""
+        """Take the frames of a rig's cameras: a stereo calibration or TF may know their places."""
         first, *others = frames.values()
         for frame in others:
-            if frame.source in self._baselines or first.frame_id == frame.frame_id:
+            if frame.source in self._known_places:
                 continue
-            found = self._lookup(first.frame_id, frame.frame_id, frame.stamp_ns)
-            if found is not None:
-                self._set_baseline(frame.source, float(np.linalg.norm(found[:3, 3])))
+            found = self._by_projections(first.source, frame.source)
+            if found is None and first.frame_id != frame.frame_id:
+                found = self._lookup(frame.frame_id, first.frame_id, frame.stamp_ns)
+            if found is not None and np.linalg.norm(found[:3, 3]) >= _LEAST_BASELINE_M:
+                self._known_places.add(frame.source)
+                self._inputs.set_extrinsics(frame.source, found)
 
-    def _set_baseline(self, camera: str, metres: float) -> None:
-        if metres < _LEAST_BASELINE_M or not math.isfinite(metres):
-            return
-        if self._baselines.get(camera) != metres:
-            self._baselines[camera] = metres
-            self._inputs.set_baseline(camera, metres)
+    def _by_projections(self, first: str, other: str) -> Array64 | None:
+        """Return other_from_first (4, 4) by the P and R of both; None where P has no baseline."""
+        if first not in self._projections or other not in self._projections:
+            return None
+        (own, own_turn), (its, its_turn) = self._projections[first], self._projections[other]
+        apart = its[:, 3] / its[0, 0] - own[:, 3] / own[0, 0]
+        if np.linalg.norm(apart) < _LEAST_BASELINE_M:
+            return None
+        return transform(its_turn.T @ own_turn, its_turn.T @ apart)

@@ -97,6 +97,7 @@ class ReconstructionSession:
         self._driver = driver
         self._live = live
         self._clock = clock
+        self._rectified = frozenset(rectified)
         self._publishing = Publishing(driver, parameters, self.counters.warn, keep_map=live)
         self._calibrations = {
             camera: Calibrations(
@@ -142,8 +143,11 @@ class ReconstructionSession:
         except QvggtError as error:
             self.counters.reject(f"calibration: {error}")
             return
-        if camera != self._parameters.cameras[0]:
-            self._sensors.on_projection(camera, np.array(message.p, np.float64).reshape(3, 4))
+        if len(self._parameters.cameras) > 1:
+            # What is rectified already has the axes that the pair has in common.
+            turn = np.eye(3) if camera in self._rectified else np.reshape(message.r, (3, 3))
+            projection = np.array(message.p, np.float64).reshape(3, 4)
+            self._sensors.on_projection(camera, projection, np.array(turn, np.float64))
 
     def on_mask(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/Image of mono8, non-zero where the image shows what stands still."""

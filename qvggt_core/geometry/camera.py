@@ -151,7 +151,11 @@ def rectified_intrinsics(camera: Camera) -> NDArray[np.float64]:
 
 
 def rectification_map(
-    camera: Camera, intrinsics: NDArray, width: int, height: int
+    camera: Camera,
+    intrinsics: NDArray,
+    width: int,
+    height: int,
+    turn: NDArray[np.float64] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Return the columns and rows of the distorted image from which a pinhole image is sampled.
 
@@ -160,6 +164,8 @@ def rectification_map(
         intrinsics: (3, 3) pinhole matrix of the image to make, in its own pixels.
         width: width of the image to make.
         height: height of the image to make.
+        turn: (3, 3) rotation from the camera's axes to those of the image to make; none if not
+            given.
 
     Returns:
         Two (height, width) float32 arrays in pixels of the distorted image, for `cv2.remap`.
@@ -168,7 +174,7 @@ def rectification_map(
     columns, rows = model.initUndistortRectifyMap(
         camera.intrinsics,
         np.array(camera.distortion),
-        np.eye(3),
+        np.eye(3) if turn is None else turn,
         np.asarray(intrinsics, dtype=np.float64),
         (width, height),
         cv2.CV_32FC1,

@@ -24,7 +24,7 @@ IMU, GROUND, FIRST_CAMERA = "imu", "ground plane", "first camera"
 _SAMPLES_KEPT = 8192
 _UPS_KEPT = 600
 _GROUNDS_KEPT = 12
-_FEWEST_GROUNDS = 5
+_FEWEST_GROUNDS = 3
 # An acceleration that differs from gravity by more is that of a push, m/s^2.
 _PUSH = 2.5
 # A sensor at rest shows gravity to a few per cent.
@@ -67,6 +67,7 @@ class Gravity:
         self.problem = ""
         self._ups: deque[NDArray[np.float64]] = deque(maxlen=_UPS_KEPT)
         self._grounds: deque[NDArray[np.float64]] = deque(maxlen=_GROUNDS_KEPT)
+        self._ground_sigma = 0.0
         self._seconds = 0.0
         self._steps, self._contradicted, self._pushed = 0, 0, 0
         self._last: tuple[int, NDArray[np.float64]] | None = None
@@ -135,11 +136,10 @@ class Gravity:
         self._contradicted += wrong
         return wrong
 
-    def observe_ground(
-        self, up_in_camera: NDArray[np.float64], map_from_camera: NDArray[np.float64]
-    ) -> None:
-        """Take the normal (3,) of the ground in a camera, and where the map has that camera."""
-        self._grounds.append(map_from_camera[:3, :3] @ up_in_camera)
+    def observe_ground(self, up: NDArray[np.float64], sigma: float) -> None:
+        """Take the normal (3,) of the ground in the map, and its standard deviation in radians."""
+        self._grounds.append(up)
+        self._ground_sigma = sigma
 
     @property
     def up(self) -> Up:
@@ -181,9 +181,10 @@ class Gravity:
         length = float(np.linalg.norm(normal))
         if length <= 0.0 or spread > _MAX_GROUND_SPREAD:
             return None
-        # Floors are level to half a degree; a slope is taken for level all the same.
-        sigma = float(np.hypot(spread / np.sqrt(len(self._grounds)), np.radians(0.5)))
-        return Up(normal / length, GROUND, sigma)
+        # Floors are level to half a degree; a slope is taken for level all the same. Grounds that
+        # follow each other are of the same views, by and large.
+        sigma = float(np.hypot(max(spread, self._ground_sigma), np.radians(0.5)))
+        return Up(normal / length, GROUND, sigma) if sigma <= _MAX_SIGMA else None
 
 
 def _not_gravity(what: str) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.stream.frame import FrameGeometry
-from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
+from qvggt_core.stream.level_ground import LevelGround
 
 _READINGS_KEPT = 512
 _MAX_APART_NS = 60_000_000
@@ -26,7 +26,8 @@ _FEWEST_PIXELS = 5
 _DOWN = 0.9
 _RANGE_SIGMA = 0.03
 _BASELINE_SIGMA = 0.05
-_HEIGHT_SIGMA = 0.03
+# How far a network is off in the distance between cameras, for all windows alike.
+_BASELINE_COMMON = 0.1
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class LengthRatio:
     Attributes:
         source: as in `Scale`.
         metres: per unit.
-        sigma: standard deviation of its logarithm.
+        sigma: standard deviation of its logarithm, of this ratio's own.
+        common: the same, of what this and other ratios of the source are off by alike.
     """
 
     source: str
     metres: float
     sigma: float
+    common: float = 0.0
 
 
 class KnownLengths:
@@ -99,11 +102,14 @@ class KnownLengths:
             return None
         return -float((rotation @ reading.end)[2])
 
-    def ratios(self, frames: Sequence[FrameGeometry]) -> list[tuple[int, LengthRatio]]:
+    def ratios(
+        self, frames: Sequence[FrameGeometry], *, rig_holds: bool = True
+    ) -> list[tuple[int, LengthRatio]]:
         """Return what new frames give, with their stamps.
 
         Args:
             frames: in map units, a rig's of one time next to each other, its first camera first.
+            rig_holds: whether how the network relates a rig's cameras is believed.
         """
         found: list[tuple[int, LengthRatio | None]] = []
         first = frames[0].view.source if frames else ""
@@ -115,12 +121,8 @@ class KnownLengths:
                 reading = self._reading(stamp)
                 if reading is not None:
                     found.append((stamp, range_ratio(reading, frame)))
-            elif head is not None:
+            elif head is not None and rig_holds:
                 found.append((stamp, self._baseline_ratio(head, frame)))
-        own = [frame for frame in frames if frame.view.source == first]
-        if self.camera_height > 0.0 and own:
-            newest = own[-1]
-            found.append((newest.view.stamp_ns, height_ratio(self.camera_height, newest)))
         return [(stamp, ratio) for stamp, ratio in found if ratio is not None]
 
     def _reading(self, stamp_ns: int) -> RangeReading | None:
@@ -132,9 +134,10 @@ class KnownLengths:
     def _baseline_ratio(self, head: FrameGeometry, frame: FrameGeometry) -> LengthRatio | None:
         metres = self._baselines.get(frame.view.source)
         units = float(np.linalg.norm(frame.map_from_camera[:3, 3] - head.map_from_camera[:3, 3]))
-        if metres is None or units <= 0.0:
+        # By followed points, a rig is placed as it is known to be: that says nothing new of it.
+        if metres is None or units <= 0.0 or head.followed is not None:
             return None
-        return LengthRatio("baseline", metres / units, _BASELINE_SIGMA)
+        return LengthRatio("baseline", metres / units, _BASELINE_SIGMA, _BASELINE_COMMON)
 
 
 def range_ratio(reading: RangeReading, frame: FrameGeometry) -> LengthRatio | None:
@@ -160,10 +163,6 @@ def range_ratio(reading: RangeReading, frame: FrameGeometry) -> LengthRatio | No
     return LengthRatio("range", float(end[2] / np.exp(middle)), _RANGE_SIGMA)
 
 
-def height_ratio(camera_height: float, frame: FrameGeometry) -> LengthRatio | None:
-    """Return a map unit's length by the camera's height above the ground; None if it is unseen."""
-    up = frame.map_from_camera[2, :3]
-    plane = ground_plane(frame.depth, frame.intrinsics, up, MAX_GROUND_TILT)
-    if plane is None:
-        return None
-    return LengthRatio("camera height", camera_height / plane.distance, _HEIGHT_SIGMA)
+def height_ratio(camera_height: float, ground: LevelGround) -> LengthRatio:
+    """Return a map unit's length by the camera's height, metres, above a ground in map units."""
+    return LengthRatio("camera height", camera_height / ground.height, ground.sigma, ground.common)

@@ -29,7 +29,7 @@ from qvggt_core.stream.map_keyframes import (
     take_covariances,
     turned_since,
 )
-from qvggt_core.stream.map_points import Points
+from qvggt_core.stream.map_points import MeasuredPoints, Points
 from qvggt_core.stream.resection import (
     OUTLIER,
     Resection,
@@ -108,6 +108,7 @@ class LocalMap:
         keyframes: the newest last.
         is_founded: whether two views with parallax have confirmed the map; before, distances are
             those of the prior.
+        is_measured: whether measured distances founded it: its unit is the metre, about.
         outliers: numbers of points that move otherwise than the scene does.
     """
 
@@ -124,6 +125,7 @@ class LocalMap:
         self.points = Points()
         self.keyframes = [Keyframe(camera_from_map, tracks)]
         self.is_founded = False
+        self.is_measured = False
         self._pose = camera_from_map
         self._motion = np.eye(4)
         self._adrift = 0.0
@@ -137,10 +139,28 @@ class LocalMap:
         """Whether what founded the map has stood for a while: two views may be misread."""
         return self.is_founded and self._since_founding >= _TO_SETTLE
 
+    def found_by(self, measured: MeasuredPoints) -> None:
+        """Take distances of the points that the only keyframe sees; they found the map.
+
+        Of the others, distances are like theirs until motion shows them.
+        """
+        usual = float(np.median(measured.inverse_distance))
+        for name, share in (("inverse_distance", 1.0), ("prior", 1.0), ("sigma", _UNKNOWN)):
+            getattr(self.points, name)[:] = share * usual
+        self.points.prior_sigma[:] = _FOUNDED * usual
+        self.points.measure(measured)
+        self.keyframes[-1].measured = measured
+        self.is_founded = self.is_measured = True
+        self._since_founding = _TO_SETTLE
+
     @property
     def _has_free_scale(self) -> bool:
-        """Whether an adjustment may change the unit of poses that went out: only one pose holds."""
-        return self.is_founded and len(self.keyframes) <= _FREE + 1
+        """Whether an adjustment may change the unit of poses that went out: only one pose holds.
+
+        Measured distances hold it too.
+        """
+        is_young = self.is_founded and len(self.keyframes) <= _FREE + 1
+        return is_young and not self.is_measured
 
     def locate(self, tracks: Tracks) -> Located:
         """Return where a frame was taken, and expect the next one to go on like this."""
@@ -222,17 +242,33 @@ class LocalMap:
         numbers, count = np.unique(seen, return_counts=True)
         return np.isin(ids, numbers[count >= _PROVEN])
 
-    def add_keyframe(self, tracks: Tracks, located: Located) -> None:
-        """Append the frame that was located last; adjust the last keyframes and their points."""
+    def add_keyframe(
+        self, tracks: Tracks, located: Located, measured: MeasuredPoints | None = None
+    ) -> None:
+        """Append the frame that was located last; adjust the last keyframes and their points.
+
+        Args:
+            tracks: its points.
+            located: where it was taken.
+            measured: distances of its points, None without.
+        """
         last = self.keyframes[-1]
         keyframe = Keyframe(
-            located.camera_from_map, tracks, located.only_turned, adrift=located.adrift
+            located.camera_from_map,
+            tracks,
+            located.only_turned,
+            adrift=located.adrift,
+            measured=measured,
         )
         self.keyframes.append(keyframe)
         _, known = self.points.find(last.tracks.ids)
         new = ~known & np.isin(last.tracks.ids, tracks.ids)
         new &= ~np.isin(last.tracks.ids, np.fromiter(self.outliers, np.int64))
         self._add_points(last, new, self._usual_inverse_distance(keyframe))
+        if self.is_measured and last.measured is not None:
+            self.points.measure(
+                last.measured.take(np.isin(last.measured.ids, last.tracks.ids[new]))
+            )
         if self.is_founded:
             self._leave_out_strangers(last, keyframe, last.tracks.ids[new])
         self._since_founding += self.is_founded

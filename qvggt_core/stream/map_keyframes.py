@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.bundle import Bundle
-from qvggt_core.stream.map_points import Points
+from qvggt_core.stream.map_points import MeasuredPoints, Points
 from qvggt_core.stream.tracks import Tracks
 from qvggt_core.stream.two_view import TwoViews, relate, turn_between
 from qvggt_core.stream.uncertainty import (
@@ -55,6 +55,7 @@ class Keyframe:
         covariance: (7, 7) of its pose in the map, likewise, and of the logarithm of the scale.
         adrift: radians by which the image had moved before the map knew distances, on the way
             from its first pose to this one; see `uncertainty.adrift`.
+        measured: distances of its points by something else than motion; None where there are none.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -63,6 +64,7 @@ class Keyframe:
     step: NDArray[np.float64] = field(default_factory=lambda: np.zeros((6, 6)))
     covariance: NDArray[np.float64] = field(default_factory=lambda: np.zeros((7, 7)))
     adrift: float = 0.0
+    measured: MeasuredPoints | None = None
 
     def rescale(self, centre: NDArray[np.float64], factor: float) -> None:
         """Multiply all lengths about a place (3,) in the map."""

@@ -59,6 +59,14 @@ class Points:
         """Return some of the points."""
         return Points(**{name: values[index] for name, values in self.__dict__.items()})
 
+    def measure(self, measured: MeasuredPoints) -> None:
+        """Take distances, in the map's unit, from where the points were first seen."""
+        index, found = self.find(measured.ids)
+        for name in ("inverse_distance", "prior"):
+            getattr(self, name)[index] = measured.inverse_distance[found]
+        for name in ("sigma", "prior_sigma"):
+            getattr(self, name)[index] = measured.sigma[found]
+
     def merged(self, other: Points) -> Points:
         """Return these points and others, in order."""
         both = {
@@ -66,6 +74,35 @@ class Points:
             for name, values in self.__dict__.items()
         }
         return Points(**both).take(np.argsort(both["ids"], kind="stable"))
+
+
+@dataclass(frozen=True)
+class MeasuredPoints:
+    """Distances in metres of points that one view sees, by something else than its own motion.
+
+    Attributes:
+        ids: (N,) increasing numbers of their tracks.
+        inverse_distance: (N,) per metre, from the view's centre.
+        sigma: (N,) standard deviation of it, of each point's own.
+        stretch: (N,) the distance by the depth, 1 in the middle of the image and more outwards.
+        common: standard deviation, per metre, of the inverse depth, alike for all points.
+    """
+
+    ids: NDArray[np.int64]
+    inverse_distance: NDArray[np.float64]
+    sigma: NDArray[np.float64]
+    stretch: NDArray[np.float64]
+    common: float
+
+    def take(self, index: NDArray) -> MeasuredPoints:
+        """Return some of the points."""
+        return MeasuredPoints(
+            self.ids[index],
+            self.inverse_distance[index],
+            self.sigma[index],
+            self.stretch[index],
+            self.common,
+        )
 
 
 def pose_jacobian(

@@ -12,11 +12,18 @@ from qvggt_core.stream.align import Anchor
 from qvggt_core.stream.conditioning import Conditioning
 from qvggt_core.stream.frame import FrameGeometry, PlacedView, Scale, Up, View
 from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
-from qvggt_core.stream.ground_plane import MAX_GROUND_TILT, ground_plane
-from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio
+from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, height_ratio
+from qvggt_core.stream.level_ground import GroundSearch, LevelGround
 from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
-from qvggt_core.stream.metric_scale import CONDITIONING, METRIC_DEPTH, MetricScale
+from qvggt_core.stream.metric_scale import (
+    BASELINE,
+    CAMERA_HEIGHT,
+    CONDITIONING,
+    METRIC_DEPTH,
+    MetricScale,
+)
 from qvggt_core.stream.sensor_inputs import SensorInputs
+from qvggt_core.stream.stereo_rig import StereoRig
 from qvggt_core.stream.window import Entry
 
 # Noise of a map unit's length, in logarithms, by one window with known cameras and by one image.
@@ -47,6 +54,7 @@ class MetricMap:
         self._scale = MetricScale(parameters.metres_per_unit, parameters.min_odometry_distance)
         self._lengths = KnownLengths(parameters.camera_height)
         self._gravity = Gravity()
+        self._ground = GroundSearch()
         self._metric_depth = metric_depth
         self._metric_depth_stamp: int | None = None
         self._add_event = add_event
@@ -59,11 +67,13 @@ class MetricMap:
         self._scale.min_distance = parameters.min_odometry_distance
         self._scale.set_parameter(parameters.metres_per_unit)
         self._lengths.camera_height = parameters.camera_height
+        self._ground.keeps_height = parameters.camera_height > 0.0
 
     def reset(self) -> None:
         """Begin a segment with an origin and a unit of its own."""
         self._scale.reset()
         self._gravity.begin_map()
+        self._ground.begin_map()
         self._begin_upright()
 
     @property
@@ -76,9 +86,14 @@ class MetricMap:
         """What lengths of the map are multiplied by as they are given out."""
         return self._scale.factor
 
-    def sensor_inputs(self, conditioning: Conditioning) -> SensorInputs:
+    def sensor_inputs(self, conditioning: Conditioning, rig: StereoRig) -> SensorInputs:
         """Return where samples of sensors go in; odometry is for the network too."""
-        return SensorInputs(self._scale, self._lengths, self._gravity, conditioning)
+        return SensorInputs(self._scale, self._lengths, self._gravity, conditioning, rig)
+
+    def explain_rig(self, problem: str) -> None:
+        """Take why a rig's cameras measure no distances, for an operator; empty if they do."""
+        if problem:
+            self._scale.explain(BASELINE, problem)
 
     def observe(self, view: View, placed: PlacedView) -> None:
         """Take where the first camera was, in map units."""
@@ -97,6 +112,8 @@ class MetricMap:
         frames: tuple[FrameGeometry, ...],
         first_camera: str,
         metres_per_unit: float | None,
+        *,
+        rig_holds: bool = True,
     ) -> tuple[FrameGeometry, ...]:
         """Take what a window gives of the scale; return its frames in metres if it is known.
 
@@ -105,6 +122,7 @@ class MetricMap:
             frames: its new frames, in map units.
             first_camera: source of the rig's first camera, by which the ground is sought.
             metres_per_unit: metres per map unit by a network that knows its cameras, or None.
+            rig_holds: whether how the network relates a rig's cameras is believed.
 
         Returns:
             The frames; all of a window have one scale.
@@ -115,15 +133,33 @@ class MetricMap:
             self.observe_ratio(newest, ratio)
         elif frames and self._is_metric_depth_due(newest):
             frames = self._observe_metric_depth(entries, frames)
-        for stamp, ratio in self._lengths.ratios([frame for frame in frames if not frame.is_lost]):
+        known = [frame for frame in frames if not frame.is_lost]
+        for stamp, ratio in self._lengths.ratios(known, rig_holds=rig_holds):
             self.observe_ratio(stamp, ratio)
-        self._find_up([frame for frame in frames if frame.view.source == first_camera])
+        own = [frame for frame in frames if frame.view.source == first_camera]
+        self._find_up(self._seen_ground([frame for frame in own if not frame.is_lost]))
         return tuple(self._in_metres(frame) for frame in frames)
 
     def _begin_upright(self) -> None:
         self.up, self._level, self._is_metric = Up(), np.eye(3), False
 
-    def _find_up(self, own: list[FrameGeometry]) -> None:
+    def _seen_ground(self, own: list[FrameGeometry]) -> LevelGround | None:
+        """Return the ground that new frames show, where it is of use, and take its scale."""
+        height = self._lengths.camera_height
+        gives_up = self.up.source == FIRST_CAMERA and self.scale.metres_per_unit is None
+        if not (height or gives_up):
+            return None
+        new = [frame.view.stamp_ns for frame in own if self._ground.observe(frame)]
+        if not new:
+            return None
+        ground = self._ground.ground
+        if height:
+            self._scale.explain(CAMERA_HEIGHT, self._ground.problem)
+        if ground is not None and height:
+            self.observe_ratio(new[-1], height_ratio(height, ground))
+        return ground
+
+    def _find_up(self, ground: LevelGround | None) -> None:
         """Turn the map upright, once: when an IMU shows how, or else as the scale becomes known.
 
         The ground is only believed while nothing is built on the map in metres: a map that turns
@@ -132,12 +168,8 @@ class MetricMap:
         was_metric, self._is_metric = self._is_metric, self.scale.metres_per_unit is not None
         if self.up.source == IMU:
             return
-        if own and not own[-1].is_lost and not self._is_metric:
-            plane = ground_plane(
-                own[-1].depth, own[-1].intrinsics, own[-1].map_from_camera[2, :3], MAX_GROUND_TILT
-            )
-            if plane is not None:
-                self._gravity.observe_ground(plane.up, own[-1].map_from_camera)
+        if ground is not None and not self._is_metric:
+            self._gravity.observe_ground(ground.up, ground.tilt_sigma)
         found = self._gravity.up
         if found.source == IMU or (found.source == GROUND and self._is_metric > was_metric):
             self.up, self._level = found, levelling(found.direction)
@@ -146,7 +178,9 @@ class MetricMap:
 
     def observe_ratio(self, stamp_ns: int, ratio: LengthRatio) -> None:
         """Take the length of a map unit as one image or window gives it."""
-        event = self._scale.observe_ratio(stamp_ns, ratio.metres, ratio.sigma, ratio.source)
+        event = self._scale.observe_ratio(
+            stamp_ns, ratio.metres, ratio.sigma, ratio.source, ratio.common
+        )
         if event:
             self._add_event(event)
 

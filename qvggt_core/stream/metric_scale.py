@@ -50,7 +50,7 @@ _RATIOS = {
     SAVED_MAP: 0.02,
 }
 # Ratios that an estimate needs: fewer where each is of many points.
-_FEWEST = {METRIC_DEPTH: 1, CONDITIONING: 1, SAVED_MAP: 3}
+_FEWEST = {BASELINE: 3, CAMERA_HEIGHT: 3, METRIC_DEPTH: 1, CONDITIONING: 1, SAVED_MAP: 3}
 
 
 class MetricScale:
@@ -186,7 +186,12 @@ class MetricScale:
         return self._decide(stamp_ns, is_news)
 
     def observe_ratio(
-        self, stamp_ns: int, metres_per_unit: float, sigma: float, source: str
+        self,
+        stamp_ns: int,
+        metres_per_unit: float,
+        sigma: float,
+        source: str,
+        common: float = 0.0,
     ) -> str | None:
         """Take the length of a map unit as one image or window gives it.
 
@@ -196,14 +201,19 @@ class MetricScale:
             sigma: standard deviation of its logarithm, noise alone.
             source: "range", "baseline", "camera height", "metric depth", "odometry as input" or
                 "saved map".
+            common: standard deviation of what all ratios of the source are off by alike.
 
         Returns:
             What changed, in words.
         """
         if self._parameter:
             return None
-        is_news = self._ratios[source].add(stamp_ns, metres_per_unit, sigma, self._way)
+        is_news = self._ratios[source].add(stamp_ns, metres_per_unit, sigma, self._way, common)
         return self._decide(stamp_ns, is_news)
+
+    def explain(self, source: str, problem: str) -> None:
+        """Take why a source of single ratios gives none, for an operator; empty if it does."""
+        self._ratios[source].problem = problem
 
     def place(self, map_from_camera: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return a pose (4, 4) of the map with its position in metres, once the scale is known.

@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
 
@@ -24,6 +25,7 @@ class _Ratio:
     log_ratio: float
     sigma: float
     way: float
+    common: float
 
 
 class RatioScale:
@@ -57,19 +59,22 @@ class RatioScale:
         """Whether there is any ratio."""
         return bool(self._ratios)
 
-    def add(self, stamp_ns: int, ratio: float, sigma: float, way: float) -> bool:
+    def add(
+        self, stamp_ns: int, ratio: float, sigma: float, way: float, common: float = 0.0
+    ) -> bool:
         """Take a ratio; return whether it can be one.
 
         Args:
             stamp_ns: capture time of the image.
             ratio: metres per map unit.
-            sigma: standard deviation of its logarithm.
+            sigma: standard deviation of its logarithm, of its own.
             way: how far the camera has come in the map, in its unit.
+            common: the same, of what it and its neighbours are off by alike.
         """
-        if not (np.isfinite([ratio, sigma]).all() and ratio > 0.0 and sigma > 0.0):
+        if not (np.isfinite([ratio, sigma, common]).all() and ratio > 0.0 and sigma > 0.0):
             self.problem = f"{self.name} gives lengths that are none ({ratio:g} m per unit)"
             return False
-        self._ratios.append(_Ratio(stamp_ns, float(np.log(ratio)), sigma, way))
+        self._ratios.append(_Ratio(stamp_ns, float(np.log(ratio)), sigma, way, common))
         return True
 
     def estimate(self, unit: float) -> ScaleEstimate | None:
@@ -84,7 +89,8 @@ class RatioScale:
         values = np.array([each.log_ratio for each in self._ratios])
         age = np.array([newest.way - each.way for each in self._ratios])
         variance = np.array([each.sigma for each in self._ratios]) ** 2
-        variance = variance + DRIFT**2 * age / max(unit, 1e-12)
+        drift = DRIFT**2 / max(unit, 1e-12)
+        variance = variance + drift * age
         distance = np.abs(values - np.median(values))
         expected = np.sqrt([variance.min(), np.median(variance)])
         usual = np.clip(_USUAL * np.median(distance), expected[0], _UNUSUAL * expected[1])
@@ -93,9 +99,37 @@ class RatioScale:
             self.problem = f"the lengths of {self.name} disagree with each other"
             return None
         self.problem = ""
-        # What the ratios differ by is noise that their own estimates may not know of.
-        scatter = float(np.mean((values[agrees] - values[agrees].mean()) ** 2))
-        weights = 1.0 / np.maximum(variance[agrees], scatter)
-        mean = float(weights @ values[agrees] / weights.sum())
-        stamp = max(each.stamp_ns for each in self._ratios)
-        return ScaleEstimate(mean, float(1.0 / weights.sum()), self._systematic, stamp, newest.way)
+        values, age = values[agrees], age[agrees]
+        noise = np.array([each.sigma for each in self._ratios])[agrees] ** 2
+        mean, variance_of_mean = _newest(
+            values, np.maximum(noise, _jitter(values) ** 2), age * drift
+        )
+        # What they are off by alike does not become less by their number.
+        common = float(np.median([each.common for each in self._ratios]))
+        systematic = float(np.hypot(self._systematic, common))
+        return ScaleEstimate(mean, variance_of_mean, systematic, newest.stamp_ns, newest.way)
+
+
+def _newest(
+    values: NDArray[np.float64], noise: NDArray[np.float64], walked: NDArray[np.float64]
+) -> tuple[float, float]:
+    """Return where a random walk that was observed with noise is now, and its variance.
+
+    Generalised least squares: what two old values are off by is the same walk, for the most part,
+    so that many of them do not make up for their age.
+
+    Args:
+        values: (N,) observed.
+        noise: (N,) variance of each.
+        walked: (N,) variance of the walk since then.
+    """
+    covariance = np.diag(noise) + np.minimum(walked[:, None], walked[None, :])
+    weights = np.linalg.solve(covariance, np.ones(len(values)))
+    return float(weights @ values / weights.sum()), float(1.0 / weights.sum())
+
+
+def _jitter(values: NDArray[np.float64]) -> float:
+    """Return the noise that neighbours show, which a walk has little part in."""
+    if len(values) < 3:
+        return 0.0
+    return float(_USUAL * np.median(np.abs(np.diff(values))) / np.sqrt(2.0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +39,7 @@ from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.prediction_check import has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.track_odometry import Observation
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
 from qvggt_core.stream.window_placement import (
@@ -101,14 +103,14 @@ class Reconstructor:
         self._events: deque[str] = deque(maxlen=_MAX_EVENTS)
         self._metric = MetricMap(parameters, metric_depth, self._add_event)
         conditioning = Conditioning(parameters.condition_on)
-        self.sensors = self._metric.sensor_inputs(conditioning)
+        self._verifier = Verifier()
+        self.sensors = self._metric.sensor_inputs(conditioning, self._verifier.rig)
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
         self._window_run = WindowRun(network, self._window, conditioning, self._add_event)
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0
-        self._verifier = Verifier()
         # What is done but not given out, as the network failed after it.
         self._held: tuple[Reconstruction, ...] = ()
 
@@ -166,7 +168,11 @@ class Reconstructor:
             self.losses.gated += left is not None and not left.is_published
         if tracked is not None:
             first = self._window.entries[-len(views)]
-            first.observation = self._verifier.observe(tracked, is_keyframe)
+            # Poses that the network gave go on as they are: the map is not begun anew below them.
+            may_measure = self._map_is_empty or self._verifier.is_measured
+            rig = frames if may_measure and self.parameters.refine else ()
+            first.observation = self._verifier.observe(tracked, is_keyframe, rig)
+            self._metric.explain_rig(self._verifier.rig.problem)
         if self._window.is_due:
             self._held += self._run()
 
@@ -239,7 +245,10 @@ class Reconstructor:
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
         unit = prediction.metres_per_map_unit(alignment.map_from_window.scale)
-        frames = self._metric.place(entries, frames, self._last[0].source, unit)
+        # While the images contradict the network, how it relates a rig's cameras gives no scale.
+        holds = confirmation is None or self._verifier.is_trusted
+        first = self._last[0].source
+        frames = self._metric.place(entries, frames, first, unit, rig_holds=holds)
         clock.append(time.perf_counter())
         if self._is_withheld(confirmation):
             self.losses.withheld += len(frames)
@@ -289,8 +298,12 @@ class Reconstructor:
 
     @property
     def _refines(self) -> bool:
-        """Whether poses are refined; those of a rig are the network's, it alone relates them."""
-        return self.parameters.refine and len(self._last) == 1
+        """Whether poses are refined.
+
+        Those of a rig are the network's, it alone relates them, unless the cameras' places are
+        known and they measure distances together.
+        """
+        return self.parameters.refine and (len(self._last) == 1 or self._verifier.is_measured)
 
     def _calibrate(self, entries: list[Entry], prediction: WindowPrediction) -> None:
         """Let points be followed by predicted intrinsics, where there are no others."""
@@ -313,20 +326,10 @@ class Reconstructor:
         observations = [entry.observation for entry in entries]
         verdict = Verdict.CONFIRMED if confirmation is None else confirmation.verdict
         map_units = self._verifier.expect(prediction, observations, verdict)
-        without_depth = len(entries) - len(prediction.depth)
-        frames = []
-        for index, entry in enumerate(entries):
-            if entry.observation is None or entry.is_published:
-                continue
-            placed = self._verifier.place(
-                entry.observation,
-                prediction.depth[index - without_depth],
-                prediction.confidence[index - without_depth],
-                self.parameters.min_confidence_percentile,
-            )
-            placed = replace(placed, depth=entry.view.static(placed.depth))
-            entry.anchor = Anchor(placed.map_from_camera, placed.depth)
-            frames.append(self._publish(entry, prediction.intrinsics[index], placed))
+        seen = [each.observation for each in entries if each.observation and not each.is_published]
+        frames = list(self._placed_views(entries, prediction))
+        for stamp, ratio in self._verifier.lengths(seen):
+            self._metric.observe_ratio(stamp, ratio)
         self._map_is_empty = False
         self._refusals = 0
         # Lengths of a prediction that the images contradict give no scale.
@@ -337,6 +340,35 @@ class Reconstructor:
             self.losses.withheld += len(frames)
             return ()
         return in_metres
+
+    def _placed_views(
+        self, entries: list[Entry], prediction: WindowPrediction
+    ) -> Iterator[FrameGeometry]:
+        """Place those of a window's views that were never given out by followed points.
+
+        The points are the first camera's; a rig's others go where they sit beside it.
+        """
+        without_depth = len(entries) - len(prediction.depth)
+        percentile = self.parameters.min_confidence_percentile
+        head: tuple[Observation, PlacedView] | None = None
+        for index, entry in enumerate(entries):
+            if entry.is_published:
+                continue
+            at = index - without_depth
+            predicted = (prediction.depth[at], prediction.confidence[at])
+            placed: PlacedView | None = None
+            if entry.observation is not None:
+                placed = self._verifier.place(entry.observation, *predicted, percentile)
+                head = (entry.observation, placed)
+            elif head is not None:
+                placed = self._verifier.place_beside(*head, entry.view, predicted, percentile)
+            if placed is None:
+                entry.is_published = True
+                self.losses.gated += 1
+                continue
+            placed = replace(placed, depth=entry.view.static(placed.depth))
+            entry.anchor = Anchor(placed.map_from_camera, placed.depth)
+            yield self._publish(entry, prediction.intrinsics[index], placed)
 
     def _place(
         self,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from qvggt_core.stream.conditioning import Conditioning
 from qvggt_core.stream.frame import Array64
 from qvggt_core.stream.gravity import Gravity
 from qvggt_core.stream.known_lengths import KnownLengths, RangeReading
 from qvggt_core.stream.metric_scale import MetricScale
+from qvggt_core.stream.stereo_rig import StereoRig
 
 
 class SensorInputs:
@@ -18,12 +21,14 @@ class SensorInputs:
         lengths: KnownLengths,
         gravity: Gravity,
         conditioning: Conditioning,
+        rig: StereoRig,
     ) -> None:
         """Connect those who use samples."""
         self._scale = scale
         self._lengths = lengths
         self._gravity = gravity
         self._conditioning = conditioning
+        self._rig = rig
 
     def add_odometry(
         self, stamp_ns: int, position: Array64, odom_from_camera: Array64 | None = None
@@ -55,3 +60,8 @@ class SensorInputs:
     def set_baseline(self, source: str, metres: float) -> None:
         """Take how far a rig's camera is from its first one."""
         self._lengths.set_baseline(source, metres)
+
+    def set_extrinsics(self, source: str, other_from_first: Array64) -> None:
+        """Take where a rig's camera sits: (4, 4) in metres, from the first one's optical axes."""
+        self._lengths.set_baseline(source, float(np.linalg.norm(other_from_first[:3, 3])))
+        self._rig.set_extrinsics(source, other_from_first)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,6 +15,7 @@ from qvggt_core.stream.depth_correction import SeenPoints
 from qvggt_core.stream.frame import FollowedPoints, Frame
 from qvggt_core.stream.local_map import LocalMap, Located
 from qvggt_core.stream.map_keyframes import Keyframe
+from qvggt_core.stream.map_points import MeasuredPoints
 from qvggt_core.stream.tracks import Tracker, Tracks
 from qvggt_core.stream.uncertainty import STEP_FACTOR, carried
 
@@ -26,6 +28,9 @@ _MIN_FOLLOWED = 30
 _MAX_DEPTH_SIGMA = 0.2
 
 
+Measure = Callable[[bool], MeasuredPoints | None]
+
+
 @dataclass
 class Observation:
     """What followed points show of one frame.
@@ -34,11 +39,13 @@ class Observation:
         view: the points in the network's view of the frame.
         located: where the frame was taken, when it came.
         keyframe: the frame in the local map, if it is a keyframe there.
+        measured: distances of its points by the rig's other cameras; None where not measured.
     """
 
     view: TrackedView
     located: Located
     keyframe: Keyframe | None = None
+    measured: MeasuredPoints | None = None
 
     @property
     def stamp_ns(self) -> int:
@@ -112,7 +119,11 @@ class TrackOdometry:
         return tracks, bool(known < _MIN_FOLLOWED and followed >= enough)
 
     def observe(
-        self, view: TrackedView, first_pose: NDArray[np.float64], is_key: bool
+        self,
+        view: TrackedView,
+        first_pose: NDArray[np.float64],
+        is_key: bool,
+        measure: Measure = lambda is_keyframe: None,
     ) -> Observation:
         """Locate a frame in the map, and let the map grow by it if it is a keyframe.
 
@@ -120,23 +131,43 @@ class TrackOdometry:
             view: the frame's points.
             first_pose: (4, 4) camera_from_map of this frame if a map begins with it.
             is_key: whether the gate takes it for a keyframe.
+            measure: returns the distances of its points if it is due, None where they are not
+                known; is given whether the frame becomes a keyframe.
         """
         tracks = view.tracks
         if self.map is None:
-            self.map = LocalMap(tracks, first_pose)
-            self.is_lost = len(tracks.ids) < _MIN_FOLLOWED
-            located = Located(first_pose, tracks.ids, np.ones(len(tracks.ids), bool), self.is_lost)
-            return Observation(view, located, self.map.keyframes[0])
+            return self._begun(view, first_pose, measure(True))
+        if not self.map.is_founded and (measured := measure(False)) is not None:
+            # Nothing stands on a map without distances: it begins anew where they are known.
+            return self._begun(view, self.map.keyframes[-1].camera_from_map, measured)
         located = self.map.locate(tracks)
         self.is_lost = located.is_lost
         observation = Observation(view, located)
         if not located.is_lost:
             last = self.map.keyframes[-1].tracks.ids
             last = last[~np.isin(last, list(self.map.outliers))]
-            if is_key or np.isin(last, tracks.ids).sum() < _KEPT_SHARE * len(last):
-                self.map.add_keyframe(tracks, located)
+            is_key |= bool(np.isin(last, tracks.ids).sum() < _KEPT_SHARE * len(last))
+            observation.measured = measure(is_key)
+            if is_key:
+                self.map.add_keyframe(tracks, located, observation.measured)
                 observation.keyframe = self.map.keyframes[-1]
         return observation
+
+    def _begun(
+        self,
+        view: TrackedView,
+        camera_from_map: NDArray[np.float64],
+        measured: MeasuredPoints | None,
+    ) -> Observation:
+        """Begin a map with a frame."""
+        tracks = view.tracks
+        self.map = LocalMap(tracks, camera_from_map)
+        if measured is not None:
+            self.map.found_by(measured)
+        self.is_lost = len(tracks.ids) < _MIN_FOLLOWED
+        every = np.ones(len(tracks.ids), bool)
+        located = Located(camera_from_map, tracks.ids, every, self.is_lost)
+        return Observation(view, located, self.map.keyframes[0], measured)
 
     def pose(self, observation: Observation) -> KnownPose | None:
         """Return where a frame was taken by all that is known now, None if it is lost."""
@@ -171,6 +202,28 @@ class TrackOdometry:
         sigma = points.sigma / points.inverse_distance
         good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
         return SeenPoints(observation.view.pixels[found][good], local[good, 2], sigma[good])
+
+    def points_beside(
+        self,
+        observation: Observation,
+        other_from_map: NDArray[np.float64],
+        intrinsics: NDArray[np.float64],
+    ) -> SeenPoints:
+        """Return the points of a frame, of known depth, in another camera that stands beside it.
+
+        Args:
+            observation: of the frame.
+            other_from_map: (4, 4) of the other camera.
+            intrinsics: (3, 3) of its view.
+        """
+        assert self.map is not None
+        index, _ = self.map.points.find(observation.view.tracks.ids)
+        points = self.map.points.take(index)
+        local = points.positions @ other_from_map[:3, :3].T + other_from_map[:3, 3]
+        sigma = points.sigma / points.inverse_distance
+        good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
+        pixels = local[good] @ intrinsics.T
+        return SeenPoints(pixels[:, :2] / pixels[:, 2:], local[good, 2], sigma[good])
 
     def moving_pixels(self, observation: Observation) -> NDArray[np.float64]:
         """Return the pixels (N, 2) in a frame's view of points that move by themselves."""

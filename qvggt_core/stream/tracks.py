@@ -204,8 +204,8 @@ def _flown(
 ) -> _State:
     assert before.grey is not None
     window = _window(grey.shape[1])
-    there, found = _flow(before.grey, grey, before.points, guess, window)
-    back, returned = _flow(grey, before.grey, there, before.points, window)
+    there, found = flow(before.grey, grey, before.points, guess, window)
+    back, returned = flow(grey, before.grey, there, before.points, window)
     kept = found & returned
     kept &= np.linalg.norm(back - before.points, axis=1) <= max_round_trip
     kept &= (there >= 0).all(axis=1)
@@ -271,20 +271,31 @@ def _window(width: int) -> tuple[int, int]:
     return side, side
 
 
-def _flow(
+def flow(
     start: NDArray[np.uint8],
     end: NDArray[np.uint8],
     points: NDArray[np.float32],
     guess: NDArray[np.float32],
     window: tuple[int, int],
+    levels: int = _LK_LEVELS,
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return where points (N, 2) of one image are in another, and which were found.
+
+    Args:
+        start: (H, W) in which the points are.
+        end: (H, W) in which they are looked for.
+        points: (N, 2) pixels.
+        guess: (N, 2) about where they are.
+        window: columns and rows around a point that are compared.
+        levels: of the pyramid above the images.
+    """
     there, found, _ = cv2.calcOpticalFlowPyrLK(
         start,
         end,
         points[:, None],
         guess[:, None].copy(),
         winSize=window,
-        maxLevel=_LK_LEVELS,
+        maxLevel=levels,
         criteria=_LK_CRITERIA,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )

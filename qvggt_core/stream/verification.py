@@ -8,13 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.geometry.camera import Camera
-from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
+from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, cross_matrix, inverse
 from qvggt_core.stream import uncertainty
 from qvggt_core.stream.confirmation import TrackedView, confirm, depth_at
-from qvggt_core.stream.depth_correction import around, correct_depth
+from qvggt_core.stream.depth_correction import SeenPoints, around, correct_depth
 from qvggt_core.stream.depth_scale import valid_depth
 from qvggt_core.stream.frame import Confirmation, Frame, PlacedView, Verdict, View, WindowPrediction
+from qvggt_core.stream.known_lengths import LengthRatio
+from qvggt_core.stream.map_points import MeasuredPoints
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.stereo_rig import StereoRig, measured_unit
 from qvggt_core.stream.track_odometry import KnownPose, Observation, TrackOdometry
 
 # How far the network's depth is off, in logarithms, where the images confirm it and elsewhere.
@@ -32,6 +35,7 @@ class Verifier:
     Attributes:
         is_trusted: whether the last window on which the images had something to say was
             confirmed; while they say nothing, the network is believed or not by that.
+        rig: the other cameras' places, by which points' distances are measured.
     """
 
     def __init__(self, odometry: TrackOdometry | None = None) -> None:
@@ -41,6 +45,7 @@ class Verifier:
             odometry: follows the points, one of its own if not given.
         """
         self.is_trusted = False
+        self.rig = StereoRig()
         self._odometry = odometry or TrackOdometry()
         self._camera: Camera | None = None
         self.forget_map()
@@ -48,6 +53,7 @@ class Verifier:
     def forget_map(self) -> None:
         """Begin a map with the next frame; points are followed on."""
         self.is_trusted = False
+        self.rig.begin_map()
         self._odometry.forget_map()
         self._last_pose = FLU_FROM_OPTICAL
         self._last_stamp: int | None = None
@@ -79,10 +85,41 @@ class Verifier:
         width = tracks.focal / camera.intrinsics[0, 0] * frame.image.shape[1]
         return TrackedView(frame.stamp_ns, tracks, pixels, width), begins_anew
 
-    def observe(self, tracked: TrackedView, is_keyframe: bool) -> Observation:
-        """Locate a frame by its points."""
+    def observe(
+        self, tracked: TrackedView, is_keyframe: bool, frames: Sequence[Frame] = ()
+    ) -> Observation:
+        """Locate a frame by its points.
+
+        Args:
+            tracked: its points.
+            is_keyframe: whether the gate takes it for one.
+            frames: it and those of the rig's other cameras, where they may measure distances.
+        """
+
+        def measure(is_keyframe: bool) -> MeasuredPoints | None:
+            if len(frames) < 2 or not (is_keyframe or self.rig.is_due(tracked.stamp_ns)):
+                return None
+            return self.rig.measure(frames, tracked.tracks)
+
         first_pose = inverse(self._last_pose)
-        return self._odometry.observe(tracked, first_pose, is_keyframe)
+        return self._odometry.observe(tracked, first_pose, is_keyframe, measure)
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether the map stands on measured distances, so that its unit is about the metre."""
+        return self._odometry.map is not None and self._odometry.map.is_measured
+
+    def lengths(self, observations: Sequence[Observation]) -> list[tuple[int, LengthRatio]]:
+        """Return what measured distances give of the map's unit, with their stamps."""
+        local_map, found = self._odometry.map, []
+        for each in observations:
+            pose = None if each.measured is None else self._odometry.pose(each)
+            if local_map is None or each.measured is None or pose is None:
+                continue
+            unit = measured_unit(each.measured, local_map.points, pose.camera_from_map)
+            if unit is not None:
+                found.append((each.stamp_ns, unit))
+        return found
 
     @property
     def is_calibrated(self) -> bool:
@@ -125,6 +162,9 @@ class Verifier:
             return None
         ids, predicted, known = found
         ratio = float(np.median(np.log(known / predicted)))
+        if self.is_measured:
+            # Measured distances are the map's unit, and better than predicted ones.
+            return float(np.exp(-ratio))
         if not self._has_unit:
             # The map has no unit yet: that of the network's first window.
             self._odometry.map.rescale(float(np.exp(ratio)))
@@ -160,14 +200,7 @@ class Verifier:
             self._usual_depth = float(np.median(seen.depth))
         covariance, motion = self._covariances(observation, found)
         self._last_pose, self._last_stamp = inverse(pose), observation.stamp_ns
-        corrected = correct_depth(depth, seen)
-        result, sure = np.full_like(depth, np.nan), np.ones_like(confidence)
-        if corrected is not None:
-            sure = np.where(corrected.is_supported, confidence, 1.0 + 0.5 * (confidence - 1.0))
-            if self.is_trusted and corrected.follows_network:
-                result = valid_depth(corrected.depth, confidence, percentile)
-            else:
-                result = np.where(corrected.is_supported, corrected.depth, np.float32(np.nan))
+        result, sure = self._supported(depth, confidence, percentile, seen)
         moving = around(self._odometry.moving_pixels(observation), depth.shape)
         sure = np.where(moving, 1.0 + _MOVING_CONFIDENCE * (sure - 1.0), sure)
         return PlacedView(
@@ -178,6 +211,54 @@ class Verifier:
             motion_covariance=motion,
             followed=self._odometry.followed_points(observation, pose, depth.shape[1]),
         )
+
+    def place_beside(
+        self,
+        observation: Observation,
+        first: PlacedView,
+        view: View,
+        predicted: tuple[NDArray[np.float32], NDArray[np.float32]],
+        percentile: float,
+    ) -> PlacedView | None:
+        """Return pose and depth of a rig's other camera; None where its place is not known.
+
+        Args:
+            observation: of the first camera at the same time.
+            first: where that camera was placed.
+            view: the other camera's.
+            predicted: depth (H, W) and confidence (H, W) of it.
+            percentile: as in `place`.
+        """
+        first_from_other = self.rig.first_from(view.source)
+        if first_from_other is None or view.intrinsics is None:
+            return None
+        depth, confidence = predicted
+        pose = first.map_from_camera @ first_from_other
+        covariance = None
+        if first.covariance is not None:
+            covariance = _shifted(first.covariance, pose[:3, 3] - first.map_from_camera[:3, 3])
+        if first.is_lost:
+            nothing = np.full_like(depth, np.nan)
+            return PlacedView(pose, nothing, np.ones_like(depth), True, covariance)
+        seen = self._odometry.points_beside(observation, inverse(pose), view.intrinsics)
+        result, sure = self._supported(depth, confidence, percentile, seen)
+        return PlacedView(pose, result, sure.astype(np.float32), covariance=covariance)
+
+    def _supported(
+        self,
+        depth: NDArray[np.float32],
+        confidence: NDArray[np.float32],
+        percentile: float,
+        seen: SeenPoints,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Return depth (H, W) and confidence (H, W) as far as points support them."""
+        corrected = correct_depth(depth, seen)
+        if corrected is None:
+            return np.full_like(depth, np.nan), np.ones_like(confidence)
+        sure = np.where(corrected.is_supported, confidence, 1.0 + 0.5 * (confidence - 1.0))
+        if self.is_trusted and corrected.follows_network:
+            return valid_depth(corrected.depth, confidence, percentile), sure
+        return np.where(corrected.is_supported, corrected.depth, np.float32(np.nan)), sure
 
     def _lost_view(self, observation: Observation, depth: NDArray[np.float32]) -> PlacedView:
         """Return the last pose again, ever less certain, without depth."""
@@ -241,6 +322,13 @@ class Verifier:
         index, _ = local_map.points.find(numbers)
         known = local_map.points.inverse_distance[index]
         return numbers, known * ratio, known
+
+
+def _shifted(covariance: NDArray[np.float64], lever: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the covariance (6, 6) of position and rotation, in the map, of another place (3,)."""
+    matrix = np.eye(6)
+    matrix[:3, 3:] = -cross_matrix(lever)
+    return matrix @ covariance @ matrix.T
 
 
 def _translation_first(covariance: NDArray[np.float64]) -> NDArray[np.float64]:

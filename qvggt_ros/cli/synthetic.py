@@ -42,6 +42,10 @@ class SynthOptions:
     dataset_camera: bool = option(False, "Layouts: the real data set's camera and image size.")
     rate: float = option(10.0, "Images per second.")
     step: float | None = option(None, "Metres between images; 0.08, or what suits the layout.")
+    jitter: float = option(1.0, "Bag: strength of the camera's shaking; 0 for none.")
+    baseline: float = option(
+        0.0, "Bag: metres to a second camera, to the right of the first; 0 for one camera."
+    )
     shutter: float = option(
         0.1, "Bag: length of an exposure, as a share of the time between images."
     )
@@ -102,6 +106,8 @@ def _write_bag(output: Path, options: SynthOptions) -> None:
         frames=80 if options.frames is None else options.frames,
         rate_hz=options.rate,
         step=0.08 if options.step is None else options.step,
+        jitter=options.jitter,
+        baseline=options.baseline,
         lens=LensChoice(options.width, options.height, options.fov),
         flaws=ImageFlaws(distortion=options.distortion, shutter=options.shutter),
         compressed=options.compressed,

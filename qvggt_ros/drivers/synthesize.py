@@ -28,6 +28,7 @@ from qvggt_ros.io.messages import LATCHED, Messages, rosbags_messages, rosbags_t
 _EPOCH_NS = 1_700_000_000_000_000_000
 _BASE_FRAME = "base_link"
 _CAMERA_FRAME = "camera_optical_frame"
+_RIGHT_FRAME = "right_optical_frame"
 # plumb_bob k1 k2 p1 p2 k3 of a wide lens.
 _DISTORTION = (-0.22, 0.06, 0.001, -0.0005, 0.0)
 # Rays per pixel beside the one through its centre; each has an instant of the exposure.
@@ -94,6 +95,9 @@ class BagOptions:
         world_seed: of the world's layout.
         frames: number of images.
         step: metres between images.
+        jitter: strength of the 6-DoF jitter, see `fly`; a "hover" without any stands still.
+        baseline: metres from the camera to a second one, to the right of it and with the same
+            lens; 0 for one camera alone.
         lens: size and field of view of the images.
         flaws: of the images.
         rate_hz: images per second.
@@ -107,6 +111,8 @@ class BagOptions:
     world_seed: int = 0
     frames: int = 80
     step: float = 0.08
+    jitter: float = 1.0
+    baseline: float = 0.0
     lens: LensChoice = field(default_factory=LensChoice)
     flaws: ImageFlaws = field(default_factory=ImageFlaws)
     rate_hz: float = 10.0
@@ -120,6 +126,8 @@ class BagOptions:
             raise ParameterError(f"there is no storage {self.storage!r}; known: {known}")
         if not 0 < self.rate_hz <= 1000:
             raise ParameterError(f"{self.rate_hz} Hz: the rate must be above 0 and at most 1000 Hz")
+        if not 0.0 <= self.baseline <= 10.0:
+            raise ParameterError(f"a baseline of {self.baseline:g} m: choose 0 to 10 m")
         self.flaws.check()
 
 
@@ -131,7 +139,8 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
     Topics: /camera/image_raw (rgb8; with `compressed` /camera/image_raw/compressed, PNG),
     /camera/camera_info, /camera/depth (32FC1 metres, NaN in the sky), /ground_truth/pose (the
     optical camera in `map`), /odom (the base in `odom`, from integrated, noisy steps), /tf
-    (odom to base_link) and /tf_static (base_link to the camera's optical frame).
+    (odom to base_link) and /tf_static (base_link to the camera's optical frame). With a baseline
+    also /right/image_raw (or compressed) and /right/camera_info, whose P has it, as /tf_static.
 
     Args:
         output: directory to create.
@@ -145,7 +154,14 @@ def write_bag(output: Path, options: BagOptions, *, overwrite: bool = False) -> 
     options.check()
     camera = options.lens.lens(_DISTORTION if options.flaws.distortion else ())
     scene = Scene(make_world(options.world, options.world_seed))
-    poses = fly(scene.world, options.flight, options.frames, options.seed, step=options.step)
+    poses = fly(
+        scene.world,
+        options.flight,
+        options.frames,
+        options.seed,
+        step=options.step,
+        jitter=options.jitter,
+    )
     messages = rosbags_messages()
     typestore = rosbags_typestore()
     topics: dict[str, Any] = {}
@@ -182,18 +198,23 @@ def _messages(
     rng = np.random.default_rng([8, options.seed])
     odometry = _drifting(poses @ inverse(_BASE_FROM_CAMERA), rng)
     gains = _slow_gains(len(poses), options.flaws.exposure, rng)
-    static = _transform(messages, _EPOCH_NS, _BASE_FRAME, _CAMERA_FRAME, _BASE_FROM_CAMERA)
-    yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=[static])
+    beside = transform(np.eye(3), np.array([options.baseline, 0.0, 0.0]))
+    static = [_transform(messages, _EPOCH_NS, _BASE_FRAME, _CAMERA_FRAME, _BASE_FROM_CAMERA)]
+    if options.baseline:
+        static.append(_transform(messages, _EPOCH_NS, _CAMERA_FRAME, _RIGHT_FRAME, beside))
+    yield "/tf_static", _EPOCH_NS, messages.TFMessage(transforms=static)
+    # Its noise is its own: without it the first camera's images are the same.
+    rng_right = np.random.default_rng([9, options.seed])
     for index, pose in enumerate(poses):
         stamp = _EPOCH_NS + round(index * 1e9 / options.rate_hz)
         exposed = exposure_poses(poses, index, options.flaws.shutter, _SAMPLES)
         colour, depth = camera.picture(scene, pose, _SAMPLES, exposed)
         colour = expose(colour, gains[index], options.flaws.noise, rng)
-        yield "/camera/camera_info", stamp, _camera_info(messages, stamp, camera)
-        if options.compressed:
-            yield "/camera/image_raw/compressed", stamp, _png(messages, stamp, colour)
-        else:
-            yield "/camera/image_raw", stamp, _image(messages, stamp, colour, "rgb8")
+        yield from _pictures(messages, stamp, camera, colour, options)
+        if options.baseline:
+            there, _ = camera.picture(scene, pose @ beside, _SAMPLES, exposed @ beside)
+            there = expose(there, gains[index], options.flaws.noise, rng_right)
+            yield from _pictures(messages, stamp, camera, there, options, _RIGHT_FRAME)
         yield "/camera/depth", stamp, _image(messages, stamp, depth, "32FC1")
         yield (
             "/ground_truth/pose",
@@ -203,6 +224,23 @@ def _messages(
         yield "/odom", stamp, _odometry(messages, stamp, odometry, index, options.rate_hz)
         moved = _transform(messages, stamp, "odom", _BASE_FRAME, odometry[index])
         yield "/tf", stamp, messages.TFMessage(transforms=[moved])
+
+
+def _pictures(
+    messages: Messages,
+    stamp: int,
+    camera: Lens,
+    colour: NDArray[np.uint8],
+    options: BagOptions,
+    frame: str = _CAMERA_FRAME,
+) -> Iterator[tuple[str, int, Any]]:
+    """Yield the calibration and the image of one camera."""
+    name, baseline = ("/right", options.baseline) if frame == _RIGHT_FRAME else ("/camera", 0.0)
+    yield f"{name}/camera_info", stamp, _camera_info(messages, stamp, camera, frame, baseline)
+    if options.compressed:
+        yield f"{name}/image_raw/compressed", stamp, _png(messages, stamp, colour, frame)
+    else:
+        yield f"{name}/image_raw", stamp, _image(messages, stamp, colour, "rgb8", frame)
 
 
 def _is_marked(directory: Path) -> bool:
@@ -288,12 +326,14 @@ def _odometry(messages: Messages, stamp: int, odometry: NDArray, index: int, rat
     )
 
 
-def _image(messages: Messages, stamp: int, pixels: NDArray, encoding: str) -> Any:
+def _image(
+    messages: Messages, stamp: int, pixels: NDArray, encoding: str, frame: str = _CAMERA_FRAME
+) -> Any:
     pixels = np.ascontiguousarray(pixels)
     return messages.with_octets(
         messages.Image,
         pixels,
-        header=header(messages, stamp, _CAMERA_FRAME),
+        header=header(messages, stamp, frame),
         height=pixels.shape[0],
         width=pixels.shape[1],
         encoding=encoding,
@@ -302,21 +342,21 @@ def _image(messages: Messages, stamp: int, pixels: NDArray, encoding: str) -> An
     )
 
 
-def _png(messages: Messages, stamp: int, colour: NDArray[np.uint8]) -> Any:
+def _png(messages: Messages, stamp: int, colour: NDArray[np.uint8], frame: str) -> Any:
     _, data = cv2.imencode(".png", colour[..., ::-1])
     return messages.with_octets(
         messages.CompressedImage,
         data.reshape(-1),
-        header=header(messages, stamp, _CAMERA_FRAME),
+        header=header(messages, stamp, frame),
         format="rgb8; png compressed bgr8",
     )
 
 
-def _camera_info(messages: Messages, stamp: int, camera: Lens) -> Any:
+def _camera_info(messages: Messages, stamp: int, camera: Lens, frame: str, baseline: float) -> Any:
     k = camera.intrinsics
-    projection = np.concatenate([k, np.zeros((3, 1))], axis=1)
+    projection = np.concatenate([k, [[-baseline * k[0, 0]], [0.0], [0.0]]], axis=1)
     return messages.CameraInfo(
-        header=header(messages, stamp, _CAMERA_FRAME),
+        header=header(messages, stamp, frame),
         height=camera.height,
         width=camera.width,
         distortion_model="plumb_bob",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from rosbags.typesys.stores.ros2_jazzy import sensor_msgs__msg__NavSatStatus as NavSatStatus
+from scipy.spatial.transform import Rotation
 from support.recordings import (
     M,
     RoomNetwork,
@@ -30,7 +31,7 @@ class Reconstructor:
     """Keeps what it is given."""
 
     def __init__(self):
-        self.odometry, self.gps, self.ranges, self.baselines = [], [], [], {}
+        self.odometry, self.gps, self.ranges, self.places = [], [], [], {}
         self.imu = []
 
     def add_odometry(self, stamp_ns, position, odom_from_camera=None):
@@ -45,8 +46,8 @@ class Reconstructor:
     def add_imu(self, stamp_ns, acceleration, turn_rate):
         self.imu.append((stamp_ns, acceleration, turn_rate))
 
-    def set_baseline(self, source, metres):
-        self.baselines[source] = metres
+    def set_extrinsics(self, source, other_from_first):
+        self.places[source] = other_from_first
 
 
 def make(known=True, camera=CAMERA):
@@ -140,21 +141,55 @@ def test_a_fix_of_unknown_covariance_has_that_of_a_usual_receiver():
     assert 0.5 < taken.gps[0][2] < 5.0
 
 
-def test_the_baseline_of_a_stereo_pair_is_in_its_second_projection():
-    sensors, taken, _ = make()
-    projection = np.hstack([np.diag([400.0, 400.0, 1.0]), [[-48.0], [0.0], [0.0]]])
-    sensors.on_projection("right", projection)
-    assert taken.baselines == {"right": pytest.approx(0.12)}
-    sensors.on_projection("other", np.hstack([np.eye(3), np.zeros((3, 1))]))
-    assert "other" not in taken.baselines
-
-
-def test_the_baseline_of_a_rig_is_known_to_tf():
-    sensors, taken, _ = make()
+def rig(*frames_of_cameras):
     image = np.zeros((4, 4, 3), np.uint8)
-    frames = [Frame(0, image, None, CAMERA, "left"), Frame(0, image, None, SENSOR, "right")]
-    sensors.on_rig({frame.source: frame for frame in frames})
-    assert taken.baselines == {"right": pytest.approx(0.1)}
+    return {name: Frame(0, image, None, frame, name) for name, frame in frames_of_cameras}
+
+
+LEFT_AND_RIGHT = rig(("left", CAMERA), ("right", SENSOR))
+
+
+def projection(offset):
+    return np.hstack([np.diag([400.0, 400.0, 1.0]), [[offset], [0.0], [0.0]]])
+
+
+def test_a_stereo_pair_s_place_is_in_its_second_projection():
+    sensors, taken, _ = make(known=False)
+    sensors.on_projection("left", projection(0.0), np.eye(3))
+    sensors.on_projection("right", projection(-48.0), np.zeros((3, 3)))
+    sensors.on_rig(LEFT_AND_RIGHT)
+    np.testing.assert_allclose(taken.places["right"], transform(np.eye(3), [-0.12, 0, 0]))
+
+
+def test_the_turns_of_a_stereo_calibration_are_those_of_the_cameras():
+    # A point far ahead of the common axes lies where each camera's own R puts it.
+    left, right = (Rotation.from_rotvec([0, angle, 0]).as_matrix() for angle in (0.02, -0.03))
+    sensors, taken, _ = make(known=False)
+    sensors.on_projection("left", projection(0.0), left)
+    sensors.on_projection("right", projection(-48.0), right)
+    sensors.on_rig(LEFT_AND_RIGHT)
+    far = 1e9 * np.array([0.1, 0.2, 1.0])
+    found = taken.places["right"] @ np.append(left.T @ far, 1.0)
+    np.testing.assert_allclose(found[:3] / 1e9, right.T @ far / 1e9, atol=1e-6)
+    at_the_right_camera = left.T @ [0.12, 0.0, 0.0]
+    found = taken.places["right"] @ np.append(at_the_right_camera, 1.0)
+    np.testing.assert_allclose(found[:3], np.zeros(3), atol=1e-12)
+
+
+def test_a_projection_without_a_baseline_says_nothing():
+    sensors, taken, _ = make(known=False)
+    for name in ("left", "right"):
+        sensors.on_projection(name, projection(0.0), np.eye(3))
+    sensors.on_projection("right", projection(np.nan), np.eye(3))
+    sensors.on_rig(LEFT_AND_RIGHT)
+    assert taken.places == {}
+
+
+def test_the_place_of_a_rig_s_camera_is_known_to_tf():
+    sensors, taken, _ = make()
+    sensors.on_rig(rig(("left", SENSOR), ("right", CAMERA)))
+    # TF has the first camera in the second one: points of the first come out in the second.
+    np.testing.assert_allclose(taken.places["right"], MOUNT)
 
 
 def imu_message(force, index=0, lacks=0.0):

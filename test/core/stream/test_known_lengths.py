@@ -7,8 +7,7 @@ from support.streams import geometries, run, start
 
 from qvggt_core.geometry.poses import transform
 from qvggt_core.stream.frame import FrameGeometry, ScaleState, View
-from qvggt_core.stream.ground_plane import ground_plane
-from qvggt_core.stream.known_lengths import KnownLengths, RangeReading, height_ratio, range_ratio
+from qvggt_core.stream.known_lengths import KnownLengths, RangeReading, range_ratio
 
 UNIT = 2.5
 FORWARD = transform(np.array([[0, -1.0, 0], [0, 0, -1.0], [1.0, 0, 0]]), np.array([0.1, 0.0, 0.0]))
@@ -62,37 +61,6 @@ def test_a_sensor_that_looks_down_gives_the_height_at_the_time_of_an_image():
     assert lengths.altitude(1_000_000_000, pose) is None  # it looks elsewhere
     assert lengths.altitude(2_010_000_000, pose) == pytest.approx(2.2)
     assert lengths.altitude(2_500_000_000, pose) is None  # no reading of that time
-
-
-@pytest.mark.parametrize("pitch", [0.0, 0.15, 0.3])
-def test_the_camera_s_height_above_the_floor_gives_the_unit(pitch):
-    pose = pose_at(z=0.3, pitch=pitch)
-    ratio = height_ratio(0.3 - room.LOW[2], geometry(pose))
-    assert ratio.metres == pytest.approx(UNIT, rel=0.01)
-
-
-def test_the_ground_s_normal_is_up_in_the_camera():
-    pose = pose_at(pitch=0.2)
-    noise = np.exp(np.random.default_rng(0).normal(0, 0.005, (room.HEIGHT, room.WIDTH)))
-    depth = (room.depth_of(pose) * noise).astype(np.float32)
-    plane = ground_plane(depth, room.INTRINSICS, np.array([0.0, -1.0, 0.0]), 0.6)
-    true = pose[:3, :3].T @ [0.0, 0.0, 1.0]
-    assert np.degrees(np.arccos(plane.up @ true)) < 0.5
-    assert plane.distance == pytest.approx(-room.LOW[2], rel=0.01)
-
-
-def test_a_wall_is_no_ground():
-    depth = np.full((room.HEIGHT, room.WIDTH), 2.0, np.float32)
-    up = np.array([0.0, -1.0, 0.0])
-    assert ground_plane(depth, room.INTRINSICS, up, 0.6) is None
-    assert ground_plane(np.full_like(depth, np.nan), room.INTRINSICS, up, 0.6) is None
-
-
-@pytest.mark.parametrize("focal", [0.0, np.nan, 1e-320])
-def test_a_lens_that_is_none_shows_no_ground(focal):
-    depth = np.full((room.HEIGHT, room.WIDTH), 2.0, np.float32)
-    intrinsics = np.array([[focal, 0.0, 20.0], [0.0, focal, 15.0], [0.0, 0.0, 1.0]])
-    assert ground_plane(depth, intrinsics, np.array([0.0, -1.0, 0.0]), 0.6) is None
 
 
 def test_a_rig_s_baseline_gives_the_unit_of_each_pair():

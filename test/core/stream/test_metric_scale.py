@@ -287,7 +287,8 @@ def test_lengths_of_single_images_give_the_scale_in_their_robust_mean(source):
         wrong = 4.0 if index % 5 == 4 else 1.0
         ratio = 3.0 * wrong * np.exp(rng.normal(0, 0.03))
         scale.observe_ratio(index * STEP_NS, ratio, 0.03, source)
-    assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=0.02)
+    # Along nine metres a scale may walk, so that old ratios count little.
+    assert scale.scale.metres_per_unit == pytest.approx(3.0, rel=0.03)
     assert scale.scale.source == source
 
 
