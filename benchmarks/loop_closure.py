@@ -5,6 +5,9 @@
 DIRECTORY keeps renderings. Positions are compared after Sim(3): `off` as odometry has them, `live`
 as they go out, `final` as the last correction has them, each world by itself. `again` is the median
 error of the position of one frame from another that sees the same place five seconds later or more.
+`perfect` is what the same loops would give if each were as the truth has it: no better ones could
+bring the error lower. With --truth, a recording is also held against another reference: a
+trajectory in TUM's format, in any unit.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ import numpy as np
 from confirmation import Truth, read
 from loop_flights import CAMERA, PERIOD_NS, Rendered, joined, rendered
 from numpy.typing import NDArray
+from other_truth import other_truth
 from result_table import ResultTable
 
 from qvggt_core.evaluate.trajectory import absolute_errors
@@ -28,7 +33,7 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, rotation_angle,
 from qvggt_core.geometry.similarities import inverse_similarity, moved_by, rigid
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Preprocessor, Reconstruction, Reconstructor
-from qvggt_core.stream.corrected_path import corrections_at
+from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
 from qvggt_core.stream.image_features import features_of, matched
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
 from qvggt_core.stream.load_network import load_network
@@ -129,6 +134,10 @@ def errors(loops: Looked, truth: Truth) -> dict[str, Any]:
         "live": (np.stack([live[i][0] for i in kept]), np.array([live[i][1] for i in kept])),
         "final": (rigid(moves @ off), worlds),
     }
+    if worlds.max() == 0 and corrections:
+        scale = absolute_errors(off, true, "sim3").scale
+        perfect = with_perfect_loops(loops.finder, truth, scale, corrections[-1])
+        paths["perfect"] = (rigid(corrections_at(stamps, segments, perfect)[1] @ off), worlds)
     status = loops.after[-1].loops
     assert status is not None
     return {
@@ -140,6 +149,29 @@ def errors(loops: Looked, truth: Truth) -> dict[str, Any]:
         "accepted": status.accepted,
         "rejected": dict(status.rejected),
     }
+
+
+def with_perfect_loops(
+    finder: Any, truth: Truth, scale: float, found: KeyframeCorrections
+) -> KeyframeCorrections:
+    """Return what loops do to keyframes if each is as the truth has it.
+
+    Args:
+        finder: has the loops.
+        truth: of its keyframes.
+        scale: metres per unit of odometry.
+        found: what the loops do as they are.
+    """
+    loops = []
+    for loop in finder.loops:
+        ends = (finder.store.keyframes[each].stamp_ns for each in (loop.first, loop.second))
+        first, second = (truth.pose(stamp) for stamp in ends)
+        if first is not None and second is not None:
+            relation = inverse(first) @ second
+            relation[:3, 3] /= scale
+            loops.append(replace(loop, first_from_second=relation))
+    solved = correct(finder.chains, loops)
+    return replace(found, map_from_odometry=solved.poses @ inverse_similarity(finder.chains.poses))
 
 
 def _ate(path: NDArray[np.float64], worlds: NDArray[np.int64], true: NDArray[np.float64]) -> float:
@@ -305,6 +337,7 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
     parser.add_argument("--only", choices=PARTS, action="append", help="what else is there stays")
     args = parser.parse_args()
     parts = args.only or PARTS
@@ -320,7 +353,11 @@ def main() -> None:
         table.add("look-alike rooms", alike)
     for path in args.recordings if "recordings" in parts else ():
         frames, truth = read(path, None)
-        table.add(path.name, errors(by_network(frames, loaded), truth))
+        looked = by_network(frames, loaded)
+        table.add(path.name, errors(looked, truth))
+        if args.truth is not None:
+            other = other_truth(args.truth, [frame.stamp_ns for frame in frames], truth)
+            table.add(f"{path.name}, other truth", errors(looked, other))
 
 
 if __name__ == "__main__":

@@ -3,18 +3,19 @@
     python benchmarks/relocalisation.py DIRECTORY RECORDING... \
         -o benchmarks/results/relocalisation.json
 
-DIRECTORY has the renderings of benchmarks/loop_closure.py. A map is made of the first half of a
-flight, saved and loaded; every few frames of the second half a try begins that knows nothing, and
+DIRECTORY has the renderings of benchmarks/loop_closure.py. A map is made of one half of a
+flight, saved and loaded; every few frames of the other half a try begins that knows nothing, and
 ends after `_FRAMES` frames. A pose is right within 0.3 m and 5 degrees of the truth, to which the
 map's keyframes are aligned: turn by orientations, scale and shift by positions. Tries in the map of
-another world may find nothing.
+another world may find nothing. With --truth, a recording is also held against another reference: a
+trajectory in TUM's format, in any unit, interpolated between its poses.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,13 +25,14 @@ from confirmation import Truth, read
 from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
+from other_truth import other_truth
 from result_table import ResultTable
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import rotation_angle
 from qvggt_core.geometry.similarities import rigid
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream import Frame, Preprocessor, Reconstruction
+from qvggt_core.stream import Frame, Preprocessor, Reconstruction, localiser, loop_finder
 from qvggt_core.stream.align import Similarity
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.localiser import MapLocaliser
@@ -38,8 +40,8 @@ from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.saved_map import SavedMap, read_map, write_map
 
-# Frames between tries, of a try, and of those after the camera is localised.
-_EVERY, _FRAMES, _LATER = 8, 60, 20
+# Frames between tries, of a try, and of those after the camera is localised; a try has as many.
+_EVERY, _FRAMES, _LATER = 4, 60, 20
 _METRES, _DEGREES = 0.3, 5.0
 
 
@@ -49,6 +51,33 @@ class Step:
 
     result: Reconstruction
     tokens: dict[int, Any]
+
+
+class Remembered:
+    """Finds the corners of each image, and compares each two of them, once for all tries."""
+
+    def __init__(self) -> None:
+        """Take the place of what does so."""
+        self._corners: dict[int, Any] = {}
+        self._same: dict[tuple[int, int], Any] = {}
+        self._work = localiser.corners_of, localiser.compare
+        for module in (localiser, loop_finder):
+            module.corners_of, module.compare = self.corners_of, self.compare
+
+    def corners_of(self, keyframe: Any) -> Any:
+        """Return the corners of a keyframe, whose image stays as long as its flight."""
+        key = id(keyframe.image)
+        if key not in self._corners:
+            self._corners[key] = self._work[0](keyframe)
+        return self._corners[key]
+
+    def compare(self, first: Any, second: Any) -> Any:
+        """Return what two keyframes' corners have in common."""
+        key = id(first), id(second)
+        if key not in self._same:
+            # With the corners, whose numbers are theirs as long as they are there.
+            self._same[key] = self._work[1](first, second), first, second
+        return self._same[key][0]
 
 
 class Recorded(LoopClosure):
@@ -84,10 +113,11 @@ class Flight:
             loops.correct(step.result, lambda g, made=step.tokens: made[g.view.stamp_ns])
 
     @property
-    def half(self) -> int:
-        """Number of steps in the first half of the images."""
+    def halves(self) -> tuple[Sequence[Step], Sequence[Step]]:
+        """The steps of the first half of the images, and the others."""
         counts = np.cumsum([len(step.result.frames) for step in self.steps])
-        return int(np.searchsorted(counts, counts[-1] / 2)) + 1
+        half = int(np.searchsorted(counts, counts[-1] / 2)) + 1
+        return self.steps[:half], self.steps[half:]
 
 
 def by_network(frames: list[Frame], truth: Truth, loaded: Any) -> Flight:
@@ -117,10 +147,10 @@ def with_exact_depth(directory: Path, seed: int, network: Any) -> Flight:
     return Flight(frames, steps, Truth(dict(zip(stamps, flight.poses, strict=True))), size)
 
 
-def mapped(flight: Flight) -> SavedMap:
-    """Return the map of a flight's first half, saved and loaded."""
+def mapped(flight: Flight, steps: Sequence[Step]) -> SavedMap:
+    """Return the map of a part of a flight, saved and loaded."""
     loops = LoopClosure()
-    flight.through(loops, flight.steps[: flight.half])
+    flight.through(loops, steps)
     assert isinstance(loops.finder, LoopFinder)
     saved = SavedMap.of(loops.finder, "", "first camera")
     with TemporaryDirectory() as directory:
@@ -171,17 +201,17 @@ def attempt(
     Without an alignment the map is of another world: any pose is wrong.
     """
     loops = LoopClosure(saved=saved)
-    localiser = loops.finder
-    assert isinstance(localiser, MapLocaliser)
+    finder = loops.finder
+    assert isinstance(finder, MapLocaliser)
     offs: list[tuple[float, float]] = []
     keyframes, later = 0, 0
     for step in steps:
         flight.through(loops, [step])
-        move, newest = localiser.map_from_odometry, step.result.frames[-1:]
+        move, newest = finder.map_from_odometry, step.result.frames[-1:]
         true = flight.truth.pose(newest[0].view.stamp_ns) if newest else None
         if move is None or true is None:
             continue
-        keyframes = keyframes or int(localiser.status.localisation.split()[-2])
+        keyframes = keyframes or int(finder.status.localisation.split()[-2])
         if alignment is None:
             return [(np.inf, np.inf)], keyframes
         offs.append(alignment.errors(move @ newest[0].map_from_camera, true))
@@ -191,14 +221,24 @@ def attempt(
     return offs, keyframes
 
 
-def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[str, Any]:
+Outcome = tuple[list[tuple[float, float]], int]
+
+
+def tries(
+    flight: Flight, steps: Sequence[Step], saved: SavedMap, alignment: Alignment | None
+) -> list[Outcome]:
     """Return what became of tries in a map; of another world if there is no alignment."""
-    counts = np.cumsum([0, *(len(step.result.frames) for step in flight.steps)])
-    begins = np.arange(counts[flight.half], counts[-1] - _FRAMES, _EVERY)
-    outcomes = [
-        attempt(flight, flight.steps[start:end], saved, alignment)
-        for start, end in np.searchsorted(counts, np.stack([begins, begins + _FRAMES], axis=1))
+    counts = np.cumsum([0, *(len(step.result.frames) for step in steps)])
+    begins = np.arange(0, counts[-1] - _LATER, _EVERY)
+    parts = np.searchsorted(counts, np.stack([begins, begins + _FRAMES], axis=1))
+    return [
+        attempt(flight, steps[start:end], saved, alignment)
+        for start, end in np.unique(parts, axis=0)
     ]
+
+
+def summary(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the figures of tries."""
     first = np.array([offs[0] for offs, _ in outcomes if offs]).reshape(-1, 2)
     later = np.array([off for offs, _ in outcomes for off in offs]).reshape(-1, 2)
     right, count = int(_is_right(first).sum()), len(outcomes)
@@ -208,7 +248,7 @@ def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[
         "wrong": (len(first) - right) / count,
         "not_localised": (count - len(first)) / count,
     }
-    if alignment is None or not len(first):
+    if not len(first) or not np.isfinite(first).all():
         return found
     return {
         **found,
@@ -219,6 +259,8 @@ def tries(flight: Flight, saved: SavedMap, alignment: Alignment | None) -> dict[
         "keyframes_median": float(np.median([number for _, number in outcomes if number])),
         "results": len(later),
         "results_wrong": 1.0 - float(_is_right(later).mean()),
+        "results_m_worst": float(later[:, 0].max()),
+        "results_deg_worst": float(later[:, 1].max()),
     }
 
 
@@ -226,12 +268,25 @@ def _is_right(offs: NDArray[np.float64]) -> NDArray[np.bool_]:
     return (offs[:, 0] <= _METRES) & (offs[:, 1] <= _DEGREES)
 
 
-def figures(flight: Flight) -> tuple[SavedMap, dict[str, Any]]:
-    """Return the map of a flight's first half, and the figures of tries in its second."""
-    saved = mapped(flight)
-    alignment = Alignment.of(saved, flight.truth)
-    found = tries(flight, saved, alignment)
-    return saved, {"keyframes": len(saved.keyframes), "map_error_m": alignment.error, **found}
+def figures(
+    flight: Flight, maps: Sequence[SavedMap], others: Sequence[SavedMap] = ()
+) -> dict[str, Any]:
+    """Return the figures of tries of each half in the map of the other, or in other maps."""
+    outcomes: list[Outcome] = []
+    errors = []
+    for index, steps in enumerate(reversed(flight.halves)):
+        alignment = None if others else Alignment.of(maps[index], flight.truth)
+        errors += [] if alignment is None else [alignment.error]
+        outcomes += tries(flight, steps, (others or maps)[index], alignment)
+    if others:
+        return summary(outcomes)
+    keyframes = [len(each.keyframes) for each in maps]
+    return {"keyframes": keyframes, "map_error_m": errors, **summary(outcomes)}
+
+
+def both_maps(flight: Flight) -> list[SavedMap]:
+    """Return the maps of a flight's halves."""
+    return [mapped(flight, half) for half in flight.halves]
 
 
 def main() -> None:
@@ -240,21 +295,28 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("recordings", type=Path, nargs="*")
     parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
     parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
     args = parser.parse_args()
     loaded = load_network(Parameters(compute_dtype="float32"))
+    Remembered()
     table = ResultTable(args.output, keeps_others=bool(args.only))
 
     if args.only != "recordings":
         rooms = [with_exact_depth(args.directory, seed, loaded.network) for seed in range(2)]
-        found = [figures(flight) for flight in rooms]
+        maps = [both_maps(room) for room in rooms]
         for number in range(2):
-            table.add(f"exact depth, room {30 + number}", found[number][1])
-            other = tries(rooms[number], found[1 - number][0], None)
+            table.add(f"exact depth, room {30 + number}", figures(rooms[number], maps[number]))
+            other = figures(rooms[number], maps[number], others=maps[1 - number])
             table.add(f"room {30 + number} in the map of room {31 - number}", other)
     for path in args.recordings if args.only != "rooms" else ():
         frames, truth = read(path, None)
-        table.add(path.name, figures(by_network(frames, truth, loaded))[1])
+        flight = by_network(frames, truth, loaded)
+        own = both_maps(flight)
+        table.add(path.name, figures(flight, own))
+        if args.truth is not None:
+            other = replace(flight, truth=other_truth(args.truth, flight.frames, truth))
+            table.add(f"{path.name}, other truth", figures(other, own))
 
 
 if __name__ == "__main__":

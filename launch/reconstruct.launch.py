@@ -7,10 +7,12 @@ An argument that is given wins over `params_file`, which wins over `preset`.
 """
 
 import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
@@ -29,10 +31,14 @@ from launch.events.process import ProcessExited
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_topic_name import validate_topic_name
 
 from launch import LaunchContext, LaunchDescription, LaunchDescriptionEntity
 
 PACKAGE = "qvggt_ros"
+NODE = "reconstruct"
+MAX_DEPTH = 20
 SHARE = Path(get_package_share_directory(PACKAGE))
 PRESETS = tuple(sorted(path.stem for path in (SHARE / "config/presets").glob("*.yaml")))
 BOOLEAN = ("true", "false")
@@ -91,7 +97,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
 
     image = given["image_topic"] or found.get("image") or "/camera/image_raw"
     transport = given["image_transport"] or ("compressed" if _is_compressed(image) else "")
-    cameras = [name.strip() for name in given["cameras"].split(",") if name.strip()]
+    cameras = _names(given["cameras"]) if given["cameras"] else []
     texts = {
         "checkpoint": given["checkpoint"],
         "publish_tf": given["publish_tf"],
@@ -107,7 +113,7 @@ def _start(context: LaunchContext) -> list[LaunchDescriptionEntity]:
     node = LifecycleNode(
         package=PACKAGE,
         executable="reconstruct",
-        name="reconstruct",
+        name=NODE,
         namespace=given["namespace"],
         output="screen",
         parameters=[
@@ -146,6 +152,15 @@ def _check(given: dict[str, str]) -> None:
     for name in ("bag", "params_file"):
         if given[name] and not Path(given[name]).exists():
             raise RuntimeError(f"{name}:={given[name]}: there is no such file or directory")
+    if given["params_file"]:
+        _check_parameters(Path(given["params_file"]), given["namespace"])
+    for name, value in given.items():
+        if value and name.endswith("_topic"):
+            _check_topic(f"{name}:={value}", value)
+    for camera in _names(given["cameras"]) if given["cameras"] else []:
+        _check_topic(f"cameras:={given['cameras']}", f"/{camera}/image_raw")
+    if not re.fullmatch(r"\d+(\.\d*)?|\.\d+", given["bag_rate"]) or not float(given["bag_rate"]):
+        raise RuntimeError(f"bag_rate:={given['bag_rate']} is no number above 0")
     if given["bag"] and given["cameras"]:
         raise RuntimeError("cameras and bag cannot be combined: play the recording yourself")
     if given["rviz"] == "true":
@@ -155,6 +170,52 @@ def _check(given: dict[str, str]) -> None:
             raise RuntimeError(
                 "rviz:=true, but rviz2 is not installed: apt install ros-$ROS_DISTRO-rviz2"
             ) from None
+
+
+def _check_topic(what: str, topic: str) -> None:
+    try:
+        validate_topic_name(topic)
+    except InvalidTopicNameException as error:
+        raise RuntimeError(f"{what} is no name of a topic: {error}") from None
+
+
+def _check_parameters(path: Path, namespace: str) -> None:
+    """Refuse a file of which nothing is for the node: ROS would ignore it without a word."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        raise RuntimeError(f"params_file:={path} cannot be read as YAML: {error}") from None
+    node = "/".join(["", *namespace.strip("/").split("/"), NODE]).replace("//", "/")
+    keys = [key for key, values in _nodes(content) if isinstance(values, dict)]
+    if not any(_pattern(key).fullmatch(node) for key in keys):
+        raise RuntimeError(
+            f"params_file:={path} has parameters for {', '.join(keys) or 'no node'}, none for "
+            f"{node}: write them under /**: ros__parameters:"
+        )
+
+
+def _nodes(content: Any, above: str = "") -> list[tuple[str, Any]]:
+    """Return the nodes that a parameter file names, with their parameters."""
+    found = []
+    for key, value in content.items() if isinstance(content, dict) else ():
+        if key == "ros__parameters":
+            found.append((above, value))
+        elif above.count("/") < MAX_DEPTH:
+            found += _nodes(value, f"{above}/{str(key).strip('/')}")
+    return found
+
+
+def _pattern(key: str) -> re.Pattern[str]:
+    """Return what the key of a parameter file matches: `*` is one name, `**` are any number."""
+    parts = {"*": "/[^/]+", "**": "(/[^/]+)*"}
+    return re.compile("".join(parts.get(n, "/" + re.escape(n)) for n in key.split("/")[1:]))
+
+
+def _names(text: str) -> list[str]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    if not names:
+        raise RuntimeError(f"cameras:={text} names no camera")
+    return names
 
 
 def _camera(image: str, info: str, found: dict[str, str]) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ by their share of the covariance. For small corrections that is what the whole g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +23,9 @@ from qvggt_core.geometry.similarities import (
     similarity,
 )
 from qvggt_core.stream.pose_graph import Edges, Graph, Solution, solve
+
+# So many loops hold two segments together.
+_HOLDING = 3
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,26 @@ class Loop:
         moved = adjoint_of(units[1])
         relation = units[0] @ self.first_from_second @ inverse_similarity(units[1])
         return Loop(self.first, self.second, relation, moved @ self.covariance @ moved.T)
+
+
+def thinned_loops(loops: list[Loop], segments: NDArray[np.int64], most: int) -> list[Loop]:
+    """Return about so many loops, evenly chosen; those that hold segments together stay.
+
+    Args:
+        loops: in the order in which they were found.
+        segments: (N,) of the keyframes.
+        most: of loops.
+    """
+    if len(loops) <= most:
+        return loops
+    chosen = set(np.linspace(0, len(loops) - 1, max(most, 1)).astype(int).tolist())
+    joins: Counter[tuple[int, int]] = Counter()
+    for number, loop in enumerate(loops):
+        pair = int(segments[loop.first]), int(segments[loop.second])
+        joins[pair] += 1
+        if pair[0] != pair[1] and joins[pair] <= _HOLDING:
+            chosen.add(number)
+    return [loops[number] for number in sorted(chosen)]
 
 
 @dataclass

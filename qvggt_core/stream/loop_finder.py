@@ -23,7 +23,7 @@ from qvggt_core.geometry.similarities import (
 )
 from qvggt_core.stream.corrected_path import KeyframeCorrections
 from qvggt_core.stream.frame import LoopStatus
-from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
+from qvggt_core.stream.keyframe_chain import Chains, Loop, correct, thinned_loops
 from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement, corners_of
 from qvggt_core.stream.keyframe_store import (
     KeyframeStore,
@@ -52,6 +52,8 @@ _LOST_DEPTHS, _LOST_SPEED = 1.0, 1.0
 _OTHER_TURN, _OTHER_SHIFT = float(np.radians(45.0)), 1.0
 # Metres of a loaded map and of this flight differ by no more (log).
 _SAME_METRE = 0.3
+# A store that is full has so many keyframes for each loop, at least.
+_PER_LOOP = 8
 # Beside a loop between keyframes so near to both of its ends, another adds nothing.
 _NEAR = 3
 
@@ -357,7 +359,8 @@ class LoopFinder:
         )
 
     def _thin(self) -> None:
-        """Leave out keyframes where they are densest, none at the end of a loop."""
+        """Leave out loops, whose ends have to stay, and then the densest of other keyframes."""
+        self.loops = thinned_loops(self.loops, self.chains.segments, len(self.store) // _PER_LOOP)
         needed = np.diff(self.chains.segments, prepend=-1) != 0
         for loop in (*self.loops, *self._waiting):
             needed[[loop.first, loop.second]] = True

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import expm
 
+from qvggt_core.geometry.poses import exactly_rigid
 from qvggt_core.geometry.similarities import (
     adjoint_of,
     cross_matrices,
@@ -68,3 +69,17 @@ def test_the_jacobian_is_the_numerical_one_where_motions_are_small(size):
         np.testing.assert_allclose(
             inverse_right_jacobian(motion), numerical, atol=2e-5 + 0.2 * size**4
         )
+
+
+def test_what_rounding_has_left_of_a_rotation_becomes_one_and_nothing_else_changes():
+    rng = np.random.default_rng(4)
+    exact = np.stack([rigid(moved_by(motion)) for motion in rng.normal(size=(5, 7))])
+    rounded = exact.copy()
+    rounded[:, :3, :3] += 1e-4 * rng.normal(size=(5, 3, 3))
+    found = exactly_rigid(rounded)
+    turns = found[:, :3, :3]
+    products = turns @ np.swapaxes(turns, 1, 2)
+    np.testing.assert_allclose(products, np.tile(np.eye(3), (5, 1, 1)), atol=1e-14)
+    np.testing.assert_allclose(found, exact, atol=5e-4)
+    np.testing.assert_array_equal(found[:, :3, 3], exact[:, :3, 3])
+    np.testing.assert_allclose(exactly_rigid(rounded[0]), found[0], atol=1e-15)

@@ -12,7 +12,7 @@ from qvggt_core.geometry.similarities import (
     scale_of,
     similarity,
 )
-from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
+from qvggt_core.stream.keyframe_chain import Chains, Loop, correct, thinned_loops
 from qvggt_core.stream.pose_graph import Edges, Graph, solve
 
 STEP = np.diag(np.square([0.004] * 3 + [0.01] * 3 + [0.004]))
@@ -142,3 +142,14 @@ def test_what_is_left_out_leaves_the_steps_over_it():
     chains.keep(kept)
     found = correct(chains, [Loop(0, 4, loop(truth, 0, 39).first_from_second, SURE)])
     np.testing.assert_allclose(found.poses, closed[kept], atol=1e-9)
+
+
+def test_of_many_loops_some_stay_evenly_and_those_that_hold_segments_together():
+    segments = np.repeat([0, 1, 2], [40, 40, 20])
+    inside = [Loop(number, number + 20, np.eye(4), STEP) for number in range(15)]
+    between = [Loop(number, 60 + number, np.eye(4), STEP) for number in range(15)]
+    last = [Loop(45, 90, np.eye(4), STEP)]
+    loops = inside + between + last
+    assert thinned_loops(loops, segments, 31) is loops
+    found = [loops.index(loop) for loop in thinned_loops(loops, segments, 7)]
+    assert found == [0, 5, 10, 15, 16, 17, 20, 25, 30]

@@ -167,6 +167,21 @@ def test_a_long_life_is_bounded(two_laps):
     assert results[-1].loops.accepted >= 3
 
 
+def test_a_place_that_is_seen_for_hours_does_not_hold_all_keyframes(two_laps):
+    """Each keyframe is the end of a loop, and none would ever be left out."""
+    loops = LoopClosure()
+    flights.closed(loops, two_laps[2][:12])
+    finder, stored = LoopFinder(), loops.finder.store.keyframes
+    for number in range(96):
+        finder.store.append(stored[number % 12])
+        finder.chains.append(loops.finder.chains.poses[number % 12], np.eye(7), 0)
+    finder.loops = [Loop(number % 24, number, np.eye(4), np.eye(7)) for number in range(24, 96)]
+    finder._thin()
+    assert len(finder.store) == len(finder.chains) == 96 - 9
+    assert len(finder.loops) == 96 // 8
+    assert all(0 <= loop.first < loop.second < len(finder.store) for loop in finder.loops)
+
+
 def test_a_reset_forgets_all(two_laps):
     loops = LoopClosure()
     flights.closed(loops, two_laps[2][:3])

@@ -15,6 +15,7 @@ ament_index_python = pytest.importorskip("ament_index_python")
 
 import psutil
 import rclpy
+import yaml
 from ament_index_python.packages import (
     PackageNotFoundError,
     get_package_prefix,
@@ -203,6 +204,13 @@ def rviz_is_installed() -> bool:
         ("reconstruct.launch.py", "bag:=/nothing/here", "bag:=/nothing/here: there is no such"),
         ("reconstruct.launch.py", "params_file:=/nothing.yaml", "params_file:=/nothing.yaml"),
         ("reconstruct.launch.py", "log_level:=loud", "loud"),
+        ("reconstruct.launch.py", "image_topic:=a b", "image_topic:=a b is no name of a topic"),
+        ("reconstruct.launch.py", "mask_topic:=//a//b/", "mask_topic:=//a//b/ is no name"),
+        ("reconstruct.launch.py", "odom_topic:=/x;rm", "odom_topic:=/x;rm is no name"),
+        ("reconstruct.launch.py", "cameras:=fr ont,left", "cameras:=fr ont,left is no name"),
+        ("reconstruct.launch.py", "cameras:=,,", "cameras:=,, names no camera"),
+        ("reconstruct.launch.py", "bag_rate:=-1", "bag_rate:=-1 is no number above 0"),
+        ("reconstruct.launch.py", "bag_rate:=nan", "bag_rate:=nan is no number above 0"),
         pytest.param(
             *("reconstruct.launch.py", "rviz:=true", "rviz2 is not installed"),
             marks=pytest.mark.skipif(rviz_is_installed(), reason="rviz2 is installed"),
@@ -215,6 +223,37 @@ def test_a_launch_that_fails_leaves_no_process(launch, file_name, argument, mess
     assert it.process.wait(60.0) != 0
     assert message in it.log.read_text()
     assert not it.survivors()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("reconstruct:\n  ros__parameters:\n    window_size: 4\n", "none for /qvggt/reconstruct"),
+        ("/**:\n  ros__parameters: [1]\n", "none for /qvggt/reconstruct"),
+        ("window_size: 4\n", "parameters for no node"),
+        ("{", "cannot be read as YAML"),
+    ],
+)
+def test_a_parameter_file_that_would_have_no_effect_is_refused(launch, tmp_path, content, message):
+    path = tmp_path / "parameters.yaml"
+    path.write_text(content)
+    it = launch(f"params_file:={path}", "namespace:=qvggt")
+    assert it.process.wait(60.0) != 0
+    assert message in it.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("key", "namespace"),
+    [("/held/reconstruct", "held"), ("held", "held"), ("/*/reconstruct", "held"), ("/**", "a/b")],
+)
+def test_a_parameter_file_names_the_node_in_any_way_that_ros_has(launch, tmp_path, key, namespace):
+    values = {"ros__parameters": {"autostart": False, "use_sim_time": True}}
+    path = tmp_path / "parameters.yaml"
+    path.write_text(yaml.safe_dump({key: {"reconstruct": values} if key == "held" else values}))
+    it = launch(f"params_file:={path}", f"namespace:={namespace}")
+    await_unconfigured(it, f"/{namespace}/reconstruct")
+    assert "True" in parameter_value(f"/{namespace}/reconstruct", "use_sim_time")
+    it.interrupt()
 
 
 def test_a_parameter_file_holds_against_arguments_that_were_not_given(launch, tmp_path):
