@@ -12,13 +12,13 @@ from qvggt_core.synthetic.lens import LensChoice
 from qvggt_ros.drivers.stereo_pairs import FIRST, SECOND, StereoPairs
 from qvggt_ros.drivers.synthesize import BagOptions, ImageFlaws, write_bag
 
-LENS = LensChoice(160, 120)
+LENS = LensChoice(240, 180)
 TOPICS = {"image_topic": "/camera/image_raw", "stereo_topic": "/right/image_raw"}
 
 
 @pytest.fixture(scope="module")
 def standing(tmp_path_factory):
-    """Eight images of two cameras, 0.2 m apart, that stand still."""
+    """Ten images of two cameras, 0.2 m apart, that stand still."""
     path = tmp_path_factory.mktemp("standing") / "bag"
     write_bag(
         path,
@@ -27,7 +27,7 @@ def standing(tmp_path_factory):
             world_seed=5,
             jitter=0.0,
             baseline=0.2,
-            frames=8,
+            frames=10,
             lens=LENS,
             flaws=ImageFlaws(exposure=0.0, shutter=0.0),
         ),
@@ -36,7 +36,7 @@ def standing(tmp_path_factory):
 
 
 def run(bag, output, **options):
-    network = Nonsense(112, 14, LENS.lens().intrinsics * [[112 / 160], [112 / 160], [1.0]])
+    network = Nonsense(112, 14, LENS.lens().intrinsics * [[112 / 240], [112 / 240], [1.0]])
     return replay(bag, output, network, Parameters(), odometry=False, report=False, **options)
 
 
@@ -47,7 +47,7 @@ def test_two_cameras_that_stand_still_give_metres_and_no_drift(standing, tmp_pat
     assert metrics["result"]["scale_source"] == "baseline"
     assert metrics["recording"]["scale_topics"] == ["/right/image_raw"]
     path = np.loadtxt(tmp_path / "out" / "trajectory.tum")
-    assert len(path) == 8
+    assert len(path) == 10
     assert np.linalg.norm(path[:, 1:4] - path[0, 1:4], axis=1).max() < 0.01
     depth = metrics["accuracy"]["depth"]["alignments"]
     assert depth["median"]["scale"] == pytest.approx(1.0, abs=0.05)
