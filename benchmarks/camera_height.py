@@ -17,6 +17,7 @@ against the truth at each image: true depth by depth, the median over the image.
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -186,7 +187,7 @@ def _true_units(result: Any, flight: Rendered) -> Iterator[tuple[int, Any, float
 def figures(found: list[tuple[int, Any, float]]) -> dict[str, Any]:
     """Return the figures of (stamp, scale, true metres per unit)."""
     known = [each for each in found if each[1].metres_per_unit is not None]
-    notes = sorted({scale.note for _, scale, _ in found if scale.note})
+    notes = sorted({re.sub(r"\d+%", "...", scale.note) for _, scale, _ in found if scale.note})
     if not known:
         return {"known_after_s": None, "state": found[-1][1].state.value, "notes": notes}
     off = np.log([scale.metres_per_unit / unit for _, scale, unit in known])

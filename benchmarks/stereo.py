@@ -2,10 +2,10 @@
 
     python benchmarks/stereo.py -o benchmarks/results/stereo.json
 
-Images of 320x240 (80 degrees) with a sensor's noise of 1 %, the second camera 0.12 m to the right of
-the first; worlds that the network that ships has never seen. `still` is 40 images from one place;
-`flight` is 20 images there, then 40 along an orbit of 0.06 m steps. `turned` has the second camera
-turned by a degree from what its transform has.
+Images of 320x240 (80 degrees) with a sensor's noise of 1 %, the second camera 0.12 m to the right
+of the first; worlds that the network that ships has never seen. `still` is 40 images from one
+place; `flight` is 20 images there, then 40 along an orbit of 0.06 m steps. `turned` has the second
+camera turned by a degree from what its transform has.
 
     state, sigma     at the end; sigma of the logarithm of the scale
     scale            length of the path by its truth (flight), or of true depth by depth (still)
@@ -59,10 +59,8 @@ def measured(loaded: Any, scene: Scene, poses: NDArray[np.float64], turn: float)
             frames.append(Frame(index * _PERIOD_NS, image, camera, name, name))
         results += reconstructor.add(*frames)
     results += reconstructor.flush()
-    scale = next(result.scale for result in reversed(results) if result.frames)
+    scale = results[-1].scale
     left = [g for result in results for g in result.frames if g.view.source == "left"]
-    found = np.stack([geometry.map_from_camera for geometry in left])
-    true = poses[[geometry.view.stamp_ns // _PERIOD_NS for geometry in left]]
     figures = {
         "state": scale.state.value if scale.state else None,
         "sigma": scale.sigma,
@@ -71,6 +69,8 @@ def measured(loaded: Any, scene: Scene, poses: NDArray[np.float64], turn: float)
     }
     if scale.metres_per_unit is None:
         return figures
+    found = np.stack([geometry.map_from_camera for geometry in left])
+    true = poses[[geometry.view.stamp_ns // _PERIOD_NS for geometry in left]]
     last = left[-1]
     height, width = last.depth.shape
     depth = scene.render(true[-1], last.intrinsics, height, width, samples=0).depth
