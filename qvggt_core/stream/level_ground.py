@@ -284,6 +284,8 @@ def _below(view: _Seen, plane: _Plane, sways: float) -> LevelGround | None:
     lever = float(np.linalg.norm(flat.mean(axis=0))) / height
     spread = 1.4826 * float(np.median(np.abs(drop[near] / height - 1.0)))
     noise = max(plane.noise, spread) / np.sqrt(_INDEPENDENT)
+    # Either the map's unit has changed, or the ground ahead is not the one below.
+    noise = float(np.hypot(noise, np.log(height / plane.height)))
     common = float(np.hypot(plane.tilt_sigma * lever, sways))
     return LevelGround(plane.normal, height, noise, plane.tilt_sigma, common)
 

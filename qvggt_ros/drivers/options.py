@@ -15,6 +15,9 @@ class ReplayOptions:
     image_topic: str | None = option(None, "Found by type if not given.")
     camera_info_topic: str | None = option(None, "Found beside the images if not given.")
     mask_topic: str | None = option(None, "mono8, non-zero where the scene stands still.")
+    stereo_topic: str | None = option(
+        None, "Images of a second camera on the same rig; both give metres together."
+    )
     odometry: bool | None = option(
         None, "Take the scale from the recording's odometry; done without asking if there is one."
     )

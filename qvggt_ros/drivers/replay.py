@@ -32,6 +32,7 @@ from qvggt_core.stream.saved_map import MAP, write_map_files
 from qvggt_core.util.directories import new_output
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import MapOptions, ReplayOptions
+from qvggt_ros.drivers.stereo_pairs import FIRST, SECOND, StereoPairs
 from qvggt_ros.evaluation import camera_frame_of, compare, truth_of
 from qvggt_ros.io.conversions import frames_of, read_pose, stamp_ns
 from qvggt_ros.io.ground_truth import named_ground_truth
@@ -45,6 +46,7 @@ from qvggt_ros.io.topics import (
     odometry_topic,
     sensor_topic,
     with_mask,
+    with_stereo,
 )
 from qvggt_ros.publishing import Driver
 from qvggt_ros.session import ReconstructionSession
@@ -157,6 +159,7 @@ def replay(
     with open_recording(bag) as recording:
         topics = choose_topics(recording, options.image_topic, options.camera_info_topic)
         topics = with_mask(recording, topics, options.mask_topic)
+        topics = with_stereo(recording, topics, options.stereo_topic)
         evaluation = _known_truth(recording, topics, comparison)
         sources = _scale_sources(recording, options, loaded.parameters)
         with (
@@ -319,7 +322,9 @@ class _Run:
         self._images: dict[int, int] = {}
         self._image_count = 0
         self._odometry_stamps: list[int] = []
-        needs_mounts = sources.odometry is not None or sources.others or sources.imu is not None
+        self._pairs = StereoPairs(loaded.parameters.sync_slop_s)
+        self._cameras = [FIRST, SECOND] if topics.stereo else loaded.parameters.cameras
+        needs_mounts = any((topics.stereo, sources.odometry, sources.others, sources.imu))
         self._tree = TransformTree.read(recording) if needs_mounts else TransformTree()
         self._writer: BagWriter
         self._session: ReconstructionSession
@@ -347,6 +352,7 @@ class _Run:
                 or self._sources.others
                 or self._loaded.metric_depth
                 or parameters.camera_height
+                or self._topics.stereo
                 or loops.knows_metres
             ),
             hopes_for_up=self._knows_imu_mount(),
@@ -354,9 +360,9 @@ class _Run:
         self._writer = BagWriter(bag, options.storage, self._recording, self._topics)
         self._session = ReconstructionSession(
             reconstructor,
-            parameters.with_values(publish_tf="world_to_camera"),
-            Driver(rosbags_messages(), self._writer.emit, lookup=self._lookup),
-            rectified=parameters.cameras if self._topics.rectified else (),
+            parameters.with_values(publish_tf="world_to_camera", cameras=self._cameras),
+            Driver(rosbags_messages(), self._emit, lookup=self._lookup),
+            rectified=self._cameras if self._topics.rectified else (),
         )
         try:
             self._read_all(options.limit)
@@ -365,6 +371,11 @@ class _Run:
         if self._session.counters.published == 0:
             layout.RESULT.remove(bag.parent)
             raise RecordingError(self._why_nothing())
+
+    def _emit(self, topic: str, message: Any, stamp_ns: int) -> None:
+        # A result holds one camera's outputs.
+        if not topic.startswith(f"{SECOND}/"):
+            self._writer.emit(topic, message, stamp_ns)
 
     def _knows_imu_mount(self) -> bool:
         topic = self._sources.imu
@@ -390,7 +401,10 @@ class _Run:
                 camera_info_topic=self._topics.camera_info,
                 reference_topics=list(self._topics.reference),
                 odometry_topic=self._sources.odometry,
-                scale_topics=self._sources.others,
+                scale_topics=[
+                    *self._sources.others,
+                    *([self._topics.stereo] if self._topics.stereo else []),
+                ],
                 imu_topic=self._sources.imu,
             ),
             {
@@ -443,11 +457,13 @@ class _Run:
         used = {topics.image, *topics.reference}
         sources = self._sources
         others = (sources.odometry, *sources.others, sources.imu, topics.camera_info, topics.mask)
+        others += (topics.stereo, topics.stereo_info)
         used |= {topic for topic in others if topic is not None}
         # The first image may come before the calibration that belongs to it.
-        info = topics.camera_info and self._recording.first(topics.camera_info)
-        if info is not None:
-            self._session.on_camera_info(info)
+        for topic, camera in ((topics.camera_info, self._cameras[0]), (topics.stereo_info, SECOND)):
+            info = topic and self._recording.first(topic)
+            if info is not None:
+                self._session.on_camera_info(info, camera)
         done = 0
         stream = in_order_of_stamps(self._recording, sorted(used), topics.image)
         for received in stream:
@@ -462,6 +478,7 @@ class _Run:
                 self._watcher.progress(done, total)
             if done == limit:
                 break
+        self._give(self._pairs.rest())
         self._gather(self._session.finish())
 
     def _take(self, received: Received) -> None:
@@ -474,11 +491,19 @@ class _Run:
                 # Stamps may repeat, where a camera sets none.
                 self._images[received.stamp_ns] = self._image_count
                 self._image_count += 1
-                self._gather(self._session.on_image(message))
+                self._give(
+                    self._pairs.first(message)
+                    if self._topics.stereo
+                    else [{self._cameras[0]: message}]
+                )
+            elif topic == self._topics.stereo:
+                self._give(self._pairs.other(message))
+            elif topic == self._topics.stereo_info:
+                self._session.on_camera_info(message, SECOND)
             elif topic == self._topics.camera_info:
-                self._session.on_camera_info(message)
+                self._session.on_camera_info(message, self._cameras[0])
             elif topic == self._topics.mask:
-                self._session.on_mask(message)
+                self._session.on_mask(message, self._cameras[0])
             elif topic == self._sources.fix:
                 self._session.on_fix(message)
             elif topic == self._sources.imu:
@@ -494,9 +519,15 @@ class _Run:
         except QvggtError as error:
             self._session.reject(f"{topic}: {error}", is_image=is_image)
 
+    def _give(self, sets: list[dict[str, Any]]) -> None:
+        for images in sets:
+            self._gather(self._session.on_images(images))
+
     def _gather(self, reconstructions: tuple[Reconstruction, ...]) -> None:
         published = 0
-        for reconstruction in reconstructions:
+        for every in reconstructions:
+            own = tuple(frame for frame in every.frames if frame.view.source != SECOND)
+            reconstruction = replace(every, frames=own)
             self.built.add(reconstruction)
             self._watcher.grown(reconstruction, self.built)
             published += len(reconstruction.frames)

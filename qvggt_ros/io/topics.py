@@ -38,6 +38,8 @@ class Topics:
         reference: topics that hold poses of another source, such as ground truth.
         notes: sentences about why not others.
         mask: topic of masks of what stands still, or None.
+        stereo: topic of a second camera's images, or None.
+        stereo_info: topic of its calibration, or None.
     """
 
     image: str
@@ -45,6 +47,8 @@ class Topics:
     reference: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     mask: str | None = None
+    stereo: str | None = None
+    stereo_info: str | None = None
 
     @property
     def rectified(self) -> bool:
@@ -88,6 +92,24 @@ def with_mask(recording: Recording, topics: Topics, mask_topic: str | None) -> T
     if mask_topic is not None and recording.types.get(mask_topic) != TYPES["Image"]:
         raise RecordingError(_no_such_topic(recording, mask_topic, "a mask"))
     return replace(topics, mask=mask_topic)
+
+
+def with_stereo(recording: Recording, topics: Topics, stereo_topic: str | None) -> Topics:
+    """Return topics with those of a second camera on the same rig, if one is named.
+
+    Raises:
+        RecordingError: it is not there, holds no images or is the first one.
+    """
+    if stereo_topic is None:
+        return topics
+    is_first = stereo_topic == topics.image
+    if is_first or recording.types.get(stereo_topic) not in _IMAGE_TYPES:
+        raise RecordingError(_no_such_topic(recording, stereo_topic, "a second camera's image"))
+    info = _sibling_camera_info(stereo_topic, recording.types)
+    notes = topics.notes
+    if info is None:
+        notes += (f"{stereo_topic} has no camera_info beside it, so it gives no metres",)
+    return replace(topics, stereo=stereo_topic, stereo_info=info, notes=notes)
 
 
 def pose_topics(recording: Recording) -> list[str]:
@@ -159,7 +181,8 @@ def _the_image_topic(recording: Recording, notes: list[str]) -> str:
         cameras.setdefault(_namespace(topic), []).append(topic)
     if len(cameras) > 1:
         raise RecordingError(
-            f"{recording.path} has several cameras; name one with --image-topic:\n"
+            f"{recording.path} has several cameras; name one with --image-topic, and a "
+            "second one beside it with --stereo-topic if both look to the same side:\n"
             f"{_names(topic for group in cameras.values() for topic in group)}"
         )
     (group,) = cameras.values()
