@@ -3,7 +3,7 @@
 A flight through a rendered room goes forth and back; its images become messages, whose stamps lie
 `--seconds` apart, and go through a live session with loop closure to all its topics. Memory may
 grow until the store of keyframes is full (`--keyframes`), and is flat from then on. The time of
-loops is that of a keyframe but for finding and comparing corners, which a thread of its own does.
+loops is the processor's for a keyframe, but for finding and comparing corners.
 
     python benchmarks/long_run.py DIRECTORY -o benchmarks/results/long_run.json
 
@@ -49,11 +49,11 @@ class Timed:
 
     def __call__(self, *given: Any) -> Any:
         """Do what the function does."""
-        begin = time.perf_counter()
+        begin = time.thread_time()
         try:
             return self._work(*given)
         finally:
-            self.seconds += time.perf_counter() - begin
+            self.seconds += time.thread_time() - begin
 
 
 class TimedFinder(LoopFinder):
@@ -64,10 +64,10 @@ class TimedFinder(LoopFinder):
 
     def take(self, keyframe: Any) -> None:
         """Take a keyframe."""
-        begin, before = time.perf_counter(), sum(each.seconds for each in self.corners)
+        begin, before = time.thread_time(), sum(each.seconds for each in self.corners)
         super().take(keyframe)
         of_corners = sum(each.seconds for each in self.corners) - before
-        self.seconds.append(time.perf_counter() - begin - of_corners)
+        self.seconds.append(time.thread_time() - begin - of_corners)
 
 
 def finder_of(keyframes: int) -> TimedFinder:

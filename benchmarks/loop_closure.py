@@ -5,9 +5,9 @@
 DIRECTORY keeps renderings. Positions are compared after Sim(3): `off` as odometry has them, `live`
 as they go out, `final` as the last correction has them, each world by itself. `again` is the median
 error of the position of one frame from another that sees the same place five seconds later or more.
-`perfect` is what the same loops would give if each were as the truth has it: no better ones could
-bring the error lower. With --truth, a recording is also held against another reference: a
-trajectory in TUM's format, in any unit.
+`perfect` is what the same loops would give if each were as the truth has it, on flights of one
+segment: no better ones could bring the error lower. With --truth, a recording is also held against
+another reference: a trajectory in TUM's format, in any unit.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def errors(loops: Looked, truth: Truth) -> dict[str, Any]:
         "live": (np.stack([live[i][0] for i in kept]), np.array([live[i][1] for i in kept])),
         "final": (rigid(moves @ off), worlds),
     }
-    if worlds.max() == 0 and corrections:
+    if segments.max() == 0 and corrections:
         scale = absolute_errors(off, true, "sim3").scale
         perfect = with_perfect_loops(loops.finder, truth, scale, corrections[-1])
         paths["perfect"] = (rigid(corrections_at(stamps, segments, perfect)[1] @ off), worlds)
