@@ -60,7 +60,7 @@ def test_one_camera_alone_gives_no_metres(standing, tmp_path):
 
 @pytest.mark.parametrize("topic", ["/camera/image_raw", "/no/image", "/odom"])
 def test_a_second_camera_is_another_topic_with_images(topic, standing, tmp_path):
-    with pytest.raises(RecordingError, match="second camera|no topic"):
+    with pytest.raises(RecordingError, match=r"second camera|no topic"):
         run(standing, tmp_path / "out", image_topic="/camera/image_raw", stereo_topic=topic)
 
 
