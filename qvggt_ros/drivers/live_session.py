@@ -176,7 +176,7 @@ class LiveReconstruction:
 
     def save_keyframes(self) -> Future[tuple[Path, int]]:
         """Save the map for `load_map`; the future brings its directory and number of keyframes."""
-        return self._worker.call(self._maps.save)
+        return self._worker.call(lambda: self._maps.save())
 
     def load_map(self, place: str) -> Future[str]:
         """Look for the camera in a saved map; see `LiveMaps.load`."""
@@ -259,7 +259,7 @@ class LiveReconstruction:
         """Stop and release the network; return whether its thread ended within the time."""
         ended = self._worker.stop(timeout_s)
         if ended:
-            del self._session
+            del self._session, self._maps
             gc.collect()
             _release_gpu_memory(self.parameters.device)
         return ended

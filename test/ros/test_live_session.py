@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -86,6 +88,20 @@ def test_a_failed_start_leaves_no_thread():
     with pytest.raises(CheckpointError):
         LiveReconstruction(Parameters(), Driver(M, lambda *_: None), load=refuse)
     assert threading.active_count() == threads
+
+
+def test_what_is_closed_lets_go_of_the_network():
+    networks = []
+
+    def load(parameters):
+        loaded = load_room_network(parameters)
+        networks.append(weakref.ref(loaded.network))
+        return loaded
+
+    it = LiveReconstruction(Parameters(), Driver(M, lambda *_: None), load=load)
+    assert it.close(10.0)
+    gc.collect()
+    assert [network() for network in networks] == [None]
 
 
 def test_images_without_calibration_are_a_warning_until_there_is_one(start, caplog):
