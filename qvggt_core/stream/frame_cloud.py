@@ -9,6 +9,11 @@ from qvggt_core.geometry.cloud import Cloud
 from qvggt_core.geometry.poses import unproject
 from qvggt_core.stream.frame import FrameGeometry
 
+# So many steps in a row, which may differ by this share from one to the next, are a plane at a
+# grazing angle and no edge that a network has smeared.
+_STEPS = 3
+_BEND = 0.25
+
 
 def frame_cloud(geometry: FrameGeometry, max_depth_edge: float, stride: int = 1) -> Cloud:
     """Return the points of a frame in its camera's optical frame.
@@ -33,17 +38,34 @@ def frame_cloud(geometry: FrameGeometry, max_depth_edge: float, stride: int = 1)
 
 
 def on_depth_edge(depth: NDArray[np.float32], max_depth_edge: float) -> NDArray[np.bool_]:
-    """Return the pixels (H, W) whose depth steps by more than a share to a neighbour's."""
+    """Return the pixels (H, W) whose depth steps by more than a share to a neighbour's.
+
+    A plane that is seen at a grazing angle may step as much from pixel to pixel, but evenly: there
+    inverse depth is linear in the image.
+    """
     edge = np.zeros(depth.shape, dtype=bool)
-    for near, far in (
-        ((slice(None, -1), slice(None)), (slice(1, None), slice(None))),
-        ((slice(None), slice(None, -1)), (slice(None), slice(1, None))),
-    ):
+    # Of the transposed image, the same memory is seen column by column.
+    for lines, marked in ((depth, edge), (depth.T, edge.T)):
+        near, far = lines[:-1], lines[1:]
         # A comparison with NaN is false: a hole beside a pixel is not an edge.
         with np.errstate(invalid="ignore"):
-            step = np.abs(depth[near] - depth[far]) > max_depth_edge * np.minimum(
-                depth[near], depth[far]
-            )
-        edge[near] |= step
-        edge[far] |= step
+            step = np.abs(near - far) > max_depth_edge * np.minimum(near, far)
+        step &= ~_is_even(lines)
+        marked[:-1] |= step
+        marked[1:] |= step
     return edge
+
+
+def _is_even(lines: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Return which steps (H - 1, W) from row to row are some of several in a row that are alike."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        steps = np.diff(1.0 / lines, axis=0)
+        size = np.abs(steps)
+        alike = np.abs(np.diff(steps, axis=0)) <= _BEND * np.minimum(size[:-1], size[1:])
+    even = np.zeros(steps.shape, dtype=bool)
+    count = len(steps) - _STEPS + 1
+    if count > 0:
+        run = np.logical_and.reduce([alike[first : first + count] for first in range(_STEPS - 1)])
+        for first in range(_STEPS):
+            even[first : first + count] |= run
+    return even
