@@ -32,7 +32,7 @@ from support.tiny_run import TINY as TINY_RUN
 FRAMES = 12
 LAST_STEP, CHECKPOINT_EVERY = 6, 2
 
-BOX_POSES = mapped_room.TRUTH[:12]
+BOX_POSES = mapped_room.TRUTH[:6]
 KNOWS_THE_BOX = "box.safetensors"
 
 Result = Mapping[str, object]

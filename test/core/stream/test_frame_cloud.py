@@ -48,7 +48,8 @@ def test_a_step_is_an_edge_also_where_a_network_smears_it(between, axis):
     edge = on_depth_edge(depth, SHARE)
     edge = edge if axis == 0 else edge.T
     assert edge[30 : 30 + len(between)].all()
-    assert not edge[:28].any() and not edge[33 + len(between) :].any()
+    assert not edge[:28].any()
+    assert not edge[33 + len(between) :].any()
 
 
 def test_a_step_between_two_slanted_planes_is_an_edge():
@@ -56,7 +57,8 @@ def test_a_step_between_two_slanted_planes_is_an_edge():
     depth = np.where(np.arange(ROWS)[:, None] < 50, floor, table)
     edge = on_depth_edge(depth, SHARE)
     assert edge[49:51].all()
-    assert not edge[45:48].any() and not edge[53:].any()
+    assert not edge[45:48].any()
+    assert not edge[53:].any()
 
 
 def test_a_hole_is_no_edge_and_small_images_have_edges_too():
