@@ -12,7 +12,6 @@ another reference: a trajectory in TUM's format, in any unit.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -26,7 +25,7 @@ from confirmation import Truth, read
 from loop_flights import CAMERA, PERIOD_NS, Rendered, joined, rendered
 from numpy.typing import NDArray
 from other_truth import other_truth
-from result_table import ResultTable
+from result_table import ResultTable, parser_of
 
 from qvggt_core.evaluate.trajectory import absolute_errors
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, rotation_angle, transform
@@ -333,13 +332,7 @@ def flights(directory: Path, loaded: Any) -> Iterable[tuple[str, Any]]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("recordings", type=Path, nargs="*")
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
-    parser.add_argument("--only", choices=PARTS, action="append", help="what else is there stays")
-    args = parser.parse_args()
+    args = parser_of(__doc__, PARTS).parse_args()
     parts = args.only or PARTS
     loaded = load_network(Parameters(compute_dtype="float32"))
     table = ResultTable(args.output, keeps_others=bool(args.only))

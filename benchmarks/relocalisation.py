@@ -13,7 +13,6 @@ trajectory in TUM's format, in any unit, interpolated between its poses.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +25,7 @@ from loop_closure import Looked, by_oracle, drifting, run_network, tokens_of
 from loop_flights import CAMERA, PERIOD_NS, rendered
 from numpy.typing import NDArray
 from other_truth import other_truth
-from result_table import ResultTable
+from result_table import ResultTable, parser_of
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import rotation_angle
@@ -41,6 +40,7 @@ from qvggt_core.stream.loop_finder import LoopFinder
 from qvggt_core.stream.saved_map import SavedMap, read_map, write_map
 
 # Frames between tries, of a try, and of those after the camera is localised; a try has as many.
+PARTS = ("rooms", "recordings")
 _EVERY, _FRAMES, _LATER = 4, 60, 20
 _METRES, _DEGREES = 0.3, 5.0
 
@@ -291,25 +291,20 @@ def both_maps(flight: Flight) -> list[SavedMap]:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("directory", type=Path)
-    parser.add_argument("recordings", type=Path, nargs="*")
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
-    parser.add_argument("--only", choices=("rooms", "recordings"), help="what else is there stays")
-    args = parser.parse_args()
+    args = parser_of(__doc__, PARTS).parse_args()
+    parts = args.only or PARTS
     loaded = load_network(Parameters(compute_dtype="float32"))
     Remembered()
     table = ResultTable(args.output, keeps_others=bool(args.only))
 
-    if args.only != "recordings":
+    if "rooms" in parts:
         rooms = [with_exact_depth(args.directory, seed, loaded.network) for seed in range(2)]
         maps = [both_maps(room) for room in rooms]
         for number in range(2):
             table.add(f"exact depth, room {30 + number}", figures(rooms[number], maps[number]))
             other = figures(rooms[number], maps[number], others=maps[1 - number])
             table.add(f"room {30 + number} in the map of room {31 - number}", other)
-    for path in args.recordings if args.only != "rooms" else ():
+    for path in args.recordings if "recordings" in parts else ():
         frames, truth = read(path, None)
         flight = by_network(frames, truth, loaded)
         own = both_maps(flight)

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import shipped_checkpoint
+
+
+def parser_of(description: str | None, parts: Sequence[str]) -> argparse.ArgumentParser:
+    """Return a parser of what benchmarks on flights and recordings have in common."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("recordings", type=Path, nargs="*")
+    parser.add_argument("-o", "--output", type=Path)
+    parser.add_argument("--truth", type=Path, help="another reference of the recordings")
+    parser.add_argument("--only", choices=parts, action="append", help="what else is there stays")
+    return parser
 
 
 class ResultTable:

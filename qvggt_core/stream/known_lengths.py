@@ -24,10 +24,9 @@ _MAX_PATCH_SPREAD = 0.15
 _FEWEST_PIXELS = 5
 # A sensor that looks down to this cosine gives a height.
 _DOWN = 0.9
-_RANGE_SIGMA = 0.03
-_BASELINE_SIGMA = 0.05
-# How far a network is off in the distance between cameras, for all windows alike.
-_BASELINE_COMMON = 0.1
+# In logarithms; the last is how far a network is off in the distance between cameras, for all
+# windows alike.
+_RANGE_SIGMA, _BASELINE_SIGMA, _BASELINE_COMMON = 0.03, 0.05, 0.1
 
 
 @dataclass(frozen=True)

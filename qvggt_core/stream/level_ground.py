@@ -19,26 +19,21 @@ from qvggt_core.stream.frame import FrameGeometry
 MAX_TILT = float(np.radians(35.0))
 """How far a ground's normal may be from a map's z while the map is as its first camera was."""
 
+# Views, and points of each, at most; views and points at least, all together and in one view.
 _VIEWS, _POINTS = 16, 240
-_FEWEST_VIEWS, _FEWEST = 5, 200
-_FARTHEST = 5.0
-"""From the camera, in heights of it: what is farther says little of the ground below it."""
-_SAMPLES = 400
-_TOLERANCE = 0.06
-"""Distance from the ground, in the camera's heights, at which a point may still be of it."""
-_STEP = 0.25
-"""How far views are apart, in the camera's height above the ground, about."""
+_FEWEST_VIEWS, _FEWEST, _FEWEST_IN_VIEW = 5, 200, 20
+# Lengths in the camera's height above the ground: what is farther says little of the ground below
+# it; a point of the ground is so near to it; views are so far apart, about.
+_FARTHEST, _TOLERANCE, _STEP = 5.0, 0.06, 0.25
 _TURN = float(np.radians(10.0))
-_MIN_SHARE = 0.2
-_MAX_BELOW = 0.1
-_MAX_CHANGE = 0.15
-_FEWEST_IN_VIEW = 20
+# Share of points that are the ground's at least, that are below it and by which its height changes
+# at most.
+_MIN_SHARE, _MAX_BELOW, _MAX_CHANGE = 0.2, 0.1, 0.15
 # Depth of neighbouring points is off alike: a view's are worth so many that are not.
-_INDEPENDENT = 4.0
-_LEAST_NOISE = 0.015
-_HEIGHT_NOISE = 0.03
-_ITERATIONS = 5
-_ROBUST = 2.0
+_INDEPENDENT, _LEAST_NOISE, _HEIGHT_NOISE = 4.0, 0.015, 0.03
+_SAMPLES, _ITERATIONS, _ROBUST = 400, 5, 2.0
+
+_Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -53,7 +48,7 @@ class LevelGround:
         common: the same, of what views share: the normal, and how even the ground is.
     """
 
-    up: NDArray[np.float64]
+    up: _Floats
     height: float
     sigma: float
     tilt_sigma: float
@@ -62,9 +57,9 @@ class LevelGround:
 
 @dataclass(frozen=True)
 class _Seen:
-    centre: NDArray[np.float64]
-    rotation: NDArray[np.float64]
-    points: NDArray[np.float64]
+    centre: _Floats
+    rotation: _Floats
+    points: _Floats
 
 
 class GroundSearch:
@@ -116,7 +111,7 @@ class GroundSearch:
         return found
 
 
-def _points_below(frame: FrameGeometry) -> NDArray[np.float64]:
+def _points_below(frame: FrameGeometry) -> _Floats:
     """Return points (N, 3) of the map below the camera, evenly from the image."""
     step = max(1, int(np.sqrt(frame.depth.size / (4 * _POINTS))))
     rows, columns = slice(step // 2, None, step), slice(step // 2, None, step)
@@ -155,7 +150,7 @@ def _fit(views: list[_Seen], keeps_height: bool) -> LevelGround | str:
     return _below(views[-1], plane, sways) or "the newest image does not show the ground"
 
 
-def _best_plane(points: NDArray[np.float64], centres: NDArray[np.float64]) -> _Plane | None:
+def _best_plane(points: _Floats, centres: _Floats) -> _Plane | None:
     """Return the plane that most points lie in, below cameras that have about one height."""
     rng = np.random.default_rng(0)
     chosen = points[rng.integers(0, len(points), (_SAMPLES, 3))]
@@ -181,21 +176,21 @@ def _best_plane(points: NDArray[np.float64], centres: NDArray[np.float64]) -> _P
 class _Plane:
     """A plane normal @ p = offset, and how far cameras are above it."""
 
-    normal: NDArray[np.float64]
+    normal: _Floats
     offset: float
     height: float
     noise: float = _TOLERANCE / 2.0
     tilt_sigma: float = 0.0
 
-    def off(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+    def off(self, points: _Floats) -> _Floats:
         """Return how far points (N, 3) are above it, in the camera's heights."""
         return (points @ self.normal - self.offset) / self.height
 
 
 def _refined(
-    points: NDArray[np.float64],
+    points: _Floats,
     of_view: NDArray[np.int64],
-    centres: NDArray[np.float64],
+    centres: _Floats,
     plane: _Plane,
 ) -> _Plane | None:
     """Return the plane that floor and path fit together, by least squares with Cauchy's weights."""
@@ -214,9 +209,9 @@ def _refined(
 
 
 def _solved(
-    floor: NDArray[np.float64],
+    floor: _Floats,
     count: NDArray[np.int64],
-    centres: NDArray[np.float64],
+    centres: _Floats,
     plane: _Plane,
 ) -> _Plane | None:
     """Return the plane after one step.
@@ -253,7 +248,7 @@ def _solved(
     )
 
 
-def _why_not(plane: _Plane, points: NDArray[np.float64], centres: NDArray[np.float64]) -> str:
+def _why_not(plane: _Plane, points: _Floats, centres: _Floats) -> str:
     """Return why a plane is not the ground; empty if it is."""
     off = plane.off(points)
     if np.mean(np.abs(off) < _TOLERANCE) < _MIN_SHARE:
@@ -290,7 +285,7 @@ def _below(view: _Seen, plane: _Plane, sways: float) -> LevelGround | None:
     return LevelGround(plane.normal, height, noise, plane.tilt_sigma, common)
 
 
-def _across(normal: NDArray[np.float64]) -> NDArray[np.float64]:
+def _across(normal: _Floats) -> _Floats:
     """Return two unit vectors (2, 3) that are orthogonal to a normal (3,)."""
     helper = np.eye(3)[int(np.abs(normal).argmin())]
     first = np.cross(normal, helper)

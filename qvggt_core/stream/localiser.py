@@ -33,17 +33,15 @@ from qvggt_core.stream.place_index import PlaceIndex, place_descriptor
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 from qvggt_core.stream.saved_map import SavedMap
 
-_COMPARED = 4
+_COMPARED, _MOST_KEPT = 4, 4000
 # So many keyframes of the last few have to say the same.
 _AGREEING, _WITHIN = 3, 5
 # Two say the same if they differ by no more: radians, share of depth, log of the scale.
 _SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 # Another place of the map: turned by more radians, or away by more depths.
 _OTHER_TURN, _OTHER_SHIFT = float(np.radians(45.0)), 1.0
-_IMPLAUSIBLE = 4.0 * OUTLIER_SQUARE
-# Metres of two flights differ by no more (log).
-_SAME_METRE = 0.3
-_MOST_KEPT = 4000
+# Beyond this a keyframe is left out; metres of two flights differ by no more (log).
+_IMPLAUSIBLE, _SAME_METRE = 4.0 * OUTLIER_SQUARE, 0.3
 
 
 @dataclass(frozen=True)

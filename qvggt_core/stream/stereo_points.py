@@ -30,10 +30,12 @@ _FARTHEST_RAY = 2.0
 # wrong transform puts what is far away.
 _LARGEST, _BEHIND = 0.25, 0.04
 _BLOCK = 5
-_UNIQUE, _LEFT_RIGHT, _SPECKLE, _SPECKLE_RANGE = 10, 1, 60, 2
-_FLOW_WINDOW = (15, 15)
-_FLOW_LEVELS = 1
-_ROUND_TRIP = 0.5
+_MATCHER: dict[str, int] = {
+    **{"blockSize": _BLOCK, "P1": 8 * _BLOCK**2, "P2": 32 * _BLOCK**2},
+    **{"disp12MaxDiff": 1, "uniquenessRatio": 10, "speckleWindowSize": 60, "speckleRange": 2},
+    "mode": cv2.StereoSGBM_MODE_SGBM_3WAY,
+}
+_FLOW_WINDOW, _FLOW_LEVELS, _ROUND_TRIP = (15, 15), 1, 0.5
 _FEWEST = 30
 # Pixels by which a point may be outside of its row, beside what a turn of the camera does.
 _ROW_TOLERANCE = 1.0
@@ -105,14 +107,7 @@ class StereoPair:
         self._matcher = cv2.StereoSGBM.create(
             minDisparity=self._least,
             numDisparities=disparities - self._least // 16 * 16,
-            blockSize=_BLOCK,
-            P1=8 * _BLOCK**2,
-            P2=32 * _BLOCK**2,
-            disp12MaxDiff=_LEFT_RIGHT,
-            uniquenessRatio=_UNIQUE,
-            speckleWindowSize=_SPECKLE,
-            speckleRange=_SPECKLE_RANGE,
-            mode=cv2.StereoSGBM_MODE_SGBM_3WAY,
+            **_MATCHER,
         )
 
     def measure(

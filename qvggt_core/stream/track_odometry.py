@@ -194,14 +194,8 @@ class TrackOdometry:
         self, observation: Observation, camera_from_map: NDArray[np.float64]
     ) -> SeenPoints:
         """Return the points that a frame sees and whose depth is known."""
-        assert self.map is not None
-        index, found = self.map.points.find(observation.view.tracks.ids)
-        points = self.map.points.take(index)
-        local = points.positions @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
-        # The distance from where it was first seen, as uncertain as the depth from here.
-        sigma = points.sigma / points.inverse_distance
-        good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
-        return SeenPoints(observation.view.pixels[found][good], local[good, 2], sigma[good])
+        found, local, sigma = self._known_points(observation, camera_from_map)
+        return SeenPoints(observation.view.pixels[found], local[:, 2], sigma)
 
     def points_beside(
         self,
@@ -216,14 +210,27 @@ class TrackOdometry:
             other_from_map: (4, 4) of the other camera.
             intrinsics: (3, 3) of its view.
         """
+        _, local, sigma = self._known_points(observation, other_from_map)
+        pixels = local @ intrinsics.T
+        return SeenPoints(pixels[:, :2] / pixels[:, 2:], local[:, 2], sigma)
+
+    def _known_points(
+        self, observation: Observation, camera_from_map: NDArray[np.float64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+        """Return which points of a frame have a known depth before a camera.
+
+        Returns:
+            (N,) their places in the frame's tracks; (N, 3) in the camera; and (N,) standard
+            deviations of the depths' logarithms.
+        """
         assert self.map is not None
-        index, _ = self.map.points.find(observation.view.tracks.ids)
+        index, found = self.map.points.find(observation.view.tracks.ids)
         points = self.map.points.take(index)
-        local = points.positions @ other_from_map[:3, :3].T + other_from_map[:3, 3]
+        local = points.positions @ camera_from_map[:3, :3].T + camera_from_map[:3, 3]
+        # The distance from where it was first seen, as uncertain as the depth from here.
         sigma = points.sigma / points.inverse_distance
         good = (local[:, 2] > 0) & (sigma <= _MAX_DEPTH_SIGMA)
-        pixels = local[good] @ intrinsics.T
-        return SeenPoints(pixels[:, :2] / pixels[:, 2:], local[good, 2], sigma[good])
+        return np.flatnonzero(found)[good], local[good], sigma[good]
 
     def moving_pixels(self, observation: Observation) -> NDArray[np.float64]:
         """Return the pixels (N, 2) in a frame's view of points that move by themselves."""

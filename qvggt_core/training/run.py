@@ -202,7 +202,11 @@ class TrainingRun:
         )
 
     def save(self, output: Path) -> None:
-        """Write state, averaged network and base, each in one go."""
+        """Write state, averaged network and base, each in one go.
+
+        Raises:
+            OSError: the directory is gone, or cannot be written to.
+        """
         state = {
             "step": self.step,
             "config": self.config.model_dump_json(),
@@ -211,8 +215,9 @@ class TrainingRun:
             "auxiliary": self.auxiliary.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with atomic_path(output / STATE) as temporary:
-            torch.save(state, temporary)
+        # PyTorch has errors of its own for a file that it cannot open.
+        with atomic_path(output / STATE) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
         self.save_model(output)
 
     def save_model(self, output: Path) -> None:

@@ -254,7 +254,9 @@ def _is_marked(directory: Path) -> bool:
 def _entries(directory: Path) -> list[Path]:
     """Return the files of a recording in a directory, and of one in the making below it."""
     found = [Path("metadata.yaml")]
-    for name in (directory.name, directory.name.removesuffix(".partial"), _OTHER_NAME):
+    # While it is made or replaced, the directory has a suffix, or is within the output.
+    output = directory.name.removesuffix(".partial").removesuffix(".former")
+    for name in (directory.name, output or directory.parent.name, _OTHER_NAME):
         found += [Path(f"{name}.{each}") for each in _SUFFIXES]
         found += [Path(name), Path(name) / "metadata.yaml"]
         found += [Path(name) / f"{name}.{each}" for each in _SUFFIXES]

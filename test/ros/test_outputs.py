@@ -64,6 +64,33 @@ def test_it_is_refused_and_nothing_is_changed(made, capsys, monkeypatch, words):
     assert contents(made) == before
 
 
+@pytest.mark.parametrize("inside", [False, True], ids=["beside", "in the working directory"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        "synth --world studio --frames 2 --width 64 --height 48",
+        "synth --world studio --frames 2 --width 64 --height 48 --storage sqlite3",
+        "export RESULT --format colmap",
+        "export RESULT --format nerfstudio",
+        "replay BAG --no-report",
+    ],
+)
+def test_what_was_replaced_is_gone(made, capsys, monkeypatch, tmp_path, words, inside):
+    place = tmp_path / "place"
+    output = place if inside else place / "made"
+    place.mkdir()
+    monkeypatch.chdir(output if inside else tmp_path)
+    words = words.replace("RESULT", str(made / "result")).replace("BAG", str(made / "bag"))
+    found = []
+    for _ in range(3):
+        status, _, errors = run(capsys, *words.split(), "-o", output, "--overwrite")
+        assert status == 0, errors
+        found.append(sorted(contents(tmp_path)))
+    assert found[0] == found[1] == found[2]
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+    assert inside or [path.name for path in place.iterdir()] == ["made"]
+
+
 def test_a_page_of_a_former_run_is_replaced(made, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(made)
     for _ in range(2):

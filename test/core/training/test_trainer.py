@@ -26,6 +26,7 @@ from qvggt_core.model.packed_format import describe_linears
 from qvggt_core.quantize import quantize_checkpoint
 from qvggt_core.training.config import TrainConfig, learning_rate
 from qvggt_core.training.init_weights import InitialWeights, load_initial_weights
+from qvggt_core.training.run import TrainingRun
 from qvggt_core.training.trainer import train
 
 CONFIGS = Path(__file__).parents[3] / "qvggt_core" / "training" / "configs"
@@ -79,6 +80,12 @@ def test_a_run_that_was_killed_after_its_state_writes_its_network(
     assert all(torch.equal(newest[name], each) for name, each in found.items())
     lines = (tmp_path / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4]
+
+
+def test_a_directory_that_has_vanished_is_an_error_of_the_system(tmp_path: Path) -> None:
+    run = TrainingRun(TrainConfig.model_validate(TINY), torch.device("cpu"))
+    with pytest.raises(OSError, match="gone"):
+        run.save(tmp_path / "gone")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"x" * 100])
