@@ -39,9 +39,12 @@ class OutputKind:
         )
 
     def owns_unfinished(self, directory: Path) -> bool:
-        """Return whether a directory holds what a run of ours left unfinished."""
+        """Return whether a directory holds what a run of ours left unfinished, or nothing."""
         if directory.is_symlink() or not directory.is_dir():
             return False
+        # A run that was killed, or had no room, may not have come as far as its mark.
+        if all(path in _begun_marks(directory) for path in directory.iterdir()):
+            return True
         try:
             marked = (directory / _MARKER).read_text(encoding="utf-8") == self.name
         except (OSError, UnicodeDecodeError):
@@ -222,6 +225,8 @@ def _made(partial: Path, kind: OutputKind) -> Iterator[Path]:
         except OSError:
             pass  # a file system without locks
         try:
+            for path in _begun_marks(partial):
+                path.unlink()
             remove_entries(partial, kind.entries(partial))
             write_atomically(partial / _MARKER, kind.name)
         except OSError as error:
@@ -229,6 +234,11 @@ def _made(partial: Path, kind: OutputKind) -> Iterator[Path]:
         yield partial
     finally:
         os.close(lock)
+
+
+def _begun_marks(directory: Path) -> list[Path]:
+    """Return the marks that were not written to their end."""
+    return list(directory.glob(f".{_MARKER}.*.tmp"))
 
 
 def _is_something(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -287,6 +288,28 @@ def test_a_result_that_a_user_put_aside_is_left_alone(suffix: str, tmp_path: Pat
     with pytest.raises(OutputError, match="left alone"):
         make(tmp_path / "out", overwrite=True)
     assert content(tmp_path / f"out{suffix}")["trajectory.tum"] == "old"
+
+
+@pytest.mark.parametrize("names", [(), ("..unfinished.123.tmp",)])
+def test_a_run_that_did_not_come_as_far_as_its_mark_is_replaced(names, tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    for name in names:
+        (tmp_path / "out.partial" / name).write_text("resu")
+    make(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert not any("unfinished" in name for name in content(tmp_path / "out"))
+
+
+def test_a_disk_without_room_for_the_mark_is_no_obstacle_later(tmp_path: Path, monkeypatch) -> None:
+    def full(path: Path, data: str) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("qvggt_core.util.directories.write_atomically", full)
+        with pytest.raises(OutputError, match="No space left"):
+            make(tmp_path / "out")
+    make(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_two_runs_into_one_output_do_not_mix(tmp_path: Path) -> None:
