@@ -53,7 +53,7 @@ class Figures:
         except Exception:
             self.tracebacks += 1
             if len(self.faults) < SHOWN:
-                self.faults.append(f"{name}\n{traceback.format_exc()[-3000:]}")
+                self.faults.append(f"{name}\n{traceback.format_exc()[-8000:]}")
         else:
             self.explained += 1
         self.slowest_s = max(self.slowest_s, time.monotonic() - started)

@@ -5,6 +5,7 @@ A child that is forked begins within milliseconds, so that a fault can hit any m
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import signal
@@ -84,7 +85,8 @@ def run(
             _, alive = psutil.wait_procs(workers, ORPHANS_END_S)
             assert not alive, f"work on without a parent: {alive}"
             if kill_after_s is None:
-                raise TimeoutError(f"{arguments} still runs after {TIMEOUT_S:.0f} s")
+                text = log.read_text("utf-8", "replace") if log.exists() else ""
+                raise TimeoutError(f"{arguments} still runs after {TIMEOUT_S:.0f} s\n{text}")
             break
         time.sleep(0.002)
     code = os.waitstatus_to_exitcode(status)
@@ -102,6 +104,7 @@ def _be(arguments: Sequence[object], log: Path, prepare: Callable[[], None]) -> 
         os.dup2(out, 2)
         sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
+        faulthandler.dump_traceback_later(TIMEOUT_S - 10, file=2)
         console.out.file, console.err.file = sys.stdout, sys.stderr
         prepare()
         app.main([str(argument) for argument in arguments])

@@ -28,7 +28,7 @@ from support.torture_page import COLUMNS, page, table
 from qvggt_core.measure.provenance import write_results
 
 HERE = Path(__file__).parent
-SHOWN = 3000
+SHOWN = 10000
 """Characters shown of what a part wrote that did not survive."""
 SHARES = {"faults": 3}
 """How many times another part's time one gets: a command takes seconds, a message none."""

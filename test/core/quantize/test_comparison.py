@@ -256,7 +256,7 @@ def test_a_comparison_goes_on_where_it_stopped(compared, source, monkeypatch):
 def test_tables_are_written_in_three_forms(compared, tmp_path):
     _, protocol, result = compared
     facts = {"network": "tiny", "network_sha256": "0" * 64, "protocol": protocol.describe()}
-    markdown, page, raw = write_tables([result], facts, tmp_path)
+    raw, markdown, page = write_tables([result], facts, tmp_path)
     lines = [x for x in markdown.read_text(encoding="utf-8").splitlines() if x.startswith("|")]
     assert len(lines) == 5
     assert len({line.count("|") for line in lines}) == 1

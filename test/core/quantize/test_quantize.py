@@ -469,7 +469,7 @@ def test_an_output_that_would_lose_something_is_refused_before_the_work(source, 
     link = tmp_path / "link.safetensors"
     link.symlink_to(copy)
     for target in (copy, link):
-        with pytest.raises(QuantizationError, match="is the file to quantize"):
+        with pytest.raises(QuantizationError, match="is the file that is read"):
             quantize_checkpoint(copy, target)
     assert copy.read_bytes() == source.read_bytes()
     with pytest.raises(QuantizationError, match="is a directory: name the file"):
