@@ -27,6 +27,7 @@ from qvggt_core.stream.map_extension import extended
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.saved_map import SavedMap
 from qvggt_core.stream.uncertainty import SCALE_SIGMA
+from qvggt_core.util.threads import check_room_for_thread
 
 # A keyframe of the graph every so many radians, or so far as a share of the depth.
 _TURN, _SHIFT = float(np.radians(5.0)), 0.05
@@ -202,6 +203,7 @@ class LoopClosure:
         if self._pool is None:
             job()
         else:
+            check_room_for_thread()
             self._jobs.append(self._pool.submit(job))
 
     def finish(self) -> None:

@@ -5,19 +5,27 @@ from __future__ import annotations
 import logging
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.segment import Segment
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from qvggt_core.util.quoting import visible
+from qvggt_core.util.threads import check_room_for_thread
 
 
 class Terminal(Console):
@@ -26,6 +34,14 @@ class Terminal(Console):
     def __init__(self, **options: Any) -> None:
         """Take rich's options; a topic called /a:bee:b is called so."""
         super().__init__(emoji=False, **options)
+
+    def status(self, status: Any, **options: Any) -> AbstractContextManager[Status]:  # type: ignore[override]
+        """Show what is being done, with a thread that turns a wheel where somebody sees it."""
+        found = super().status(status, **options)
+        if not self.is_terminal:
+            return nullcontext(found)
+        check_room_for_thread()
+        return found
 
     # The method that makes a text of each string; the other sees the texts that others made.
     def render_str(self, text: str, **options: Any) -> Text:
@@ -102,16 +118,21 @@ def stop_on_interrupt() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, former)
 
 
+def _bar(*columns: ProgressColumn) -> Progress:
+    if err.is_terminal:
+        check_room_for_thread()
+    return Progress(*columns, console=err, auto_refresh=err.is_terminal)
+
+
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of done and total that moves a progress bar."""
-    with Progress(
+    with _bar(
         TextColumn(what),
         BarColumn(),
         TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
         TextColumn(f"{{task.fields[rate]}} {unit}/s"),
         TimeRemainingColumn(),
-        console=err,
     ) as bar:
         # Shown from the first item on: an error before it needs no empty bar.
         task = bar.add_task(what, total=None, rate="-", visible=False)
@@ -127,13 +148,12 @@ def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 @contextmanager
 def steps(what: str) -> Iterator[Callable[[int, int, str], None]]:
     """Yield a function of done, total and what is next that moves a bar of named steps."""
-    with Progress(
+    with _bar(
         TextColumn(what),
         BarColumn(),
         TextColumn("{task.completed}/{task.total}"),
         TextColumn("[dim]{task.fields[name]}[/]"),
         TimeRemainingColumn(),
-        console=err,
     ) as bar:
         task = bar.add_task(what, total=None, name="", visible=False)
 

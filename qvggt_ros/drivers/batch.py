@@ -24,6 +24,7 @@ from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.result import Result, read_parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
+from qvggt_core.util import threads
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import Comparison, replay
 
@@ -293,7 +294,7 @@ def _end_with_parent() -> None:
             time.sleep(_PARENT_CHECK_S)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threads.start(threading.Thread(target=watch, daemon=True))
 
 
 def _work(connection: Connection, load: Load) -> None:

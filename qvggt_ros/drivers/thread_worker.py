@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, NamedTuple, TypeVar
 
+from qvggt_core.util import threads
+
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
@@ -77,7 +79,7 @@ class Worker:
         self._stopping = False
         # Not joined by the interpreter: a network that runs for minutes must not delay an exit.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        threads.start(self._thread)
 
     def offer(self, work: Callable[[], Any], images: int = 1) -> None:
         """Do this with the newest images, in place of what was offered and not yet begun."""
