@@ -52,34 +52,37 @@ def bench_node(
     check_file(output, json_with("machine", "camera_hz"), [bag])
     camera = read_camera(bag, image_topic)
     measured: list[tuple[str, str, LiveTiming]] = []
+    about = {
+        "machine": describe_machine(),
+        "camera_hz": rate,
+        "seconds": seconds,
+        "recording": bag.name,
+    }
     for network in checkpoint or [shipped_checkpoint()]:
         for file in [None, *(params or [])]:
             given = Parameters.read(file) if file else Parameters()
             parameters = given.with_values(checkpoint=str(network))
             name = file.stem if file else "default"
             with console.err.status(f"measuring {network.name}, {name}"):
-                measured.append(
-                    (network.name, name, measure_live(camera, parameters, rate, seconds))
-                )
-    cases = [
-        {"network": network, "parameters": name, **timing.as_dict()}
-        for network, name, timing in measured
-    ]
-    results = {
-        "machine": describe_machine(),
-        "camera_hz": rate,
-        "seconds": seconds,
-        "recording": bag.name,
-        "cases": cases,
-    }
-    write_atomically(output, json.dumps(results, indent=1) + "\n")
+                timing = measure_live(camera, parameters, rate, seconds)
+            measured.append((network.name, name, timing))
+            # After each, so that a run that is stopped keeps what it measured.
+            results = about | {"cases": [_case(*each) for each in measured]}
+            write_atomically(output, json.dumps(results, indent=1) + "\n")
     console.out.print(_table(measured))
     console.wrote(output)
 
 
+def _case(network: str, parameters: str, timing: LiveTiming) -> dict[str, str | float]:
+    return {"network": network, "parameters": parameters, **timing.as_dict()}
+
+
 def _table(measured: list[tuple[str, str, LiveTiming]]) -> Table:
-    table = Table("network", "parameters", *_COLUMNS)
+    columns = dict(_COLUMNS)
+    if any(timing.gpu_memory_mib for _, _, timing in measured):
+        columns["GPU memory, MiB"] = "{gpu_memory_mib:.0f}"
+    table = Table("network", "parameters", *columns)
     for network, name, timing in measured:
-        cells = (form.format(**timing.as_dict()) for form in _COLUMNS.values())
+        cells = (form.format(**timing.as_dict()) for form in columns.values())
         table.add_row(network, name, *cells)
     return table

@@ -17,7 +17,7 @@ import numpy as np
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.parameters import Parameters
-from qvggt_core.stream.load_network import LoadedNetwork, load_network
+from qvggt_core.stream.load_network import LoadedNetwork, device_of, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import header
 from qvggt_ros.io.messages import rosbags_messages
@@ -60,6 +60,7 @@ class LiveTiming:
         jitter_ms_p95: its 95th percentile.
         processors: processor time over wall time, in cores.
         memory_mib: peak resident memory of the process, this network loaded.
+        gpu_memory_mib: the most that was allocated on the GPU; 0 where the network runs elsewhere.
     """
 
     offered: int
@@ -73,6 +74,7 @@ class LiveTiming:
     jitter_ms_p95: float
     processors: float
     memory_mib: float
+    gpu_memory_mib: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """Return the numbers, rounded to what they are worth."""
@@ -120,13 +122,15 @@ def measure_live(
 
     from qvggt_core.measure.rss import peak_mib, reset_peak
 
+    devices = {torch.device("cpu"), torch.device(device_of(parameters.device))}
     published: list[tuple[int, int]] = []
 
     def emit(topic: str, message: Any, stamp_ns: int) -> None:
         if topic == "pose":
             published.append((stamp_ns, time.time_ns()))
 
-    reset_peak(torch.device("cpu"))
+    for device in devices:
+        reset_peak(device)
     live = LiveReconstruction(
         parameters, Driver(rosbags_messages(), emit, now_ns=time.time_ns), load=load
     )
@@ -136,10 +140,11 @@ def measure_live(
         processor, wall = time.process_time(), time.monotonic()
         offered = _offer(live, camera.images, 1.0 / rate_hz, wall + seconds)
         processors = (time.process_time() - processor) / (time.monotonic() - wall)
-        memory = peak_mib(torch.device("cpu"))
+        memory = {device.type: peak_mib(device) for device in devices}
     finally:
         live.close(_CLOSE_TIMEOUT_S)
-    return _timing(published, offered, processors, memory)
+    timing = _timing(published, offered, processors, memory["cpu"])
+    return replace(timing, gpu_memory_mib=memory.get("cuda", 0.0))
 
 
 def _offer(live: LiveReconstruction, images: Sequence[Any], period_s: float, end: float) -> int:
