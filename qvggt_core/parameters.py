@@ -224,7 +224,10 @@ class Parameters(BaseModel):
     scale_period_s: float = Field(
         5.0,
         gt=0.0,
-        description="Seconds between two images that the scale_network sees.",
+        description=(
+            "Seconds between two images that the scale_network sees. Of each map segment it sees "
+            "three of the first window, and ten at a fifth of this."
+        ),
     )
     min_odometry_distance: float = Field(
         1.0,
