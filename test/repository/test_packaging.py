@@ -4,11 +4,13 @@ import ast
 import configparser
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from importlib.metadata import entry_points
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -254,12 +256,27 @@ def test_wheels_run_on_every_processor_of_their_architecture() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
     linux = settings["cibuildwheel"]["linux"]
     assert "--exclude libgomp.so.1" in linux["repair-wheel-command"], "one OpenMP, PyTorch's"
-    setup = (ROOT / "setup.py").read_text(encoding="utf-8")
-    assert "native" not in re.findall(r"-m(?:arch|tune)=(\w+)", setup)
-    sources = {path.name for path in (ROOT / "kernels/qvggt_kernels/native").glob("*.cpp")}
-    own = set(re.findall(r'"(\w+\.cpp)": \(', setup))
-    assert own <= sources
-    for name in sources - own:
-        text = (ROOT / "kernels/qvggt_kernels/native" / name).read_text(encoding="utf-8")
-        assert "avx2" not in name, f"{name} is compiled for AVX-512: name its instructions"
-        assert '"vectors256.h"' not in text
+    assert {linux[f"manylinux-{each}-image"] for each in ("x86_64", "aarch64")} == {
+        "manylinux_2_28"
+    }
+    directory = ROOT / "kernels/qvggt_kernels/native"
+    compilation = runpy.run_path(str(directory / "compilation.py"))
+    sources = compilation["SOURCES"]
+    options = [*compilation["OPTIONS"], *chain(*chain(*map(dict.values, sources.values())))]
+    assert not [option for option in options if re.match(r"-m(arch|tune|cpu)=native", option)]
+    compiled = set(chain(*sources.values()))
+    assert compiled == {path.name for path in directory.glob("*.cpp")}, "each is compiled somewhere"
+    for name, flags in sources["x86_64"].items():
+        short = '"short_vectors.h"' in _with_headers(directory / name)
+        assert not (short and "-mavx512f" in flags), f"{name} is compiled for AVX-512"
+    for name, flags in sources["aarch64"].items():
+        wanted = {"i8mm.cpp": ["armv8.2-a+dotprod+i8mm"], "dotprod.cpp": ["armv8.2-a+dotprod"]}
+        found = re.findall(r"-march=(\S+)", " ".join(flags))
+        assert found == wanted.get(name, []), f"{name} may run on any ARMv8 processor"
+
+
+def _with_headers(path: Path) -> str:
+    """The text of a source and of all of ours that it includes."""
+    text = path.read_text(encoding="utf-8")
+    headers = re.findall(r'^#include "(\w+\.h)"', text, re.MULTILINE)
+    return text + "".join(_with_headers(path.with_name(name)) for name in headers)
