@@ -32,7 +32,7 @@ from qvggt_kernels.cpu import attention as cpu_attention
 from qvggt_kernels.reference import attention as reference_attention
 from qvggt_kernels.reference import linear as reference
 from qvggt_kernels.reference import rotary as reference_rotary
-from support.instruction_sets import PROCESSOR_HAS, outputs
+from support.instruction_sets import PROCESSOR_HAS, assert_float32_is_kept, outputs
 from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
@@ -220,12 +220,7 @@ def test_bfloat16_linears_round_once(threads, group, count, rows, biased):
 def test_a_few_float32_tokens_keep_float32(instructions, threads, group, count, rows):
     x, bias = normal(count, 384, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, 384, group, zeros=True, bias=bias)
-    weight = dequantize(packed, torch.float64)
-    exact = F.linear(x.double(), weight, bias.double())
-    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
-    terms = F.linear(x.double().abs(), weight.abs(), bias.double().abs())
-    assert ((first.double() - exact).abs() <= 1e-6 * terms).all()
-    assert all(torch.equal(first, other) for other in others)
+    assert_float32_is_kept(x, packed, threads)
 
 
 @needs_kernels

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from qvggt_kernels import GROUP_SIZES, Backend, backends, cpu_features, dequantize, native
-from support.instruction_sets import outputs
+from support.instruction_sets import assert_float32_is_kept
 from support.weights import normal, packed_weight
-from torch.nn import functional as F
 
 
 @pytest.fixture
@@ -63,12 +62,7 @@ def test_float32_and_integers_are_for_kernels_and_bfloat16_is_for_pytorch(dotpro
 def test_many_float32_tokens_keep_float32(dotprod, threads, group, count, rows, columns):
     x, bias = normal(count, columns, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, columns, group, zeros=rows > 1, bias=bias)
-    weight = dequantize(packed, torch.float64)
-    exact = F.linear(x.double(), weight, bias.double())
-    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
-    terms = F.linear(x.double().abs(), weight.abs(), bias.double().abs())
-    assert ((first.double() - exact).abs() <= 1e-6 * terms).all()
-    assert all(torch.equal(first, other) for other in others)
+    assert_float32_is_kept(x, packed, threads)
 
 
 @pytest.mark.parametrize("columns", [32, 96, 544])

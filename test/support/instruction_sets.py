@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from qvggt_kernels import cpu_features
+import torch
+from qvggt_kernels import cpu_features, dequantize, native
+from torch.nn import functional as F
 
 PROCESSOR_HAS = {
     "avx512": cpu_features.has_avx512,
@@ -20,3 +22,13 @@ def outputs(*arguments, counts=(1, 2, 3), run, threads):
     for count in counts:
         threads(count)
         yield run(*arguments)
+
+
+def assert_float32_is_kept(x, packed, threads):
+    """What a linear of float32 tokens returns is the exact product but for sums' rounding."""
+    weight, bias = dequantize(packed, torch.float64), packed.bias.double()
+    exact = F.linear(x.double(), weight, bias)
+    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
+    terms = F.linear(x.double().abs(), weight.abs(), bias.abs())
+    assert ((first.double() - exact).abs() <= 1e-6 * terms).all()
+    assert all(torch.equal(first, other) for other in others), "threads change no bit"
