@@ -57,8 +57,11 @@ def test_float32_and_integers_are_for_kernels_and_bfloat16_is_for_pytorch(dotpro
 
 
 @pytest.mark.parametrize("group", GROUP_SIZES)
-@pytest.mark.parametrize(("count", "rows"), [(65, 1), (97, 33), (70, 150)])
-@pytest.mark.parametrize("columns", [128, 384, 640])
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"),
+    # The last is large enough for several threads.
+    [(65, 1, 128), (97, 33, 384), (70, 150, 640), (66, 16, 1152), (200, 200, 640)],
+)
 def test_many_float32_tokens_keep_float32(dotprod, threads, group, count, rows, columns):
     x, bias = normal(count, columns, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, columns, group, zeros=rows > 1, bias=bias)
