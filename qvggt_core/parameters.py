@@ -367,6 +367,13 @@ class Parameters(BaseModel):
         description="Camera frame for images whose header names none.",
         json_schema_extra=_STRUCTURAL,
     )
+    compressed_depth: bool = Field(
+        False,
+        description=(
+            "Publish depth as `depth/image/compressedDepth` too, as image_transport's plugin does."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     points_frame: Literal["camera", "world"] = Field(
         "camera",
         description=(
