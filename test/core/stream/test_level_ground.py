@@ -145,13 +145,13 @@ def note_at_rest(depth):
     return metric.scale.note
 
 
-def test_a_camera_at_rest_has_no_scale_and_it_is_said_why():
+def test_a_camera_at_rest_has_no_scale_and_an_operator_reads_why():
     note = note_at_rest(room.depth_of(circle(1)[0]))
     assert "1 of 5" in note
     assert "the camera has to move, at rest its height gives no scale" in note
 
 
-def test_where_the_ground_is_out_of_view_it_is_said():
+def test_where_the_ground_is_out_of_view_an_operator_reads_so():
     assert "no image has shown the ground yet" in note_at_rest(
         np.full((room.HEIGHT, room.WIDTH), np.nan)
     )
