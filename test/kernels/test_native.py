@@ -490,6 +490,24 @@ def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, r
         assert (found != expected).float().mean() < 1e-3
 
 
+@pytest.mark.parametrize(("norm", "rope"), [(True, True), (True, False), (False, True)])
+@pytest.mark.usefixtures("short_vectors")
+def test_float32_norm_and_rotation_are_pytorchs_to_rounding(threads, norm, rope):
+    qkv = 3 + normal(2, 3, 37, 3, 5, 64)
+    gains = [1 + normal(64, seed=seed) / 10 for seed in range(4)]
+    angles = normal(37, 1, 32).unflatten(-1, (2, 16)).repeat(1, 1, 1, 2).flatten(-2)
+    cos, sin = (angles.cos(), angles.sin()) if rope else (None, None)
+    arguments = HeadNorm(*gains, 1e-5) if norm else HeadNorm(), Rotation(cos, sin)
+    expected = qkv.clone()
+    reference_rotary.qk_norm_rope_(expected, *arguments)
+    for count in (1, 3):
+        threads(count)
+        found = qkv.clone()
+        native.qk_norm_rope_(found, *arguments)
+        assert torch.equal(found[:, :, :, 2], qkv[:, :, :, 2]), "values are left alone"
+        torch.testing.assert_close(found, expected, rtol=0, atol=3e-6 if norm else 0)
+
+
 # --- what does not fit together -------------------------------------------------------------
 
 
