@@ -104,7 +104,7 @@ def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[st
         "qvggt-small-int4.safetensors"
     )
     assert network.stat().st_size > 1_000_000
-    if native.status() == "in use":
+    if native.status().startswith("in use"):
         (kernels,) = network.parents[2].rglob("native/_library*.so")
         assert kernels.stat().st_size > 10_000
 
@@ -123,6 +123,53 @@ def test_an_install_without_a_compiler_does_without_its_kernels(tmp_path: Path) 
     assert built.returncode == 0, built.stderr
     assert list((tmp_path / "build").rglob("native/__init__.py"))
     assert not list(tmp_path.rglob("_library*.so"))
+
+
+RECORDING_COMPILER = """#!/bin/sh
+echo "$@" >> "$0.log"
+while [ $# -gt 0 ]; do [ "$1" = -o ] && : > "$2"; shift; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("machine", "its_own", "not_its_own"),
+    [
+        ("x86_64", ("gemm.cpp", "-mavx512bf16"), "dotprod.cpp"),
+        ("x86_64", ("float_attention.cpp", "-mavx2"), "i8mm.cpp"),
+        ("aarch64", ("dotprod.cpp", "-march=armv8.2-a+dotprod"), "gemm.cpp"),
+        ("aarch64", ("i8mm.cpp", "-march=armv8.2-a+dotprod+i8mm"), "avx2.cpp"),
+        ("aarch64", ("float_attention.cpp", "-fno-schedule-insns"), "attention.cpp"),
+        ("riscv64", None, "interface.cpp"),
+    ],
+)
+def test_a_build_compiles_the_kernels_of_its_machine(
+    tmp_path: Path, machine: str, its_own: tuple[str, str] | None, not_its_own: str
+) -> None:
+    compiler = tmp_path / "compiler"
+    compiler.write_text(RECORDING_COMPILER)
+    compiler.chmod(0o755)
+    program = (
+        f"import platform, runpy, sys; platform.machine = lambda: {machine!r}; "
+        "sys.argv[0] = 'setup.py'; runpy.run_path('setup.py', run_name='__main__')"
+    )
+    places = ("--build-lib", tmp_path / "lib", "--build-temp", tmp_path / "temp")
+    built = subprocess.run(
+        [sys.executable, "-c", program, "-q", "build_ext", *places],
+        cwd=ROOT,
+        env={**os.environ, "CC": str(compiler), "CXX": str(compiler)},
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stderr
+    log = tmp_path / "compiler.log"
+    calls = log.read_text().splitlines() if log.exists() else []
+    compiled = {Path(word).name: call for call in calls for word in call.split() if ".cpp" in word}
+    assert not_its_own not in compiled
+    assert (its_own is None) == (not compiled)
+    if its_own is not None:
+        name, option = its_own
+        assert option in compiled[name].split()
+        assert option not in compiled["interface.cpp"].split()
 
 
 def test_scripts_go_where_ros2_run_looks() -> None:

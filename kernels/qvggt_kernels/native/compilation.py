@@ -32,7 +32,9 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "avx2.cpp": _AVX2,
         "float_attention.cpp": _AVX2,
         "float_gemv.cpp": _AVX2,
+        "float_rotary.cpp": _AVX2,
         "quantize.cpp": _AVX2,
+        "winograd.cpp": _AVX2,
         "interface.cpp": (),
     },
     # NEON is part of the architecture.
@@ -48,7 +50,9 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "float_attention.cpp": _NEON,
         "float_gemv.cpp": _NEON,
         "float_linear.cpp": _NEON,
+        "float_rotary.cpp": _NEON,
         "quantize.cpp": _NEON,
+        "winograd.cpp": _NEON,
         "interface.cpp": (),
     },
 }
