@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import ImageTopic, OutputFile, RecordingPath
@@ -77,8 +76,8 @@ def bench_node(
     console.wrote(output)
 
 
-def _table(measured: list[tuple[str, str, LiveTiming]]) -> Table:
-    table = Table("network", "parameters", *_COLUMNS)
+def _table(measured: list[tuple[str, str, LiveTiming]]) -> console.Table:
+    table = console.Table("network", "parameters", *_COLUMNS)
     for network, name, timing in measured:
         cells = (form.format(**timing.as_dict()) for form in _COLUMNS.values())
         table.add_row(network, name, *cells)
