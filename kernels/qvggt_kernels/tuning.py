@@ -117,7 +117,8 @@ def tune(
     """Measure all candidates for shapes and write the fastest to the user's cache.
 
     Medians of `triton.testing.do_bench`, bfloat16 activations. Entries that the cache holds of
-    other shapes stay.
+    other shapes stay. The cache is written after each product: a run that is stopped keeps what
+    it measured.
 
     Args:
         shapes: of the weights.
@@ -136,19 +137,21 @@ def tune(
     architecture = gemm_configs.architecture_of(torch.cuda.get_device_capability(device))
     assert architecture is not None
     jobs = [(shape, bucket) for shape in sorted(set(shapes)) for bucket in rows]
-    measured = []
+    name = torch.cuda.get_device_name(device)
+    path = gemm_configs.cache_file(name)
+    before = gemm_configs.tuned(name, triton.__version__)
+    measured: list[Entry] = []
     for done, (shape, bucket) in enumerate(jobs):
         advance(done, len(jobs), f"{shape.operator} {shape.n}x{shape.k}, {bucket} rows")
         configs = candidates(shape.operator, bucket, architecture)
         times = _measure(shape, bucket, configs, device)
         best = min(times, key=times.__getitem__)
         measured.append(Entry(shape.operator, (shape.n, shape.k), bucket, best))
+        replaced = {entry[:3] for entry in measured}
+        kept = [entry for entry in before if entry[:3] not in replaced]
+        text = gemm_configs.render([*measured, *kept], device=name, triton=triton.__version__)
+        _write(path, text)
     advance(len(jobs), len(jobs), "done")
-    name = torch.cuda.get_device_name(device)
-    path = gemm_configs.cache_file(name)
-    replaced = {entry[:3] for entry in measured}
-    kept = [e for e in gemm_configs.tuned(name, triton.__version__) if e[:3] not in replaced]
-    _write(path, gemm_configs.render([*measured, *kept], device=name, triton=triton.__version__))
     gemm_configs.clear_cache()
     return path, measured
 

@@ -20,10 +20,9 @@ from qvggt_core.measure.bench_request import Request
 from qvggt_core.measure.candidates import (
     CONTENDERS,
     INT4,
-    INT4_FP8,
-    INT4_INTEGERS,
     Contender,
     build,
+    only_on_a_gpu,
 )
 from qvggt_core.measure.dense_weights import available_heads
 from qvggt_core.measure.roofline import Peaks, Shape, Work, block, linear, parts
@@ -90,12 +89,19 @@ def _timed(
     runs: dict[str, Run],
     least: Mapping[str, float | None],
 ) -> list[Row]:
-    """Warm up, time side by side, and compare with the first."""
+    """Warm up, time side by side, and compare with the first that runs."""
     request = session.request
+    runs = dict(runs)
     with torch.inference_mode():
         started = time.perf_counter()
-        for name in runs:
-            runs[name]()
+        for name in list(runs):
+            try:
+                runs[name]()
+            except (BenchmarkError, torch.cuda.OutOfMemoryError) as error:
+                session.missing[f"{name}, {what}"] = str(error)
+                del runs[name]
+        if not runs:
+            return []
         budget = 60 * request.minutes - (time.perf_counter() - started)
         times = measure(runs, request.rounds, request.clock, max(budget, 1e-3))
     baseline = times[next(iter(runs))]
@@ -194,10 +200,11 @@ def _names(session: Session) -> list[str]:
     """Return the contenders that can run on this device, the baseline first."""
     request = session.request
     names = [name for name in CONTENDERS if name in request.contenders]
-    if request.device.type != "cuda" and INT4_FP8 in names:
-        names.remove(INT4_FP8)
-        session.missing[INT4_FP8] = "only GPUs multiply 8-bit floats"
-    return names
+    if request.device.type == "cuda":
+        return names
+    reasons = {name: only_on_a_gpu(name) for name in names}
+    session.missing.update({name: reason for name, reason in reasons.items() if reason})
+    return [name for name in names if not reasons[name]]
 
 
 def _contenders(session: Session, heads: tuple[str, ...]) -> list[Contender]:
@@ -223,7 +230,7 @@ def _network(session: Session) -> Iterator[Row]:
     widths = {
         each.name: (each.weight_bytes, float(each.dtype.itemsize))
         for each in contenders
-        if each.name not in (INT4_INTEGERS, INT4_FP8)
+        if not each.multiplies_8_bits
     }
     for shape in _windows(request):
         session.advance(f"network, {shape}")

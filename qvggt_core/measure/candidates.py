@@ -6,9 +6,10 @@ Dense contenders share one float32 copy of the weights, which is made of the 4-b
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.measure.dense_weights import available_heads, dense_state
+from qvggt_core.measure.graphed_forward import GraphedForward
 from qvggt_core.measure.original import load_original, prediction_of
 from qvggt_core.model import VGGT, ModelConfig, load_model, read_checkpoint
 from qvggt_core.model.load import with_heads
 from qvggt_core.model.settings import ComputeSettings
+from qvggt_core.stream.graphs import graphed
 
 ORIGINAL_FLOAT32 = "original float32"
 ORIGINAL_BFLOAT16 = "original bfloat16 autocast"
@@ -29,16 +32,27 @@ BFLOAT16 = "qvggt bfloat16"
 INT4 = "qvggt INT4"
 INT4_INTEGERS = "qvggt INT4, 8-bit products"
 INT4_FP8 = "qvggt INT4, 8-bit float products"
+GRAPH = ", CUDA graph"
+"""What the name of a contender ends with whose whole forward pass is replayed as one CUDA graph."""
+
 CONTENDERS = (
     ORIGINAL_FLOAT32,
+    ORIGINAL_BFLOAT16 + GRAPH,
     ORIGINAL_BFLOAT16,
     FLOAT32,
+    BFLOAT16 + GRAPH,
     BFLOAT16,
+    INT4 + GRAPH,
     INT4,
+    INT4_INTEGERS + GRAPH,
     INT4_INTEGERS,
+    INT4_FP8 + GRAPH,
     INT4_FP8,
 )
 """Every contender; the first one that takes part is the baseline of the others."""
+
+_PACKED = {INT4: "float", INT4_INTEGERS: "int8", INT4_FP8: "fp8"}
+"""How the packed contenders multiply, see `ComputeSettings`."""
 
 _INT4_BYTES = 0.5 + 2 / 128
 """A number, and its share of a 16-bit scale per group of 128."""
@@ -68,7 +82,23 @@ class Contender:
     @property
     def is_original(self) -> bool:
         """Whether it is the original VGGT, whose heads cannot be chosen."""
-        return self.name in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)
+        return _base(self.name) in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)
+
+    @property
+    def multiplies_8_bits(self) -> bool:
+        """Whether its linears are products of 8-bit numbers, whose peak is not measured."""
+        return _base(self.name) in (INT4_INTEGERS, INT4_FP8)
+
+
+def only_on_a_gpu(name: str) -> str:
+    """Return why a contender takes no part without a CUDA device; nothing if it does."""
+    if name.endswith(GRAPH):
+        return "CUDA graphs need a CUDA device"
+    return "only GPUs multiply 8-bit floats" if name == INT4_FP8 else ""
+
+
+def _base(name: str) -> str:
+    return name.removesuffix(GRAPH)
 
 
 def build(
@@ -94,44 +124,59 @@ def build(
     unknown = sorted(set(names) - set(CONTENDERS))
     if unknown:
         raise BenchmarkError(f"unknown contenders {unknown}: choose from {', '.join(CONTENDERS)}")
+    bases = [name for name in CONTENDERS if name in {_base(each) for each in names}]
     file = read_checkpoint(checkpoint)
     everything = file.config
     config = with_heads(everything, tuple(heads))
-    originals = [name for name in names if name in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)]
-    contenders = []
-    if set(names) - {INT4, INT4_INTEGERS, INT4_FP8}:
+    originals = [name for name in bases if name in (ORIGINAL_FLOAT32, ORIGINAL_BFLOAT16)]
+    built = list[Contender]()
+    if set(bases) - set(_PACKED):
         full = everything if originals else config
         state = {name: tensor.to(device) for name, tensor in dense_state(file, full)}
         if originals:
-            if original is None:
-                raise BenchmarkError(
-                    f"{originals[0]!r} needs the directory of the original VGGT's clone"
-                )
-            model = load_original(original, everything, state).to(device)
-            for name in originals:
-                mixed = name == ORIGINAL_BFLOAT16
-                contenders.append(
-                    Contender(name, model, _original_forward(model, mixed), _dtype(mixed), 4.0)
-                )
-        for name in (FLOAT32, BFLOAT16):
-            if name in names:
-                dtype = _dtype(name == BFLOAT16)
-                dense = _dense(config, state, dtype, device)
-                width = float(dtype.itemsize)
-                contenders.append(Contender(name, dense, _forward(dense), dtype, width))
+            built += _originals(originals, original, everything, state)
+        built += _dense_contenders(bases, config, state, device)
         del state
     del file
-    for name, settings in (
-        (INT4, ComputeSettings(linears="float")),
-        (INT4_INTEGERS, ComputeSettings(linears="int8")),
-        (INT4_FP8, ComputeSettings(linears="fp8")),
-    ):
-        if name in names:
+    for name, linears in _PACKED.items():
+        if name in bases:
+            settings = ComputeSettings(linears=linears)  # type: ignore[arg-type]
             packed = load_model(checkpoint, device, heads=heads).configure(settings)
             compute = next(packed.aggregator.parameters()).dtype
-            contenders.append(Contender(name, packed, _forward(packed), compute, _INT4_BYTES))
+            built.append(Contender(name, packed, _forward(packed), compute, _INT4_BYTES))
     gc.collect()
-    return sorted(contenders, key=lambda contender: CONTENDERS.index(contender.name))
+    found = [each for each in built if each.name in names]
+    found += [_graphed(each, device) for each in built if each.name + GRAPH in names]
+    return sorted(found, key=lambda contender: CONTENDERS.index(contender.name))
+
+
+def _originals(
+    names: Sequence[str], original: Path | None, config: ModelConfig, state: Mapping[str, Tensor]
+) -> Iterator[Contender]:
+    if original is None:
+        raise BenchmarkError(f"{names[0]!r} needs the directory of the original VGGT's clone")
+    device = next(iter(state.values())).device
+    model = load_original(original, config, state).to(device)
+    for name in names:
+        mixed = name == ORIGINAL_BFLOAT16
+        yield Contender(name, model, _original_forward(model, mixed), _dtype(mixed), 4.0)
+
+
+def _dense_contenders(
+    names: Sequence[str], config: ModelConfig, state: Mapping[str, Tensor], device: torch.device
+) -> Iterator[Contender]:
+    for name in (FLOAT32, BFLOAT16):
+        if name in names:
+            dtype = _dtype(name == BFLOAT16)
+            dense = _dense(config, state, dtype, device)
+            yield Contender(name, dense, _forward(dense), dtype, float(dtype.itemsize))
+
+
+def _graphed(contender: Contender, device: torch.device) -> Contender:
+    if device.type != "cuda":
+        raise BenchmarkError(f"{contender.name + GRAPH!r}: CUDA graphs need a CUDA device")
+    forward = GraphedForward(contender.forward, partial(graphed, device=device))
+    return replace(contender, name=contender.name + GRAPH, forward=forward)
 
 
 def _dtype(is_16_bit: bool) -> torch.dtype:
@@ -139,7 +184,7 @@ def _dtype(is_16_bit: bool) -> torch.dtype:
 
 
 def _dense(
-    config: ModelConfig, state: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+    config: ModelConfig, state: Mapping[str, Tensor], dtype: torch.dtype, device: torch.device
 ) -> VGGT:
     with torch.device("meta"):
         model = VGGT(config).to_compute(dtype)

@@ -54,6 +54,8 @@ def as_markdown(results: Mapping[str, Any]) -> str:
         rows = [row for row in results["rows"] if row["case"] == case]
         if rows:
             lines += ["", f"## {title}", "", *(_memory(rows) if case == "memory" else _times(rows))]
+    if not results.get("complete", True):
+        lines += ["", "Not complete: the run has not ended, or was stopped."]
     if results["not_measured"]:
         lines += ["", "## Not measured", ""]
         lines += [f"- {name}: {why}" for name, why in results["not_measured"].items()]

@@ -103,7 +103,7 @@ class _CudaGraph:
             with torch.cuda.graph(self._graph, pool=pool, stream=stream):
                 self._outputs = step(self._input, *constants)
             for wanted, found in zip(expected, self(x), strict=True):
-                _check_replay(wanted, found)
+                check_replay(wanted, found)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         self._input.copy_(x)
@@ -111,7 +111,7 @@ class _CudaGraph:
         return self._outputs
 
 
-def _check_replay(wanted: Tensor, found: Tensor) -> None:
+def check_replay(wanted: Tensor, found: Tensor) -> None:
     """Hold a replay against the run that it stands for; once per graph.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -114,11 +114,17 @@ def bench(
         if not checkpoint.exists():
             with console.err.status(f"writing {checkpoint}"):
                 write_random_checkpoint(checkpoint, ModelConfig.vggt_1b())
+
+    def keep(results: dict[str, Any]) -> None:
+        texts = (json.dumps(results, indent=1) + "\n", as_markdown(results))
+        for name, text in zip(_FILES, texts, strict=True):
+            write_atomically(output / name, text)
+
     with console.err.status("measuring") as status:
-        results = run(options.request(checkpoint), lambda what: status.update(f"measuring {what}"))
+        request = options.request(checkpoint)
+        results = run(request, lambda what: status.update(f"measuring {what}"), keep)
+    keep(results)
     table = as_markdown(results)
-    for name, text in zip(_FILES, (json.dumps(results, indent=1) + "\n", table), strict=True):
-        write_atomically(output / name, text)
     console.out.print(table, markup=False, highlight=False, soft_wrap=True)
     console.wrote(output / "bench.json")
 

@@ -14,7 +14,9 @@ from support.small_network import TINY
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.measure import layers, timing
-from qvggt_core.measure.bench_request import CASES
+from qvggt_core.measure.bench import run
+from qvggt_core.measure.bench_cases import Session, _timed
+from qvggt_core.measure.bench_request import CASES, Request
 from qvggt_core.measure.candidates import (
     BFLOAT16,
     FLOAT32,
@@ -176,6 +178,33 @@ def main_ends_well(arguments):
     with pytest.raises(SystemExit) as end:
         main(arguments)
     assert not end.value.code
+
+
+def test_a_contender_that_fails_is_named_and_the_next_one_is_the_baseline(checkpoint):
+    def fails():
+        raise BenchmarkError("it does not run as a CUDA graph")
+
+    request = Request(checkpoint, threads=1, device=CPU, clock="wall", rounds=2)
+    session = Session(request, peaks=None, advance=print)
+    runs = {"graph": fails, "eager": lambda: None, "other": lambda: None}
+    rows = _timed(session, "network", "2 frames", runs, {})
+    assert [row.contender for row in rows] == ["eager", "other"]
+    assert rows[0].ratio == 1.0
+    assert session.missing == {"graph, 2 frames": "it does not run as a CUDA graph"}
+    assert _timed(session, "network", "2 frames", {"graph": fails}, {}) == []
+
+
+def test_rows_are_kept_as_they_are_known(checkpoint):
+    kept = []
+    request = Request(
+        checkpoint, cases=("parts",), frames=(1,), sizes=((28, 42),), device=CPU, rounds=1
+    )
+    results = run(request, keep=lambda now: kept.append(json.loads(json.dumps(now))))
+    assert [len(now["rows"]) for now in kept] == [1, 2, 3, 4]
+    assert not any(now["complete"] for now in kept)
+    assert "Not complete" in as_markdown(kept[0])
+    assert json.loads(json.dumps(results)) == kept[-1] | {"complete": True}
+    assert "Not complete" not in as_markdown(results)
 
 
 @pytest.mark.parametrize(
