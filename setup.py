@@ -2,6 +2,7 @@
 
 import os
 import platform
+import runpy
 import sys
 from pathlib import Path
 
@@ -24,15 +25,9 @@ def requirements(file: str) -> list[str]:
     return [line for each in lines if (line := each.partition("#")[0].strip())]
 
 
-AVX512 = ("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512bf16", "avx512vnni", "fma")
-INSTRUCTIONS = {
-    "avx_vnni.cpp": ("avx2", "avxvnni", "fma"),
-    "avx2.cpp": ("avx2", "fma"),
-    "avx2_attention.cpp": ("avx2", "fma"),
-    "avx2_gemv.cpp": ("avx2", "fma"),
-    "interface.cpp": (),
-}
-"""Instruction sets of the C++ files that are not for AVX-512; the processor decides which run."""
+NATIVE = "kernels/qvggt_kernels/native"
+COMPILATION = runpy.run_path(str(ROOT / NATIVE / "compilation.py"))
+SOURCES = COMPILATION["SOURCES"].get(platform.machine(), {}) if sys.platform == "linux" else {}
 
 
 class BuildKernels(build_ext):
@@ -42,8 +37,7 @@ class BuildKernels(build_ext):
         compile_file = self.compiler._compile
 
         def compile_for_its_processors(obj, src, ext, cc_args, extra_postargs, pp_opts):
-            flags = [f"-m{name}" for name in INSTRUCTIONS.get(Path(src).name, AVX512)]
-            flags += os.environ.get("QVGGT_CXXFLAGS", "").split()
+            flags = [*SOURCES[Path(src).name], *os.environ.get("QVGGT_CXXFLAGS", "").split()]
             compile_file(obj, src, ext, cc_args, [*extra_postargs, *flags], pp_opts)
 
         self.compiler._compile = compile_for_its_processors
@@ -51,20 +45,16 @@ class BuildKernels(build_ext):
 
 
 def native_kernels() -> list[Extension]:
-    """Return the C++ kernels, for x86 Linux; without a compiler, PyTorch computes the same."""
-    if sys.platform != "linux" or platform.machine() != "x86_64":
+    """Return the C++ kernels, for Linux on x86 and ARM; PyTorch computes the same elsewhere."""
+    if not SOURCES:
         return []
     return [
         Extension(
             "qvggt_kernels.native._library",
-            sources=files("kernels/qvggt_kernels/native", "*.cpp"),
-            depends=files("kernels/qvggt_kernels/native", "*.h"),
+            sources=[f"{NATIVE}/{name}" for name in SOURCES],
+            depends=files(NATIVE, "*.h"),
             language="c++",
-            # Products and sums are rounded one by one, as PyTorch's are.
-            extra_compile_args=[
-                *("-O3", "-std=c++17", "-fopenmp", "-ffp-contract=off", "-fvisibility=hidden"),
-                *("-Wno-maybe-uninitialized", "-Wno-uninitialized"),
-            ],
+            extra_compile_args=list(COMPILATION["OPTIONS"]),
             extra_link_args=["-fopenmp"],
             optional=True,
         )

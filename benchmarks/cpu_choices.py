@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import cpu_features, native
+from qvggt_kernels import PackedWeight, cpu_features, native, pack
 from qvggt_kernels.cpu import attention as tiles
+from qvggt_kernels.cpu import linear as dense
 from qvggt_kernels.reference import attention as pytorch
 from torch.nn import functional as F
 
@@ -75,6 +76,11 @@ def choices() -> dict[str, dict[str, Run]]:
             "in integers": lambda: torch._int_mm(q, q_weight.t()),
         },
     }
+    scales = torch.rand(OUTPUTS, COLUMNS // 128).bfloat16()
+    packed = PackedWeight(pack(q_weight >> 4, 128), scales)
+    found["4-bit linear in float32"] = {"dense product": lambda: dense.int4_linear(x, packed)}
+    if native.supports_int4_linear(x, packed):
+        found["4-bit linear in float32"]["C++"] = lambda: native.int4_linear(x, packed)
     for dtype in (torch.float32, torch.bfloat16):
         parts = [torch.randn(1, HEADS, ROWS, HEAD_DIM).to(dtype) for _ in range(3)]
         name = f"attention in {str(dtype).removeprefix('torch.')}"

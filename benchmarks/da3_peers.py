@@ -1,229 +1,266 @@
 """Depth Anything 3 whole, ours beside the authors' code and other runtimes, in one run.
 
-    python benchmarks/da3_peers.py --original CLONE --weights checkpoints/da3-small \
-        --quantized da3-small-int4.safetensors -o benchmarks/results/da3_peers.json
+    python benchmarks/da3_peers.py --original CLONE --work FOLDER --cases da3-small:336x252x4 \
+        -o benchmarks/results/da3_peers.json
 
-`CLONE` is the authors' repository (github.com/ByteDance-Seed/Depth-Anything-3) beside this one,
-with addict, einops and omegaconf installed; it is imported, nothing of it is part of this package.
-Every contender answers the same windows in turn, round by round, so that all meet the same machine;
-the best round counts. CPU seconds are of all threads: on a busy machine they are the steadier
-measure. The reference view is the first: 16 bits may choose another one, and all poses with it.
-Deviation is from the authors' float32 on the same input. OpenVINO takes part where it is
-installed.
+`CLONE` is the authors' repository beside this one, see `da3_original.py`. The environment also has
+what takes part: openvino, nncf, onnx, onnxruntime, torchao. One that is missing or fails is
+recorded as its error.
+
+Weights are random, of the published shapes: speed does not depend on them. Parts of a case:
+
+prepare   files for each runtime are made in `FOLDER` and kept; no time counts, any machine will do.
+time      contenders load in processes of their own and answer the same window in turn, round by
+          round, so that all meet the same machine; the authors' float32 takes part in each group
+          of them, and the median of its rounds' ratios counts. CPU time is of all threads.
+memory    each alone, in a process of its own: the most it holds during a window, all included.
+
+Deviation is from the authors' float32 on the same input; the reference view is the first. Run
+again with the same commit, the command goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import statistics
+import subprocess
 import sys
-import time
-from collections.abc import Callable
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from da3_artifacts import Case, Places
+from da3_contenders import CONTENDERS, ORIGINAL
+from da3_original import Answer, deviation
+from da3_peer_process import ContenderError, PeerProcess
 
-from qvggt_core.measure.provenance import write_results
-from qvggt_core.model import ComputeSettings, load_model
-from qvggt_core.model.aggregator import ImageNormaliser
+from qvggt_core.measure.provenance import provenance, write_results
 
-Run = Callable[[], tuple[Tensor, Tensor]]
-"""Returns depth (S, H, W) and translations and rotations (S, 3, 4), world-to-camera."""
+_PARTS = ("prepare", "time", "memory")
+_NETWORKS = ("da3-small", "da3-base")
+_SIZES = ("336x252", "252x196", "504x378")
+_FRAMES = (4, 2, 1, 8)
+_ALL_CASES = tuple(
+    f"{network}:{size}x{frames}" for size in _SIZES for frames in _FRAMES for network in _NETWORKS
+)
 
-ORIGINAL = "authors, float32"
-
-
-def window(frames: int, height: int, width: int) -> Tensor:
-    """Return smooth images (1, S, 3, H, W) in [0, 1] that move a little from view to view."""
-    s, c, y, x = torch.meshgrid(
-        *(torch.arange(n, dtype=torch.float32) for n in (frames, 3, height, width)), indexing="ij"
-    )
-    wave = torch.sin(0.05 * (c + 1) * x + 0.3 * s) * torch.cos(0.04 * (c + 2) * y - 0.2 * s)
-    return (0.5 + 0.5 * wave)[None]
+Figures = dict[str, Any]
+Rounds = dict[str, list[dict[str, float]]]
 
 
-class Original(nn.Module):
-    """The authors' network on normalised images, with what they return of depth and cameras."""
+class Settings(NamedTuple):
+    """How a case is measured.
 
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
+    Attributes:
+        threads: of every contender.
+        rounds: that count.
+        group: contenders that are loaded at a time, beside the authors' float32.
+        budget_s: a contender that has computed for so long takes part in no further round.
+        contenders: names.
+    """
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Map (1, S, 3, H, W) to depth (1, S, H, W) and extrinsics (1, S, 3, 4)."""
-        found = self.network(images, ref_view_strategy="first")
-        return found["depth"], found["extrinsics"]
-
-
-def original_network(clone: Path, weights: Path) -> Original:
-    """Load published weights into the authors' code."""
-    sys.path.insert(0, str(clone / "src"))
-    from depth_anything_3.cfg import create_object, load_config
-    from depth_anything_3.registry import MODEL_REGISTRY
-    from depth_anything_3.utils.logger import logger
-    from safetensors.torch import load_file
-
-    logger.level = 0
-    name = json.loads((weights / "config.json").read_text())["model_name"]
-    network = create_object(load_config(MODEL_REGISTRY[name])).eval()
-    state = load_file(weights / "model.safetensors")
-    network.load_state_dict({key.removeprefix("model."): value for key, value in state.items()})
-    return Original(network.requires_grad_(False))
+    threads: int
+    rounds: int
+    group: int
+    budget_s: float
+    contenders: list[str]
 
 
-def original_runs(network: Original, images: Tensor) -> dict[str, Run]:
-    """Return the authors' network as they run it on a GPU, on this CPU."""
-    normalised = ImageNormaliser()(images, torch.float32)[None]
+class Results:
+    """Figures by case and contender, in a file that is whole after each change."""
 
-    def plain() -> tuple[Tensor, Tensor]:
-        depth, pose = network(normalised)
-        return depth[0], pose[0]
+    def __init__(self, path: Path, facts: Figures) -> None:
+        """Begin, or go on with a file.
 
-    def mixed() -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return plain()
+        Raises:
+            SystemExit: the file is of another commit or machine.
+        """
+        self._path = path
+        self._facts = facts
+        self.cases: dict[str, dict[str, Figures]] = {}
+        if path.exists():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            now = provenance()
+            if before["commit"] != now["commit"] or before["machine"] != now["machine"]:
+                raise SystemExit(f"{path} is of another commit or machine: give another -o")
+            self.cases = before["cases"]
 
-    return {ORIGINAL: plain, "authors, bfloat16 autocast": mixed}
+    def of(self, case: Case) -> dict[str, Figures]:
+        """Return the figures of a case by contender."""
+        return self.cases.setdefault(case.name, {})
 
-
-def our_runs(weights: Path, quantized: Path, images: Tensor) -> dict[str, Run]:
-    """Return this package's networks."""
-    from qvggt_core.model import decode_pose
-
-    def loaded(path: Path, dtype: torch.dtype, linears: Any) -> Run:
-        settings = ComputeSettings(linears=linears, reference_view="first")
-        model = load_model(path, dtype=dtype).configure(settings)
-
-        def run() -> tuple[Tensor, Tensor]:
-            found = model(images, heads=("camera", "depth"))
-            assert found.depth is not None
-            pose, _ = decode_pose(found.pose_encodings[-1].double(), *images.shape[-2:])
-            return found.depth[0], pose[0]
-
-        return run
-
-    return {
-        "qvggt, float32": loaded(weights, torch.float32, "float"),
-        "qvggt, bfloat16": loaded(weights, torch.bfloat16, "float"),
-        "qvggt, INT4": loaded(quantized, torch.bfloat16, "float"),
-        "qvggt, INT4, 8-bit products": loaded(quantized, torch.bfloat16, "int8"),
-    }
+    def add(self, case: Case, contender: str, figures: Figures) -> None:
+        """Add to a contender's figures, print them and write the file."""
+        self.of(case).setdefault(contender, {}).update(figures)
+        print(case.name, "|", contender, "|", json.dumps(figures), flush=True)
+        write_results(self._path, {**self._facts, "cases": self.cases}, digits=5)
 
 
-def openvino_runs(network: Original, images: Tensor, threads: int) -> dict[str, Run]:
-    """Return OpenVINO's compilations of the authors' network, none where it is not installed."""
-    try:
-        import openvino as ov
-    except ImportError:
-        return {}
-    _without_what_openvino_lacks()
-    normalised = ImageNormaliser()(images, torch.float32)[None]
-    converted = ov.convert_model(network, example_input=normalised)
-    converted.reshape(list(normalised.shape))
-    runs: dict[str, Run] = {}
-    for name, hint in (("OpenVINO, float32", "f32"), ("OpenVINO, bfloat16 hint", "bf16")):
-        options = {"INFERENCE_PRECISION_HINT": hint, "INFERENCE_NUM_THREADS": threads}
-        compiled = ov.Core().compile_model(converted, "CPU", options)
-
-        def run(compiled: Any = compiled) -> tuple[Tensor, Tensor]:
-            depth, pose = compiled([normalised.numpy()]).values()
-            return torch.from_numpy(depth)[0], torch.from_numpy(pose)[0]
-
-        runs[name] = run
-    return runs
+def prepare(places: Places, settings: Settings, results: Results) -> None:
+    """Make the files of a case that are not there; what fails is the error of who needs it."""
+    for name in settings.contenders:
+        kind = CONTENDERS[name].needs
+        if places.file(kind).parent.exists():
+            continue
+        script = Path(__file__).with_name("da3_artifacts.py")
+        task = [str(places.clone), str(places.folder), *map(str, places.case), kind]
+        print(f"{places.case.name} | {kind} is being made", flush=True)
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", script, *task],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            results.add(places.case, name, {"error": f"{kind}: {lines[-1].strip()}"})
 
 
-def _without_what_openvino_lacks() -> None:
-    """Replace two operators that OpenVINO cannot convert by others that compute the same."""
-    import depth_anything_3.model.da3 as original
-
-    def product(*axes: Tensor) -> Tensor:
-        return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, -2)
-
-    def inverse(pose: Tensor) -> Tensor:
-        rotation = pose[..., :3, :3].transpose(-1, -2)
-        upper = torch.cat([rotation, -rotation @ pose[..., :3, 3:]], dim=-1)
-        return torch.cat([upper, pose[..., 3:, :]], dim=-2)
-
-    torch.cartesian_prod = product
-    original.affine_inverse = inverse
-
-
-def deviation(found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor]) -> dict[str, float]:
-    """Return the mean relative difference of depth, and the mean angle between rotations."""
-    relative = (found[0].float() / wanted[0].float() - 1.0).abs().mean()
-    rotations = [pose[:, :, :3].double() for pose in (found[1], wanted[1])]
-    product = rotations[0] @ rotations[1].transpose(-1, -2)
-    trace = product.diagonal(dim1=-2, dim2=-1).sum(-1)
-    angle = torch.rad2deg(torch.acos(((trace - 1) / 2).clamp(-1, 1))).mean()
-    return {"depth": float(relative), "rotation_deg": float(angle)}
+def measure_time(places: Places, settings: Settings, results: Results) -> None:
+    """Time all contenders that have no times yet, a group of them at a time."""
+    with tempfile.TemporaryDirectory() as folder:
+        waiting = [
+            name
+            for name in settings.contenders
+            if name != ORIGINAL and not _has(results.of(places.case), name, "wall_ms")
+        ]
+        # The original alone where nobody else is wanted.
+        groups = list(_groups(waiting, settings.group))
+        if not groups and not _has(results.of(places.case), ORIGINAL, "wall_ms"):
+            groups = [[]]
+        for group in groups:
+            _time_group(places, group, settings, results, Path(folder))
 
 
-def measure(runs: dict[str, Run], rounds: int) -> dict[str, dict[str, float]]:
-    """Time all runs in turn; the first round sets caches up and does not count."""
-    wall: dict[str, list[float]] = {name: [] for name in runs}
-    cpu: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(rounds + 1):
-        for name, run in runs.items():
-            started, used = time.perf_counter(), time.process_time()
-            run()
-            if number:
-                wall[name].append(time.perf_counter() - started)
-                cpu[name].append(time.process_time() - used)
-    return {
-        name: {"wall_ms": 1e3 * min(wall[name]), "cpu_ms": 1e3 * min(cpu[name])} for name in runs
-    }
-
-
-@torch.inference_mode()
-def main() -> None:
-    """Measure, print a table and write the numbers."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--original", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--quantized", type=Path, required=True)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--frames", type=int, nargs="+", default=[1, 2, 4, 8])
-    parser.add_argument("--sizes", nargs="+", default=["252x196", "336x252", "504x378"])
-    parser.add_argument("--note", default="", help="What else the machine was doing.")
-    parser.add_argument("-o", "--output", type=Path, required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    network = original_network(args.original, args.weights)
-    cases = []
-    for size in args.sizes:
-        width, height = (int(side) for side in size.split("x"))
-        for frames in args.frames:
-            images = window(frames, height, width)
-            runs = {
-                **original_runs(network, images),
-                **our_runs(args.weights, args.quantized, images),
-                **openvino_runs(network, images, args.threads),
+def _time_group(
+    places: Places, group: list[str], settings: Settings, results: Results, folder: Path
+) -> None:
+    answers = {name: folder / f"{index}.pt" for index, name in enumerate((ORIGINAL, *group))}
+    with ExitStack() as stack:
+        running: dict[str, PeerProcess] = {}
+        for name, answer in answers.items():
+            try:
+                process = PeerProcess(places, name, settings.threads, answer, for_memory=False)
+            except ContenderError as error:
+                results.add(places.case, name, {"error": str(error)})
+                continue
+            running[name] = stack.enter_context(closing(process))
+        if ORIGINAL not in running:
+            raise SystemExit(f"{places.case.name}: {results.of(places.case)[ORIGINAL]['error']}")
+        rounds = _rounds(running, settings)
+        wanted = _answer(answers[ORIGINAL])
+        for name, process in running.items():
+            figures = {
+                **_times(rounds[name], rounds[ORIGINAL]),
+                **deviation(_answer(answers[name]), wanted),
+                "load_s": process.facts["load_s"],
             }
-            wanted = runs[ORIGINAL]()
-            moved = {name: deviation(run(), wanted) for name, run in runs.items()}
-            times = measure(runs, args.rounds)
-            cases.append(
-                {
-                    "size": size,
-                    "frames": frames,
-                    "contenders": {name: {**times[name], **moved[name]} for name in runs},
-                }
-            )
-            for name in runs:
-                row = cases[-1]["contenders"][name]
-                print(
-                    f"{size} x{frames} {name:30} {row['wall_ms']:8.0f} ms "
-                    f"{row['cpu_ms']:8.0f} CPU ms  depth {row['depth']:.2%} "
-                    f"rotation {row['rotation_deg']:.3f} deg",
-                    flush=True,
-                )
-            # The weights are random: speed does not depend on them.
-            results = {"note": args.note, "threads": args.threads, "cases": cases}
-            write_results(args.output, results)
+            results.add(places.case, name, figures)
+
+
+def _rounds(running: dict[str, PeerProcess], settings: Settings) -> Rounds:
+    """Return each one's times by round; the first round sets caches up and does not count."""
+    found: Rounds = {name: [] for name in running}
+    for number in range(settings.rounds + 1):
+        for name, process in running.items():
+            spent = sum(times["wall_ms"] for times in found[name]) / 1e3
+            if number <= 1 or spent < settings.budget_s:
+                found[name].append(process.ask("run"))
+    return {name: times[1:] for name, times in found.items()}
+
+
+def _times(
+    rounds: list[dict[str, float]], original: list[dict[str, float]]
+) -> dict[str, float | list[float]]:
+    figures: dict[str, float | list[float]] = {}
+    for clock in ("wall", "cpu"):
+        of_rounds = [times[f"{clock}_ms"] for times in rounds]
+        beside = [times[f"{clock}_ms"] for times in original]
+        ratios = [other / own for own, other in zip(of_rounds, beside, strict=False)]
+        figures[f"{clock}_ms"] = statistics.median(of_rounds)
+        figures[f"{clock}_ms_of_rounds"] = of_rounds
+        figures[f"{clock}_times_faster"] = statistics.median(ratios)
+    return figures
+
+
+def measure_memory(places: Places, settings: Settings, results: Results) -> None:
+    """Measure the memory of all contenders that have no figure yet, one after the other."""
+    with tempfile.TemporaryDirectory() as folder:
+        answer = Path(folder) / "answer.pt"
+        for name in settings.contenders:
+            if _has(results.of(places.case), name, "peak_mib"):
+                continue
+            try:
+                peer = PeerProcess(places, name, settings.threads, answer, for_memory=True)
+                with closing(peer):
+                    facts = {key: peer.facts[key] for key in peer.facts if key.endswith("_mib")}
+                    results.add(places.case, name, {**facts, **peer.ask("memory")})
+            except ContenderError as error:
+                results.add(places.case, name, {"error": str(error)})
+
+
+def _has(figures: dict[str, Figures], name: str, key: str) -> bool:
+    return key in figures.get(name, {}) or "error" in figures.get(name, {})
+
+
+def _groups(names: Sequence[str], size: int) -> Iterator[list[str]]:
+    for start in range(0, len(names), size):
+        yield list(names[start : start + size])
+
+
+def _answer(path: Path) -> Answer:
+    depth, pose = torch.load(path)
+    return depth, pose
+
+
+def _case(text: str) -> Case:
+    """Return the case that e.g. "da3-small:336x252x4" names."""
+    network, _, numbers = text.partition(":")
+    try:
+        width, height, frames = map(int, numbers.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not like da3-small:336x252x4") from None
+    return Case(network, frames, height, width)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--original", type=Path, required=True, help="the authors' repository")
+    parser.add_argument("--work", type=Path, required=True, help="keeps converted networks")
+    parser.add_argument("--cases", type=_case, nargs="+", default=[_case(c) for c in _ALL_CASES])
+    parser.add_argument("--only", nargs="+", default=[], help="contenders with this in their names")
+    parser.add_argument("--parts", choices=_PARTS, nargs="+", default=_PARTS)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--group", type=int, default=7, help="contenders loaded at a time")
+    parser.add_argument("--budget-s", type=float, default=30, help="of a contender's rounds")
+    parser.add_argument("--note", default="", help="what else the machine was doing")
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    return parser
+
+
+def main() -> None:
+    """Measure, print figures and write them, as each is known."""
+    args = _parser().parse_args()
+    names = [
+        name
+        for name in CONTENDERS
+        if not args.only or name == ORIGINAL or any(part in name for part in args.only)
+    ]
+    settings = Settings(args.threads, args.rounds, args.group, args.budget_s, names)
+    results = Results(args.output, {"note": args.note, "threads": args.threads})
+    measure = {"prepare": prepare, "time": measure_time, "memory": measure_memory}
+    for case in args.cases:
+        places = Places(args.original.resolve(), args.work.resolve(), case)
+        for part in _PARTS:
+            if part in args.parts:
+                measure[part](places, settings, results)
 
 
 if __name__ == "__main__":

@@ -224,7 +224,10 @@ class Parameters(BaseModel):
     scale_period_s: float = Field(
         5.0,
         gt=0.0,
-        description="Seconds between two images that the scale_network sees.",
+        description=(
+            "Seconds between two images that the scale_network sees. Of each map segment it sees "
+            "three of the first window, and ten at a fifth of this."
+        ),
     )
     min_odometry_distance: float = Field(
         1.0,
@@ -362,6 +365,13 @@ class Parameters(BaseModel):
         "camera_optical_frame",
         pattern=r"^[A-Za-z][A-Za-z0-9_/]*$",
         description="Camera frame for images whose header names none.",
+        json_schema_extra=_STRUCTURAL,
+    )
+    compressed_depth: bool = Field(
+        False,
+        description=(
+            "Publish depth as `depth/image/compressedDepth` too, as image_transport's plugin does."
+        ),
         json_schema_extra=_STRUCTURAL,
     )
     points_frame: Literal["camera", "world"] = Field(

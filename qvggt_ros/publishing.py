@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.thinning import ThinnedStream
 from qvggt_ros.io import conversions
+from qvggt_ros.io.compressed_depth import compressed_depth_message
 from qvggt_ros.io.messages import Messages
 from qvggt_ros.odometry import MotionEstimator
 
@@ -40,11 +42,14 @@ OUTPUTS: dict[str, str] = {
 GRID_OUTPUT = {"map_grid": "OccupancyGrid"}
 """What is published beside `OUTPUTS` where the parameter `occupancy_grid` is set."""
 
+COMPRESSED_OUTPUT = {"depth/image/compressedDepth": "CompressedImage"}
+"""What is published beside `OUTPUTS` where the parameter `compressed_depth` is set."""
+
 LATCHED_OUTPUTS = ("path", *GRID_OUTPUT)
 """Those of which late subscribers get the last message."""
 
-CAMERA_OUTPUTS = ("depth/image", "depth/camera_info", "confidence", "points")
-"""Those of `OUTPUTS` that each camera of a rig has; those of the second and later cameras come
+CAMERA_OUTPUTS = ("depth/image", "depth/camera_info", "confidence", "points", *COMPRESSED_OUTPUT)
+"""Those that each camera of a rig has; those of the second and later cameras come
 below the camera's name, such as `left/points`."""
 
 MAX_PATH_POSES = 1000
@@ -67,12 +72,18 @@ def new_map_path(directory: str, name: str, suffix: str = "") -> Path:
 
 def outputs_of(parameters: Parameters) -> dict[str, str]:
     """Return the relative topics that a session publishes, and their message types."""
+    own = {
+        **OUTPUTS,
+        **(GRID_OUTPUT if parameters.occupancy_grid else {}),
+        **(COMPRESSED_OUTPUT if parameters.compressed_depth else {}),
+    }
     others = {
-        f"{camera}/{topic}": OUTPUTS[topic]
+        f"{camera}/{topic}": own[topic]
         for camera in parameters.cameras[1:]
         for topic in CAMERA_OUTPUTS
+        if topic in own
     }
-    return {**OUTPUTS, **(GRID_OUTPUT if parameters.occupancy_grid else {}), **others}
+    return own | others
 
 
 @dataclass(frozen=True)
@@ -303,10 +314,14 @@ class Publishing:
             "depth/camera_info": conversions.depth_info_message,
             "confidence": conversions.confidence_message,
         }
+        if self.parameters.compressed_depth:
+            makers |= dict.fromkeys(COMPRESSED_OUTPUT, compressed_depth_message)
         for topic, make in makers.items():
-            if self._driver.wanted(self._prefix(geometry) + topic):
-                message = make(self._driver.messages, geometry)
-                self._driver.emit(self._prefix(geometry) + topic, message, geometry.view.stamp_ns)
+            self._emit(
+                self._prefix(geometry) + topic,
+                geometry.view.stamp_ns,
+                partial(make, self._driver.messages, geometry),
+            )
 
     def _publish_points(self, geometry: FrameGeometry) -> None:
         topic, parameters = self._prefix(geometry) + "points", self.parameters

@@ -80,8 +80,8 @@ def fastest_dtype(device: torch.device | str) -> torch.dtype:
 def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
     """Return how a device multiplies wide 4-bit linears fastest: as floats or in 8-bit integers.
 
-    CPU: integers where their products have instructions (VNNI) or kernels of ours (AVX2), and
-    16-bit floats have no matrix unit (AMX), which multiplies them so fast that nothing is left to
+    CPU: integers where their products have instructions (VNNI) or kernels of ours, and 16-bit
+    floats have no matrix unit (AMX), which multiplies them so fast that nothing is left to
     gain. By instruction set and not by a clock: this choice changes results, which must not depend
     on how busy a machine was. Any other device: floats, until integers have been timed there.
     """

@@ -7,7 +7,9 @@ bytes. Each choice is a rule on instruction sets and vendor that follows what wa
 
 from __future__ import annotations
 
+import ctypes
 import functools
+import platform
 import re
 from pathlib import Path
 
@@ -16,6 +18,10 @@ from torch import Tensor
 
 _CACHED_NUMBERS = 1 << 17
 _SERIAL_NUMBERS = (1 << 15) - 1
+
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_HWCAP_ASIMDDP, _HWCAP2_I8MM = 1 << 20, 1 << 13
+"""Of Linux on ARM: <asm/hwcap.h>."""
 
 
 def has_avx512() -> bool:
@@ -31,6 +37,26 @@ def has_avx2() -> bool:
 def has_avx_vnni() -> bool:
     """Return whether the CPU has AVX2 with dot products of 8-bit integers."""
     return has_avx2() and re.search(r"\bavx_vnni\b", _description()) is not None
+
+
+def has_dotprod() -> bool:
+    """Return whether the CPU is an ARM with dot products of 8-bit integers."""
+    return bool(_arm_capabilities()[0] & _HWCAP_ASIMDDP)
+
+
+def has_i8mm() -> bool:
+    """Return whether the CPU is an ARM with products of matrices of 8-bit integers."""
+    return has_dotprod() and bool(_arm_capabilities()[1] & _HWCAP2_I8MM)
+
+
+@functools.cache
+def _arm_capabilities() -> tuple[int, int]:
+    """Return what Linux reports of an ARM processor; zeros for any other."""
+    if platform.system() != "Linux" or platform.machine() != "aarch64":
+        return 0, 0
+    get = ctypes.CDLL(None).getauxval
+    get.restype, get.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return get(_AT_HWCAP), get(_AT_HWCAP2)
 
 
 def is_intel() -> bool:

@@ -10,6 +10,7 @@ from qvggt_kernels import native
 
 _ARITHMETIC_FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8"),
+    *("asimddp", "i8mm"),
 )
 
 
@@ -21,7 +22,7 @@ def describe_machine() -> dict[str, object]:
         for line in cpuinfo.read_text().splitlines():
             key, _, value = line.partition(":")
             cpu.setdefault(key.strip(), value.strip())
-    flags = cpu.get("flags", "").split()
+    flags = cpu.get("flags", cpu.get("Features", "")).split()
     return {
         "cpu": cpu.get("model name", platform.processor()),
         "cpu_vendor": cpu.get("vendor_id", ""),

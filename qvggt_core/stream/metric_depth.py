@@ -27,6 +27,44 @@ _MAX_SPREAD = 1.5
 """Ratio of the 75th to the 25th percentile of a view's own ratios from which it is not used."""
 
 
+_FIRST, _OFTEN = 10, 5.0
+_AT_ONCE = 3
+
+
+@dataclass
+class MetricDepthSchedule:
+    """When a map segment's images are given to the network: often at first, then now and then.
+
+    One image may be far off, of three the odd one is known, and noise becomes less by about ten;
+    what is left is the same for all images of the network.
+
+    Attributes:
+        period_s: seconds between two images, but for the first ten: those are a fifth as far apart.
+    """
+
+    period_s: float
+    _seen: int = 0
+    _last_ns: int | None = None
+
+    def begin_map(self) -> None:
+        """Begin anew: nothing is known of the segment's unit."""
+        self._seen, self._last_ns = 0, None
+
+    def due(self, stamp_ns: int, available: int) -> int:
+        """Return how many of a window's new images are to be given to it, at most `available`.
+
+        Args:
+            stamp_ns: of the newest.
+            available: number of new images.
+        """
+        period = self.period_s / (_OFTEN if self._seen < _FIRST else 1.0)
+        if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < 1e9 * period:
+            return 0
+        count = min(available, _AT_ONCE if self._seen == 0 else 1)
+        self._seen, self._last_ns = self._seen + count, stamp_ns
+        return count
+
+
 @dataclass(frozen=True)
 class MetricDepth:
     """Depth of one view.

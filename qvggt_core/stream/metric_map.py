@@ -14,7 +14,7 @@ from qvggt_core.stream.frame import FrameGeometry, PlacedView, Scale, Up, View
 from qvggt_core.stream.gravity import FIRST_CAMERA, GROUND, IMU, Gravity, levelling
 from qvggt_core.stream.known_lengths import KnownLengths, LengthRatio, height_ratio
 from qvggt_core.stream.level_ground import GroundSearch, LevelGround
-from qvggt_core.stream.metric_depth import MetricDepthNetwork, map_unit
+from qvggt_core.stream.metric_depth import MetricDepthNetwork, MetricDepthSchedule, map_unit
 from qvggt_core.stream.metric_scale import (
     BASELINE,
     CAMERA_HEIGHT,
@@ -56,14 +56,14 @@ class MetricMap:
         self._gravity = Gravity()
         self._ground = GroundSearch()
         self._metric_depth = metric_depth
-        self._metric_depth_stamp: int | None = None
+        self._schedule = MetricDepthSchedule(parameters.scale_period_s)
         self._add_event = add_event
         self.set_parameters(parameters)
         self._begin_upright()
 
     def set_parameters(self, parameters: Parameters) -> None:
         """Take parameters that may change while running."""
-        self._period_s = parameters.scale_period_s
+        self._schedule.period_s = parameters.scale_period_s
         self._scale.min_distance = parameters.min_odometry_distance
         self._scale.set_parameter(parameters.metres_per_unit)
         self._lengths.camera_height = parameters.camera_height
@@ -72,6 +72,7 @@ class MetricMap:
     def reset(self) -> None:
         """Begin a segment with an origin and a unit of its own."""
         self._scale.reset()
+        self._schedule.begin_map()
         self._gravity.begin_map()
         self._ground.begin_map()
         self._begin_upright()
@@ -131,8 +132,12 @@ class MetricMap:
         if metres_per_unit is not None:
             ratio = LengthRatio(CONDITIONING, metres_per_unit, _CONDITIONING_SIGMA)
             self.observe_ratio(newest, ratio)
-        elif frames and self._is_metric_depth_due(newest):
-            frames = self._observe_metric_depth(entries, frames)
+        elif frames and self._metric_depth is not None:
+            due = self._schedule.due(newest, len(frames))
+            # Evenly over the new frames, the newest always.
+            for back in reversed(range(due)):
+                number = len(frames) - 1 - back * len(frames) // due
+                frames = self._observe_metric_depth(entries, frames, number)
         known = [frame for frame in frames if not frame.is_lost]
         for stamp, ratio in self._lengths.ratios(known, rig_holds=rig_holds):
             self.observe_ratio(stamp, ratio)
@@ -184,30 +189,22 @@ class MetricMap:
         if event:
             self._add_event(event)
 
-    def _is_metric_depth_due(self, stamp_ns: int) -> bool:
-        if self._metric_depth is None:
-            return False
-        last = self._metric_depth_stamp
-        return last is None or not 0 <= stamp_ns - last < 1e9 * self._period_s
-
     def _observe_metric_depth(
-        self, entries: list[Entry], frames: tuple[FrameGeometry, ...]
+        self, entries: list[Entry], frames: tuple[FrameGeometry, ...], number: int
     ) -> tuple[FrameGeometry, ...]:
-        """Hold the newest frame's depth against its metric depth, and take out its sky."""
+        """Hold a frame against its metric depth; return the frames, its sky taken out."""
         assert self._metric_depth is not None
-        last = frames[-1]
-        self._metric_depth_stamp = last.view.stamp_ns
-        metric = self._metric_depth.depth(last.view.image, last.intrinsics)
-        unit = map_unit(metric, last)
-        depth = np.where(metric.sky, np.float32(np.nan), last.depth)
-        frames = (*frames[:-1], replace(last, depth=depth))
+        seen = frames[number]
+        metric = self._metric_depth.depth(seen.view.image, seen.intrinsics)
+        unit = map_unit(metric, seen)
+        depth = np.where(metric.sky, np.float32(np.nan), seen.depth)
         for entry in entries:
-            if entry.view is last.view and entry.anchor is not None:
+            if entry.view is seen.view and entry.anchor is not None:
                 entry.anchor = Anchor(entry.anchor.map_from_camera, depth)
         if unit is not None and unit.is_trusted:
             ratio = LengthRatio(METRIC_DEPTH, unit.metres, _METRIC_DEPTH_SIGMA)
-            self.observe_ratio(last.view.stamp_ns, ratio)
-        return frames
+            self.observe_ratio(seen.view.stamp_ns, ratio)
+        return (*frames[:number], replace(seen, depth=depth), *frames[number + 1 :])
 
     def _in_metres(self, geometry: FrameGeometry) -> FrameGeometry:
         # After all of the window is observed: its frames go out with one scale.

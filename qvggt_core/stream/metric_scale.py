@@ -37,8 +37,13 @@ _GPS = Freedom(noise=0.5, lever=0.3, correlated=1.5)
 _POSITIONS = {
     ODOMETRY: PositionKind(ODOMETRY, Freedom(noise=0.005, offset_s=0.1), systematic=0.01),
     GPS: PositionKind(GPS, _GPS, systematic=0.005, max_gap_s=2.5),
+    # One number of a position, and noisy: what all images say of it is used.
     ALTITUDE: PositionKind(
-        ALTITUDE, Freedom(noise=0.03, axis=_ALTITUDE_AXIS), systematic=0.03, max_gap_s=0.5
+        ALTITUDE,
+        Freedom(noise=0.03, axis=_ALTITUDE_AXIS),
+        systematic=0.03,
+        spacing=1 / 12,
+        averaged=16,
     ),
 }
 _RATIOS = {
@@ -50,7 +55,7 @@ _RATIOS = {
     SAVED_MAP: 0.02,
 }
 # Ratios that an estimate needs: fewer where each is of many points.
-_FEWEST = {BASELINE: 3, CAMERA_HEIGHT: 3, METRIC_DEPTH: 1, CONDITIONING: 1, SAVED_MAP: 3}
+_FEWEST = {BASELINE: 3, CAMERA_HEIGHT: 3, METRIC_DEPTH: 3, CONDITIONING: 1, SAVED_MAP: 3}
 
 
 class MetricScale:
@@ -75,7 +80,6 @@ class MetricScale:
         self._positions = {
             name: PositionScale(kind, min_distance) for name, kind in _POSITIONS.items()
         }
-        # A network's depth of one image is as good as of three: none shows its own bias.
         self._ratios = {
             name: RatioScale(name, sigma, _FEWEST.get(name, 5)) for name, sigma in _RATIOS.items()
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,9 +15,9 @@ from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
 
 _SAMPLES_KEPT = 4096
 _PENDING_KEPT = 256
-_FIXES_KEPT = 48
-# Fixes are this share of the least distance apart, and more where positions are noisy.
-_SPACING = 1 / 6
+# Fixes are kept along so many least distances, on a straight way, and are farther apart where
+# positions are noisy.
+_REACH = 8.0
 _NOISE_SPACING = 2.0
 _MIN_FIXES = 6
 # An estimate counts once so many fits in a row agree to this, in logarithms, and no more after so
@@ -44,12 +44,16 @@ class PositionKind:
         freedom: what may differ between its positions and the camera's.
         systematic: standard deviation of the share by which its lengths are off all the time.
         max_gap_s: time between two samples that is taken as straight.
+        spacing: how far apart places are compared, as a share of the least distance.
+        averaged: images next to one place whose mean is compared, at most.
     """
 
     name: str
     freedom: Freedom
     systematic: float
     max_gap_s: float = 0.5
+    spacing: float = 1 / 6
+    averaged: int = 1
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,21 @@ class _Fix:
     offset_s: float
     map_from_camera: NDArray[np.float64]
     way: float
+    images: int = 1
+
+    def joined(self, other: _Fix) -> _Fix:
+        """Return the mean of this fix and of one more image; stamp and rotation stay."""
+        share = 1.0 / (self.images + 1)
+        pose = self.map_from_camera.copy()
+        pose[:3, 3] += share * (other.map_from_camera[:3, 3] - pose[:3, 3])
+        return replace(
+            self,
+            position=self.position + share * (other.position - self.position),
+            velocity=self.velocity + share * (other.velocity - self.velocity),
+            offset_s=self.offset_s + share * (other.offset_s - self.offset_s),
+            map_from_camera=pose,
+            images=self.images + 1,
+        )
 
 
 class PositionScale:
@@ -145,7 +164,7 @@ class PositionScale:
         return stamp_ns + round(self._offset_s * 1e9)
 
     def _compare(self, stamp_ns: int, pose: NDArray[np.float64], way: float) -> bool:
-        """Keep a place as a fix, if it is far enough from the last one; return whether it is."""
+        """Keep a place as a fix, if it is far enough from the last one; return if that is news."""
         found = self._at(self._shifted(stamp_ns))
         if found is None:
             return False
@@ -153,15 +172,23 @@ class PositionScale:
         if self._fixes:
             step = self._distance(self._fixes[-1], fix)
             noise = _NOISE_SPACING * self.kind.freedom.noise
-            if step < max(_SPACING * self.min_distance, noise):
+            if step < max(self.kind.spacing * self.min_distance, noise):
                 self._note_standstill(way)
-                return False
+                return self._average(fix)
             if self._is_jump(fix, step):
                 self._fixes = []
         self._way_at_move = way
         self._fixes.append(fix)
-        del self._fixes[:-_FIXES_KEPT]
+        del self._fixes[: -round(_REACH / self.kind.spacing)]
         return True
+
+    def _average(self, image: _Fix) -> bool:
+        """Take one more image of the last place; return whether its mean is complete with it."""
+        last = self._fixes[-1]
+        if last.images >= self.kind.averaged:
+            return False
+        self._fixes[-1] = last.joined(image)
+        return self._fixes[-1].images == self.kind.averaged
 
     def _distance(self, one: _Fix, other: _Fix) -> float:
         between = other.position - one.position

@@ -18,12 +18,14 @@ from rosbags.typesys import TypesysError
 from qvggt_ros.io.messages import LATCHED, TYPES, rosbags_typestore
 from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.topics import OWN_NAMESPACE, Topics
-from qvggt_ros.publishing import GRID_OUTPUT, LATCHED_OUTPUTS, OUTPUTS
+from qvggt_ros.publishing import COMPRESSED_OUTPUT, GRID_OUTPUT, LATCHED_OUTPUTS, OUTPUTS
 
 logger = logging.getLogger(__name__)
 
 STORAGES = {"mcap": StoragePlugin.MCAP, "sqlite3": StoragePlugin.SQLITE3}
 """Storage plugins by the names of rosbag2."""
+
+_ON_REQUEST = {**GRID_OUTPUT, **COMPRESSED_OUTPUT}
 
 BAG_VERSION: Final = 9
 """Of rosbag2's metadata, as Jazzy writes and Humble reads it."""
@@ -77,8 +79,8 @@ class BagWriter:
     def emit(self, topic: str, message: Any, stamp_ns: int) -> None:
         """Write an output."""
         self._write_references_until(stamp_ns)
-        if topic in GRID_OUTPUT and topic not in self._connections:
-            self._connections[topic] = self._connect(topic, GRID_OUTPUT[topic])
+        if topic in _ON_REQUEST and topic not in self._connections:
+            self._connections[topic] = self._connect(topic, _ON_REQUEST[topic])
         connection = self._connections[topic]
         data = self._typestore.serialize_cdr(message, connection.msgtype)
         self._writer.write(connection, max(stamp_ns, 0), data)

@@ -274,30 +274,35 @@ def cloud_message(messages: Messages, cloud: Cloud, nanoseconds: int, frame_id: 
 
     Invalid points are not in the cloud, so it is unordered (height 1) and dense.
     """
-    points = np.empty(len(cloud), dtype=POINT_DTYPE)
-    for axis, name in enumerate("xyz"):
-        points[name] = cloud.positions[:, axis]
-    red, green, blue = (cloud.colors[:, channel].astype(np.uint32) for channel in range(3))
-    points["rgb"] = (red << 16) | (green << 8) | blue
-    points["confidence"] = cloud.confidence
     float32 = messages.PointField.FLOAT32
-    # Not by sensor_msgs_py's create_cloud: it copies twice, and a copy into new pages is what a
-    # large message costs (benchmarks/ros_layer.py has both).
-    return messages.with_octets(
+    # sensor_msgs_py's create_cloud copies twice (benchmarks/ros_layer.py has both).
+    return messages.with_items(
         messages.PointCloud2,
-        points,
+        POINT_DTYPE,
+        len(cloud),
+        lambda points: _fill_points(points, cloud),
         header=header(messages, nanoseconds, frame_id),
         height=1,
-        width=len(points),
+        width=len(cloud),
         fields=[
             messages.PointField(name=name, offset=4 * index, datatype=float32, count=1)
             for index, name in enumerate(POINT_DTYPE.names or ())
         ],
         is_bigendian=False,
         point_step=POINT_DTYPE.itemsize,
-        row_step=POINT_DTYPE.itemsize * len(points),
+        row_step=POINT_DTYPE.itemsize * len(cloud),
         is_dense=True,
     )
+
+
+def _fill_points(points: NDArray, cloud: Cloud) -> None:
+    points["x"], points["y"], points["z"] = cloud.positions.T
+    rgb = points["rgb"]
+    rgb[:] = cloud.colors[:, 0]
+    for channel in (1, 2):  # in place: a temporary would be as large
+        rgb <<= 8
+        rgb |= cloud.colors[:, channel]
+    points["confidence"] = cloud.confidence
 
 
 def grid_message(messages: Messages, grid: OccupancyGrid, nanoseconds: int, frame_id: str) -> Any:

@@ -1,8 +1,8 @@
 """Where message classes come from: an installed ROS, else rosbags' type store.
 
 Both families have the same fields, take keyword arguments and serialise to the same bytes. They
-differ in how arrays get in: rosbags wants numpy arrays, rclpy `array.array` whose contents are
-copied quickly only through `frombytes`. That difference lives here and nowhere else.
+differ in how arrays get in: rosbags wants numpy arrays, rclpy `array.array`, which is filled
+quickly only through a view. That difference lives here and nowhere else.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ from rosbags.interfaces import (
 )
 from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
+
+from qvggt_ros.io.message_pool import MessagePool
 
 TYPES: dict[str, str] = {
     name: f"{package}/msg/{name}"
@@ -92,6 +94,7 @@ class Messages:
     def __init__(self, installed: bool, lookup: Callable[[str], type]) -> None:
         """Take the classes from `lookup`, which maps a full ROS name to a class."""
         self.installed = installed
+        self._pool = MessagePool()
         self._classes = {name: lookup(full_name) for name, full_name in TYPES.items()}
 
     def __getattr__(self, name: str) -> Any:
@@ -106,12 +109,44 @@ class Messages:
         return bytes([value]) if self.installed else value
 
     def with_octets(self, message_class: Callable[..., Any], data: NDArray, **fields: Any) -> Any:
-        """Return a message whose field `data` (uint8[]) holds the memory of an array."""
+        """Return a message whose field `data` (uint8[]) holds the octets of an array.
+
+        Those of rosbags share its memory. Those of ROS have memory of their own and are filled
+        again once neither they nor a view of their data is held.
+        """
         octets = np.ascontiguousarray(data).reshape(-1).view(np.uint8)
         if not self.installed:
             return message_class(data=octets, **fields)
-        message = message_class(**fields)
-        message.data.frombytes(octets.data)
+
+        def copy(memory: NDArray) -> None:
+            memory[:] = octets
+
+        return self.with_items(message_class, np.dtype(np.uint8), len(octets), copy, **fields)
+
+    def with_items(
+        self,
+        message_class: Callable[..., Any],
+        dtype: np.dtype[Any],
+        count: int,
+        fill: Callable[[NDArray], None],
+        **fields: Any,
+    ) -> Any:
+        """Return a message whose field `data` (uint8[]) is an array that is filled in place.
+
+        Args:
+            message_class: of the message.
+            dtype: of the array's items.
+            count: of them.
+            fill: called once with the array, whose values are arbitrary; it must not keep it.
+            fields: the others.
+        """
+        if not self.installed:
+            items = np.empty(count, dtype)
+            fill(items)
+            return message_class(data=items.view(np.uint8), **fields)
+        message = self._pool.take(message_class, count * dtype.itemsize, **fields)
+        if count:
+            fill(np.frombuffer(message.data, dtype))
         return message
 
     def small_integers(self, values: NDArray[np.int8]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -33,6 +32,7 @@ from qvggt_kernels.cpu import attention as cpu_attention
 from qvggt_kernels.reference import attention as reference_attention
 from qvggt_kernels.reference import linear as reference
 from qvggt_kernels.reference import rotary as reference_rotary
+from support.instruction_sets import PROCESSOR_HAS, assert_float32_is_kept, outputs
 from support.weights import integer_weight, normal, packed_weight
 from torch.nn import functional as F
 
@@ -50,60 +50,13 @@ needs_avx512 = pytest.mark.skipif(
     native.load() is None or native.instruction_set() != "avx512", reason=native.status()
 )
 
-PROCESSOR_HAS = {
-    "avx512": cpu_features.has_avx512,
-    "avx_vnni": cpu_features.has_avx_vnni,
-    "avx2": cpu_features.has_avx2,
-}
-
-
-def use_instructions(monkeypatch, name):
-    """Take the kernels of an instruction set, or skip the test where they cannot run."""
-    if not PROCESSOR_HAS[name]():
-        pytest.skip(f"this processor has no {name}")
-    monkeypatch.setattr(native, "instruction_set", lambda: name)
-    library, status = native.open_library(BUILT)
-    if library is None:
-        pytest.skip(f"no kernels for {name}: {status}")
-    monkeypatch.setattr(native, "load", lambda: library)
-
-
-@pytest.fixture(params=list(PROCESSOR_HAS))
-def instructions(request, monkeypatch):
-    """Run a test with the kernels of each instruction set that this processor has."""
-    use_instructions(monkeypatch, request.param)
-    return request.param
-
-
-@pytest.fixture
-def avx2(monkeypatch):
-    """Run a test with the kernels for AVX2, whatever else this processor has."""
-    use_instructions(monkeypatch, "avx2")
-
-
-@pytest.fixture
-def threads():
-    """Set the number of threads, until the test ends."""
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
-def outputs(*arguments, counts=(1, 2, 3), run, threads):
-    """What a kernel returns with several numbers of threads."""
-    for count in counts:
-        threads(count)
-        yield run(*arguments)
-
-
 # --- whether they are there -----------------------------------------------------------------
 
 
 def test_they_are_built_wherever_they_can_be():
     can = (
         sys.platform == "linux"
-        and platform.machine() == "x86_64"
-        and cpu_features.has_avx2()
+        and (cpu_features.has_avx2() or cpu_features.has_dotprod())
         and (shutil.which("g++") or shutil.which("c++")) is not None
         and os.environ.get("QVGGT_NATIVE") != "0"
     )
@@ -129,6 +82,11 @@ def test_the_environment_disables_them():
         ("avx_vnni avx2", "1", "avx_vnni"),
         ("avx_vnni avx2", "avx512", None),
         ("avx2", "1", "avx2"),
+        ("i8mm dotprod", "1", "i8mm"),
+        ("i8mm dotprod", "dotprod", "dotprod"),
+        ("dotprod", "1", "dotprod"),
+        ("dotprod", "i8mm", None),
+        ("dotprod", "avx2", None),
         ("", "1", None),
         ("", "avx2", None),
     ],
@@ -262,12 +220,7 @@ def test_bfloat16_linears_round_once(threads, group, count, rows, biased):
 def test_a_few_float32_tokens_keep_float32(instructions, threads, group, count, rows):
     x, bias = normal(count, 384, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, 384, group, zeros=True, bias=bias)
-    weight = dequantize(packed, torch.float64)
-    exact = F.linear(x.double(), weight, bias.double())
-    first, *others = outputs(x, packed, run=native.int4_linear, threads=threads)
-    terms = F.linear(x.double().abs(), weight.abs(), bias.double().abs())
-    assert ((first.double() - exact).abs() <= 1e-6 * terms).all()
-    assert all(torch.equal(first, other) for other in others)
+    assert_float32_is_kept(x, packed, threads)
 
 
 @needs_kernels
@@ -329,7 +282,9 @@ def test_the_largest_products_of_4_bit_weights_stay_exact(avx2, zero, number):
 @needs_kernels
 @pytest.mark.parametrize("dtype", [torch.float32, BFLOAT16])
 @pytest.mark.parametrize("bits", [8, 4])
-@pytest.mark.parametrize(("count", "columns", "rows"), [(1, 64, 1), (9, 4096, 100), (200, 192, 64)])
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 64, 1), (9, 4096, 100), (200, 192, 64), (5, 64, 15)]
+)
 def test_8_bit_weights_too(instructions, threads, dtype, bits, count, columns, rows):
     weight = integer_weight(rows, columns, 8, bias=normal(rows), activation_bits=bits, clip=0.7)
     x = normal(count, columns, dtype=dtype)
@@ -337,6 +292,34 @@ def test_8_bit_weights_too(instructions, threads, dtype, bits, count, columns, r
     expected = reference.integer_linear(x, weight)
     for found in outputs(x, weight, run=native.integer_linear, threads=threads):
         assert torch.equal(found, expected)
+
+
+@needs_kernels
+@pytest.mark.parametrize("count", range(1, 8))
+def test_tiles_of_any_height_and_rest_have_the_bits_of_the_reference(instructions, count):
+    weight = integer_weight(21, 128, 8, bias=normal(21))
+    x = normal(count, 128)
+    assert torch.equal(native.integer_linear(x, weight), reference.integer_linear(x, weight))
+
+
+@needs_kernels
+@pytest.mark.parametrize("scale", [1e-40, 1e-36, 1e36])
+def test_the_smallest_and_largest_tokens_have_the_bits_of_the_reference(instructions, scale):
+    weight = integer_weight(20, 64, 8)
+    x = normal(3, 64) * scale
+    assert torch.equal(native.integer_linear(x, weight), reference.integer_linear(x, weight))
+
+
+@needs_kernels
+@pytest.mark.parametrize("place", [0, 5, 63, 127])
+def test_a_token_that_is_not_a_number_spoils_its_row_alone(instructions, place):
+    weight = packed_weight(20, 128, 64)
+    x = normal(3, 128)
+    clean = native.int4_linear_int8(x, weight)
+    x[1, place] = float("nan")
+    found = native.int4_linear_int8(x, weight)
+    assert found[1].isnan().all()
+    assert torch.equal(found[::2], clean[::2])
 
 
 @needs_kernels
@@ -372,7 +355,7 @@ def test_attention_is_the_formula_to_rounding(threads, queries, keys):
 
 @pytest.mark.parametrize("queries", [1, 6, 97, 200])
 @pytest.mark.parametrize("keys", [1, 15, 16, 17, 256, 257, 1100])
-def test_attention_without_avx512_keeps_float32(avx2, threads, queries, keys):
+def test_attention_without_avx512_keeps_float32(short_vectors, threads, queries, keys):
     q = normal(2, queries, 3, 64).transpose(1, 2)
     k, v = (normal(2, keys, 3, 64, seed=seed).transpose(1, 2) for seed in (1, 2))
     expected = softmax_attention(q, k, v)
@@ -383,7 +366,7 @@ def test_attention_without_avx512_keeps_float32(avx2, threads, queries, keys):
 
 
 @pytest.mark.parametrize("factor", [1e-3, 30.0, 1e4])
-def test_float32_attention_holds_for_any_size_of_scores(avx2, factor):
+def test_float32_attention_holds_for_any_size_of_scores(short_vectors, factor):
     q, k, v = (normal(1, 1, 700, 64, seed=seed) for seed in range(3))
     # The largest scores come last, so that every block of keys raises the maximum.
     k = k[:, :, (k @ q[0, 0, 0]).argsort().flatten()]
@@ -396,7 +379,7 @@ def test_float32_attention_holds_for_any_size_of_scores(avx2, factor):
     assert (found - expected).norm() <= max(2e-6, 1e-6 * factor) * expected.norm()
 
 
-def test_what_is_not_a_number_stays_in_its_row(avx2):
+def test_what_is_not_a_number_stays_in_its_row(short_vectors):
     q, k, v = (normal(1, 1, 20, 64, seed=seed) for seed in range(3))
     clean = native.attention(q, k, v)
     q[0, 0, 7, 3] = float("nan")
@@ -593,7 +576,7 @@ def test_running_out_of_memory_is_reported(monkeypatch):
         def qvggt_attention(*_):
             return 1
 
-        qvggt_attention_avx2 = qvggt_attention
+        qvggt_attention_avx2 = qvggt_attention_neon = qvggt_attention
 
     monkeypatch.setattr(native, "load", Starved)
     with pytest.raises(MemoryError, match="scratch of attention: use a smaller window"):

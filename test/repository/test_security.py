@@ -14,7 +14,7 @@ import yaml
 from support.modules import load_script
 from support.torture_page import page
 
-from qvggt_ros.publishing import GRID_OUTPUT, OUTPUTS
+from qvggt_ros.publishing import COMPRESSED_OUTPUT, GRID_OUTPUT, OUTPUTS
 
 ROOT = Path(__file__).parents[2]
 sbom = load_script("tools/sbom.py")
@@ -87,7 +87,7 @@ def test_the_policy_is_of_the_form_that_sros_2_reads():
 
 
 def test_the_policy_lets_the_node_publish_all_and_only_what_it_publishes():
-    own = {topic for topic in (*OUTPUTS, *GRID_OUTPUT) if topic != "tf"}
+    own = {*OUTPUTS, *GRID_OUTPUT, *COMPRESSED_OUTPUT} - {"tf"}
     ros = {"/tf", "/diagnostics", "/bond", "/rosout", "/parameter_events"}
     assert allowed("topics", "publish") == own | ros | {"reconstruct/transition_event"}
 

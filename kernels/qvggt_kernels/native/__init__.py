@@ -1,15 +1,16 @@
-"""Kernels in C++ for x86 processors, behind a plain C interface.
+"""Kernels in C++ for x86 and ARM processors, behind a plain C interface.
 
 Those for AVX-512 with BF16 and VNNI compute in bfloat16 or in 8-bit integers. Those for AVX2, with
-AVX-VNNI or without, compute in float32 or in 8-bit integers, and leave to PyTorch what it does as
-fast. One library holds all, and the processor decides which run.
+AVX-VNNI or without, and those for ARM with dot products of 8-bit integers compute in float32 or in
+8-bit integers, and leave to PyTorch what it does as fast. One library holds all of an architecture,
+and the processor decides which run.
 
 They are built when the package is installed where a C++ compiler is available, load without
 PyTorch's headers, and run on PyTorch's own OpenMP threads. Everything that they compute, other
 modules of this package compute without them: `backends` calls the `supports_...` of a kernel first.
 
-`QVGGT_NATIVE=0` in the environment disables them, `QVGGT_NATIVE=avx_vnni` or `avx2` takes those for
-fewer instructions than the processor has.
+`QVGGT_NATIVE=0` in the environment disables them, `QVGGT_NATIVE=avx_vnni`, `avx2` or `dotprod`
+takes those for fewer instructions than the processor has.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import cpu_features
 from ..integer import levels, unpack_integer
 from ..reference.attention import check_heads
 from ..reference.rotary import HeadNorm, Rotation, check_parts
 from ..reference.rotary import check_heads as check_heads_and_angles
 from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
 from .arguments import aligned, fitting, require
+from .instruction_sets import STATUS, SUFFIXES, instruction_set, missing
 
 _INTERFACE = 1
 """Number of the functions and arguments below; see `interface.cpp`."""
@@ -50,24 +51,21 @@ _STRIDES = c_int64 * 9
 
 _MAX_SIZE = 2**31
 
-InstructionSet = Literal["avx512", "avx_vnni", "avx2"]
 
-_INTEGER_LINEARS = ("int4_linear_int8", "integer_linear")
-_AVX2 = dict.fromkeys(
-    ("attention", "int4_linear_rows", "quantize_tokens", *_INTEGER_LINEARS), "_avx2"
-)
-_SUFFIXES: dict[InstructionSet, dict[str, str]] = {
-    "avx512": dict.fromkeys((*_AVX2, "int4_linear", "qk_norm_rope"), ""),
-    "avx_vnni": _AVX2 | dict.fromkeys(_INTEGER_LINEARS, "_avx_vnni"),
-    "avx2": _AVX2,
+_SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
+    "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
+    "int4_linear_float32": (c_int, [c_void_p] * 6 + [c_int64] * 4),
+    "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
+    "int4_linear_int8": (c_int, [c_void_p] * 7 + [c_int] + [c_int64] * 4),
+    "integer_linear": (c_int, [c_void_p] * 6 + [c_int] + [c_int64] * 3),
+    "quantize_tokens": (
+        None,
+        [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64] + [c_float] * 2,
+    ),
+    "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
 }
-"""Kernels that there are for an instruction set, with the ends of their symbols' names."""
-
-_IN_USE: dict[InstructionSet, str] = {
-    "avx512": "in use",
-    "avx_vnni": "in use, those for AVX-VNNI",
-    "avx2": "in use, those for AVX2",
-}
+"""Result and arguments of each kernel, which takes the number of threads besides."""
 
 
 def load() -> ctypes.CDLL | None:
@@ -96,22 +94,6 @@ def is_supported() -> bool:
 
 
 @functools.cache
-def instruction_set() -> InstructionSet | None:
-    """Return the instructions of the kernels that this process runs; None for no kernels."""
-    available: list[InstructionSet] = []
-    if cpu_features.has_avx512():
-        available.append("avx512")
-    if cpu_features.has_avx_vnni():
-        available.append("avx_vnni")
-    if cpu_features.has_avx2():
-        available.append("avx2")
-    wanted = os.environ.get("QVGGT_NATIVE")
-    if wanted in _SUFFIXES:
-        return wanted if wanted in available else None
-    return available[0] if available else None
-
-
-@functools.cache
 def _loaded() -> tuple[ctypes.CDLL | None, str]:
     return open_library(Path(__file__).parent)
 
@@ -127,7 +109,7 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
         return None, "disabled by QVGGT_NATIVE=0"
     # First of all: loading runs no code of the kernels, but nothing may depend on that.
     if not is_supported():
-        return None, "not for this processor, which lacks AVX2"
+        return None, f"not for this processor, which lacks {missing()}"
     files = [directory / f"_library{suffix}" for suffix in EXTENSION_SUFFIXES]
     file = next((file for file in files if file.is_file()), None)
     if file is None:
@@ -135,7 +117,7 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
     try:
         # After PyTorch, whose OpenMP is then found under the same name: one pool of threads.
         kernels = _declare(ctypes.CDLL(str(file)), interface)
-        return kernels, _IN_USE[instruction_set() or "avx512"]
+        return kernels, STATUS[instruction_set() or "avx512"]
     except (OSError, AttributeError) as error:
         # Without the folder: this goes into results, which others read.
         reason = str(error).replace(str(file), file.name)
@@ -143,22 +125,10 @@ def open_library(directory: Path, interface: int = _INTERFACE) -> tuple[ctypes.C
 
 
 def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
-    signatures: dict[str, tuple[Any, Sequence[Any]]] = {
-        "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
-        "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
-        "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
-        "int4_linear_int8": (c_int, [c_void_p] * 7 + [c_int] + [c_int64] * 4),
-        "integer_linear": (c_int, [c_void_p] * 6 + [c_int] + [c_int64] * 3),
-        "quantize_tokens": (
-            None,
-            [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64] + [c_float] * 2,
-        ),
-        "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
-    }
     # A library that was built from other sources would misread its arguments.
     if (found := kernels.qvggt_interface()) != interface:
         raise OSError(f"it was built for interface {found}, not {interface}")
-    for name, (result, arguments) in signatures.items():
+    for name, (result, arguments) in _SIGNATURES.items():
         if not _has_kernel(name):
             continue
         function = getattr(kernels, _symbol(name))
@@ -169,7 +139,7 @@ def _declare(kernels: ctypes.CDLL, interface: int) -> ctypes.CDLL:
 
 def _suffixes() -> dict[str, str]:
     chosen = instruction_set()
-    return {} if chosen is None else _SUFFIXES[chosen]
+    return {} if chosen is None else SUFFIXES[chosen]
 
 
 def _symbol(name: str) -> str:
@@ -246,13 +216,14 @@ def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
     """Return whether `int4_linear` computes this, faster than by unpacking the whole weight."""
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.float32:
-        return 0 < rows <= _ROWS and _is_usable("int4_linear_rows")
+        few = 0 < rows <= _ROWS
+        return rows > 0 and _is_usable("int4_linear_rows" if few else "int4_linear_float32")
     fits = x.dtype == torch.bfloat16 and weight.columns % _COLUMNS == 0
     return fits and rows > 0 and _is_usable("int4_linear")
 
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
-    """Return x W^T + bias (..., N) in the dtype of x (..., K), bfloat16 or a few rows of float32.
+    """Return x W^T + bias (..., N) in the dtype of x (..., K), bfloat16 or float32.
 
     bfloat16 weights are rounded as the reference rounds them; float32 ones are exact. Sums are
     float32 in either.
@@ -265,9 +236,15 @@ def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGU
     )
     if not out.numel():
         return epilogue.apply(out)
-    name = "int4_linear" if x.dtype == torch.bfloat16 else "int4_linear_rows"
-    _run(name, tokens, qweight, scales, zeros, bias, out, len(tokens), *qweight.shape)
+    rows = len(tokens)
+    name = "int4_linear" if x.dtype == torch.bfloat16 else _float32_kernel(rows)
+    _run(name, tokens, qweight, scales, zeros, bias, out, rows, *qweight.shape)
     return epilogue.apply(out)
+
+
+def _float32_kernel(rows: int) -> str:
+    many = rows > _ROWS and _has_kernel("int4_linear_float32")
+    return "int4_linear_float32" if many else "int4_linear_rows"
 
 
 def supports_integer_linear(x: Tensor, columns: int) -> bool:
@@ -363,21 +340,22 @@ def _run(name: str, *arguments: Any) -> None:
         RuntimeError: there are no kernels.
         MemoryError: none is left for a thread's scratch.
     """
-    given: list[Any] = []
     for part in arguments:
         if isinstance(part, Tensor):
             require(
                 part.is_cpu and part.layout == torch.strided and not part.is_neg(),
                 f"{name} takes plain tensors of the CPU, not one of {part.layout} on {part.device}",
             )
-            part = part.data_ptr()
         elif isinstance(part, int):
             require(part < _MAX_SIZE, f"{name} counts to {_MAX_SIZE}, not {part}")
-        given.append(part)
     library = load()
     if library is None:
         raise RuntimeError(f"there is no {name} for this processor: {status()}")
     require(_has_kernel(name), f"there is no {name} for {instruction_set()}: PyTorch computes it")
-    function = getattr(library, _symbol(name))
-    if function(*given, torch.get_num_threads()):
+    if _call(getattr(library, _symbol(name)), *arguments, torch.get_num_threads()):
         raise MemoryError(f"no memory for the scratch of {name}: use a smaller window or image")
+
+
+def _call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function with the addresses of tensors; tests put a processor of their own here."""
+    return function(*(part.data_ptr() if isinstance(part, Tensor) else part for part in arguments))

@@ -1,12 +1,12 @@
-// Quantizing tokens, for all processors with AVX2, and linears that multiply integers, for those
-// that have no dot products of 8-bit integers.
+// Linears that multiply integers, for processors with AVX2 that have no dot products of 8-bit
+// integers.
 //
 // There, one instruction multiplies 32 pairs of 8-bit numbers and adds neighbours, in 16 bits. Sums
 // of a few such products fit into 16 bits if weights have four: 255 x 8 x 2 x 8 < 2^15. So 4-bit
 // weights stay what they are, with their scale per group, where others requantize them to eight
 // bits and a scale per row; weights of eight bits are multiplied as two halves of four.
 
-#include "integers256.h"
+#include "integers.h"
 
 namespace qvggt {
 namespace {
@@ -89,7 +89,7 @@ struct WideProduct {
 
 // Rows [n, n+16) of a 4-bit weight as they are, a segment per group.
 void unpack(const PackedWeight& weight, int n, const Panel& panel, int part) {
-    const __m128i numbers = _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    const Table numbers = _mm_setr_epi8(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
     for (int g = 0; g < weight.groups; ++g) {
         const Segment to = panel.segment(part, g);
         unpack_group(weight, n, g, to.words, [&](int i, size_t at) {
@@ -114,50 +114,11 @@ bool fit_four_bits(const int8_t* numbers, int64_t count) {
     return fits;
 }
 
-// Rows of tokens to 8-bit numbers, 128 too high, with a step each; see tokens.cpp.
-template <class In>
-void quantize(const In* x, uint8_t* q, float* steps, int64_t tokens, int columns, float levels,
-              float clip, int threads) {
-    const __m256 bound = _mm256_set1_ps(levels), least = _mm256_set1_ps(-levels);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-#pragma omp parallel for num_threads(useful(threads, tokens * columns * 8)) schedule(static)
-    for (int64_t m = 0; m < tokens; ++m) {
-        const In* row = x + m * columns;
-        __m256 most = _mm256_setzero_ps();
-        for (int k = 0; k < columns; k += kLanes)
-            most = _mm256_max_ps(most, magnitude(load(row + k)));
-        const float step = largest(most) * clip / levels;
-        const __m256 divisor = _mm256_set1_ps(step == 0 ? 1 : step);
-        steps[m] = step;
-        for (int k = 0; k < columns; k += 4 * kLanes) {
-            __m256i whole[4];
-            for (int i = 0; i < 4; ++i) {
-                __m256 y = _mm256_div_ps(load(row + k + i * kLanes), divisor);
-                y = _mm256_max_ps(_mm256_min_ps(y, bound), least);
-                whole[i] = _mm256_cvtps_epi32(y);
-            }
-            const __m256i bytes = _mm256_packs_epi16(_mm256_packs_epi32(whole[0], whole[1]),
-                                                     _mm256_packs_epi32(whole[2], whole[3]));
-            const __m256i ordered = _mm256_permutevar8x32_epi32(bytes, order);
-            store_integers(q + m * columns + k, _mm256_xor_si256(ordered, _mm256_set1_epi8(-128)));
-        }
-    }
-}
-
 }  // namespace
 }  // namespace qvggt
 
-// The functions of gemm.cpp and tokens.cpp with the same arguments.
+// The functions of gemm.cpp with the same arguments.
 extern "C" {
-
-QVGGT_EXPORT void qvggt_quantize_tokens_avx2(const void* x, int wide, uint8_t* q, float* steps,
-                                             int64_t tokens, int64_t columns, float levels,
-                                             float clip, int threads) {
-    using namespace qvggt;
-    with_numbers(x, wide, [&](auto* numbers) {
-        quantize(numbers, q, steps, tokens, int(columns), levels, clip, threads);
-    });
-}
 
 // out = steps (q - 128) W^T + bias, W being the 4-bit weight itself.
 QVGGT_EXPORT int qvggt_int4_linear_int8_avx2(const uint8_t* q, const float* steps,

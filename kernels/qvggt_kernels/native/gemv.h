@@ -12,7 +12,7 @@
 namespace qvggt {
 namespace {
 
-constexpr int kOutputs = 2;
+constexpr int kWeightRows = 2;
 
 // Outputs [row, row+2) of M tokens; the second is the first again where there is no other.
 template <class Vectors, int M, int kGroupLanes>
@@ -22,39 +22,39 @@ void multiply_rows(const float* x, const PackedWeight& weight, int row, const fl
     constexpr int kChains = M <= 2 ? 2 : 1;
     constexpr int kUsed = std::min(kGroupLanes, Vectors::kLanes);
     using Floats = typename Vectors::Floats;
-    const int rows[kOutputs] = {row, std::min(row + 1, weight.rows - 1)};
+    const int rows[kWeightRows] = {row, std::min(row + 1, weight.rows - 1)};
     const size_t columns = weight.columns();
-    Floats sums[kChains][kOutputs][M];
+    Floats sums[kChains][kWeightRows][M];
     unrolled<kChains>([&](auto c) QVGGT_INLINE {
-        unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+        unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
             unrolled<M>([&](auto m) QVGGT_INLINE { sums[c][n][m] = Vectors::all(0); });
         });
     });
     for (int g = 0; g < weight.groups; ++g) {
-        typename Vectors::Table table[kOutputs];
-        const uint16_t* words[kOutputs];
-        unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+        typename Vectors::Table table[kWeightRows];
+        const uint16_t* words[kWeightRows];
+        unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
             const size_t at = size_t(rows[n]) * weight.groups + g;
             table[n] = Vectors::table(weight, at);
             words[n] = weight.words + at * kGroupLanes;
             // The next rows: two short runs at once are no stream that a processor predicts.
-            __builtin_prefetch(words[n] + size_t(kOutputs) * weight.groups * kGroupLanes);
+            __builtin_prefetch(words[n] + size_t(kWeightRows) * weight.groups * kGroupLanes);
         });
         const float* tokens = x + size_t(g) * kGroupLanes * kPlanes;
         unrolled<kGroupLanes / kUsed>([&](auto part) QVGGT_INLINE {
-            typename Vectors::Integers packed[kOutputs];
-            unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+            typename Vectors::Integers packed[kWeightRows];
+            unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
                 packed[n] = Vectors::template words<kUsed>(words[n] + part * kUsed);
             });
             unrolled<kPlanes>([&](auto plane) QVGGT_INLINE {
-                Floats values[kOutputs];
-                unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+                Floats values[kWeightRows];
+                unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
                     values[n] = Vectors::template values<4 * plane>(packed[n], table[n]);
                 });
                 unrolled<M>([&](auto m) QVGGT_INLINE {
                     const Floats token = Vectors::template tokens<kUsed>(
                         tokens + m * columns + plane * kGroupLanes + part * kUsed);
-                    unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+                    unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
                         Floats& sum = sums[plane % kChains][n][m];
                         sum = Vectors::multiply_add(values[n], token, sum);
                     });
@@ -62,7 +62,7 @@ void multiply_rows(const float* x, const PackedWeight& weight, int row, const fl
             });
         });
     }
-    unrolled<kOutputs>([&](auto n) QVGGT_INLINE {
+    unrolled<kWeightRows>([&](auto n) QVGGT_INLINE {
         unrolled<M>([&](auto m) QVGGT_INLINE {
             const Floats sum =
                 kChains == 1 ? sums[0][n][m] : Vectors::add(sums[0][n][m], sums[kChains - 1][n][m]);
@@ -78,7 +78,7 @@ void multiply_all(const float* x, const PackedWeight& weight, const float* bias,
     const int columns = weight.columns();
     threads = useful(threads, (tokens + 4) * weight.rows * columns);
 #pragma omp parallel for num_threads(threads) schedule(static)
-    for (int row = 0; row < weight.rows; row += kOutputs)
+    for (int row = 0; row < weight.rows; row += kWeightRows)
         for (int64_t m = 0; m < tokens; m += Vectors::kTokens) {
             const float* part = x + m * columns;
             float* to = out + m * weight.rows;

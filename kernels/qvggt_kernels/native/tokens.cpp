@@ -8,7 +8,14 @@
 namespace qvggt {
 namespace {
 
-// Rows of tokens to 8-bit numbers, 128 too high, with a step each; the reference's arithmetic.
+// The larger magnitude, or no number where one of them is none: their bits have that order.
+inline __m512i larger_magnitude(__m512i most, __m512 values) {
+    const __m512i bits = _mm512_castps_si512(values);
+    return _mm512_max_epi32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7FFFFFFF)));
+}
+
+// Rows of tokens to 8-bit numbers, 128 too high, with a step each; the reference's arithmetic. The
+// step of a row in which something is not a number is none either.
 template <class In>
 void quantize(const In* x, uint8_t* q, float* steps, int64_t tokens, int columns, float levels,
               float clip, int threads) {
@@ -16,12 +23,15 @@ void quantize(const In* x, uint8_t* q, float* steps, int64_t tokens, int columns
 #pragma omp parallel for num_threads(useful(threads, tokens * columns * 8)) schedule(static)
     for (int64_t m = 0; m < tokens; ++m) {
         const In* row = x + m * columns;
-        __m512 most = _mm512_setzero_ps(), most2 = most;
+        __m512i most = _mm512_setzero_si512(), most2 = most;
         for (int k = 0; k < columns; k += 2 * kLanes) {
-            most = _mm512_max_ps(most, _mm512_abs_ps(load(row + k)));
-            most2 = _mm512_max_ps(most2, _mm512_abs_ps(load(row + k + kLanes)));
+            most = larger_magnitude(most, load(row + k));
+            most2 = larger_magnitude(most2, load(row + k + kLanes));
         }
-        const float step = _mm512_reduce_max_ps(_mm512_max_ps(most, most2)) * clip / levels;
+        const int32_t bits = _mm512_reduce_max_epi32(_mm512_max_epi32(most, most2));
+        float largest;
+        __builtin_memcpy(&largest, &bits, 4);
+        const float step = largest * clip / levels;
         const __m512 divisor = _mm512_set1_ps(step == 0 ? 1 : step);
         steps[m] = step;
         for (int k = 0; k < columns; k += kLanes) {

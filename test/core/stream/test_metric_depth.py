@@ -10,8 +10,13 @@ from qvggt_core.errors import CheckpointError
 from qvggt_core.model import VGGT
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Reconstructor
-from qvggt_core.stream.frame import FrameGeometry, View
-from qvggt_core.stream.metric_depth import MetricDepth, MetricDepthNetwork, map_unit
+from qvggt_core.stream.frame import FrameGeometry, ScaleState, View
+from qvggt_core.stream.metric_depth import (
+    MetricDepth,
+    MetricDepthNetwork,
+    MetricDepthSchedule,
+    map_unit,
+)
 from qvggt_core.stream.metric_scale import MetricScale
 
 INTRINSICS = np.array([[150.0, 0.0, 21.0], [0.0, 150.0, 14.0], [0.0, 0.0, 1.0]])
@@ -114,17 +119,52 @@ def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() 
     valid = np.isfinite(last.depth)
     wanted = 1.1 * room.depth_of(poses[-1])
     np.testing.assert_allclose(last.depth[valid], wanted[valid], rtol=1e-3)
-    # Ten frames a second: one image a second is held against the map.
-    gaps = np.diff(depths.seen)
-    assert len(depths.seen) >= 2
-    assert gaps.min() >= 10
-    first_seen = next(f for f in frames if f.view.image[0, 0, 1] == depths.seen[0])
-    assert np.isnan(first_seen.depth[: room.HEIGHT // 4]).all()
+    # Three of the first window; then, at ten frames a second, one every fifth of the period.
+    first = [frame.view.image[0, 0, 1] for frame in results[0].frames]
+    assert [seen in first for seen in depths.seen] == [True] * 3 + [False] * (len(depths.seen) - 3)
+    assert np.diff(depths.seen[:3]).min() >= 1
+    assert np.diff(depths.seen[2:]).min() >= 2
+    assert len(depths.seen) >= 6
+    for frame in frames:
+        if frame.view.image[0, 0, 1] in depths.seen:
+            assert np.isnan(frame.depth[: room.HEIGHT // 4]).all()
+
+
+def asked(schedule: MetricDepthSchedule, seconds: np.ndarray, available: int = 1) -> list[float]:
+    """Return when, of these seconds, an image is given to the network, once for each."""
+    return [t for t in seconds for _ in range(schedule.due(round(t * 1e9), available))]
+
+
+def test_the_first_images_come_five_times_as_often_and_the_others_each_period() -> None:
+    schedule = MetricDepthSchedule(period_s=5.0)
+    times = asked(schedule, np.arange(0.0, 40.0, 0.5))
+    np.testing.assert_allclose(np.diff(times), [1.0] * 9 + [5.0] * (len(times) - 10))
+    assert len(times) == 10 + 6
+
+
+def test_a_new_segment_is_asked_for_at_once_and_by_three_images() -> None:
+    schedule = MetricDepthSchedule(period_s=5.0)
+    assert asked(schedule, np.arange(0.0, 60.0, 1.0), available=4)[:4] == [0.0, 0.0, 0.0, 1.0]
+    schedule.begin_map()
+    assert schedule.due(round(60.1e9), 4) == 3
+    assert schedule.due(round(60.2e9), 4) == 0
+    # Time went back: a recording began anew.
+    assert schedule.due(0, 4) == 1
+
+
+def test_one_image_that_is_far_off_does_not_make_a_map_metric() -> None:
+    scale = MetricScale()
+    scale.observe_ratio(0, 6.0, 0.03, "metric depth")
+    scale.observe_ratio(1, 2.0, 0.03, "metric depth")
+    assert scale.scale.state is not ScaleState.METRIC
+    assert "by metric depth" in (scale.observe_ratio(2, 2.01, 0.03, "metric depth") or "")
+    assert scale.scale.metres_per_unit == pytest.approx(2.0, rel=0.02)
 
 
 def test_distances_of_odometry_have_the_larger_weight() -> None:
     scale = MetricScale(min_distance=1.0)
-    assert "by metric depth" in scale.observe_ratio(0, 2.9, 0.03, "metric depth")
+    events = [scale.observe_ratio(stamp, 2.9, 0.03, "metric depth") for stamp in range(3)]
+    assert "by metric depth" in (events[-1] or "")
     for index in range(1, 40):
         pose = np.eye(4)
         pose[0, 3] = 0.1 * index / 3.0

@@ -1,4 +1,4 @@
-"""Where there is no memory for a thread, that is an error, and nobody waits for it for ever."""
+"""Where there is no memory for a thread, that is an error, and no one waits for it for ever."""
 
 import re
 import subprocess

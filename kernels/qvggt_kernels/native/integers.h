@@ -1,4 +1,4 @@
-// Linears that multiply 8-bit tokens by weights of 8 or 4 bits with vectors of 256 bits.
+// Linears that multiply 8-bit tokens by weights of 8 or 4 bits with short vectors.
 //
 // A task is 64 outputs of a run of tokens. Its thread turns those outputs' weights into a panel
 // that its second-level cache holds, then multiplies six tokens at a time by it. Columns that share
@@ -7,24 +7,22 @@
 //
 // How integers are multiplied is a `Product`:
 //   kCopies: forms of a weight that it reads; prepare(words, count) makes them of the first
-//   multiply<R>(rows, stride, panel, words, sums): adds the products of R rows to sums[R][2]
+//   multiply<R>(rows, stride, panel, words, sums): adds the products of R rows to
+//     sums[R][kVectors]; words are a multiple of eight
 #pragma once
 
 #include <algorithm>
 
-#include "packed_weight.h"
+#include "short_vectors.h"
 #include "tiles.h"
-#include "vectors256.h"
 
 namespace qvggt {
 namespace {
 
-constexpr int kOutputs = 16;  // of a product: 6 x 2 sums, 2 weights and 1 token: 15 registers
-constexpr int kParts = 4;     // products with a tile of tokens while it is in the first-level cache
-constexpr int kVectors = kOutputs / kLanes;
+constexpr int kParts = 4;  // products with a tile of tokens while it is in the first-level cache
 constexpr int kTasksPerThread = 4;
 
-// Rows of 8-bit numbers, 128 too high.
+// Rows of 8-bit numbers, kTokenZero too high.
 struct Tokens {
     const uint8_t* q;    // [count][columns]
     const float* steps;  // [count]
@@ -71,28 +69,6 @@ class Panel {
     Buffer<int32_t> totals_;
 };
 
-// 8-bit entries of a table by 4-bit numbers, planes in turn: `lanes` numbers per plane.
-inline void look_up(const uint16_t* words, int lanes, __m128i entries, int8_t* out) {
-    const __m128i mask = _mm_set1_epi16(15);
-    for (int j = 0; j < lanes; j += 8) {
-        const __m128i w = _mm_loadu_si128(reinterpret_cast<const __m128i*>(words + j));
-        for (int plane = 0; plane < kPlanes; ++plane) {
-            const __m128i number = _mm_and_si128(_mm_srli_epi16(w, 4 * plane), mask);
-            const __m128i bytes = _mm_shuffle_epi8(entries, _mm_packus_epi16(number, number));
-            _mm_storel_epi64(reinterpret_cast<__m128i*>(out + plane * lanes + j), bytes);
-        }
-    }
-}
-
-// Four rows of four words as four columns of a panel.
-inline void store_outputs(const int8_t* const (&rows)[4], uint32_t* panel) {
-    __m128 r[4];
-    for (int i = 0; i < 4; ++i) r[i] = _mm_loadu_ps(reinterpret_cast<const float*>(rows[i]));
-    _MM_TRANSPOSE4_PS(r[0], r[1], r[2], r[3]);
-    for (int i = 0; i < 4; ++i)
-        _mm_storeu_ps(reinterpret_cast<float*>(panel + size_t(i) * kOutputs), r[i]);
-}
-
 // Group g of rows [n, n+16) of a 4-bit weight as words [group/4][16] of a panel: the numbers that
 // entries(output, group's index) has for them.
 template <class Entries>
@@ -105,58 +81,34 @@ inline void unpack_group(const PackedWeight& weight, int n, int g, uint32_t* to,
     }
     for (int c = 0; c < weight.lanes * kPlanes; c += 16, to += 4 * kOutputs)
         for (int i = 0; i < kOutputs; i += 4)
-            store_outputs({values[i] + c, values[i + 1] + c, values[i + 2] + c, values[i + 3] + c},
-                          to + i);
+            transpose({values[i] + c, values[i + 1] + c, values[i + 2] + c, values[i + 3] + c},
+                      to + i, kOutputs);
 }
 
 // Columns [n, n+16) of an 8-bit weight [columns][outputs] as a panel [columns/4][16].
 inline void pack(const int8_t* weight, int64_t outputs, int columns, int n, uint32_t* panel) {
     const int used = int(std::min<int64_t>(kOutputs, outputs - n));
     for (int k = 0; k < columns; k += 4, panel += kOutputs) {
-        alignas(16) int8_t rows[4][kOutputs] = {};
-        __m128i r[4];
+        int8_t copies[4][kOutputs] = {};
+        const int8_t* rows[4];
         for (int i = 0; i < 4; ++i) {
-            const int8_t* from = weight + (k + i) * outputs + n;
-            if (used < kOutputs) {
-                std::copy(from, from + used, rows[i]);
-                from = rows[i];
-            }
-            r[i] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+            rows[i] = weight + (k + i) * outputs + n;
+            if (used == kOutputs) continue;
+            std::copy(rows[i], rows[i] + used, copies[i]);
+            rows[i] = copies[i];
         }
-        const __m128i a = _mm_unpacklo_epi8(r[0], r[1]), b = _mm_unpackhi_epi8(r[0], r[1]);
-        const __m128i c = _mm_unpacklo_epi8(r[2], r[3]), d = _mm_unpackhi_epi8(r[2], r[3]);
-        __m128i* to = reinterpret_cast<__m128i*>(panel);
-        _mm_storeu_si128(to, _mm_unpacklo_epi16(a, c));
-        _mm_storeu_si128(to + 1, _mm_unpackhi_epi16(a, c));
-        _mm_storeu_si128(to + 2, _mm_unpacklo_epi16(b, d));
-        _mm_storeu_si128(to + 3, _mm_unpackhi_epi16(b, d));
+        interleave(rows, panel);
     }
 }
 
-// Tokens are 128 too high, so sums are too high by 128 times an output's weights.
+// Tokens are too high, and sums by as much times an output's weights.
 inline void correct(const Segment& segment, int words) {
-    const __m256i ones = _mm256_set1_epi8(1), pairs = _mm256_set1_epi16(1);
     for (int j = 0; j < kOutputs; j += kLanes) {
-        __m256i sum = _mm256_setzero_si256();
-        for (int w = 0; w < words; ++w) {
-            const __m256i weight = load_integers(segment.words + size_t(w) * kOutputs + j);
-            sum =
-                _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(ones, weight), pairs));
-        }
-        sum = _mm256_sub_epi32(_mm256_setzero_si256(), _mm256_slli_epi32(sum, 7));
-        store_integers(segment.base + j, sum);
+        Integers sum = all(0);
+        for (int w = 0; w < words; ++w)
+            sum = add(sum, sum_of_weights(load_integers(segment.words + size_t(w) * kOutputs + j)));
+        store_integers(segment.base + j, multiply(sum, all(-kTokenZero)));
     }
-}
-
-// The sum of `count` 8-bit numbers that are 128 too high; `count` is a multiple of 32.
-inline int32_t total(const uint8_t* q, int count) {
-    __m256i sums = _mm256_setzero_si256();
-    for (int k = 0; k < count; k += 32)
-        sums =
-            _mm256_add_epi64(sums, _mm256_sad_epu8(load_integers(q + k), _mm256_setzero_si256()));
-    const __m128i two =
-        _mm_add_epi64(_mm256_castsi256_si128(sums), _mm256_extracti128_si256(sums, 1));
-    return _mm_cvtsi128_si32(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two))) - 128 * count;
 }
 
 // A tile's sums in each segment, for weights with offsets.
@@ -165,45 +117,45 @@ inline void sum_rows(const Tokens& tokens, int64_t m, int rows, const Panel& pan
     for (int r = 0; r < rows; ++r)
         for (int index = 0; index < panel.segments(); ++index)
             panel.totals(r)[index] =
-                total(tokens.q + (m + r) * tokens.columns + size_t(index) * columns, columns);
+                sum_of_tokens(tokens.q + (m + r) * tokens.columns + size_t(index) * columns,
+                              columns) -
+                kTokenZero * columns;
 }
 
 // Where sums of R rows begin in a segment.
 template <int R>
 QVGGT_INLINE inline void begin(const Panel& panel, const Segment& segment, int index,
-                               bool has_offsets, __m256i (&sums)[R][kVectors]) {
+                               bool has_offsets, Integers (&sums)[R][kVectors]) {
     unrolled<kVectors>([&](auto j) QVGGT_INLINE {
-        const __m256i base = load_integers(segment.base + j * kLanes);
+        const Integers base = load_integers(segment.base + j * kLanes);
         unrolled<R>([&](auto r) QVGGT_INLINE { sums[r][j] = base; });
         if (!has_offsets) return;
-        const __m256i offset = load_integers(segment.offsets + j * kLanes);
+        const Integers offset = load_integers(segment.offsets + j * kLanes);
         unrolled<R>([&](auto r) QVGGT_INLINE {
-            const __m256i row = _mm256_set1_epi32(panel.totals(r)[index]);
-            sums[r][j] = _mm256_add_epi32(base, _mm256_mullo_epi32(offset, row));
+            sums[r][j] = add(base, multiply(offset, all(panel.totals(r)[index])));
         });
     });
 }
 
-// Products of R tokens with one part of a panel, scaled by steps and scales: y[R][2].
+// Products of R tokens with one part of a panel, scaled by steps and scales: y[R][kVectors].
 template <class Product, int R>
 QVGGT_INLINE inline void multiply_segments(const Tokens& tokens, int64_t m, const Panel& panel,
-                                           int part, bool has_offsets, __m256 (&y)[R][kVectors]) {
+                                           int part, bool has_offsets, Floats (&y)[R][kVectors]) {
     // Adding it leaves every number as it is.
     unrolled<R>([&](auto r) QVGGT_INLINE {
-        unrolled<kVectors>([&](auto j) QVGGT_INLINE { y[r][j] = _mm256_set1_ps(-0.0f); });
+        unrolled<kVectors>([&](auto j) QVGGT_INLINE { y[r][j] = all(-0.0f); });
     });
     const uint8_t* rows = tokens.q + m * tokens.columns;
     for (int index = 0; index < panel.segments(); ++index, rows += 4 * size_t(panel.words())) {
         const Segment segment = panel.segment(part, index);
-        __m256i sums[R][kVectors];
+        Integers sums[R][kVectors];
         begin<R>(panel, segment, index, has_offsets, sums);
         Product::template multiply<R>(rows, tokens.columns, segment.words, panel.words(), sums);
         unrolled<R>([&](auto r) QVGGT_INLINE {
-            const __m256 step = _mm256_set1_ps(tokens.steps[m + r]);
+            const Floats step = all(tokens.steps[m + r]);
             unrolled<kVectors>([&](auto j) QVGGT_INLINE {
-                const __m256 scaled = _mm256_mul_ps(_mm256_cvtepi32_ps(sums[r][j]), step);
-                y[r][j] = _mm256_add_ps(y[r][j],
-                                        _mm256_mul_ps(scaled, load(segment.scales + j * kLanes)));
+                const Floats scaled = to_floats(sums[r][j]) * step;
+                y[r][j] = y[r][j] + scaled * load(segment.scales + j * kLanes);
             });
         });
     }
@@ -215,7 +167,7 @@ struct Output {
     int64_t stride;
     bool wide;
 
-    QVGGT_INLINE void put(int64_t row, int64_t column, __m256 values, int count) const {
+    QVGGT_INLINE void put(int64_t row, int64_t column, Floats values, int count) const {
         const int64_t at = row * stride + column;
         if (wide)
             store(static_cast<float*>(rows) + at, values, count);
@@ -226,7 +178,7 @@ struct Output {
 
 // y + bias to outputs [n, n+16) of rows [m, m+R), as far as there are outputs.
 template <int R>
-QVGGT_INLINE inline void store_tile(const __m256 (&y)[R][kVectors], const float* bias,
+QVGGT_INLINE inline void store_tile(const Floats (&y)[R][kVectors], const float* bias,
                                     const Output& out, int64_t m, int64_t n) {
     unrolled<kVectors>([&](auto j) QVGGT_INLINE {
         const int64_t column = n + j * kLanes;
@@ -234,7 +186,7 @@ QVGGT_INLINE inline void store_tile(const __m256 (&y)[R][kVectors], const float*
         float shift[kLanes] = {};
         if (bias) std::copy(bias + column, bias + column + count, shift);
         unrolled<R>([&](auto r) QVGGT_INLINE {
-            const __m256 sum = bias ? _mm256_add_ps(y[r][j], load(shift)) : y[r][j];
+            const Floats sum = bias ? y[r][j] + load(shift) : y[r][j];
             out.put(m + r, column, sum, count);
         });
     });
@@ -275,7 +227,7 @@ int multiply(const Tokens& tokens, const Weight<Fill>& weight, const Output& out
         constexpr int R = count.value;
         if (weight.has_offsets) sum_rows(tokens, m, R, panel);
         for (int part = 0; part < parts(block); ++part) {
-            __m256 y[R][kVectors];
+            Floats y[R][kVectors];
             multiply_segments<Product>(tokens, m, panel, part, weight.has_offsets, y);
             store_tile<R>(y, weight.bias, out, m, block * kAll + part * kOutputs);
         }
