@@ -33,7 +33,7 @@ class PeerProcess:
     """A running contender.
 
     Attributes:
-        facts: what it said when it was ready: "load_s", "first_ms", "interpreter_mib",
+        facts: what it reported when it was ready: "load_s", "first_ms", "interpreter_mib",
             "loaded_mib" beside that, and "loading_peak_mib", which includes both.
     """
 

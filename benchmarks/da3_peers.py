@@ -128,7 +128,7 @@ def measure_time(places: Places, settings: Settings, results: Results) -> None:
             for name in settings.contenders
             if name != ORIGINAL and not _has(results.of(places.case), name, "wall_ms")
         ]
-        # The original alone where nobody else is wanted.
+        # The original alone where no other is wanted.
         groups = list(_groups(waiting, settings.group))
         if not groups and not _has(results.of(places.case), ORIGINAL, "wall_ms"):
             groups = [[]]

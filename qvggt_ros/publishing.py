@@ -14,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.errors import RecordingError
-from qvggt_core.geometry.cloud import VoxelMap, write_ply
+from qvggt_core.geometry.cloud import write_ply
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.occupancy.mapper import OccupancyMapper
 from qvggt_core.parameters import Parameters
+from qvggt_core.results.live_map import LiveMap
 from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Reconstruction, Scale, Up
 from qvggt_core.stream.frame_cloud import frame_cloud
 from qvggt_core.util.files import atomic_path
@@ -152,13 +153,19 @@ class Publishing:
 
     def forget_map(self) -> None:
         """Begin anew with the path, the motion and the map."""
+        self._map = LiveMap(self.parameters.map_voxel) if self._keep_map else None
+        self._begin_world()
+
+    def _begin_world(self) -> None:
+        """Begin anew where the world is another one; a loop may bring the former one back."""
         self._driver.new_map()
         self.segment: int | None = None
         self.world = ""
         self._map_from_odometry, self._odometry_world = np.eye(4), ""
         self._path = PathPoses()
         self._motion = MotionEstimator()
-        self._map = VoxelMap(self.parameters.map_voxel) if self._keep_map else None
+        if self._map is not None:
+            self._map.begin_world()
         wants_grid = self.parameters.occupancy_grid
         self.floor_plan = OccupancyMapper(self.parameters) if wants_grid else None
         self._grid_ns: int | None = None
@@ -170,7 +177,7 @@ class Publishing:
         world = conversions.world_frame(self.parameters, result.scale, result.segment)
         if (result.segment, world, result.up.source) != (self.segment, self.world, self.up.source):
             # Also when the scale or the vertical becomes known: what was before does not fit.
-            self.forget_map()
+            self._begin_world()
             self.segment, self.world = result.segment, world
         self.up, self.loops = result.up, result.loops or LoopStatus()
         self._map_from_odometry = result.map_from_odometry
@@ -178,6 +185,15 @@ class Publishing:
             self.parameters, result.scale, result.segment
         )
         self._motion.window(result)
+        if self._map is not None:
+            self._map.begin(result)
+
+    def correct(self, result: Reconstruction) -> None:
+        """Take what loops do to the map, of a result without frames."""
+        if self._map is not None:
+            self._map.correct(result)
+        if self.floor_plan is not None and self.segment is not None:
+            self.floor_plan.add(result)
 
     def frame(self, geometry: FrameGeometry) -> None:
         """Publish what there is of a frame."""
@@ -330,7 +346,7 @@ class Publishing:
             return
         cloud = frame_cloud(geometry, parameters.max_depth_edge, parameters.point_stride)
         if self._map is not None:
-            self._map.add_frame(cloud, geometry.map_from_camera)
+            self._map.add(geometry, cloud)
         if not wanted:
             return
         frame_id, stamp = geometry.view.frame_id, geometry.view.stamp_ns

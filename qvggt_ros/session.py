@@ -324,6 +324,7 @@ class ReconstructionSession:
             logger.info("%s", event)
             counters.events.append(event)
         if not result.frames:
+            self._publishing.correct(result)
             return
         # A segment that a loop joins to another is none more.
         is_new = result.segment != self._publishing.segment and result.odometry_segment is None

@@ -1,6 +1,7 @@
 """Packed linear layers and fused steps of a transformer: storage, references, fast paths."""
 
 from .backends import Backend, fastest_dtype, fastest_linears
+from .convolution import convolution3x3
 from .fp8 import quantize_rows_fp8
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
@@ -44,6 +45,7 @@ __all__ = [
     "PackingError",
     "Rotation",
     "attention",
+    "convolution3x3",
     "dequantize",
     "fastest_dtype",
     "fastest_linears",

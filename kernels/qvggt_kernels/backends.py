@@ -12,6 +12,7 @@ from torch import Tensor
 from . import cpu_features, gemm_configs, native
 from .cpu import attention as cpu_attention
 from .cpu.linear import DTYPES
+from .native.convolution import supports_convolution3x3
 from .weight import IntegerWeight, PackedWeight
 
 _FP8_MULTIPLE = 16
@@ -115,6 +116,10 @@ def _int8_attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
     return Backend.NATIVE if native.supports_attention(q, k, v, True) else Backend.REFERENCE
 
 
+def _convolution_on_cpu(x: Tensor, weight: Tensor) -> Backend:
+    return Backend.NATIVE if supports_convolution3x3(x, weight) else Backend.REFERENCE
+
+
 def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:
     return Backend.NATIVE if native.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
 
@@ -124,6 +129,7 @@ _ON_CPU: dict[str, Callable[..., Backend]] = {
     "int4_linear_int8": _integer_linear_on_cpu,
     "integer_linear": _integer_linear_on_cpu,
     "attention": _attention_on_cpu,
+    "convolution3x3": _convolution_on_cpu,
     "int8_attention": _int8_attention_on_cpu,
     "qk_norm_rope_": _qk_norm_rope_on_cpu,
 }

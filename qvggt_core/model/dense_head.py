@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
+from qvggt_kernels import convolution3x3
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -28,20 +29,32 @@ _Grid = tuple[int, int, int, float, torch.dtype, torch.device]
 """Channels, height, width, aspect, dtype and device of a map that gets a position embedding."""
 
 
+class Convolution3x3(nn.Conv2d):
+    """A convolution of 3x3 pixels with zeros around the map."""
+
+    def __init__(self, inputs: int, outputs: int, *, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=bias)
+
+    def forward(self, x: Tensor, *, rectified: bool = False, total: Tensor | None = None) -> Tensor:
+        """Map (F, C, H, W), or max of it and 0 if `rectified`; the result is added to `total`."""
+        return convolution3x3(x, self.weight, self.bias, rectified=rectified, total=total)
+
+
 class ResidualConvUnit(nn.Module):
     """Two 3x3 convolutions whose skip carries the input, rectified in VGGT's checkpoints."""
 
     def __init__(self, channels: int, *, rectified_skip: bool) -> None:
         super().__init__()
         self.rectified_skip = rectified_skip
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = Convolution3x3(channels, channels)
+        self.conv2 = Convolution3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (F, C, H, W) to the same shape."""
-        rectified = F.relu(x)
-        skip = rectified if self.rectified_skip else x
-        return skip + self.conv2(F.relu(self.conv1(rectified)))
+        if self.rectified_skip:
+            x = F.relu(x)
+        hidden = self.conv1(x, rectified=not self.rectified_skip)
+        return self.conv2(hidden, rectified=True, total=x)
 
 
 class FusionStage(nn.Module):
@@ -66,7 +79,7 @@ class FusionStage(nn.Module):
 
 def _output_convolutions(features: int, out_channels: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(features // 2, HIDDEN_CHANNELS, 3, padding=1),
+        Convolution3x3(features // 2, HIDDEN_CHANNELS),
         nn.ReLU(),
         nn.Conv2d(HIDDEN_CHANNELS, out_channels, 1),
     )
@@ -86,14 +99,14 @@ class Scratch(nn.Module):
         super().__init__()
         features = config.dpt_features
         for index, width in enumerate(config.dpt_out_channels, start=1):
-            convolution = nn.Conv2d(width, features, 3, padding=1, bias=False)
+            convolution = Convolution3x3(width, features, bias=False)
             self.add_module(f"layer{index}_rn", convolution)
             for branch in ("", "_aux") if rays else ("",):
                 stage = FusionStage(
                     features, has_skip=index < 4, rectified_skip=config.stack is None
                 )
                 self.add_module(f"refinenet{index}{branch}", stage)
-        self.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        self.output_conv1 = Convolution3x3(features, features // 2)
         self.output_conv2 = _output_convolutions(features, out_channels)
         self.sky_output_conv2 = _output_convolutions(features, 1) if config.sky_head else None
         if rays:
@@ -102,11 +115,9 @@ class Scratch(nn.Module):
     def _add_ray_branch(self, features: int) -> None:
         half = features // 2
         widths = (features, half, features, half, features, half)
-        convolutions = [
-            nn.Conv2d(inputs, outputs, 3, padding=1) for inputs, outputs in pairwise(widths)
-        ]
+        convolutions = [Convolution3x3(inputs, outputs) for inputs, outputs in pairwise(widths)]
         output = {
-            "0": nn.Conv2d(half, HIDDEN_CHANNELS, 3, padding=1),
+            "0": Convolution3x3(half, HIDDEN_CHANNELS),
             "2": _ChannelNorm(HIDDEN_CHANNELS),
             "5": nn.Conv2d(HIDDEN_CHANNELS, RAY_CHANNELS, 1),
         }

@@ -44,6 +44,8 @@ class ResultBuilder:
         """Take what one run of the network gave."""
         self.seconds.update(result.seconds)
         if not result.frames:
+            if self._corrected is not None:
+                self._corrected.add(result, [])
             return
         if result.confirmation is not None:
             stamps = [geometry.view.stamp_ns for geometry in result.frames]

@@ -22,10 +22,12 @@ from qvggt_core.geometry.similarities import (
     moved_by,
     similarity,
 )
-from qvggt_core.stream.pose_graph import Edges, Graph, Solution, solve
+from qvggt_core.stream.pose_graph import Edges, Graph, Parts, finished, solution
 
 # So many loops hold two segments together.
 _HOLDING = 3
+# Beside a loop between keyframes so near to both of its ends, another adds nothing.
+_NEAR = 3
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,10 @@ class Loop:
     second: int
     first_from_second: NDArray[np.float64]
     covariance: NDArray[np.float64]
+
+    def is_beside(self, other: Loop) -> bool:
+        """Return whether both ends are next to those of another loop."""
+        return abs(self.first - other.first) <= _NEAR and abs(self.second - other.second) <= _NEAR
 
     def renumbered(self, kept: NDArray[np.int64]) -> Loop:
         """Return it where only some keyframes are left; `kept` has their former indices."""
@@ -178,6 +184,13 @@ def correct(chains: Chains, loops: Sequence[Loop], scale_sigma: float = np.inf) 
         scale_sigma: standard deviation of the logarithm of each keyframe's unit, where it is
             known by other means.
     """
+    return finished(correction(chains, loops, scale_sigma))
+
+
+def correction(
+    chains: Chains, loops: Sequence[Loop], scale_sigma: float = np.inf
+) -> Parts[Correction]:
+    """Do what `correct` does, in parts."""
     worlds = _worlds(chains, loops)
     poses, square = chains.poses.copy(), np.zeros(len(loops))
     for world in np.unique(worlds):
@@ -188,9 +201,11 @@ def correct(chains: Chains, loops: Sequence[Loop], scale_sigma: float = np.inf) 
         members = np.unique(chains.segments[worlds == world])
         junctions = _junctions(chains, chosen, members)
         start = _in_one_world(chains, chosen, members)
-        solution = _solved(chains, chosen, junctions, start[junctions], scale_sigma)
-        square[own] = solution.square[-len(own) :]
-        _distribute(chains, junctions, solution.world_from_node, poses)
+        graph = _graph(chains, chosen, junctions, start[junctions], scale_sigma)
+        yield len(graph.edges)
+        solved = yield from solution(graph)
+        square[own] = solved.square[-len(own) :]
+        _distribute(chains, junctions, solved.world_from_node, poses)
     return Correction(poses, worlds, square)
 
 
@@ -232,14 +247,14 @@ def _junctions(
     return np.unique(np.concatenate([begins, np.array(ends, np.int64)]))
 
 
-def _solved(
+def _graph(
     chains: Chains,
     loops: Sequence[Loop],
     junctions: NDArray[np.int64],
     start: NDArray[np.float64],
     scale_sigma: float,
-) -> Solution:
-    """Return the junctions' graph, solved; its last edges are the loops."""
+) -> Graph:
+    """Return the junctions' graph; its last edges are the loops."""
     follows = np.flatnonzero(np.diff(chains.segments[junctions]) == 0)
     relations, covariances = chains.between(junctions[follows], junctions[follows + 1])
     ends = np.searchsorted(junctions, np.array([(loop.first, loop.second) for loop in loops]))
@@ -252,7 +267,7 @@ def _solved(
         np.linalg.inv(np.concatenate([covariances, noise])),
         np.arange(len(follows) + len(loops)) >= len(follows),
     )
-    return solve(Graph(start, edges, np.full(len(start), scale_sigma)))
+    return Graph(start, edges, np.full(len(start), scale_sigma))
 
 
 def _distribute(

@@ -27,7 +27,7 @@ from qvggt_core.stream.corrected_path import KeyframeCorrections
 from qvggt_core.stream.frame import LoopStatus
 from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement, corners_of
 from qvggt_core.stream.known_lengths import LengthRatio
-from qvggt_core.stream.loop_verification import Corners, compare
+from qvggt_core.stream.loop_verification import Corners, are_the_same, compare
 from qvggt_core.stream.metric_scale import SAVED_MAP
 from qvggt_core.stream.place_index import PlaceIndex, place_descriptor
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
@@ -36,8 +36,6 @@ from qvggt_core.stream.saved_map import SavedMap
 _COMPARED, _MOST_KEPT = 4, 4000
 # So many keyframes of the last few have to say the same.
 _AGREEING, _WITHIN = 3, 5
-# Two say the same if they differ by no more: radians, share of depth, log of the scale.
-_SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 # Another place of the map: turned by more radians, or away by more depths.
 _OTHER_TURN, _OTHER_SHIFT = float(np.radians(45.0)), 1.0
 # Beyond this a keyframe is left out; metres of two flights differ by no more (log).
@@ -76,12 +74,7 @@ class _Sighting:
 
     def agrees(self, other: _Sighting) -> bool:
         """Return whether another one says the same."""
-        apart = self.off(other)
-        return bool(
-            rotation_angle(rotation_of(apart)) < _SAME_TURN
-            and np.linalg.norm(apart[:3, 3]) < _SAME_SHIFT * other.depth
-            and abs(np.log(scale_of(apart))) < _SAME_SCALE
-        )
+        return are_the_same(self.off(other), other.depth)
 
 
 @dataclass
@@ -151,6 +144,9 @@ class MapLocaliser:
         if self._now is not None:
             self._place(keyframe)
         self.status = self._status()
+
+    def settle(self) -> None:
+        """Nothing waits to be solved: each keyframe is placed by itself."""
 
     def rebase(self, segment: int, factor: float, rotation: NDArray[np.float64]) -> None:
         """Change the unit and the axes of a segment's odometry; see `LoopFinder.rebase`."""

@@ -139,7 +139,7 @@ class LoopClosure:
             tokens: gives what the network's encoder made of a frame's image.
         """
         if not result.frames:
-            return replace(result, loops=self._status)
+            return self._placed(result)
         self._follow_gauge(result)
         source = result.frames[0].view.source
         for geometry in result.frames:
@@ -207,9 +207,22 @@ class LoopClosure:
             self._jobs.append(self._pool.submit(job))
 
     def finish(self) -> None:
-        """Wait until all keyframes so far have been looked at."""
+        """Wait until all keyframes so far have been looked at, and what they show is solved."""
+        self._submit(self._settle)
         for job in self._jobs:
             job.result()
+
+    def settle(self) -> bool:
+        """Solve for all loops so far; return whether that moves anything.
+
+        A thread of its own does it later, and what comes next is moved.
+        """
+        self._submit(self._settle)
+        found = self.finder.placement
+        return self._pool is None and found is not self._placement and found is not None
+
+    def _settle(self) -> None:
+        self.finder.settle()
 
     def _placed(self, result: Reconstruction) -> Reconstruction:
         """Return a reconstruction where loops put it."""
@@ -220,7 +233,7 @@ class LoopClosure:
         status = self.finder.status
         status = replace(status, shift=self._status.shift, turn=self._status.turn)
         if found is not None and found is not self._placement and found.gauge == self._gauge:
-            if found.segment == self._segment:
+            if found.segment == self._segment and result.frames:
                 shift, turn = _change(self._placement, found, result.frames[0])
                 status = replace(status, shift=shift, turn=turn)
             self._placement, corrections = found, found.corrections

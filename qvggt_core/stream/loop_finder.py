@@ -7,6 +7,7 @@ that are compared in detail, and now and then the graph.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -19,11 +20,16 @@ from qvggt_core.geometry.similarities import (
     rigid,
     rotation_of,
     scale_of,
-    similarity,
 )
 from qvggt_core.stream.corrected_path import KeyframeCorrections
+from qvggt_core.stream.correction_in_parts import (
+    MOST_LOOPS,
+    WORK_OF_A_KEYFRAME,
+    Corrected,
+    CorrectionInParts,
+)
 from qvggt_core.stream.frame import LoopStatus
-from qvggt_core.stream.keyframe_chain import Chains, Loop, correct, thinned_loops
+from qvggt_core.stream.keyframe_chain import Chains, Loop, thinned_loops
 from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement, corners_of
 from qvggt_core.stream.keyframe_store import (
     KeyframeStore,
@@ -33,7 +39,7 @@ from qvggt_core.stream.keyframe_store import (
     thinned,
 )
 from qvggt_core.stream.known_lengths import LengthRatio
-from qvggt_core.stream.loop_verification import compare
+from qvggt_core.stream.loop_verification import are_the_same, compare
 from qvggt_core.stream.metric_scale import SAVED_MAP
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 
@@ -41,8 +47,6 @@ from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 _GAP, _COMPARED = 12, 4
 # A loop counts once so many of the next keyframes (more where segments join) say the same.
 _SUPPORTING, _SUPPORTING_SEGMENTS, _WITHIN = 1, 2, 5
-# Two loops say the same if they differ by no more: radians, share of depth, log of the scale.
-_SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 # A loop by which the way between would be off by more standard deviations, squared, is of two
 # places that look alike.
 _IMPLAUSIBLE = 4.0 * OUTLIER_SQUARE
@@ -54,8 +58,6 @@ _OTHER_TURN, _OTHER_SHIFT = float(np.radians(45.0)), 1.0
 _SAME_METRE = 0.3
 # A store that is full has so many keyframes for each loop, at least.
 _PER_LOOP = 8
-# Beside a loop between keyframes so near to both of its ends, another adds nothing.
-_NEAR = 3
 
 
 @dataclass
@@ -91,7 +93,7 @@ class LoopFinder:
     _metric: dict[int, bool] = field(default_factory=dict)
     _waiting: list[Loop] = field(default_factory=list)
     _is_behind: bool = False
-    _corrected_at: int = 0
+    _correction: CorrectionInParts | None = None
 
     def begin_with(self, is_metric: bool) -> None:
         """Take what the store and the chains hold for a loaded map, in metres or not."""
@@ -108,14 +110,14 @@ class LoopFinder:
         if found is not None:
             self._consider(found)
         self._waiting = [loop for loop in self._waiting if loop.second > newest - _WITHIN]
-        since = newest - self._corrected_at
-        if self._is_behind and since >= keyframes_between_corrections(len(self.loops)):
-            self._correct()
+        self._correct()
         if self._length is not None and self.placement is not None:
             self.placement = replace(self.placement, length=self._length)
             self._length = None
         if self.store.is_full:
             self._thin()
+        elif len(self.loops) > 1.25 * MOST_LOOPS:
+            self.loops = thinned_loops(self.loops, self.chains.segments, MOST_LOOPS)
         self.status = self._status()
 
     def _status(self) -> LoopStatus:
@@ -163,9 +165,9 @@ class LoopFinder:
         self.loops = [loop.rescaled(own, factor) for loop in self.loops]
         self._waiting = [loop.rescaled(own, factor) for loop in self._waiting]
         self.placement, self.gauge = None, self.gauge + 1
-        self._solved = None
-        if self.loops:
-            self._correct()
+        self._solved = self._correction = None
+        self._is_behind = bool(self.loops)
+        self.settle()
 
     def is_metric(self, world: int, worlds: NDArray[np.int64]) -> bool:
         """Return whether a world's unit is the metre.
@@ -263,7 +265,7 @@ class LoopFinder:
             if isinstance(same, str):
                 continue
             there = poses[other] @ same.first_from_second
-            if not _is_same(inverse_similarity(here) @ there, newest.unit):
+            if not are_the_same(inverse_similarity(here) @ there, newest.unit):
                 return True
         return False
 
@@ -299,7 +301,7 @@ class LoopFinder:
         if len(same) < (_SUPPORTING_SEGMENTS if joins else _SUPPORTING):
             return
         for each in (*same, loop):
-            if not any(_is_beside(each, other) for other in self.loops):
+            if not any(each.is_beside(other) for other in self.loops):
                 self.loops.append(each)
                 self.accepted += 1
                 self._is_behind = True
@@ -318,49 +320,63 @@ class LoopFinder:
         here = inverse_similarity(poses[one.second]) @ poses[other.second]
         expected = there @ one.first_from_second @ here
         apart = inverse_similarity(expected) @ other.first_from_second
-        return _is_same(apart, self.store.keyframes[other.second].unit)
+        return are_the_same(apart, self.store.keyframes[other.second].unit)
 
-    def _correct(self) -> None:
-        """Solve the graph; what contradicts the other loops is given up."""
-        self._corrected_at, self._is_behind = len(self.store) - 1, False
+    def settle(self) -> None:
+        """Solve the graph for all loops so far: no more keyframes come, or not soon."""
+        while self._correction is not None or self._is_behind:
+            self._correct(np.inf)
+
+    def _correct(self, work: float = WORK_OF_A_KEYFRAME) -> None:
+        """Go on with solving the graph; what contradicts the other loops is given up."""
+        if self._correction is None:
+            is_behind, self._is_behind = self._is_behind, False
+            if not (is_behind and self.loops):
+                return
+            self._correction = CorrectionInParts(self.chains, self.loops, self._scale_sigma)
+        job = self._correction
         try:
-            found = correct(self.chains, self.loops, self._scale_sigma)
-            agrees = found.square < OUTLIER_SQUARE
-            if not agrees.all():
-                self.rejected["the other loops contradict it"] += int(np.count_nonzero(~agrees))
-                self.loops = [loop for loop, good in zip(self.loops, agrees, strict=True) if good]
-                found = correct(self.chains, self.loops, self._scale_sigma)
+            found = job.advance(work)
         except (np.linalg.LinAlgError, RuntimeError):  # SciPy has the latter for singular matrices
             self.rejected["the graph has no solution with it"] += 1
-            self.loops.pop()
+            self._correction = None
+            self._give_up({job.newest})
             return
-        poses, world = found.poses, found.worlds[-1]
-        own = found.worlds == world
-        # The newest keyframe's unit is the map's: lengths are right where the camera is, and
-        # odometry goes on as it was.
-        centre = poses[np.flatnonzero(own)[0], :3, 3]
-        factor = 1.0 / float(scale_of(poses[-1]))
-        poses[own] = similarity(factor, np.eye(3), (1.0 - factor) * centre) @ poses[own]
-        corrections = poses @ inverse_similarity(self.chains.poses)
-        self._solved = (found.worlds, corrections)
+        if found is None:
+            return
+        self._correction = None
+        if found.contradicted:
+            self.rejected["the other loops contradict it"] += len(found.contradicted)
+            self._give_up(found.contradicted)
+        self._place(found)
+
+    def _give_up(self, pairs: Collection[tuple[int, int]]) -> None:
+        self.loops = [loop for loop in self.loops if (loop.first, loop.second) not in pairs]
+
+    def _place(self, found: Corrected) -> None:
+        """Take where the graph has the keyframes, and go on from there with those since."""
+        count = len(found.poses)
+        self._solved = (found.worlds, found.poses @ inverse_similarity(self.chains.poses[:count]))
+        worlds, corrections = self.placed()
         flown = [number for number in range(len(self.chains)) if not self._is_loaded(number)]
         stamps = np.array([keyframe.stamp_ns for keyframe in self.store.keyframes], np.int64)
         self.placement = Placement(
             int(self.chains.segments[-1]),
-            int(world),
+            int(worlds[-1]),
             self.gauge,
             rigid(corrections[-1]),
             KeyframeCorrections(
                 stamps[flown],
                 self.chains.segments[flown],
-                found.worlds[flown],
+                worlds[flown],
                 corrections[flown],
             ),
         )
 
     def _thin(self) -> None:
         """Leave out loops, whose ends have to stay, and then the densest of other keyframes."""
-        self.loops = thinned_loops(self.loops, self.chains.segments, len(self.store) // _PER_LOOP)
+        most = min(MOST_LOOPS, len(self.store) // _PER_LOOP)
+        self.loops = thinned_loops(self.loops, self.chains.segments, most)
         needed = np.diff(self.chains.segments, prepend=-1) != 0
         for loop in (*self.loops, *self._waiting):
             needed[[loop.first, loop.second]] = True
@@ -372,28 +388,8 @@ class LoopFinder:
         self.chains.keep(kept)
         self.loops = [loop.renumbered(kept) for loop in self.loops]
         self._waiting = [loop.renumbered(kept) for loop in self._waiting]
-        self._corrected_at = int(np.searchsorted(kept, self._corrected_at))
+        if self._correction is not None:
+            self._correction.keep(kept)
         if self._solved is not None:
             solved = kept[kept < len(self._solved[0])]
             self._solved = (self._solved[0][solved], self._solved[1][solved])
-
-
-def keyframes_between_corrections(loops: int) -> int:
-    """Return after how many keyframes a graph with so many loops may be solved again.
-
-    Its time grows with the loops; so the time for a keyframe does not.
-    """
-    return 1 + loops // 6
-
-
-def _is_same(apart: NDArray[np.float64], depth: float) -> bool:
-    """Return whether a similarity (4, 4) between two results is within what results are off by."""
-    return bool(
-        rotation_angle(rotation_of(apart)) < _SAME_TURN
-        and np.linalg.norm(apart[:3, 3]) < _SAME_SHIFT * depth
-        and abs(np.log(scale_of(apart))) < _SAME_SCALE
-    )
-
-
-def _is_beside(one: Loop, other: Loop) -> bool:
-    return abs(one.first - other.first) <= _NEAR and abs(one.second - other.second) <= _NEAR

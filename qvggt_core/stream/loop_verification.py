@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import inverse, rotation_angle, transform
-from qvggt_core.geometry.similarities import similarity
+from qvggt_core.geometry.similarities import rotation_of, scale_of, similarity
 from qvggt_core.stream.image_features import Features, matched
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.resection import Resection, Sighting, resect
@@ -37,6 +37,8 @@ _MAX_DEPTH_SPREAD = 0.35
 # depth, and a share of the distance. On synthetic flights errors are about half of that.
 _ANGLE, _ANGLE_SHARE = float(np.radians(0.2)), 0.04
 _SHIFT, _SHIFT_SHARE, _SCALE = 0.005, 0.15, 0.1
+# Two results are the same if they differ by no more: radians, share of depth, log of the scale.
+_SAME_TURN, _SAME_SHIFT, _SAME_SCALE = float(np.radians(4.0)), 0.15, 0.2
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,20 @@ def compare(first: Corners, second: Corners) -> Sameness | str:
     relation = similarity(ratio, first_from_second[:3, :3], first_from_second[:3, 3])
     covariance = _covariance(forward.found, first_from_second, usual, ratio, spread / count**0.5)
     return Sameness(relation, covariance, count)
+
+
+def are_the_same(apart: NDArray[np.float64], depth: float) -> bool:
+    """Return whether a similarity (4, 4) between two results is within what results are off by.
+
+    Args:
+        apart: from one to the other, in a keyframe's frame.
+        depth: usual one of that keyframe.
+    """
+    return bool(
+        rotation_angle(rotation_of(apart)) < _SAME_TURN
+        and np.linalg.norm(apart[:3, 3]) < _SAME_SHIFT * depth
+        and abs(np.log(scale_of(apart))) < _SAME_SCALE
+    )
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,9 @@ the others contradict them.
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +34,11 @@ OUTLIER_SQUARE = 18.5
 
 _SHRINK = 3.0
 _MAX_STEPS = 40
-_CONVERGED = 1e-7
+_CONVERGED = 1e-5
+
+_Result = TypeVar("_Result")
+Parts = Generator[int, None, _Result]
+"""Work in parts: each yields how many edges it went through."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +107,21 @@ class Solution:
 
 def solve(graph: Graph) -> Solution:
     """Return the nodes that agree best with the edges; the first one stays where it is."""
+    return finished(solution(graph))
+
+
+def finished(work: Parts[_Result]) -> _Result:
+    """Return what all parts give together."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as stop:
+            result: _Result = stop.value
+            return result
+
+
+def solution(graph: Graph) -> Parts[Solution]:
+    """Do what `solve` does; each part is one linear system."""
     edges, robust = graph.edges, graph.edges.is_robust
     square = edges.squares(graph.world_from_node)
     control = max(1.0, 2.0 * float(square[robust].max(initial=0.0)) / OUTLIER_SQUARE)
@@ -114,6 +135,7 @@ def solve(graph: Graph) -> Solution:
         if control == 1.0 and float(np.abs(motions).max(initial=0.0)) < _CONVERGED:
             break
         control = max(1.0, control / _SHRINK)
+        yield len(edges)
     return Solution(graph.world_from_node, square, steps)
 
 

@@ -187,11 +187,12 @@ class Reconstructor:
     def flush(self) -> tuple[Reconstruction, ...]:
         """Give the views that wait for a full stride their geometry, as at the end of a stream.
 
-        Events that no reconstruction has carried yet come in one without frames.
+        Events, and a correction by loops, that no reconstruction has carried yet come in one
+        without frames.
         """
         if any(not entry.is_published for entry in self._window.entries):
             self._held += self._run(is_last=True)
-        if self._events:
+        if self._events or (self.parameters.loop_closure and self._loops.settle()):
             self._held += (self._reconstruction(),)
         done, self._held = self._held, ()
         return done

@@ -295,10 +295,26 @@ def test_8_bit_weights_too(instructions, threads, dtype, bits, count, columns, r
 
 
 @needs_kernels
+def test_several_threads_give_the_bits_of_one(instructions, threads):
+    # Smaller products are left to one thread whatever their number.
+    x, weight = normal(200, 384), packed_weight(512, 384, 64, zeros=True)
+    first, *others = outputs(x, weight, run=native.int4_linear_int8, threads=threads)
+    assert all(torch.equal(first, other) for other in others)
+
+
+@needs_kernels
 @pytest.mark.parametrize("count", range(1, 8))
 def test_tiles_of_any_height_and_rest_have_the_bits_of_the_reference(instructions, count):
     weight = integer_weight(21, 128, 8, bias=normal(21))
     x = normal(count, 128)
+    assert torch.equal(native.integer_linear(x, weight), reference.integer_linear(x, weight))
+
+
+@needs_kernels
+def test_halves_are_rounded_to_even_as_in_the_reference(instructions):
+    weight = integer_weight(20, 256, 8)
+    x = (torch.arange(512).remainder(254) - 127).div(2).view(2, 256)
+    x[:, 0] = 127  # a step of one
     assert torch.equal(native.integer_linear(x, weight), reference.integer_linear(x, weight))
 
 

@@ -8,6 +8,8 @@ from qvggt_kernels import GROUP_SIZES, Backend, backends, cpu_features, dequanti
 from support.instruction_sets import assert_float32_is_kept
 from support.weights import normal, packed_weight
 
+from qvggt_core.model import ComputeSettings, load_model, shipped_checkpoint
+
 
 @pytest.fixture
 def dotprod(use_instructions):
@@ -57,8 +59,11 @@ def test_float32_and_integers_are_for_kernels_and_bfloat16_is_for_pytorch(dotpro
 
 
 @pytest.mark.parametrize("group", GROUP_SIZES)
-@pytest.mark.parametrize(("count", "rows"), [(65, 1), (97, 33), (70, 150)])
-@pytest.mark.parametrize("columns", [128, 384, 640])
+@pytest.mark.parametrize(
+    ("count", "rows", "columns"),
+    # The last is large enough for several threads.
+    [(65, 1, 128), (97, 33, 384), (70, 150, 640), (66, 16, 1152), (200, 200, 640)],
+)
 def test_many_float32_tokens_keep_float32(dotprod, threads, group, count, rows, columns):
     x, bias = normal(count, columns, seed=1), normal(rows, seed=2)
     packed = packed_weight(rows, columns, group, zeros=rows > 1, bias=bias)
@@ -78,3 +83,24 @@ def test_a_float32_token_does_not_depend_on_those_beside_it(dotprod):
     x, packed = normal(130, 256, seed=1), packed_weight(40, 256, 64)
     together = native.int4_linear(x, packed)
     assert torch.equal(native.int4_linear(x[7:90], packed), together[7:90])
+
+
+@pytest.mark.parametrize("name", ["dotprod", "i8mm"])
+def test_the_network_that_ships_has_the_bits_of_pytorch_with_integer_products(
+    use_instructions, monkeypatch, name
+):
+    heads = ("camera", "depth")
+    model = load_model(shipped_checkpoint(), "cpu", torch.float32, heads)
+    model.configure(ComputeSettings(linears="int8"))
+    images = normal(1, 2, 3, 70, 98).sigmoid()
+    # The other kernels round differently, and quantized tokens would differ by whole steps.
+    monkeypatch.setattr(native, "supports_attention", lambda *_, **__: False)
+    monkeypatch.setattr(native, "supports_int4_linear", lambda *_: False)
+    with torch.inference_mode():
+        with monkeypatch.context() as without_kernels:
+            without_kernels.setattr(native, "load", lambda: None)
+            expected = model(images)
+        use_instructions(name)
+        found = model(images)
+    assert torch.equal(found.depth, expected.depth)
+    assert torch.equal(found.pose_encodings[-1], expected.pose_encodings[-1])

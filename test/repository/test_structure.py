@@ -57,7 +57,7 @@ LAYERS = {
         ("cpu",),
         ("backends",),
         ("linear_operator",),
-        ("operators",),
+        ("operators", "convolution"),
         ("linear",),
         ("tuning",),
         ("offline",),

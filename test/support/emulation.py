@@ -6,12 +6,14 @@ of qemu-aarch64, and the memory of all tensors goes with it and back.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import hashlib
 import runpy
 import shutil
 import struct
 import subprocess
+import tempfile
 from collections.abc import Callable, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -49,16 +51,20 @@ def build(cache: Path) -> tuple[Path, Path]:
         key.update(path.read_bytes())
     key.update(repr((sources, options)).encode())
     made = cache / key.hexdigest()[:16]
-    library, driver = made / "_library.so", made / "driver"
-    if not driver.is_file():
-        made.mkdir(exist_ok=True)
-        objects = []
-        for name, instructions in sources.items():
-            objects.append(made / f"{name}.o")
-            _compile(*options, *instructions, "-c", NATIVE / name, "-o", objects[-1])
-        _compile(*objects, "-shared", "-fopenmp", "-o", library)
-        _compile("-O1", "-std=c++17", DRIVER, "-ldl", "-o", driver)
-    return library, driver
+    if not made.is_dir():
+        with tempfile.TemporaryDirectory(dir=cache) as directory:
+            whole = Path(directory) / "whole"
+            whole.mkdir()
+            objects = []
+            for name, instructions in sources.items():
+                objects.append(Path(directory) / f"{name}.o")
+                _compile(*options, *instructions, "-c", NATIVE / name, "-o", objects[-1])
+            _compile(*objects, "-shared", "-fopenmp", "-o", whole / "_library.so")
+            _compile("-O1", "-std=c++17", DRIVER, "-ldl", "-o", whole / "driver")
+            # Renamed at last: what another process finds is whole, and its own is as good.
+            with contextlib.suppress(OSError):
+                whole.rename(made)
+    return made / "_library.so", made / "driver"
 
 
 def _compile(*arguments: str | Path) -> None:

@@ -54,6 +54,7 @@ _MAX_SIZE = 2**31
 
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
+    "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
     "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_float32": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
@@ -150,7 +151,8 @@ def _has_kernel(name: str) -> bool:
     return name in _suffixes()
 
 
-def _is_usable(name: str) -> bool:
+def is_usable(name: str) -> bool:
+    """Return whether there is a kernel of a name here."""
     return load() is not None and _has_kernel(name)
 
 
@@ -167,7 +169,7 @@ def supports_attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = Fals
         and q.shape[3] == _HEAD_DIM
         and k.shape[2] > 0
         and all(part.stride(3) == 1 for part in (q, k, v))
-        and _is_usable("attention")
+        and is_usable("attention")
     )
 
 
@@ -208,7 +210,7 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
     strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
     sizes = (batch, heads, length, k.shape[2])
-    _run("attention", q, k, v, out, strides, in_integers, *sizes)
+    run("attention", q, k, v, out, strides, in_integers, *sizes)
     return out.transpose(1, 2)
 
 
@@ -217,9 +219,9 @@ def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
     rows = x.numel() // max(1, x.shape[-1])
     if x.dtype == torch.float32:
         few = 0 < rows <= _ROWS
-        return rows > 0 and _is_usable("int4_linear_rows" if few else "int4_linear_float32")
+        return rows > 0 and is_usable("int4_linear_rows" if few else "int4_linear_float32")
     fits = x.dtype == torch.bfloat16 and weight.columns % _COLUMNS == 0
-    return fits and rows > 0 and _is_usable("int4_linear")
+    return fits and rows > 0 and is_usable("int4_linear")
 
 
 def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGUE) -> Tensor:
@@ -238,7 +240,7 @@ def int4_linear(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EPILOGU
         return epilogue.apply(out)
     rows = len(tokens)
     name = "int4_linear" if x.dtype == torch.bfloat16 else _float32_kernel(rows)
-    _run(name, tokens, qweight, scales, zeros, bias, out, rows, *qweight.shape)
+    run(name, tokens, qweight, scales, zeros, bias, out, rows, *qweight.shape)
     return epilogue.apply(out)
 
 
@@ -270,7 +272,7 @@ def int4_linear_int8(x: Tensor, weight: PackedWeight, epilogue: Epilogue = NO_EP
         return epilogue.apply(out)
     q, steps = _quantize(tokens, 127, 1.0)
     sizes = (x.dtype == torch.float32, len(q), *qweight.shape)
-    _run("int4_linear_int8", q, steps, qweight, scales, zeros, bias, out, *sizes)
+    run("int4_linear_int8", q, steps, qweight, scales, zeros, bias, out, *sizes)
     return epilogue.apply(out)
 
 
@@ -288,7 +290,7 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
     columns, outputs = qweight.shape
     q, steps = _quantize(tokens, levels(weight.activation_bits), float(weight.clip))
     sizes = (x.dtype == torch.float32, len(q), outputs, columns)
-    _run("integer_linear", q, steps, qweight, scales, bias, out, *sizes)
+    run("integer_linear", q, steps, qweight, scales, bias, out, *sizes)
     return epilogue.apply(out)
 
 
@@ -299,7 +301,7 @@ def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
         and (norm.query_weight is None or norm.query_weight.dtype == torch.bfloat16)
-        and _is_usable("qk_norm_rope")
+        and is_usable("qk_norm_rope")
     )
 
 
@@ -319,7 +321,7 @@ def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
     frames = qkv.shape[0] * qkv.shape[1]
     parts = (None if part is None else aligned(part) for part in (*norm[:4], *rotation))
     qw, qb, kw, kb, cos, sin = parts
-    _run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
+    run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
 
 
 def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]:
@@ -327,11 +329,11 @@ def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]
     q = torch.empty(count, columns, dtype=torch.uint8, device="cpu")
     steps = torch.empty(count, dtype=torch.float32, device="cpu")
     wide = tokens.dtype == torch.float32
-    _run("quantize_tokens", tokens, wide, q, steps, count, columns, levels, clip)
+    run("quantize_tokens", tokens, wide, q, steps, count, columns, levels, clip)
     return q, steps
 
 
-def _run(name: str, *arguments: Any) -> None:
+def run(name: str, *arguments: Any) -> None:
     """Call a kernel on PyTorch's threads; it releases the interpreter.
 
     Raises:

@@ -33,6 +33,7 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "float_attention.cpp": _AVX2,
         "float_gemv.cpp": _AVX2,
         "quantize.cpp": _AVX2,
+        "winograd.cpp": _AVX2,
         "interface.cpp": (),
     },
     # NEON is part of the architecture.
@@ -49,6 +50,7 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "float_gemv.cpp": _NEON,
         "float_linear.cpp": _NEON,
         "quantize.cpp": _NEON,
+        "winograd.cpp": _NEON,
         "interface.cpp": (),
     },
 }

@@ -11,10 +11,11 @@ from support import known_room as room
 from support import streams
 
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
-from qvggt_core.geometry.similarities import scale_of
-from qvggt_core.stream.frame import Scale, Up
+from qvggt_core.geometry.similarities import inverse_similarity, motion_of, scale_of
+from qvggt_core.stream import correction_in_parts, loop_finder
+from qvggt_core.stream.frame import Reconstruction, Scale, Up
 from qvggt_core.stream.gravity import levelling
-from qvggt_core.stream.keyframe_chain import Loop
+from qvggt_core.stream.keyframe_chain import Loop, correct
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
 
@@ -252,3 +253,28 @@ def test_a_copy_of_a_room_is_not_joined_if_the_camera_cannot_have_come_there():
     assert {result.segment for result in results} == {1}
     assert results[-1].loops.accepted == 0
     assert results[-1].loops.rejected["the way between contradicts it"] >= 3
+
+
+def test_what_is_not_solved_yet_is_at_the_end_of_the_flight(two_laps, monkeypatch):
+    """A part of the graph with each keyframe, or all at once: the last correction is the same."""
+    monkeypatch.setattr(correction_in_parts, "_OVERHEAD", 1000)
+    slow = LoopClosure()
+    flights.closed(slow, two_laps[2])
+    assert slow.settle()
+    last = slow.correct(Reconstruction(0, ()), lambda _: None)
+    assert last.corrections is not None
+    assert not slow.settle()
+    whole = correct(slow.finder.chains, slow.finder.loops, slow.finder._scale_sigma)
+    wanted = whole.poses @ inverse_similarity(slow.finder.chains.poses)
+    found = last.corrections.map_from_odometry
+    apart = motion_of(inverse_similarity(found[0]) @ found[-1])
+    expected = motion_of(inverse_similarity(wanted[0]) @ wanted[-1])
+    np.testing.assert_allclose(apart, expected, atol=1e-5)
+
+
+def test_more_loops_than_one_graph_may_have_are_left_out_evenly(two_laps, monkeypatch):
+    monkeypatch.setattr(loop_finder, "MOST_LOOPS", 2)
+    loops = LoopClosure()
+    results = flights.closed(loops, two_laps[2])
+    assert results[-1].loops.accepted > 3
+    assert 1 <= len(loops.finder.loops) <= 3
