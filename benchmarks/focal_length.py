@@ -1,6 +1,6 @@
 """How well images show their focal length: stretches of recordings whose camera is calibrated.
 
-    python benchmarks/focal_length.py RECORDING... -o benchmarks/results/focal_length.json
+python benchmarks/focal_length.py RECORDING... -o benchmarks/results/focal_length.json
 """
 
 from __future__ import annotations

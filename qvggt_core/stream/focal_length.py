@@ -1,4 +1,4 @@
-"""The focal length of a camera that nobody calibrated, from points that are followed.
+"""The focal length of a camera without a calibration, from points that are followed.
 
 A wrong focal length bends space, so that no poses and points agree with what several images show of
 a scene; the right one is where bundle adjustment leaves least. Lenses are pinholes here, with the
@@ -18,7 +18,7 @@ from qvggt_core.stream.adjustment import adjust
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.founding import misfit
 from qvggt_core.stream.local_map import LocalMap
-from qvggt_core.stream.map_keyframes import MIN_SHARED, bundle_of, shared
+from qvggt_core.stream.map_keyframes import MIN_SHARED, bundle_of, ray_sigma, shared
 from qvggt_core.stream.tracks import Tracker, Tracks
 
 # Focal lengths to begin with, in units of the longer side: 100 to 33 degrees of it in view.
@@ -27,7 +27,11 @@ _STEP = 0.02
 _MOST_STEPS = 8
 _ITERATIONS = 25
 _MOST_ROUNDS = 4
-_KEYFRAMES = 20
+_STARTS = 3
+# Results are one if their logarithms differ by less; of two, one must leave clearly less.
+_SAME = 0.1
+_CLEARLY = 0.9
+_KEYFRAMES = 16
 _FEWEST_KEYFRAMES = 6
 # Median motion between keyframes as a share of the width, and share of points that stay.
 _MOTION = 0.03
@@ -65,23 +69,21 @@ def focal_length_of(keyframes: Sequence[TrackedKeyframe]) -> FocalLength | str:
     """Return the focal length by which points moved as they did, or why they do not show it."""
     if len(keyframes) < _FEWEST_KEYFRAMES:
         return f"the camera hardly moved: {len(keyframes)} views are too few"
-    maps = [_map_of(keyframes, factor) for factor in _FIRST]
-    best = int(np.argmin([_misfit(each) for each in maps]))
-    factor, found, sigma = float(_FIRST[best]), maps[best], np.inf
-    for _ in range(_MOST_ROUNDS):
-        if not found.is_founded:
-            return "the camera's motion shows no distances, and so nothing of its lens"
-        logarithm, sigma = _lowest(found)
-        factor *= float(np.exp(logarithm))
-        if not _FIRST[0] <= factor <= _FIRST[-1] or abs(logarithm) < 0.5 * sigma:
-            break
-        # What agreed with a focal length that was off may disagree with this one.
-        found = _map_of(keyframes, factor)
-    if _misfit(found) > _DISPUTED:
+    starts = [_Explained.by(keyframes, factor) for factor in _FIRST]
+    starts = sorted((each for each in starts if each.map.is_founded), key=lambda e: e.misfit)
+    if not starts:
+        return "the camera's motion shows no distances, and so nothing of its lens"
+    # A wrong one may begin better than the right one.
+    ways = sorted((_improved(keyframes, each) for each in starts[:_STARTS]), key=lambda e: e.misfit)
+    best = ways[0]
+    if best.misfit > _DISPUTED:
         return "no focal length explains how points move: does the scene move too?"
-    if not sigma <= _WORST_SIGMA or not _FIRST[0] <= factor <= _FIRST[-1]:
+    others = [each for each in ways if abs(np.log(each.factor / best.factor)) > _SAME]
+    if any(best.misfit > _CLEARLY * each.misfit for each in others):
+        return "several focal lengths explain how points move: is the scene a plane?"
+    if not best.sigma <= _WORST_SIGMA or not _FIRST[0] <= best.factor <= _FIRST[-1]:
         return "the camera's motion does not show it: it takes turns and ways to the side"
-    return FocalLength(factor * keyframes[0].longer_side, sigma)
+    return FocalLength(best.factor * keyframes[0].longer_side, best.sigma)
 
 
 @dataclass(frozen=True)
@@ -123,19 +125,49 @@ def _is_new(before: Tracks, now: Tracks, width: int) -> bool:
     return float(np.median(moved)) >= _MOTION * width
 
 
-def _map_of(keyframes: Sequence[TrackedKeyframe], factor: float) -> LocalMap:
-    """Return the map that keyframes give with a focal length, as far as they can be located."""
-    found = LocalMap(keyframes[0].at(factor), np.eye(4))
-    for keyframe in keyframes[1:]:
-        tracks = keyframe.at(factor)
-        located = found.locate(tracks)
-        if not located.is_lost:
-            found.add_keyframe(tracks, located)
-    return found
+@dataclass(frozen=True)
+class _Explained:
+    """What keyframes show if the focal length is this one.
+
+    Attributes:
+        factor: focal length by the longer side.
+        map: of the keyframes that could be located.
+        misfit: see `founding.misfit`, for errors of as many pixels whatever the focal length.
+        sigma: standard deviation of the factor's logarithm.
+    """
+
+    factor: float
+    map: LocalMap
+    misfit: float
+    sigma: float = np.inf
+
+    @classmethod
+    def by(cls, keyframes: Sequence[TrackedKeyframe], factor: float) -> _Explained:
+        """Return the map that keyframes give with a focal length."""
+        found = LocalMap(keyframes[0].at(factor), np.eye(4))
+        for keyframe in keyframes[1:]:
+            tracks = keyframe.at(factor)
+            located = found.locate(tracks)
+            if not located.is_lost:
+                found.add_keyframe(tracks, located)
+        lost = 1.0 - len(found.keyframes) / len(keyframes)
+        sigma = ray_sigma(keyframes[0].tracks.focal) / factor
+        seen = misfit(found.points, found.keyframes, sigma) if found.is_founded else 1.0
+        return cls(factor, found, seen + lost)
 
 
-def _misfit(found: LocalMap) -> float:
-    return misfit(found.points, found.keyframes) if found.is_founded else 1.0
+def _improved(keyframes: Sequence[TrackedKeyframe], start: _Explained) -> _Explained:
+    """Return what the focal length nearby explains that leaves the least."""
+    best = start
+    for _ in range(_MOST_ROUNDS):
+        logarithm, sigma = _lowest(best.map)
+        factor = best.factor * float(np.exp(logarithm))
+        # What agreed with a focal length that was off may disagree with this one.
+        best = replace(_Explained.by(keyframes, factor), sigma=sigma)
+        is_there = abs(logarithm) < 0.5 * sigma
+        if is_there or not best.map.is_founded or not _FIRST[0] <= factor <= _FIRST[-1]:
+            break
+    return best
 
 
 def _lowest(found: LocalMap) -> tuple[float, float]:

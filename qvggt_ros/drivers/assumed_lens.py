@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.images import PictureDecoder
 from qvggt_ros.io.recording import Recording
 from qvggt_ros.io.topics import Topics
+
+logger = logging.getLogger(__name__)
 
 _MOST_IMAGES = 300
 
@@ -66,6 +69,7 @@ def assumed_lens(recording: Recording, topics: Topics, given: float | None) -> A
     if given is not None:
         focal = FocalLength(given, 0.0) if given else None
         return AssumedLens(focal, width, height, f"no calibration: focal length {given:.0f} pixels")
+    logger.info("no calibration: looking for the focal length in the images")
     same = (image for image in _images(recording, topics.image) if image.shape == first.shape)
     found = estimate_focal_length(islice(same, _MOST_IMAGES))
     if isinstance(found, str):
