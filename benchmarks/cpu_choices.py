@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from qvggt_kernels import PackedWeight, cpu_features, native, pack
+from qvggt_kernels import (
+    Backend,
+    PackedWeight,
+    backends,
+    convolution3x3,
+    cpu_features,
+    native,
+    pack,
+)
 from qvggt_kernels.cpu import attention as tiles
 from qvggt_kernels.cpu import linear as dense
 from qvggt_kernels.reference import attention as pytorch
@@ -27,6 +35,8 @@ from qvggt_core.measure.timing import CLOCKS, Run, measure
 
 ROWS, COLUMNS, OUTPUTS = 1041, 1024, 1024
 HEADS, HEAD_DIM = 4, 64
+MAPS = (1, 64, 72, 96)
+"""Frames, channels and pixels of a dense head."""
 
 
 def main() -> None:
@@ -81,11 +91,21 @@ def choices() -> dict[str, dict[str, Run]]:
     found["4-bit linear in float32"] = {"dense product": lambda: dense.int4_linear(x, packed)}
     if native.supports_int4_linear(x, packed):
         found["4-bit linear in float32"]["C++"] = lambda: native.int4_linear(x, packed)
+    found["convolution of 3x3 pixels"] = _convolutions()
     for dtype in (torch.float32, torch.bfloat16):
         parts = [torch.randn(1, HEADS, ROWS, HEAD_DIM).to(dtype) for _ in range(3)]
         name = f"attention in {str(dtype).removeprefix('torch.')}"
         found[name] = _attentions(parts)
     return found
+
+
+def _convolutions() -> dict[str, Run]:
+    x = torch.randn(MAPS).to(memory_format=torch.channels_last)
+    weight = torch.randn(MAPS[1], MAPS[1], 3, 3)
+    runs: dict[str, Run] = {"PyTorch's": lambda: F.conv2d(x, weight, padding=1)}
+    if backends.choose("convolution3x3", x, weight) == Backend.NATIVE:
+        runs["C++"] = lambda: convolution3x3(x, weight, backend=Backend.NATIVE)
+    return runs
 
 
 def _attentions(parts: list[torch.Tensor]) -> dict[str, Run]:

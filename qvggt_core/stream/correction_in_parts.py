@@ -12,10 +12,10 @@ from qvggt_core.geometry.similarities import scale_of, similarity
 from qvggt_core.stream.keyframe_chain import Chains, Correction, Loop, correction
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE, Parts
 
-MOST_LOOPS = 128
+MOST_LOOPS = 96
 """In one graph; a linear system of so many takes a keyframe's time."""
 
-WORK_OF_A_KEYFRAME = 800.0
+WORK_OF_A_KEYFRAME = 500.0
 """Edges that linear systems go through, with what each system costs beside them."""
 
 # A linear system takes as long as so many more edges.

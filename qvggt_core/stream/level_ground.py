@@ -87,6 +87,8 @@ class GroundSearch:
         centre, rotation = pose[:3, 3].copy(), pose[:3, :3].copy()
         points = _points_below(frame)
         if len(points) < _FEWEST // 10:
+            if not self._views:
+                self.problem = "no image has shown the ground yet"
             return False
         if self._views:
             last = self._views[-1]
@@ -101,7 +103,10 @@ class GroundSearch:
     def ground(self) -> LevelGround | None:
         """What the views show together; None where that is no ground for sure."""
         if len(self._views) < _FEWEST_VIEWS:
-            self.problem = "the ground is not seen from enough places yet"
+            self.problem = (
+                f"the ground is not seen from enough places yet ({len(self._views)} of "
+                f"{_FEWEST_VIEWS}): the camera has to move, at rest its height gives no scale"
+            )
             return None
         found = _fit(list(self._views), self.keeps_height)
         if isinstance(found, str):

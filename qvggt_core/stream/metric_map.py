@@ -155,10 +155,8 @@ class MetricMap:
         if not (height or gives_up):
             return None
         new = [frame.view.stamp_ns for frame in own if self._ground.observe(frame)]
-        if not new:
-            return None
-        ground = self._ground.ground
-        if height:
+        ground = self._ground.ground if new else None
+        if height and own:
             self._scale.explain(CAMERA_HEIGHT, self._ground.problem)
         if ground is not None and height:
             self.observe_ratio(new[-1], height_ratio(height, ground))

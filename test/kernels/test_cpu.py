@@ -288,6 +288,7 @@ def chosen():
             "in integers" if cpu_features.multiplies_integers() else "through float32"
         ),
         "4-bit linear in float32": ("C++", "dense product"),
+        "convolution of 3x3 pixels": ("C++", "PyTorch's"),
         **{
             f"attention in {str(dtype).removeprefix('torch.')}": (
                 "C++" if cpu_attention.prefers_native(dtype) else without_kernel,

@@ -466,12 +466,10 @@ def test_short_sequences_are_not_tiled(without_native_kernels, monkeypatch, tile
 # --- queries and keys -----------------------------------------------------------------------
 
 
-@needs_avx512
-@pytest.mark.parametrize("norm", [True, False])
-@pytest.mark.parametrize("rope", [True, False])
-def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, rope):
-    qkv = normal(2, 3, 37, 3, 5, 64, dtype=BFLOAT16)
-    gains = [1 + normal(64, dtype=BFLOAT16, seed=seed) / 10 for seed in range(4)]
+def norms_and_rotations(dtype, norm, rope, threads):
+    """What a kernel makes of queries and keys on one thread and on three, and PyTorch of them."""
+    qkv = normal(2, 3, 37, 3, 5, 64, dtype=dtype)
+    gains = [1 + normal(64, dtype=dtype, seed=seed) / 10 for seed in range(4)]
     angles = normal(37, 1, 32).repeat_interleave(2, dim=-1)
     angles = angles.unflatten(-1, (2, 16, 2)).transpose(-1, -2).flatten(-3).contiguous()
     cos, sin = (angles.cos(), angles.sin()) if rope else (None, None)
@@ -483,11 +481,26 @@ def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, r
         found = qkv.clone()
         native.qk_norm_rope_(found, *arguments)
         assert torch.equal(found[:, :, :, 2], qkv[:, :, :, 2]), "values are left alone"
+        yield found, expected
+
+
+@needs_avx512
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("rope", [True, False])
+def test_norm_and_rotation_are_pytorchs_to_the_last_bit_or_next(threads, norm, rope):
+    for found, expected in norms_and_rotations(BFLOAT16, norm, rope, threads):
         if not norm:
             assert torch.equal(found, expected)
         # A sum of two products of numbers that were rounded to either side.
         assert torch.allclose(found.float(), expected.float(), rtol=ULP, atol=2 * ULP)
         assert (found != expected).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize(("norm", "rope"), [(True, True), (True, False), (False, True)])
+@pytest.mark.usefixtures("short_vectors")
+def test_float32_norm_and_rotation_are_pytorchs_to_rounding(threads, norm, rope):
+    for found, expected in norms_and_rotations(torch.float32, norm, rope, threads):
+        torch.testing.assert_close(found, expected, rtol=0, atol=3e-6 if norm else 0)
 
 
 # --- what does not fit together -------------------------------------------------------------

@@ -23,8 +23,10 @@ from support.recordings import (
 )
 
 from qvggt_core.errors import ImageError, RecordingError
+from qvggt_core.geometry.cloud import read_ply
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, transform
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream.corrected_path import KeyframeCorrections
 from qvggt_core.stream.frame import FrameGeometry, LoopStatus, Losses, Reconstruction, Scale, View
 from qvggt_ros.io import conversions
 from qvggt_ros.io.conversions import read_pose, read_transform
@@ -399,6 +401,45 @@ def test_the_map_is_saved_as_it_is_published(tmp_path):
     assert path.parent == tmp_path / "maps"
     assert f"element vertex {points}\n".encode() in path.read_bytes()
     assert points == sum(message.width for message in outbox.of("points"))
+
+
+class LoopReconstructor(PairReconstructor):
+    """The third pair of images closes a loop: all keyframes so far move by 10 to the side."""
+
+    moved = transform(np.eye(3), np.array([0.0, 10.0, 0.0]))
+
+    def flush(self):
+        (result,) = super().flush()
+        if len(self.frames) <= 4:
+            return (replace(result, loops=LoopStatus(2 * len(self.frames))),)
+        stamps = np.array([stamp_of(0), stamp_of(4)])
+        corrections = KeyframeCorrections(
+            stamps, np.zeros(2, int), np.zeros(2, int), np.stack([self.moved] * 2)
+        )
+        return (
+            replace(
+                result,
+                frames=tuple(frame.moved(self.moved) for frame in result.frames),
+                loops=LoopStatus(6),
+                map_from_odometry=self.moved,
+                corrections=corrections,
+            ),
+        )
+
+
+def test_the_map_that_is_saved_follows_a_loop(tmp_path):
+    parameters = Parameters(map_directory=str(tmp_path), map_voxel=0.01, loop_closure=True)
+    session, _, _ = make(LoopReconstructor(), parameters, live=True)
+    for index in range(4):
+        session.on_image(image_message(index))
+    before = read_ply(session.save_map()[0])
+    for index in range(4, 6):
+        session.on_image(image_message(index))
+    after = read_ply(session.save_map()[0])
+    # Each pair is at the same two places.
+    low, high = before.positions.min(axis=0), before.positions.max(axis=0)
+    np.testing.assert_allclose(after.positions.min(axis=0), np.add(low, [0, 10, 0]), atol=0.05)
+    np.testing.assert_allclose(after.positions.max(axis=0), np.add(high, [0, 10, 0]), atol=0.05)
 
 
 def test_a_map_that_cannot_be_written_says_so(tmp_path):

@@ -157,7 +157,7 @@ def is_usable(name: str) -> bool:
 
 
 def attention_dtype() -> torch.dtype:
-    """Return the dtype of the queries, keys and values that `attention` takes here."""
+    """Return the dtype of the queries, keys and values that the kernels take here."""
     return torch.bfloat16 if instruction_set() == "avx512" else torch.float32
 
 
@@ -297,10 +297,10 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
 def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
     """Return whether `qk_norm_rope_` computes this."""
     return (
-        qkv.dtype == torch.bfloat16
+        qkv.dtype == attention_dtype()
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
-        and (norm.query_weight is None or norm.query_weight.dtype == torch.bfloat16)
+        and (norm.query_weight is None or norm.query_weight.dtype == qkv.dtype)
         and is_usable("qk_norm_rope")
     )
 
@@ -312,12 +312,12 @@ def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
         ValueError: the arguments do not fit together.
     """
     check_heads_and_angles(qkv, norm, rotation)
-    tokens, _, heads, dim = qkv.shape[2:]
+    (tokens, _, heads, dim), dtype = qkv.shape[2:], attention_dtype()
     require(
-        dim == _HEAD_DIM and qkv.dtype == torch.bfloat16,
-        f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} bfloat16",
+        dim == _HEAD_DIM and qkv.dtype == dtype,
+        f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} {dtype}",
     )
-    check_parts("gains and biases", norm[:4], (dim,), qkv.device, torch.bfloat16)
+    check_parts("gains and biases", norm[:4], (dim,), qkv.device, dtype)
     frames = qkv.shape[0] * qkv.shape[1]
     parts = (None if part is None else aligned(part) for part in (*norm[:4], *rotation))
     qw, qb, kw, kb, cos, sin = parts

@@ -133,6 +133,30 @@ def test_one_place_is_not_enough():
     assert "from enough places" in found.problem
 
 
+def note_at_rest(depth):
+    """What an operator reads after forty images of a camera that has not moved."""
+    metric = MetricMap(Parameters(camera_height=ABOVE), None, lambda event: None)
+    for index in range(40):
+        seen = frame(circle(1)[0], index, depth)
+        metric.observe(seen.view, seen)
+        metric.place([Entry(seen.view, True)], (seen,), "", None)
+    metric.observe(seen.view, seen)
+    assert metric.scale.metres_per_unit is None
+    return metric.scale.note
+
+
+def test_a_camera_at_rest_has_no_scale_and_an_operator_reads_why():
+    note = note_at_rest(room.depth_of(circle(1)[0]))
+    assert "1 of 5" in note
+    assert "the camera has to move, at rest its height gives no scale" in note
+
+
+def test_where_the_ground_is_out_of_view_an_operator_reads_so():
+    assert "no image has shown the ground yet" in note_at_rest(
+        np.full((room.HEIGHT, room.WIDTH), np.nan)
+    )
+
+
 def test_a_wall_is_no_ground():
     poses = circle()
     found = search(poses, [np.full((room.HEIGHT, room.WIDTH), 2.0)] * len(poses))
