@@ -18,9 +18,9 @@ WIDTH, HEIGHT = 640, 480
 
 
 def seen(focal: float, turns: np.ndarray, places: np.ndarray) -> list[TrackedKeyframe]:
-    """Return what a pinhole camera sees of 110 points around (0, 0, 4), to 0.3 pixels."""
+    """Return what a pinhole camera sees of 150 points around (0, 0, 4), to 0.3 pixels."""
     rng = np.random.default_rng(4)
-    points = rng.uniform((-3.0, -2.0, 2.5), (3.0, 2.0, 7.0), (110, 3))
+    points = rng.uniform((-3.0, -2.0, 2.5), (3.0, 2.0, 7.0), (150, 3))
     middle = np.array([WIDTH - 1, HEIGHT - 1]) / 2
     keyframes = []
     for turn, place in zip(turns, places, strict=True):
@@ -34,7 +34,7 @@ def seen(focal: float, turns: np.ndarray, places: np.ndarray) -> list[TrackedKey
     return keyframes
 
 
-def a_walk(count: int = 10) -> tuple[np.ndarray, np.ndarray]:
+def a_walk(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
     way = np.linspace(0.0, 1.0, count)[:, None]
     turns = np.hstack([0.5 * np.sin(3 * way), 0.15 * np.sin(5 * way), 0.3 * way])
     return turns, np.hstack([1.2 * way, 0.4 * np.sin(4 * way), 0.5 * way])
