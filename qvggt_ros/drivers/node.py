@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import rclpy
-from message_filters import ApproximateTimeSynchronizer, Subscriber
+from message_filters import ApproximateTimeSynchronizer, SimpleFilter
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -325,29 +325,23 @@ class ReconstructNode(LifecycleNode):
         return SubscriptionEventCallbacks(incompatible_qos=refuse)
 
     def _subscribe_rig(self, live: LiveReconstruction, parameters: Parameters) -> None:
-        message_class = getattr(self._messages, self._image_type())
-        subscribers = [
-            Subscriber(
-                self,
-                message_class,
-                self._image_topic(camera),
-                qos_profile=copy(_IMAGE_QOS),
-                event_callbacks=self._qos_events(self._image_topic(camera)),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+        # Not message_filters' Subscriber: its releases of the winter of 2025 take no callbacks.
+        filters = [SimpleFilter() for _ in parameters.cameras]
+        for camera, each in zip(parameters.cameras, filters, strict=True):
+            each.registerCallback(partial(self._note_image, camera))
+            self._inputs.append(
+                self._subscribe(
+                    self._image_topic(camera), self._image_type(), each.signalMessage, _IMAGE_QOS
+                )
             )
-            for camera in parameters.cameras
-        ]
 
         def take(*images: Any) -> None:
             live.on_images(dict(zip(parameters.cameras, images, strict=True)))
 
-        for camera, subscriber in zip(parameters.cameras, subscribers, strict=True):
-            subscriber.registerCallback(partial(self._note_image, camera))
         synchronizer = ApproximateTimeSynchronizer(
-            subscribers, queue_size=10, slop=parameters.sync_slop_s
+            filters, queue_size=10, slop=parameters.sync_slop_s
         )
         synchronizer.registerCallback(take)
-        self._inputs += [subscriber.sub for subscriber in subscribers]
 
     def _on_image(self, live: LiveReconstruction, camera: str, message: Any) -> None:
         self._note_image(camera, message)

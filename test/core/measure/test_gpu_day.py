@@ -235,7 +235,7 @@ def test_training_goes_on_from_the_weights_that_the_repository_keeps(tmp_path):
     assert all(stage.clips <= config.pool.clips for stage in config.stages)
 
 
-def test_outcomes_of_tests_are_written_one_by_one_and_skipping_all_shows_nothing(tmp_path):
+def test_outcomes_of_tests_are_written_one_by_one_and_skipping_shows_nothing(tmp_path):
     file = tmp_path / "test_some.py"
     file.write_text(
         "import pytest\ndef test_a(): pass\ndef test_b(): assert 2 == 3\n"
@@ -255,6 +255,8 @@ def test_outcomes_of_tests_are_written_one_by_one_and_skipping_all_shows_nothing
     assert "2 == 3" in found["tests"]["test_some.py::test_b"]["message"]
     assert run(f"{file}::test_a")[0] == 0
     assert run(f"{file}::test_c")[0] == 1
+    # One that needs no device is no sign that there is one.
+    assert run(f"{file}::test_a", f"{file}::test_c")[0] == 1
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -202,8 +201,10 @@ def test_a_link_stays_a_link_and_what_it_points_to_becomes_the_output(tmp_path: 
 def test_a_link_in_a_circle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a").symlink_to(tmp_path / "b")
     (tmp_path / "b").symlink_to(tmp_path / "a")
-    with pytest.raises(OutputError, match=r"usable path|cannot"):
+    # From Python 3.13 on a path is resolved as far as it goes, and something is in the way there.
+    with pytest.raises(OutputError, match=r"usable path|cannot|left alone"):
         make(tmp_path / "a")
+    assert (tmp_path / "a").is_symlink()
 
 
 MOUNTED = """
@@ -273,7 +274,8 @@ def test_a_full_disk_when_it_begins_is_explained(
     def full(*arguments: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "replace", full)
+    # Not `os.replace`: Python 3.10's paths keep it from their import.
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(OutputError, match="No space left"):
         make(tmp_path / "out")
 
