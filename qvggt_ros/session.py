@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from qvggt_core.errors import QvggtError
+from qvggt_core.geometry.camera import Camera
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.frame import Frame, LoopStatus, Losses, Reconstruction, Scale, Up
 from qvggt_core.stream.sensor_inputs import SensorInputs
@@ -105,6 +106,7 @@ class ReconstructionSession:
             )
             for camera in parameters.cameras
         }
+        self._assumed: dict[str, Camera] = {}
         self._masks = {camera: Masks(self.counters.reject) for camera in parameters.cameras}
         self._pictures = {
             camera: PictureDecoder(self.counters.warn) for camera in parameters.cameras
@@ -135,6 +137,10 @@ class ReconstructionSession:
             "loop_shift": loops.shift if loops.accepted else None,
             "localisation": loops.localisation or None,
         }
+
+    def assume(self, calibration: Camera, camera: str = "") -> None:
+        """Take a calibration for the images of a camera that come without one."""
+        self._assumed[camera] = calibration
 
     def on_camera_info(self, message: Any, camera: str = "") -> None:
         """Take a sensor_msgs/CameraInfo."""
@@ -276,6 +282,10 @@ class ReconstructionSession:
         calibration = self._calibrations[camera].at(stamp, width, height, frame_id)
         mask = self._masks[camera].at(stamp, width, height)
         self.counters.uncalibrated += calibration is None
+        if calibration is None:
+            assumed = self._assumed.get(camera)
+            fits = assumed is not None and (assumed.width, assumed.height) == (width, height)
+            calibration = assumed if fits else None
         frame_id = frame_id or self._parameters.camera_frame
         return Frame(stamp, image, calibration, frame_id, camera, mask)
 

@@ -156,6 +156,12 @@ class RecordingFacts(_Part):
     imu_topic: str | None = Field(
         None, description="Topic of the IMU that was asked which way is up; null without."
     )
+    focal_length_px: float | None = Field(
+        None, description="Focal length that images without a calibration were given, pixels."
+    )
+    focal_length_sigma: float | None = Field(
+        None, description="Standard deviation of its logarithm; 0 where the user gave it."
+    )
 
 
 class Result(_Part):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,13 +66,20 @@ def founding_views(keyframes: Sequence[Keyframe]) -> list[FoundingViews]:
     ]
 
 
-def misfit(points: Points, keyframes: Sequence[Keyframe]) -> float:
+def misfit(points: Points, keyframes: Sequence[Keyframe], sigma: float | None = None) -> float:
     """Return the mean robust cost of what keyframes see of points that two of them share.
 
     It is 1 where all are outliers. What is expected of distances has no part in it, and a point
     that the map lacks, because it did not agree or for want of parallax, counts as one.
+
+    Args:
+        points: of the map.
+        keyframes: that saw them.
+        sigma: standard deviation of rays, that of tracks if not given.
     """
     _, bundle = bundle_of(points, keyframes, np.ones(len(keyframes), bool))
+    if sigma is not None:
+        bundle = replace(bundle, sigma=sigma)
     square = (bundle.residuals() ** 2).sum(axis=1)
     _, count = np.unique(
         np.concatenate([each.tracks.ids for each in keyframes]), return_counts=True

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import ImageTopic, OutputFile, RecordingPath
@@ -20,6 +18,7 @@ _COLUMNS = {
     "interval, 95 %, ms": "{interval_ms_p95:.0f}",
     "latency, mean / 95 %, ms": "{latency_ms:.0f} / {latency_ms_p95:.0f}",
     "jitter, mean / 95 %, ms": "{jitter_ms:.0f} / {jitter_ms_p95:.0f}",
+    "image's age, ms": "{image_age_ms:.0f}",
     "missed, %": "{missed:.1%}",
     "processors": "{processors:.2f}",
     "memory, MiB": "{memory_mib:.0f}",
@@ -42,23 +41,22 @@ def bench_node(
     image_topic: ImageTopic = None,
 ) -> None:
     """Measure rate, latency, jitter, missed images, processor and memory of live reconstruction."""
-    from qvggt_core.measure.machine import describe_machine
+    from qvggt_core.measure.provenance import write_results
     from qvggt_core.model import shipped_checkpoint
     from qvggt_core.parameters import Parameters
-    from qvggt_core.util.files import write_atomically
     from qvggt_core.util.output_files import check_file, json_with
     from qvggt_ros.drivers.live_benchmark import measure_live, read_camera
 
     check_file(output, json_with("machine", "camera_hz"), [bag])
     camera = read_camera(bag, image_topic)
     measured: list[tuple[str, str, LiveTiming]] = []
+    networks = checkpoint or [shipped_checkpoint()]
     about = {
-        "machine": describe_machine(),
         "camera_hz": rate,
         "seconds": seconds,
         "recording": bag.name,
     }
-    for network in checkpoint or [shipped_checkpoint()]:
+    for network in networks:
         for file in [None, *(params or [])]:
             given = Parameters.read(file) if file else Parameters()
             parameters = given.with_values(checkpoint=str(network))
@@ -68,7 +66,7 @@ def bench_node(
             measured.append((network.name, name, timing))
             # After each, so that a run that is stopped keeps what it measured.
             results = about | {"cases": [_case(*each) for each in measured]}
-            write_atomically(output, json.dumps(results, indent=1) + "\n")
+            write_results(output, results, *networks)
     console.out.print(_table(measured))
     console.wrote(output)
 
@@ -77,11 +75,11 @@ def _case(network: str, parameters: str, timing: LiveTiming) -> dict[str, str | 
     return {"network": network, "parameters": parameters, **timing.as_dict()}
 
 
-def _table(measured: list[tuple[str, str, LiveTiming]]) -> Table:
+def _table(measured: list[tuple[str, str, LiveTiming]]) -> console.Table:
     columns = dict(_COLUMNS)
     if any(timing.gpu_memory_mib for _, _, timing in measured):
         columns["GPU memory, MiB"] = "{gpu_memory_mib:.0f}"
-    table = Table("network", "parameters", *columns)
+    table = console.Table("network", "parameters", *columns)
     for network, name, timing in measured:
         cells = (form.format(**timing.as_dict()) for form in columns.values())
         table.add_row(network, name, *cells)

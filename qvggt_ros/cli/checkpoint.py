@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_ros.cli import console
 
@@ -26,7 +25,7 @@ def info(
     from qvggt_core.model.packed_format import LINEARS_KEY
 
     checkpoint = read_checkpoint(file)
-    table = Table(title=str(file), title_justify="left")
+    table = console.Table(title=str(file), title_justify="left")
     for column in ("part", "weights", "MB", "bits per weight"):
         table.add_column(column, justify="left" if column == "part" else "right")
     sizes = part_sizes(checkpoint)
@@ -36,7 +35,7 @@ def info(
     table.add_section()
     table.add_row("in all", *_size_cells(*total), style="bold")
     console.out.print(table)
-    facts = Table(show_header=False, box=None)
+    facts = console.Table(show_header=False, box=None)
     for name, value in {**checkpoint.metadata, "config": checkpoint.config}.items():
         if name == LINEARS_KEY:
             continue  # a line per layer, for the loader
@@ -90,9 +89,9 @@ def networks() -> None:
     from qvggt_core.model.catalog import ACCURACY_SOURCE, CATALOG
     from qvggt_core.quantize.published_sizes import int4_megabytes, parameters_of
 
-    table = Table(title="published networks", title_justify="left")
-    for column in ("name", "parameters", "INT4", "licence", "gives", "AUC@30", "AbsRel"):
-        numeric = column in ("parameters", "INT4", "AUC@30", "AbsRel")
+    table = console.Table(title="published networks", title_justify="left")
+    for column in ("name", "weights", "INT4", "licence", "gives", "AUC@30", "AbsRel"):
+        numeric = column in ("weights", "INT4", "AUC@30", "AbsRel")
         table.add_column(
             column, justify="right" if numeric else "left", no_wrap=column in ("name", "INT4")
         )

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
+from rich import table as rich_table
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
@@ -21,7 +22,6 @@ from rich.progress import (
 )
 from rich.segment import Segment
 from rich.status import Status
-from rich.table import Table
 from rich.text import Text
 
 from qvggt_core.util.quoting import visible
@@ -62,6 +62,15 @@ class LogHandler(RichHandler):
         return super().render_message(record, visible(message))
 
 
+class Table(rich_table.Table):
+    """A table that folds what is too long for its column: cut off, a licence is none."""
+
+    def add_column(self, *heads: Any, **options: Any) -> None:
+        """Take rich's options."""
+        options.setdefault("overflow", "ellipsis" if options.get("no_wrap") else "fold")
+        super().add_column(*heads, **options)
+
+
 out = Terminal()
 err = Terminal(stderr=True)
 
@@ -94,7 +103,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], title: str =
     table = Table(title=escape(title) if title else None, title_justify="left")
     for index, heading in enumerate(head):
         justify = "right" if index else "left"
-        table.add_column(escape(heading), justify=justify, no_wrap=index == 0)  # type: ignore[arg-type]
+        table.add_column(escape(heading), justify=justify, no_wrap=index == 0)
     for row in rows:
         table.add_row(*map(escape, row))
     out.print(table)

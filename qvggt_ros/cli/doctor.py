@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import CameraInfoTopic, ImageTopic
@@ -103,9 +102,9 @@ def _plain(findings: Iterable[Finding]) -> list[dict[str, str]]:
 
 
 def _print(section: str, findings: Iterable[Finding]) -> None:
-    table = Table(title=section, title_justify="left", show_header=False, box=None)
+    table = console.Table(title=section, title_justify="left", show_header=False, box=None)
     for _ in range(3):
-        table.add_column(overflow="fold")
+        table.add_column()
     for each in findings:
         style = _STYLES[each.level.value]
         advice = f"\n[bold]->[/] {escape(each.advice)}" if each.advice else ""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.util.files import write_atomically
@@ -309,7 +308,7 @@ def _solved_plan(
 def _print_report(result: QuantizationReport) -> None:
     if result.calibration is None:
         return
-    facts = Table(show_header=False, box=None)
+    facts = console.Table(show_header=False, box=None)
     for key in ("source", "selection", "images", "frames_per_window", "size", "ground_truth"):
         facts.add_row(f"[dim]{key}[/]", escape(str(result.calibration[key])))
     facts.add_row("[dim]time[/]", f"{result.calibration_seconds:.0f} s")
@@ -329,7 +328,9 @@ def _print_report(result: QuantizationReport) -> None:
 
 
 def _print_sweep(sweep: Sweep) -> None:
-    table = Table(title=f"each alone at {sweep.precision}, worst first", title_justify="left")
+    table = console.Table(
+        title=f"each alone at {sweep.precision}, worst first", title_justify="left"
+    )
     for column in ("block", "kind", "camera", "depth", "points", "share of all"):
         table.add_column(column, justify="left" if column in ("block", "kind") else "right")
     rows = sorted(sweep.rows, key=lambda row: sweep.total(row.errors), reverse=True)

@@ -84,10 +84,9 @@ def _print_summary(summary: ReplaySummary) -> None:
     result, timings = summary.metrics["result"], summary.run["timings"]
     unit = result["unit"]
     recording = summary.metrics["recording"]
-    info = recording["camera_info_topic"] or "none: the network's own intrinsics"
     rows = [
         ("image topic", recording["image_topic"]),
-        ("camera_info topic", info),
+        ("camera_info topic", _lens(recording)),
         ("odometry topic", recording["odometry_topic"] or "not used"),
         ("images", f"{result['received']} received, {sum(result['rejected'].values())} rejected"),
         ("frames with geometry", f"{result['published']} in {result['windows']} windows"),
@@ -112,6 +111,14 @@ def _print_summary(summary: ReplaySummary) -> None:
     for problem in problems(summary.metrics["accuracy"]):
         console.note("[yellow]note:[/]", problem)
     console.wrote(*summary.files)
+
+
+def _lens(recording: dict[str, Any]) -> str:
+    focal, sigma = recording["focal_length_px"], recording["focal_length_sigma"]
+    if focal is None:
+        return recording["camera_info_topic"] or "none: the network's own intrinsics"
+    certainty = f", found from the images to {sigma:.1%}" if sigma else ""
+    return f"none: focal length {focal:.0f} pixels{certainty}"
 
 
 def _scale(result: dict[str, Any]) -> str:

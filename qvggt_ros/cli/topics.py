@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_ros.cli import console
 from qvggt_ros.cli.options import CameraInfoTopic, ImageTopic, RecordingPath
@@ -41,7 +40,7 @@ def topics(
             play = playable_topics(recording, namespace)
             typer.echo(json.dumps({**taken, "play": play}))
             return
-        table = Table(title=str(bag), title_justify="left")
+        table = console.Table(title=str(bag), title_justify="left")
         for column in ("topic", "type", "messages", "taken as"):
             table.add_column(column, justify="right" if column == "messages" else "left")
         uses = {topic: use for use, topic in taken.items()}

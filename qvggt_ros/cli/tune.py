@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from qvggt_core.errors import QvggtError
 from qvggt_ros.cli import console
@@ -46,7 +45,7 @@ def tune(
             path, entries = tuning.tune(shapes, advance=advance)
     except tuning.TuningError as error:
         raise QvggtError(str(error)) from error
-    table = Table()
+    table = console.Table()
     for column in ("operator", "outputs x inputs", "rows", "kernel", "blocks"):
         table.add_column(column)
     for operator, (n, k), rows, config in entries:
@@ -70,7 +69,9 @@ def _propose(rate: float) -> None:
         measured = measure_choices(
             device, ComputeSettings(linears=linears), write_random_checkpoint, advance
         )
-    table = Table(title=f"windows of 4 views, 2 new, on this {device}", title_justify="left")
+    table = console.Table(
+        title=f"windows of 4 views, 2 new, on this {device}", title_justify="left"
+    )
     for column in ("network", "images", "ms a window", "keyframes a second"):
         table.add_column(column, justify="left" if column in ("network", "images") else "right")
     chosen = proposal(measured, rate)

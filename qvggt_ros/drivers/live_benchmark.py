@@ -6,17 +6,19 @@ the ROS node and `qvggt live` are made around. Middleware is not in it: messages
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import chain, cycle, islice
+from itertools import chain, cycle, islice, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.parameters import Parameters
+from qvggt_core.stream import TorchNetwork
 from qvggt_core.stream.load_network import LoadedNetwork, device_of, load_network
 from qvggt_ros.drivers.live_session import LiveReconstruction
 from qvggt_ros.io.conversions import header
@@ -56,6 +58,7 @@ class LiveTiming:
         interval_ms_p95: 95th percentile of the time between two publications of a pose.
         latency_ms: mean time from an image's stamp to its pose.
         latency_ms_p95: its 95th percentile.
+        image_age_ms: median time from the stamp of a window's newest image to the network's start.
         jitter_ms: mean deviation of the interval between publications from its mean.
         jitter_ms_p95: its 95th percentile.
         processors: processor time over wall time, in cores.
@@ -70,6 +73,7 @@ class LiveTiming:
     interval_ms_p95: float
     latency_ms: float
     latency_ms_p95: float
+    image_age_ms: float
     jitter_ms: float
     jitter_ms_p95: float
     processors: float
@@ -79,6 +83,32 @@ class LiveTiming:
     def as_dict(self) -> dict[str, float]:
         """Return the numbers, rounded to what they are worth."""
         return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+class _NotedStarts:
+    """A network that notes when it begins with a window."""
+
+    def __init__(self, network: TorchNetwork) -> None:
+        self.network = network
+        self.starts_ns: list[int] = []
+        self._runs = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+    def encode(self, image: Any) -> Any:
+        self._note()
+        return self.network.encode(image)
+
+    def predict(self, *arguments: Any, **options: Any) -> Any:
+        self._note()
+        self._runs = False
+        return self.network.predict(*arguments, **options)
+
+    def _note(self) -> None:
+        if not self._runs:
+            self.starts_ns.append(time.time_ns())
+        self._runs = True
 
 
 def read_camera(bag: Path, image_topic: str | None = None, most: int = 200) -> CameraMessages:
@@ -129,10 +159,18 @@ def measure_live(
         if topic == "pose":
             published.append((stamp_ns, time.time_ns()))
 
+    starts_ns: list[int] = []
+
+    def load_noted(given: Parameters) -> LoadedNetwork:
+        loaded = load(given)
+        noted = _NotedStarts(loaded.network)
+        noted.starts_ns = starts_ns
+        return replace(loaded, network=cast(TorchNetwork, noted))
+
     for device in devices:
         reset_peak(device)
     live = LiveReconstruction(
-        parameters, Driver(rosbags_messages(), emit, now_ns=time.time_ns), load=load
+        parameters, Driver(rosbags_messages(), emit, now_ns=time.time_ns), load=load_noted
     )
     try:
         if camera.info is not None:
@@ -143,7 +181,7 @@ def measure_live(
         memory = {device.type: peak_mib(device) for device in devices}
     finally:
         live.close(_CLOSE_TIMEOUT_S)
-    timing = _timing(published, offered, processors, memory["cpu"])
+    timing = _timing(published, starts_ns, offered, processors, memory["cpu"])
     return replace(timing, gpu_memory_mib=memory.get("cuda", 0.0))
 
 
@@ -164,7 +202,11 @@ def _offer(live: LiveReconstruction, images: Sequence[Any], period_s: float, end
 
 
 def _timing(
-    published: Sequence[tuple[int, int]], offered: int, processors: float, memory: float
+    published: Sequence[tuple[int, int]],
+    starts_ns: Sequence[int],
+    offered: int,
+    processors: float,
+    memory: float,
 ) -> LiveTiming:
     if len(published) < _LEAST_PUBLISHED:
         raise BenchmarkError(
@@ -182,8 +224,22 @@ def _timing(
         interval_ms_p95=float(np.percentile(intervals, 95)),
         latency_ms=float(latencies.mean()),
         latency_ms_p95=float(np.percentile(latencies, 95)),
+        image_age_ms=float(np.median(_image_ages(published, starts_ns))) / 1e6,
         jitter_ms=float(deviations.mean()),
         jitter_ms_p95=float(np.percentile(deviations, 95)),
         processors=processors,
         memory_mib=memory,
     )
+
+
+def _image_ages(published: Sequence[tuple[int, int]], starts_ns: Sequence[int]) -> list[int]:
+    """Return how old each window's newest image was at the network's start, in nanoseconds.
+
+    Poses of a window come out after its run and before the next one; runs without any are none.
+    """
+    ages = []
+    for start, next_start in pairwise([*starts_ns, math.inf]):
+        stamps = [stamp for stamp, time_ns in published if start <= time_ns < next_start]
+        if stamps:
+            ages.append(int(start) - max(stamps))
+    return ages

@@ -14,6 +14,11 @@ class ReplayOptions:
 
     image_topic: str | None = option(None, "Found by type if not given.")
     camera_info_topic: str | None = option(None, "Found beside the images if not given.")
+    focal_length: float | None = option(
+        None,
+        "Pixels, of images without CameraInfo; found from the images if not given; 0 leaves it to "
+        "the network.",
+    )
     mask_topic: str | None = option(None, "mono8, non-zero where the scene stands still.")
     stereo_topic: str | None = option(
         None, "Images of a second camera on the same rig; both give metres together."

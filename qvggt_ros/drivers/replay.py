@@ -30,6 +30,7 @@ from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.reconstructor import Reconstructor
 from qvggt_core.stream.saved_map import MAP, write_map_files
 from qvggt_core.util.directories import new_output
+from qvggt_ros.drivers.assumed_lens import AssumedLens, assumed_lens, check_focal_length
 from qvggt_ros.drivers.bag_writer import STORAGES, BagWriter
 from qvggt_ros.drivers.options import MapOptions, ReplayOptions
 from qvggt_ros.drivers.stereo_pairs import FIRST, SECOND, StereoPairs
@@ -221,6 +222,7 @@ def _check(options: ReplayOptions) -> None:
         raise ParameterError(
             f"storage {options.storage!r} is unknown: choose {' or '.join(STORAGES)}"
         )
+    check_focal_length(options.focal_length)
     if options.limit is not None and options.limit < 1:
         raise ParameterError(f"a limit of {options.limit} images leaves nothing to reconstruct")
 
@@ -326,6 +328,7 @@ class _Run:
         self._cameras = [FIRST, SECOND] if topics.stereo else loaded.parameters.cameras
         needs_mounts = any((topics.stereo, sources.odometry, sources.others, sources.imu))
         self._tree = TransformTree.read(recording) if needs_mounts else TransformTree()
+        self._lens: AssumedLens | None = None
         self._writer: BagWriter
         self._session: ReconstructionSession
 
@@ -364,6 +367,7 @@ class _Run:
             Driver(rosbags_messages(), self._emit, lookup=self._lookup),
             rectified=self._cameras if self._topics.rectified else (),
         )
+        self._assume_lens(options)
         try:
             self._read_all(options.limit)
         finally:
@@ -371,6 +375,19 @@ class _Run:
         if self._session.counters.published == 0:
             layout.RESULT.remove(bag.parent)
             raise RecordingError(self._why_nothing())
+
+    def _assume_lens(self, options: ReplayOptions) -> None:
+        """Let images without a calibration have the lens that is given or found."""
+        parameters = self._loaded.parameters
+        if options.focal_length is None and not (parameters.confirm or parameters.refine):
+            return
+        self._lens = assumed_lens(self._recording, self._topics, options.focal_length)
+        if self._lens is None:
+            return
+        self._events.append(self._lens.note)
+        if self._lens.focal_length is not None:
+            camera = self._lens.focal_length.camera(self._lens.width, self._lens.height)
+            self._session.assume(camera, self._cameras[0])
 
     def _emit(self, topic: str, message: Any, stamp_ns: int) -> None:
         # A result holds one camera's outputs.
@@ -381,6 +398,10 @@ class _Run:
         topic = self._sources.imu
         first = None if topic is None else self._recording.first(topic)
         return first is not None and frames_of(first)[0] in self._tree.frames
+
+    def _lens_facts(self) -> dict[str, float]:
+        found = self._lens and self._lens.focal_length
+        return {"focal_length_px": found.pixels, "focal_length_sigma": found.sigma} if found else {}
 
     def metrics(self) -> schema.Metrics:
         """Return what metrics.json holds before it is compared."""
@@ -406,6 +427,7 @@ class _Run:
                     *([self._topics.stereo] if self._topics.stereo else []),
                 ],
                 imu_topic=self._sources.imu,
+                **self._lens_facts(),
             ),
             {
                 **session.counters.values(session.scale),

@@ -20,6 +20,7 @@ from qvggt_core.model.download import download
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_ros.cli import app as cli
+from qvggt_ros.cli import console
 
 ROOT = Path(__file__).parents[2]
 
@@ -208,3 +209,9 @@ def test_the_shipped_parameter_file_holds_the_defaults():
     assert content == Parameters().model_dump()
     assert list(content) == list(Parameters.model_fields)
     assert Parameters.read(path) == Parameters()
+
+
+def test_a_narrow_terminal_cuts_no_licence_off(capsys, monkeypatch):
+    monkeypatch.setattr(console.out, "_width", 80)
+    _, output, _ = run(capsys, "networks")
+    assert "…" not in output

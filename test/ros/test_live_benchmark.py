@@ -11,7 +11,7 @@ from support.recordings import RoomNetwork, room_entries, write_recording
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork
-from qvggt_ros.drivers.live_benchmark import _timing, measure_live, read_camera
+from qvggt_ros.drivers.live_benchmark import _image_ages, _timing, measure_live, read_camera
 
 MILLISECOND = 1_000_000
 
@@ -30,7 +30,9 @@ def test_every_number_is_that_of_publications_at_known_times():
     stamps = [index * 100 * MILLISECOND for index in range(5)]
     delays = [50, 50, 50, 50, 90]
     published = [(s, s + d * MILLISECOND) for s, d in zip(stamps, delays, strict=True)]
-    timing = _timing(published, offered=10, processors=0.5, memory=100.0)
+    starts = [stamp + 30 * MILLISECOND for stamp in stamps]
+    timing = _timing(published, starts, offered=10, processors=0.5, memory=100.0)
+    assert timing.image_age_ms == pytest.approx(30)
     assert timing.published == 5
     assert timing.missed == pytest.approx(0.5)
     assert timing.rate_hz == pytest.approx(4 / 0.440)
@@ -39,9 +41,15 @@ def test_every_number_is_that_of_publications_at_known_times():
     assert timing.interval_ms_p95 == pytest.approx(140 - 0.15 * 40)
 
 
+def test_an_image_is_as_old_as_the_newest_of_its_window_at_the_start_of_the_network():
+    # Two images a window; the second run of the network gave nothing.
+    published = [(0, 60), (10, 60), (40, 130), (50, 131)]
+    assert _image_ages(published, [30, 90, 95]) == [30 - 10, 95 - 50]
+
+
 def test_next_to_nothing_published_is_an_error_and_not_a_number():
     with pytest.raises(BenchmarkError, match="--seconds"):
-        _timing([(0, 1)], offered=10, processors=0.5, memory=100.0)
+        _timing([(0, 1)], [0], offered=10, processors=0.5, memory=100.0)
 
 
 def test_a_live_run_publishes_no_more_than_was_offered(bag):
@@ -53,6 +61,7 @@ def test_a_live_run_publishes_no_more_than_was_offered(bag):
     assert 3 <= timing.published <= timing.offered <= 61
     assert 0 <= timing.missed < 1
     assert timing.latency_ms_p95 >= timing.latency_ms * 0.5 > 0
+    assert 0 < timing.image_age_ms < timing.latency_ms_p95
     assert timing.processors > 0
     assert timing.memory_mib > 50
     assert [image.header.stamp.sec for image in camera.images] == stamps
@@ -77,5 +86,6 @@ def test_the_command_writes_each_case_with_the_machine(bag, tmp_path, capsys, mo
     results = json.loads((tmp_path / "node.json").read_text())
     assert [case["parameters"] for case in results["cases"]] == ["default", "tight"]
     assert results["machine"]["cpu"]
+    assert len(results["checkpoints"]) == 1
     assert all(case["published"] for case in results["cases"])
     assert "tight" in printed
