@@ -29,7 +29,7 @@ def measured(frames: list[Frame]) -> dict[str, Any]:
     true = float(camera.intrinsics[0, 0])
     if isinstance(found, str):
         return {"true_px": true, "refused": found, "processor_s": seconds}
-    off = found.pixels / true - 1.0
+    off = float(found.pixels / true - 1.0)
     return {"true_px": true, "off": off, "sigma": found.sigma, "processor_s": seconds}
 
 

@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from qvggt_core.errors import TrainingError
 from qvggt_core.synthetic.photographs import build_atlas
 from qvggt_core.training.clips import Clip, PoolConfig, render_clip
+from qvggt_core.util.processes import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,7 @@ def _renderer(
         yield (render_clip(config, index, atlas) for index in indices)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_one_thread) as executor:
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin) as executor:
         yield executor.map(_render_job, [(config, index, atlas) for index in indices])
 
 
@@ -186,7 +187,9 @@ def _config_from(values: dict) -> PoolConfig:
         raise TrainingError(f"the pool's description is wrong: {error}") from None
 
 
-def _one_thread() -> None:
+def _begin() -> None:
+    """Prepare a process that renders."""
+    end_with_parent()
     torch.set_num_threads(1)
 
 

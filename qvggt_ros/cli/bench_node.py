@@ -41,6 +41,7 @@ def bench_node(
     image_topic: ImageTopic = None,
 ) -> None:
     """Measure rate, latency, jitter, missed images, processor and memory of live reconstruction."""
+    from qvggt_core.errors import BenchmarkError
     from qvggt_core.measure.provenance import write_results
     from qvggt_core.model import shipped_checkpoint
     from qvggt_core.parameters import Parameters
@@ -50,6 +51,7 @@ def bench_node(
     check_file(output, json_with("machine", "camera_hz"), [bag])
     camera = read_camera(bag, image_topic)
     measured: list[tuple[str, str, LiveTiming]] = []
+    failed: list[dict[str, str]] = []
     networks = checkpoint or [shipped_checkpoint()]
     about = {
         "camera_hz": rate,
@@ -61,12 +63,19 @@ def bench_node(
             given = Parameters.read(file) if file else Parameters()
             parameters = given.with_values(checkpoint=str(network))
             name = file.stem if file else "default"
-            with console.err.status(f"measuring {network.name}, {name}"):
-                timing = measure_live(camera, parameters, rate, seconds)
-            measured.append((network.name, name, timing))
+            try:
+                with console.err.status(f"measuring {network.name}, {name}"):
+                    timing = measure_live(camera, parameters, rate, seconds)
+                measured.append((network.name, name, timing))
+            except BenchmarkError as error:
+                # One that is too slow takes nothing from the others.
+                console.note("[yellow]not measured:[/]", f"{network.name}, {name}: {error}")
+                failed.append({"network": network.name, "parameters": name, "failed": str(error)})
             # After each, so that a run that is stopped keeps what it measured.
-            results = about | {"cases": [_case(*each) for each in measured]}
+            results = about | {"cases": [*(_case(*each) for each in measured), *failed]}
             write_results(output, results, *networks)
+    if not measured:
+        raise BenchmarkError("no network with any parameters gave enough in that time")
     console.out.print(_table(measured))
     console.wrote(output)
 

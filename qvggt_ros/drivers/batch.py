@@ -7,8 +7,6 @@ happens to it costs this bag alone. The results do not depend on who made them.
 from __future__ import annotations
 
 import multiprocessing
-import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +22,7 @@ from qvggt_core.optional import import_optional
 from qvggt_core.parameters import Parameters
 from qvggt_core.results.result import Result, read_parameters
 from qvggt_core.stream.load_network import LoadedNetwork, load_network
-from qvggt_core.util import threads
+from qvggt_core.util.processes import end_with_parent
 from qvggt_ros.drivers.options import ReplayOptions
 from qvggt_ros.drivers.replay import Comparison, replay
 
@@ -34,7 +32,6 @@ Load = Callable[[Parameters], LoadedNetwork]
 MAX_WORKERS = 256
 
 _LONGEST_MESSAGE = 2000
-_PARENT_CHECK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -285,25 +282,13 @@ def _killed(code: int | None) -> str:
     return ", killed by the system, perhaps for its memory" if code == -9 else ""
 
 
-def _end_with_parent() -> None:
-    """Let this process end when its parent is killed, so that no work goes on without it."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(_PARENT_CHECK_S)
-        os._exit(1)
-
-    threads.start(threading.Thread(target=watch, daemon=True))
-
-
 def _work(connection: Connection, load: Load) -> None:
     """Take jobs until there are no more: the life of a worker."""
     import signal
 
     # Ctrl-C is for the parent, which lets begun jobs end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_parent()
+    end_with_parent()
     while True:
         try:
             job = connection.recv()

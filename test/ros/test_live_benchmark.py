@@ -89,3 +89,27 @@ def test_the_command_writes_each_case_with_the_machine(bag, tmp_path, capsys, mo
     assert len(results["checkpoints"]) == 1
     assert all(case["published"] for case in results["cases"])
     assert "tight" in printed
+
+
+def test_a_case_that_is_too_slow_is_named_and_takes_nothing_from_the_others(
+    bag, tmp_path, capsys, monkeypatch
+):
+    def short(camera, parameters, rate, seconds):
+        if parameters.window_size == 4:
+            raise BenchmarkError("0 of 20 images came out")
+        return measure_live(camera, parameters, rate, seconds, load=load)
+
+    monkeypatch.setattr("qvggt_ros.drivers.live_benchmark.measure_live", short)
+    preset = tmp_path / "tight.yaml"
+    preset.write_text("/**:\n  ros__parameters:\n    window_size: 4\n    window_stride: 2\n")
+    arguments = (bag, "-o", tmp_path / "node.json", "--params", preset, "--seconds", "2")
+    status, _, errors = run(capsys, "bench-node", *arguments)
+    assert status == 0
+    assert "0 of 20 images" in errors
+    default, tight = json.loads((tmp_path / "node.json").read_text())["cases"]
+    assert default["published"]
+    assert tight == {
+        "network": default["network"],
+        "parameters": "tight",
+        "failed": "0 of 20 images came out",
+    }

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -23,6 +25,16 @@ if __name__ == "__main__":
     bags, out = [Path(name) for name in sys.argv[1:3]], Path(sys.argv[3])
     jobs = [Job(bag, out / bag.name, Parameters(threads=1)) for bag in bags]
     list(run_on_processes(Batch(jobs, load=load_endless_network), 2))
+"""
+POOL = """
+import sys
+from pathlib import Path
+from qvggt_core.training.clips import PoolConfig
+from qvggt_core.training.pool import build_pool
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    config = PoolConfig(clips=20_000, frames=2, height=24, width=32)
+    build_pool(config, place, workers=2, progress=lambda done, total: (place / "first").touch())
 """
 PATIENCE_S = 60.0
 """How long is waited for what takes a second or two, on however busy a machine."""
@@ -44,22 +56,35 @@ def is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def test_workers_of_a_fleet_end_with_their_parent(tmp_path):
-    bags = [write_recording(tmp_path / name, room_entries(4)) for name in ("a", "b")]
-    script = tmp_path / "fleet.py"
-    script.write_text(FLEET)
-    parent = subprocess.Popen(
-        [sys.executable, script, *bags, tmp_path / "out"],
-        env={**os.environ, "PYTHONPATH": str(TESTS)},
-    )
+@contextmanager
+def running(script: Path, content: str, *arguments: object) -> Iterator[subprocess.Popen]:
+    script.write_text(content)
+    command = [sys.executable, script, *map(str, arguments)]
+    parent = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(TESTS)})
     try:
-        begun = [tmp_path / "out" / f"{name}.partial" for name in ("a", "b")]
-        assert wait_until(lambda: all(path.exists() for path in begun)), "no worker began"
-        workers = psutil.Process(parent.pid).children(recursive=True)
-        assert len(workers) >= 2
-        parent.send_signal(signal.SIGKILL)
-        parent.wait()
-        assert wait_until(lambda: all(map(is_gone, workers))), "workers go on without a parent"
+        yield parent
     finally:
         parent.kill()
         parent.wait()
+
+
+def must_leave_no_workers(parent: subprocess.Popen, has_begun) -> None:
+    assert wait_until(has_begun), "no worker began"
+    workers = psutil.Process(parent.pid).children(recursive=True)
+    assert len(workers) >= 2
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    assert wait_until(lambda: all(map(is_gone, workers))), "workers go on without a parent"
+
+
+def test_workers_of_a_fleet_end_with_their_parent(tmp_path):
+    bags = [write_recording(tmp_path / name, room_entries(4)) for name in ("a", "b")]
+    begun = [tmp_path / "out" / f"{name}.partial" for name in ("a", "b")]
+    with running(tmp_path / "fleet.py", FLEET, *bags, tmp_path / "out") as fleet:
+        must_leave_no_workers(fleet, lambda: all(path.exists() for path in begun))
+
+
+def test_workers_that_render_for_a_training_end_with_their_parent(tmp_path):
+    with running(tmp_path / "pool.py", POOL, tmp_path / "pool") as pool:
+        rendered = tmp_path / "pool" / "first"
+        must_leave_no_workers(pool, rendered.exists)
