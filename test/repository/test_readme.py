@@ -25,7 +25,7 @@ def test_the_parameter_table_is_the_schemas() -> None:
 
 def test_the_readme_is_short_and_opens_with_what_was_and_was_not_run() -> None:
     lines = README.splitlines()
-    assert len(lines) <= 130
+    assert len(lines) <= 135
     opening = "\n".join(lines[:30])
     assert "No published VGGT-1B" in opening
     assert "no GPU" in opening
