@@ -94,8 +94,9 @@ def test_the_network_that_ships_has_the_bits_of_pytorch_with_integer_products(
     model.configure(ComputeSettings(linears="int8"))
     images = normal(1, 2, 3, 70, 98).sigmoid()
     # The other kernels round differently, and quantized tokens would differ by whole steps.
-    monkeypatch.setattr(native, "supports_attention", lambda *_, **__: False)
-    monkeypatch.setattr(native, "supports_int4_linear", lambda *_: False)
+    for other in ("attention", "int4_linear", "qk_norm_rope"):
+        monkeypatch.setattr(native, f"supports_{other}", lambda *_, **__: False)
+    monkeypatch.setattr(backends, "supports_convolution3x3", lambda *_: False)
     with torch.inference_mode():
         with monkeypatch.context() as without_kernels:
             without_kernels.setattr(native, "load", lambda: None)
