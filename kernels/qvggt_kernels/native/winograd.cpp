@@ -152,9 +152,8 @@ class Tiles {
                     with_rows<kTileRows>(count - t, [&](auto rows) {
                         constexpr int R = rows.value;
                         Floats sums[R][kVectors] = {};
-                        multiply<R, kVectors>(
-                            pixels_.get() + (size_t(p) * kTiles + t) * c_.inputs, c_.inputs,
-                            panel, c_.inputs, sums);
+                        multiply<R, kVectors>(pixels_.get() + (size_t(p) * kTiles + t) * c_.inputs,
+                                              c_.inputs, panel, c_.inputs, sums);
                         unrolled<R>([&](auto r) QVGGT_INLINE {
                             unrolled<kVectors>([&](auto j) QVGGT_INLINE {
                                 store(product(p, t + r) + o + j * kLanes, sums[r][j]);
@@ -209,8 +208,7 @@ int convolve(const Convolution& c, int threads) {
 #pragma omp for schedule(dynamic, 1)
         for (int64_t first = 0; first < c.tiles(); first += kTiles) {
             if (failed) continue;
-            tiles.convolve(first, int(std::min<int64_t>(kTiles, c.tiles() - first)),
-                           panels.get());
+            tiles.convolve(first, int(std::min<int64_t>(kTiles, c.tiles() - first)), panels.get());
         }
     }
     return failed;
@@ -221,10 +219,12 @@ int convolve(const Convolution& c, int threads) {
 
 // out[frames][height][width][outputs] = total + bias + 3x3 convolution of x, or of max(x, 0) if
 // `rectified`, with zeros around it.
-extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_convolution3x3)(
-    const float* x, const float* weight, const float* bias, const float* total, float* out,
-    int rectified, int64_t frames, int64_t height, int64_t width, int64_t inputs, int64_t outputs,
-    int threads) {
+extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_convolution3x3)(const float* x, const float* weight,
+                                                              const float* bias, const float* total,
+                                                              float* out, int rectified,
+                                                              int64_t frames, int64_t height,
+                                                              int64_t width, int64_t inputs,
+                                                              int64_t outputs, int threads) {
     using namespace qvggt;
     const Convolution convolution{x,      weight, bias,  total,       out,         rectified != 0,
                                   frames, height, width, int(inputs), int(outputs)};
