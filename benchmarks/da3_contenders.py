@@ -126,10 +126,6 @@ def _torchao(places: Places, images: Tensor, threads: int) -> Run:
     return run
 
 
-def _depth_anything_cpp(places: Places, images: Tensor, threads: int) -> Run:
-    raise NotImplementedError("depth-anything.cpp is in no package registry that was searched")
-
-
 CONTENDERS: dict[str, Contender] = {
     ORIGINAL: _original(torch.float32),
     "authors, bfloat16 autocast": _original(torch.bfloat16),
@@ -147,6 +143,5 @@ CONTENDERS: dict[str, Contender] = {
     "ONNX Runtime, dynamic INT8": _onnx_runtime("onnx-int8"),
     "ONNX Runtime, MatMulNBits, accuracy_level=4": _onnx_runtime("onnx-int4"),
     "torchao, INT4 weights, 8-bit activations": Contender("weights", _torchao),
-    "depth-anything.cpp": Contender("weights", _depth_anything_cpp),
 }
 """In the order of the table."""

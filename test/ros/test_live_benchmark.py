@@ -73,14 +73,19 @@ def test_a_recording_with_too_few_images_is_refused(tmp_path):
         read_camera(short)
 
 
+def two_cases(bag, tmp_path):
+    """Return arguments for the default parameters and for a short window."""
+    preset = tmp_path / "tight.yaml"
+    preset.write_text("/**:\n  ros__parameters:\n    window_size: 4\n    window_stride: 2\n")
+    return bag, "-o", tmp_path / "node.json", "--params", preset, "--seconds", "2"
+
+
 def test_the_command_writes_each_case_with_the_machine(bag, tmp_path, capsys, monkeypatch):
     def short(camera, parameters, rate, seconds):
         return measure_live(camera, parameters, rate, seconds, load=load)
 
     monkeypatch.setattr("qvggt_ros.drivers.live_benchmark.measure_live", short)
-    preset = tmp_path / "tight.yaml"
-    preset.write_text("/**:\n  ros__parameters:\n    window_size: 4\n    window_stride: 2\n")
-    arguments = (bag, "-o", tmp_path / "node.json", "--params", preset, "--seconds", "2")
+    arguments = two_cases(bag, tmp_path)
     status, printed, errors = run(capsys, "bench-node", *arguments)
     assert status == 0, errors
     results = json.loads((tmp_path / "node.json").read_text())
@@ -100,9 +105,7 @@ def test_a_case_that_is_too_slow_is_named_and_takes_nothing_from_the_others(
         return measure_live(camera, parameters, rate, seconds, load=load)
 
     monkeypatch.setattr("qvggt_ros.drivers.live_benchmark.measure_live", short)
-    preset = tmp_path / "tight.yaml"
-    preset.write_text("/**:\n  ros__parameters:\n    window_size: 4\n    window_stride: 2\n")
-    arguments = (bag, "-o", tmp_path / "node.json", "--params", preset, "--seconds", "2")
+    arguments = two_cases(bag, tmp_path)
     status, _, errors = run(capsys, "bench-node", *arguments)
     assert status == 0
     assert "0 of 20 images" in errors
