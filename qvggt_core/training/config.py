@@ -32,6 +32,7 @@ class Stage(BaseModel):
         shuffled: share of a clip's windows whose frames are not in the order of time.
         scattered: share of the steps whose windows take their frames from any clips, see
             `draw_scattered_windows`.
+        turned: share of the steps whose cameras only turn, see `turned`.
         clips: clips of the pool to draw from; 0 takes all.
         dense_frames: frames per step that go through the dense head.
         depth_stride: the depth loss reads every n-th pixel.
@@ -45,6 +46,7 @@ class Stage(BaseModel):
     max_gap: int = Field(3, ge=1)
     shuffled: float = Field(0.5, ge=0, le=1)
     scattered: float = Field(0.0, ge=0, le=1)
+    turned: float = Field(0.0, ge=0, le=1)
     clips: int = Field(0, ge=0)
     dense_frames: int = Field(8, ge=1)
     depth_stride: int = Field(2, ge=1)

@@ -10,13 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qvggt_core.model import VGGT
 from qvggt_core.model.aggregator import Aggregator
 from qvggt_core.model.blocks import Block
-from qvggt_core.model.camera_head import CameraHead
-from qvggt_core.model.encoder import Encoder
 from qvggt_core.training.losses import pixel_rays
 from qvggt_core.training.windows import Windows
 
@@ -82,16 +80,27 @@ def correspondences(windows: Windows, patch: int, pairs: Tensor) -> Corresponden
 
 
 def draw_pairs(batch: int, frames: int, count: int, generator: torch.Generator) -> Tensor:
-    """Draw at most `count` ordered pairs of frames (N, 3): window, first and second frame."""
+    """Draw at most `count` ordered pairs of frames (N, 3): window, first and second frame.
+
+    Half of them, where there are as many, look into the first frame of their window.
+    """
     grid = torch.cartesian_prod(torch.arange(batch), torch.arange(frames), torch.arange(frames))
     grid = grid[grid[:, 1] != grid[:, 2]]
-    return grid[torch.randperm(len(grid), generator=generator)[:count]]
+    grid = grid[torch.randperm(len(grid), generator=generator)]
+    into_world = grid[:, 2] == 0
+    world, between = grid[into_world], grid[~into_world]
+    world = world[: max(count // 2, count - len(between))]
+    return torch.cat([world, between[: count - len(world)]])
 
 
-def attention_logits(
+def log_attention(
     network: VGGT, block: int, tokens: Tensor, rows: int, columns: int, found: Correspondences
 ) -> Tensor:
-    """Return the logits (N, H, P, P) between patches of pairs of frames in a global block.
+    """Return the log attention (N, H, P, P) between patches of pairs of frames in a global block.
+
+    Where the second frame is the first of its window, attention is shared between the patches of
+    all frames, else between those of the second frame. So later frames learn to look into the
+    frame that is the world: else a patch finds itself before it finds its like.
 
     Args:
         network: whose block it is.
@@ -101,25 +110,31 @@ def attention_logits(
         columns: of patches.
         found: the pairs of frames.
     """
-    layer = _global_block(network, block)
+    layer = global_block(network, block)
     special = network.config.num_special_tokens
     cos, sin = network.aggregator.rope(rows, columns, tokens.device)
     query, key, _ = layer.attn.project(layer.norm1(tokens), (cos[special:], sin[special:]))
-    query = query[found.window, found.first].transpose(1, 2)
-    key = key[found.window, found.second].transpose(1, 2)
-    return query @ key.mT * query.shape[-1] ** -0.5
+    query = query[found.window, found.first].transpose(1, 2) * query.shape[-1] ** -0.5
+    result = query @ key[found.window, found.second].transpose(1, 2).mT
+    total = result.float().logsumexp(dim=-1, keepdim=True)
+    into_world = found.second == 0
+    if into_world.any():
+        everywhere = key.flatten(1, 2)[found.window[into_world]].transpose(1, 2)
+        shared = (query[into_world] @ everywhere.mT).float().logsumexp(dim=-1, keepdim=True)
+        total = total.index_put((into_world.nonzero()[:, 0],), shared)
+    return result.float() - total
 
 
-def matching_loss(logits: Tensor, found: Correspondences, rows: int, columns: int) -> Tensor:
+def matching_loss(log_shares: Tensor, found: Correspondences, rows: int, columns: int) -> Tensor:
     """Return the cross-entropy of the true places, mean over heads and visible patches.
 
     Args:
-        logits: (N, H, P, P), rows of the first frame's patches.
+        log_shares: (N, H, P, P) log attention, rows of the first frame's patches.
         found: the true places.
         rows: of patches.
         columns: of patches.
     """
-    log_shares = logits.float().log_softmax(dim=-1).mean(dim=1)
+    log_shares = log_shares.mean(dim=1)
     total = torch.zeros_like(found.place[..., 0])
     place = torch.stack(
         [
@@ -165,67 +180,16 @@ def matched_share(network: VGGT, windows: Windows, heads: int = 2) -> float:
     state = aggregator.enter(tokens)
     x = aggregator.frame_step(state, 0, aggregator.rope(rows, columns, tokens.device)).x
     entering = x[:, :, network.config.num_special_tokens :]
-    logits = attention_logits(network, 0, entering, rows, columns, found)
-    peak = logits[:, :heads].float().softmax(dim=-1).mean(dim=1).argmax(dim=-1)
+    shares = log_attention(network, 0, entering, rows, columns, found)[:, :heads].exp()
+    peak = shares.mean(dim=1).argmax(dim=-1)
     place = torch.stack([peak // columns, peak % columns], dim=-1)
     near = (place - found.place).abs().amax(dim=-1) <= 1.0
     return float((near & found.visible).sum() / found.visible.sum().clamp(min=1))
 
 
-@torch.no_grad()
-def start_matching(network: VGGT, blocks: tuple[int, ...]) -> None:
-    """Start global blocks so that like attends to like, and encoders with places, in place.
-
-    Queries equal keys, and the channels that the rotary embedding turns fastest count less, since
-    they set patches apart that have moved. The encoder's position embedding starts as sines and
-    cosines of row and column, so that what is attended to brings along where it is.
-    """
-    config = network.config
-    dim, heads = config.embed_dim, config.num_heads
-    for index in blocks:
-        attention = _global_block(network, index).attn
-        assert attention.q_norm is not None
-        assert attention.k_norm is not None
-        weight = attention.qkv.weight
-        nn.init.orthogonal_(weight[:dim])
-        weight[dim : 2 * dim] = weight[:dim]
-        gain = _rotary_gain(dim // heads).to(weight)
-        attention.q_norm.weight.copy_(gain)
-        attention.k_norm.weight.copy_(gain)
-    aggregator, head = network.aggregator, network.camera_head
-    assert isinstance(aggregator, Aggregator)
-    assert isinstance(head, CameraHead)
-    # Camera tokens near zero would be blown up by the head's normalisation, with their gradients.
-    for token in (aggregator.camera_token, aggregator.register_token):
-        nn.init.normal_(token, std=0.3)
-    # Quaternions near zero have no direction, and gradients that drown all others.
-    head.pose_branch.fc2.bias[6:] = torch.tensor([0.4, 0.35, 0.35])
-    encoder = aggregator.patch_embed
-    if isinstance(encoder, Encoder):
-        side = config.img_size // config.patch_size
-        encoder.pos_embed[:, 1:] = _sine_positions(side, dim).to(encoder.pos_embed)
-
-
-def _global_block(network: VGGT, index: int) -> Block:
+def global_block(network: VGGT, index: int) -> Block:
+    """Return a block of the aggregator that attends across frames."""
     assert isinstance(network.aggregator, Aggregator)
     block = network.aggregator.global_blocks[index]
     assert isinstance(block, Block)
     return block
-
-
-def _rotary_gain(width: int) -> Tensor:
-    """Return the gain of each channel of a head (width,), by how fast RoPE turns it."""
-    quarter = width // 4
-    frequency = 100.0 ** -(torch.arange(quarter) / quarter)
-    return torch.where(frequency > 0.35, 0.3, 1.3).repeat(4)
-
-
-def _sine_positions(side: int, dim: int) -> Tensor:
-    """Return (side * side, dim) sines and cosines of row and column, a fifth strong."""
-    count = dim // 4
-    cycles = torch.logspace(-2, 2, count, base=2.0)
-    phase = 2 * torch.pi * cycles * ((torch.arange(side) + 0.5) / side)[:, None]
-    waves = torch.cat([phase.sin(), phase.cos()], dim=1)
-    rows = waves[:, None].expand(side, side, -1)
-    columns = waves[None].expand(side, side, -1)
-    return 0.2 * torch.cat([rows, columns], dim=-1).reshape(side * side, -1)

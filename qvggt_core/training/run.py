@@ -17,6 +17,7 @@ from qvggt_core.model import VGGT, ComputeSettings, ModelConfig
 from qvggt_core.model.checkpoint import save_checkpoint
 from qvggt_core.model.dense_head import DenseHead
 from qvggt_core.synthetic.sensor import augment, photograph
+from qvggt_core.training.attention_start import start_attention
 from qvggt_core.training.auxiliary_heads import PatchHeads, PlaceHeads
 from qvggt_core.training.config import Stage, TrainConfig, learning_rate
 from qvggt_core.training.init_weights import load_initial_weights
@@ -28,12 +29,12 @@ from qvggt_core.training.losses import (
     window_targets,
 )
 from qvggt_core.training.matching import (
-    attention_logits,
     correspondences,
     draw_pairs,
+    log_attention,
     matching_loss,
-    start_matching,
 )
+from qvggt_core.training.turns import turned
 from qvggt_core.training.windows import Windows, WindowSampler
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.quoting import cut
@@ -80,7 +81,7 @@ class TrainingRun:
         self.model_config = ModelConfig.from_dict(config.model)
         self.network = VGGT(self.model_config).initialise()
         if config.matching_weight > 0:
-            start_matching(self.network, self.model_config.taps[:2])
+            start_attention(self.network, self.model_config.taps[:2], config.matching_heads)
         if config.initial_weights is not None:
             load_initial_weights(self.network, config.initial_weights, config.directory)
         self.network.to(device)
@@ -107,6 +108,8 @@ class TrainingRun:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         windows = source.draw(config.min_overlap, rng)
+        if rng.random() < source.stage.turned:
+            windows = turned(windows, rng)
         store = augment if config.augmentation == "exposure" else photograph
         images = store(windows.images, rng).to(self.device)
         targets = _targets_on(windows, self.device, self.model_config.patch_size)
@@ -189,8 +192,8 @@ class TrainingRun:
         for block, tokens in zip(taps[:2], patches, strict=False):
             entering = tokens[..., : self.model_config.embed_dim]
             network = self._computing.network
-            logits = attention_logits(network, block, entering, *grid, found)
-            losses.append(matching_loss(logits[:, : config.matching_heads], found, *grid))
+            shares = log_attention(network, block, entering, *grid, found)
+            losses.append(matching_loss(shares[:, : config.matching_heads], found, *grid))
         return torch.stack(losses).mean()
 
     @torch.no_grad()

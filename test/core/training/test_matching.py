@@ -11,14 +11,14 @@ import torch
 from support.small_network import TINY
 
 from qvggt_core.model import VGGT, EncoderConfig
+from qvggt_core.training.attention_start import start_matching
 from qvggt_core.training.matching import (
     Correspondences,
-    attention_logits,
     correspondences,
     draw_pairs,
+    log_attention,
     matched_share,
     matching_loss,
-    start_matching,
 )
 from qvggt_core.training.windows import Windows
 
@@ -90,18 +90,28 @@ def test_pairs_are_ordered_distinct_and_of_two_different_frames():
     assert len(draw_pairs(3, 4, 5, torch.Generator().manual_seed(0))) == 5
 
 
+def test_half_of_the_pairs_look_into_the_first_frame():
+    pairs = draw_pairs(3, 8, 20, torch.Generator().manual_seed(0))
+    assert int((pairs[:, 2] == 0).sum()) == 10
+    of_two = draw_pairs(4, 2, 6, torch.Generator().manual_seed(0))
+    assert int((of_two[:, 2] == 0).sum()) == 3
+    assert len(of_two) == 6
+
+
 def test_even_attention_has_the_entropy_of_all_patches_and_true_attention_almost_none():
     found = between(wall(8.0 / FOCAL * 2.0 * 2))
     even = torch.zeros(1, 2, ROWS * COLUMNS, ROWS * COLUMNS)
-    assert matching_loss(even, found, ROWS, COLUMNS) == pytest.approx(np.log(ROWS * COLUMNS))
+    assert matching_loss(even.log_softmax(-1), found, ROWS, COLUMNS) == pytest.approx(
+        np.log(ROWS * COLUMNS)
+    )
     true = even.clone()
     centre = found.place.round().long()
     index = (centre[..., 0] * COLUMNS + centre[..., 1]).clamp(min=0)
     true.scatter_(3, index[:, None, :, None].expand(1, 2, -1, 1), 20.0)
     # An eighth of the target lies on neighbours, since pixel 4 is not quite the centre.
-    assert matching_loss(true, found, ROWS, COLUMNS) < 2.6
+    assert matching_loss(true.log_softmax(-1), found, ROWS, COLUMNS) < 2.6
     wrong = true.roll(1, dims=3)
-    assert matching_loss(wrong, found, ROWS, COLUMNS) > 5.0
+    assert matching_loss(wrong.log_softmax(-1), found, ROWS, COLUMNS) > 5.0
 
 
 def test_hidden_patches_do_not_count():
@@ -111,7 +121,7 @@ def test_hidden_patches_do_not_count():
     assert matching_loss(noisy, found, ROWS, COLUMNS) == matching_loss(logits, found, ROWS, COLUMNS)
 
 
-def test_the_logits_are_those_of_the_block_itself():
+def test_the_attention_is_that_of_the_block_itself_over_one_frame_or_into_the_first_over_all():
     model = network().eval()
     aggregator = model.aggregator
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -130,10 +140,15 @@ def test_the_logits_are_those_of_the_block_itself():
     entering = state.x[:, :, model.config.num_special_tokens :]
     aggregator.global_step(state, 0, rope)
     query, key = (part[0, :, model.config.num_special_tokens :] for part in seen[0])
-    expected = torch.einsum("phd,qhd->hpq", query[0], key[1]) / 32**0.5
+    into_second = torch.einsum("phd,qhd->hpq", query[0], key[1]) / 32**0.5
+    into_all = torch.einsum("phd,sqhd->hpsq", query[1], key) / 32**0.5
     block.attn.project = original
-    logits = attention_logits(model, 0, entering, ROWS, COLUMNS, between(wall(0.0)))
-    torch.testing.assert_close(logits[0], expected)
+    found = correspondences(wall(0.0), PATCH, torch.tensor([[0, 0, 1], [0, 1, 0]]))
+    shares = log_attention(model, 0, entering, ROWS, COLUMNS, found).exp()
+    torch.testing.assert_close(shares[0], into_second.softmax(dim=-1))
+    torch.testing.assert_close(
+        shares[1], into_all.flatten(2).softmax(-1).unflatten(2, (2, -1))[:, :, 0]
+    )
 
 
 def test_a_started_block_attends_to_the_patch_that_looks_alike():
@@ -148,8 +163,8 @@ def test_a_started_block_attends_to_the_patch_that_looks_alike():
         model = network()
         if started:
             start_matching(model, (0,))
-        logits = attention_logits(model, 0, tokens, ROWS, COLUMNS, found)
-        losses.append(float(matching_loss(logits, found, ROWS, COLUMNS).detach()))
+        shares = log_attention(model, 0, tokens, ROWS, COLUMNS, found)
+        losses.append(float(matching_loss(shares, found, ROWS, COLUMNS).detach()))
     chance = np.log(ROWS * COLUMNS)
     assert losses[0] > 0.9 * chance
     assert losses[1] < 0.5 * chance
