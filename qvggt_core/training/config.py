@@ -33,6 +33,7 @@ class Stage(BaseModel):
         scattered: share of the steps whose windows take their frames from any clips, see
             `draw_scattered_windows`.
         turned: share of the steps whose cameras only turn, see `turned`.
+        straightened: share of the steps whose cameras only move, see `straightened`.
         clips: clips of the pool to draw from; 0 takes all.
         dense_frames: frames per step that go through the dense head.
         depth_stride: the depth loss reads every n-th pixel.
@@ -47,6 +48,7 @@ class Stage(BaseModel):
     shuffled: float = Field(0.5, ge=0, le=1)
     scattered: float = Field(0.0, ge=0, le=1)
     turned: float = Field(0.0, ge=0, le=1)
+    straightened: float = Field(0.0, ge=0, le=1)
     clips: int = Field(0, ge=0)
     dense_frames: int = Field(8, ge=1)
     depth_stride: int = Field(2, ge=1)

@@ -34,7 +34,7 @@ from qvggt_core.training.matching import (
     log_attention,
     matching_loss,
 )
-from qvggt_core.training.turns import turned
+from qvggt_core.training.turns import straightened, turned
 from qvggt_core.training.windows import Windows, WindowSampler
 from qvggt_core.util.files import atomic_path
 from qvggt_core.util.quoting import cut
@@ -108,8 +108,11 @@ class TrainingRun:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         windows = source.draw(config.min_overlap, rng)
-        if rng.random() < source.stage.turned:
+        drawn, stage = rng.random(), source.stage
+        if drawn < stage.turned:
             windows = turned(windows, rng)
+        elif drawn < stage.turned + stage.straightened:
+            windows = straightened(windows, rng)
         store = augment if config.augmentation == "exposure" else photograph
         images = store(windows.images, rng).to(self.device)
         targets = _targets_on(windows, self.device, self.model_config.patch_size)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from scipy.spatial.transform import Rotation
 
-from qvggt_core.training.matching import correspondences
-from qvggt_core.training.turns import turned
+from qvggt_core.training.matching import Correspondences, correspondences
+from qvggt_core.training.turns import straightened, turned
 from qvggt_core.training.windows import Windows
 
 HEIGHT, WIDTH, FOCAL, PATCH = 96, 128, 90.0, 8
@@ -38,11 +39,7 @@ def test_views_share_a_place_and_differ_in_rotation_and_focal_length():
     assert (views.intrinsics[:, :, 0, 0] > 1.3 * FOCAL).all()
 
 
-def test_a_point_has_one_colour_in_all_views():
-    """Through depth and pose, which know nothing of how the views were cut."""
-    views = turned(window(), np.random.default_rng(1))
-    found = correspondences(views, PATCH, torch.tensor([[0, 0, 1], [0, 2, 1], [1, 1, 0]]))
-    assert found.visible.float().mean() > 0.3
+def colours_agree(views: Windows, found: Correspondences) -> None:
     images = views.images.float()
     start = PATCH // 2
     for n in range(len(found.window)):
@@ -54,6 +51,14 @@ def test_a_point_has_one_colour_in_all_views():
         difference = (shown - other).abs()[:, found.visible[n]]
         # Half a pixel is worth about one step of grey.
         assert difference.max() <= 4.0
+
+
+def test_a_point_has_one_colour_in_all_views():
+    """Through depth and pose, which know nothing of how the views were cut."""
+    views = turned(window(), np.random.default_rng(1))
+    found = correspondences(views, PATCH, torch.tensor([[0, 0, 1], [0, 2, 1], [1, 1, 0]]))
+    assert found.visible.float().mean() > 0.3
+    colours_agree(views, found)
 
 
 def test_depth_is_along_the_axis_of_the_view():
@@ -75,3 +80,43 @@ def test_depth_is_along_the_axis_of_the_view():
     z = world[1][:, 2]
     column = world[1][:, 0] / z * FOCAL + 63.5
     np.testing.assert_allclose(z, 2.0 + column / WIDTH, atol=0.01)
+
+
+def moving() -> Windows:
+    """Two cameras before a wall in smooth colours, the second further right, nearer and turned."""
+    poses = torch.eye(4, dtype=torch.float64).repeat(1, 2, 1, 1)
+    poses[0, 1, :3, 3] = torch.tensor([0.2, -0.1, 0.3])
+    poses[0, 1, :3, :3] = torch.from_numpy(Rotation.from_rotvec([0.05, -0.04, 0.1]).as_matrix())
+    k = torch.tensor([[FOCAL, 0, 63.5], [0, FOCAL, 47.5], [0, 0, 1]], dtype=torch.float64)
+    depth, images = [], []
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    rays = np.stack([(columns - 63.5) / FOCAL, (rows - 47.5) / FOCAL, np.ones_like(rows)], axis=-1)
+    for pose in poses[0].numpy():
+        turned_rays = rays @ pose[:3, :3].T
+        z = (3.0 - pose[2, 3]) / turned_rays[..., 2]
+        points = turned_rays * z[..., None] + pose[:3, 3]
+        colour = 110 + 22 * np.stack(
+            [points[..., 0], points[..., 1], points[..., 0] - points[..., 1]]
+        )
+        depth.append(z)
+        images.append(colour.clip(0, 255))
+    return Windows(
+        images=torch.from_numpy(np.array(images)).round().byte()[None],
+        depth=torch.from_numpy(np.array(depth)).float()[None],
+        world_from_camera=poses,
+        intrinsics=k.repeat(1, 2, 1, 1),
+    )
+
+
+def test_straightened_cameras_look_the_same_way_and_stay_where_they_are():
+    windows = moving()
+    views = straightened(windows, np.random.default_rng(0))
+    poses = views.world_from_camera[0]
+    torch.testing.assert_close(poses[0, :3, :3], poses[1, :3, :3])
+    torch.testing.assert_close(poses[:, :3, 3], windows.world_from_camera[0, :, :3, 3])
+    found = correspondences(views, PATCH, torch.tensor([[0, 0, 1], [0, 1, 0]]))
+    assert found.visible.float().mean() > 0.6
+    colours_agree(views, found)
+    # All points lie on the wall.
+    z = views.depth[0] + poses[:, 2, 3, None, None].float()
+    assert (z - 3.0).abs()[z.isfinite()].max() < 0.01
