@@ -39,6 +39,7 @@ from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.prediction_check import has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.scale_history import ScaleHistory
 from qvggt_core.stream.track_odometry import Observation
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
@@ -207,6 +208,11 @@ class Reconstructor:
         self._leave_map(reason)
         self._verifier.reset()
         self._loops.reset()
+
+    @property
+    def scale_history(self) -> ScaleHistory:
+        """What sources have given of the current segment's scale."""
+        return self._metric.history
 
     @property
     def _follows(self) -> bool:

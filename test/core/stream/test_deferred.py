@@ -76,3 +76,43 @@ def test_a_segment_that_ends_without_a_scale_does_not_hold_up_the_next():
     assert scales[0] is None
     assert scales[1] == pytest.approx(network.units[2], rel=1e-3)
     assert run(inner, []) == []
+
+
+def test_the_scale_of_a_place_is_that_of_both_its_sides():
+    """Odometry becomes 20 % longer on the way: a filter follows, a recording knows before."""
+    poses = room.straight(60)
+    metres = 1.0 + 0.2 * np.linspace(0.0, 1.0, 60)
+    shown = np.cumsum(metres[:, None] * np.diff(poses[:, :3, 3], axis=0, prepend=0.0), axis=0)
+    frames, found = room.frames(poses), {}
+    for name, wrapped in (("live", False), ("recording", True)):
+        inner, network = start(poses, min_odometry_distance=1.0)
+        reconstructor = DeferredReconstructor(inner) if wrapped else inner
+        results = []
+        for frame, position in zip(frames, shown, strict=True):
+            reconstructor.sensors.add_odometry(frame.stamp_ns, position)
+            results += reconstructor.add(frame)
+        results += reconstructor.flush()
+        assert len(geometries(results)) == 60
+        scales = [result.scale.metres_per_unit for result in results if result.frames]
+        middle = [result.frames for result in results if result.frames][len(scales) // 2]
+        stamp_ns = middle[len(middle) // 2].view.stamp_ns
+        true = metres[[frame.stamp_ns for frame in frames].index(stamp_ns)]
+        found[name] = abs(scales[len(scales) // 2] / (network.units[0] * true) - 1.0)
+    assert found["recording"] < 0.5 * found["live"]
+
+
+def test_few_frames_wait_for_what_comes_further_on(monkeypatch):
+    monkeypatch.setattr("qvggt_core.stream.deferred._MAX_FRAMES_AHEAD", 6)
+    poses = room.straight(40)
+    inner, _ = start(poses, min_odometry_distance=1.0)
+    reconstructor = DeferredReconstructor(inner)
+    waiting, became_metric = 0, False
+    for frame, pose in zip(room.frames(poses), poses, strict=True):
+        reconstructor.sensors.add_odometry(frame.stamp_ns, pose[:3, 3])
+        given = len(geometries(reconstructor.add(frame)))
+        waiting += 1 - given
+        became_metric = became_metric or given > 0
+        # Beside them, the window's own stride.
+        assert not became_metric or waiting <= 6 + inner.parameters.window_stride
+    assert became_metric
+    assert len(geometries(reconstructor.flush())) == waiting
