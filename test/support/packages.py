@@ -11,7 +11,7 @@ import pytest
 from qvggt_core.errors import MissingPackageError
 from qvggt_core.optional import OPTIONAL_PACKAGES
 
-TESTS = Path(__file__).parents[1]
+_PACKAGES = {"qvggt_ros", "qvggt_core", "qvggt_kernels"}
 TOOLS = {"catkin_pkg", "colcon", "evo", "hypothesis", "psutil", "pycolmap", "selenium"}
 """What `requirements-dev.txt` brings for tests alone."""
 
@@ -50,7 +50,7 @@ def blamed(error: BaseException | None, *, on_import: bool) -> str | None:
             return None if missing is None else sentence(missing)
         if isinstance(error, ModuleNotFoundError) and error.name:
             module = error.name.split(".")[0]
-            if is_absent(module) and (on_import or _is_by_a_test(error)):
+            if is_absent(module) and (on_import or not _is_by_our_code(error)):
                 return sentence(module)
         error = error.__cause__ or error.__context__
     return None
@@ -61,7 +61,7 @@ def _names(error: MissingPackageError, module: str) -> bool:
     return str(error).startswith(f"{package.distribution or module} ")
 
 
-def _is_by_a_test(error: BaseException) -> bool:
-    frames = [Path(frame.filename) for frame in traceback.extract_tb(error.__traceback__)]
-    ours = [path for path in frames if "importlib" not in str(path)]
-    return bool(ours) and ours[-1].is_relative_to(TESTS)
+def _is_by_our_code(error: BaseException) -> bool:
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    importers = [Path(name) for name in files if "importlib" not in name]
+    return bool(importers) and not _PACKAGES.isdisjoint(importers[-1].parts)
