@@ -220,7 +220,7 @@ def oracle(source: str, seed: int) -> dict[str, Any]:
 
 
 def _figures(errors: NDArray[np.float64], sigma: NDArray[np.float64]) -> dict[str, float]:
-    """Return what is said of a flight's errors (N,), NaN where the scale is not known."""
+    """Return the figures of a flight's errors (N,), NaN where the scale is not known."""
     is_known = np.isfinite(errors).any()
     return {
         "at_5_s": float(errors[_AT_5_S]),

@@ -1,4 +1,4 @@
-"""Where a random walk was, that is observed with noise, where nobody knows how fast it walks.
+"""Where a random walk was that is observed with noise, if how fast it walks is not known.
 
 The logarithm of a map's scale walks along the way: by 0.5 % per root metre in one recording and by
 6 % in the next. The observations show which. Their likelihood is taken over a grid of speeds and of

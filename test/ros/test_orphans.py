@@ -37,6 +37,24 @@ if __name__ == "__main__":
     config = PoolConfig(clips=20_000, frames=2, height=24, width=32)
     build_pool(config, place, workers=2, progress=lambda done, total: (place / "first").touch())
 """
+LATE = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from qvggt_core.util.processes import end_with_parent
+def work():
+    end_with_parent()
+    time.sleep(600)
+if __name__ == "__main__":
+    workers = [multiprocessing.get_context("spawn").Process(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    time.sleep(600)
+else:  # what a worker has to import takes until its parent is gone
+    parent = os.getppid()
+    (Path(sys.argv[1]) / str(os.getpid())).touch()
+    while os.getppid() == parent:
+        time.sleep(0.05)
+"""
 PATIENCE_S = 300.0
 """How long is waited for what takes some seconds, on however busy a machine."""
 
@@ -90,3 +108,10 @@ def test_workers_that_render_for_a_training_end_with_their_parent(tmp_path):
     with running(tmp_path / "pool.py", POOL, tmp_path / "pool") as pool:
         rendered = tmp_path / "pool" / "first"
         must_leave_no_workers(pool, rendered.exists)
+
+
+def test_workers_that_begin_after_their_parent_has_gone_end_too(tmp_path):
+    begun = tmp_path / "begun"
+    begun.mkdir()
+    with running(tmp_path / "late.py", LATE, begun) as parent:
+        must_leave_no_workers(parent, lambda: len(list(begun.iterdir())) == 2)
