@@ -88,7 +88,8 @@ def running(script: Path, content: str, *arguments: object) -> Iterator[subproce
 
 
 def must_leave_no_workers(parent: subprocess.Popen, has_begun) -> None:
-    assert wait_until(has_begun), "no worker began"
+    assert wait_until(lambda: has_begun() or parent.poll() is not None), "no worker began"
+    assert parent.poll() is None, f"the parent ended by itself with status {parent.returncode}"
     workers = psutil.Process(parent.pid).children(recursive=True)
     assert len(workers) >= 2
     parent.send_signal(signal.SIGKILL)
@@ -105,6 +106,7 @@ def test_workers_of_a_fleet_end_with_their_parent(tmp_path):
 
 
 def test_workers_that_render_for_a_training_end_with_their_parent(tmp_path):
+    needs("torch")
     with running(tmp_path / "pool.py", POOL, tmp_path / "pool") as pool:
         rendered = tmp_path / "pool" / "first"
         must_leave_no_workers(pool, rendered.exists)
