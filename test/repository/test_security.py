@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 from support.modules import load_script
+from support.packages import needs
 from support.torture_page import page
 
 from qvggt_ros.publishing import COMPRESSED_OUTPUT, GRID_OUTPUT, OUTPUTS
@@ -26,6 +27,7 @@ NODE = "".join(
 
 @pytest.fixture(scope="module")
 def bill():
+    needs("torch")
     return sbom.bill(sbom.required(), "1.2.3")
 
 
