@@ -6,6 +6,7 @@ recording, odometry is made of its ground truth in the same way, and all else is
 
     python benchmarks/metric_scale.py [RECORDING...] -o benchmarks/results/metric_scale.json
 
+    recorded       the same flights as recordings: the scale by what comes before and after
     within         share of the flights whose error is 2 % at most after 5 s, 3 % at the end
     not_metric     share of the flights where the scale is not known yet
     chi            root mean square of the error in the standard deviations that are given out
@@ -34,6 +35,8 @@ from qvggt_core.evaluate.trajectory import absolute_errors
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import DeferredReconstructor, MetricScale, Reconstruction, Reconstructor
+from qvggt_core.stream.deferred import AHEAD
+from qvggt_core.stream.frame import Scale
 from qvggt_core.stream.load_network import load_network
 from qvggt_core.stream.metric_depth import MetricDepthSchedule
 
@@ -42,6 +45,7 @@ _UNIT_WALK = 0.005
 _BIAS, _LATE_S, _HEADING, _NOISE = 0.01, 0.05, 0.001, 0.001
 _OF_RECORDING_RATE = 30.0
 _RATIO_SIGMA = 0.03
+_EVERY, _AT_5_S = 20, 50
 _BARS = {"at_5_s": 0.02, "at_the_end": 0.03}
 
 
@@ -165,25 +169,65 @@ SOURCES = {
 }
 
 
+class Recorded:
+    """The scale as it is given to recordings, at some of a flight's images."""
+
+    def __init__(self, of: Flight, scale: MetricScale) -> None:
+        count = len(of.times)
+        self.errors, self.sigma = np.full((2, count), np.nan)
+        self._of, self._history = of, scale.history
+        self._waiting = sorted({*range(0, count, _EVERY), _AT_5_S, count - 1})
+        self._known: list[Scale] = []
+
+    def take(self, index: int, known: Scale) -> None:
+        """Take the scale as it was known at an image."""
+        self._known.append(known)
+        first = next((each for each in self._known if each.metres_per_unit is not None), None)
+        is_last = index == len(self._of.times) - 1
+        while first is not None and self._waiting and self._waiting[0] <= index:
+            at = self._waiting[0]
+            stamp, begun = _ns(self._of.times[at]), self._known[at]
+            begun = begun if begun.metres_per_unit is not None else first
+            if not is_last and self._history.drifts_since(stamp, begun.metres_per_unit) < AHEAD:
+                break
+            found = self._history.scale(stamp, begun)
+            self.errors[at] = found.metres_per_unit / self._of.unit[at] - 1.0
+            self.sigma[at] = found.sigma
+            del self._waiting[0]
+
+
 def oracle(source: str, seed: int) -> dict[str, Any]:
     """Return the errors of the scale on one flight with one source."""
     of, rng = flight(seed), np.random.default_rng([2, seed])
     scale = MetricScale()
     feed = SOURCES[source](scale, of, rng)
     errors, sigma = np.full((2, len(of.times)), np.nan)
+    recorded = Recorded(of, scale)
     for index, time in enumerate(of.times):
         feed(index)
         scale.observe(_ns(time), of.map_from_camera[index])
         scale.place(of.map_from_camera[index])
+        recorded.take(index, scale.scale)
         if scale.scale.metres_per_unit is not None:
             errors[index] = scale.scale.metres_per_unit / of.unit[index] - 1.0
             sigma[index] = scale.scale.sigma
     known = np.flatnonzero(np.isfinite(errors))
-    first = None if len(known) == 0 else float(of.times[known[0]])
-    figures = {"at_5_s": errors[50], "at_the_end": errors[-1]}
-    figures["rms"] = np.sqrt(np.nanmean(errors**2)) if first is not None else np.nan
-    figures["chi"] = np.sqrt(np.nanmean((errors / sigma) ** 2)) if first is not None else np.nan
-    return {"metric_after_s": first, **{k: float(v) for k, v in figures.items()}}
+    return {
+        "metric_after_s": None if len(known) == 0 else float(of.times[known[0]]),
+        **_figures(errors, sigma),
+        "recorded": _figures(recorded.errors, recorded.sigma),
+    }
+
+
+def _figures(errors: NDArray[np.float64], sigma: NDArray[np.float64]) -> dict[str, float]:
+    """Return the figures of a flight's errors (N,), NaN where the scale is not known."""
+    is_known = np.isfinite(errors).any()
+    return {
+        "at_5_s": float(errors[_AT_5_S]),
+        "at_the_end": float(errors[-1]),
+        "rms": float(np.sqrt(np.nanmean(errors**2))) if is_known else np.nan,
+        "chi": float(np.sqrt(np.nanmean((errors / sigma) ** 2))) if is_known else np.nan,
+    }
 
 
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -287,7 +331,9 @@ def main() -> None:
         seeds = range(args.first_seed, args.first_seed + args.flights)
         found = [oracle(source, seed) for seed in seeds] if args.flights else []
         if found:
-            table.add(source, {**summary(found), "first_seed": args.first_seed, "flights": found})
+            both = summary([each["recorded"] for each in found])
+            facts = {"first_seed": args.first_seed, "flights": found}
+            table.add(source, {**summary(found), "recorded": both, **facts})
     loaded = load_network(Parameters(compute_dtype="float32")) if args.recordings else None
     for path in args.recordings:
         table.add(path.name, recording(path, loaded, 0, args.truth))

@@ -81,8 +81,10 @@ def component(package: Distribution) -> dict[str, Any]:
         named = [f"see {file}" for file in package.metadata.get_all("License-File") or ()]
     if expression:
         found["licenses"] = [{"expression": expression}]
-    elif named or text:
-        found["licenses"] = [{"license": {"name": name}} for name in named or [text]]
+    else:
+        # A package may be a list of others and no more, as cuda-toolkit, and have none of its own.
+        names = named or [text or "NOASSERTION"]
+        found["licenses"] = [{"license": {"name": name}} for name in names]
     return found
 
 

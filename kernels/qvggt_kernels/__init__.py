@@ -2,6 +2,7 @@
 
 from .backends import Backend, fastest_dtype, fastest_linears
 from .convolution import convolution3x3
+from .dense_output import Affine, add_places, dense_output, is_one_pass
 from .fp8 import quantize_rows_fp8
 from .hadamard import hadamard_block, hadamard_transform
 from .integer import (
@@ -35,6 +36,7 @@ __all__ = [
     "GROUP_SIZES",
     "INTEGER_LAYOUTS",
     "LAYOUT",
+    "Affine",
     "Backend",
     "HeadNorm",
     "Int4Linear",
@@ -44,8 +46,10 @@ __all__ = [
     "PackedWeight",
     "PackingError",
     "Rotation",
+    "add_places",
     "attention",
     "convolution3x3",
+    "dense_output",
     "dequantize",
     "fastest_dtype",
     "fastest_linears",
@@ -60,6 +64,7 @@ __all__ = [
     "integer_linear",
     "integer_linear_add_",
     "integer_product",
+    "is_one_pass",
     "layer_norm_add_",
     "levels",
     "pack",

@@ -12,7 +12,7 @@ from torch import Tensor
 from . import cpu_features, gemm_configs, native
 from .cpu import attention as cpu_attention
 from .cpu.linear import DTYPES
-from .native.convolution import supports_convolution3x3
+from .native.convolution import supports_convolution3x3, supports_dense_output
 from .weight import IntegerWeight, PackedWeight
 
 _FP8_MULTIPLE = 16
@@ -120,6 +120,12 @@ def _convolution_on_cpu(x: Tensor, weight: Tensor) -> Backend:
     return Backend.NATIVE if supports_convolution3x3(x, weight) else Backend.REFERENCE
 
 
+def _dense_output_on_cpu(x: Tensor, *convolutions: Tensor) -> Backend:
+    branches = zip(convolutions[::4], convolutions[2::4], strict=True)
+    supported = all(supports_dense_output(x, first, last) for first, last in branches)
+    return Backend.NATIVE if supported else Backend.REFERENCE
+
+
 def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:
     return Backend.NATIVE if native.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
 
@@ -130,6 +136,7 @@ _ON_CPU: dict[str, Callable[..., Backend]] = {
     "integer_linear": _integer_linear_on_cpu,
     "attention": _attention_on_cpu,
     "convolution3x3": _convolution_on_cpu,
+    "dense_output": _dense_output_on_cpu,
     "int8_attention": _int8_attention_on_cpu,
     "qk_norm_rope_": _qk_norm_rope_on_cpu,
 }

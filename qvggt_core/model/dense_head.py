@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from qvggt_kernels import convolution3x3
+from qvggt_kernels import Affine, add_places, convolution3x3, dense_output
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -74,7 +74,8 @@ class FusionStage(nn.Module):
             x = x + self.resConfUnit1(skip)
         # A 1x1 convolution and a resizing whose weights add up to one may change places: first
         # the convolution, on a quarter of the pixels.
-        return _resize(self.out_conv(self.resConfUnit2(x)), size)
+        x = self.out_conv(self.resConfUnit2(x))
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 def _output_convolutions(features: int, out_channels: int) -> nn.Sequential:
@@ -129,6 +130,18 @@ class Scratch(nn.Module):
         """Return the last convolutions of each output, that of the sky last."""
         found = [self.output_conv2]
         return found if self.sky_output_conv2 is None else [*found, self.sky_output_conv2]
+
+    def output_weights(self) -> list[tuple[Affine, Affine]]:
+        """Return weights and biases of `outputs`, as `dense_output` takes them."""
+        found = []
+        for branch in self.outputs():
+            first, last = branch[0], branch[2]
+            assert isinstance(first, nn.Conv2d)
+            assert isinstance(last, nn.Conv2d)
+            assert first.bias is not None
+            assert last.bias is not None
+            found.append(((first.weight, first.bias), (last.weight, last.bias)))
+        return found
 
     def float_outputs(self) -> None:
         """Bring the very last convolutions to float32, in place."""
@@ -237,54 +250,29 @@ class DenseHead(nn.Module):
             fused = self.scratch.fuse(list(scales), "_aux")
             rays = self.scratch.rays(fused, lambda ray: self._add_positions(ray, aspect))
         x = self.scratch.output_conv1(self.scratch.fuse(scales))
-        x = _resize(x, (rows * self.patch_size, columns * self.patch_size))
-        x = self._add_positions(x, aspect)
-        hidden = self._hidden(x)
-        # The features before are as large as all that follows.
-        del x
-        # The exponential that follows turns rounding into relative error: stay in float32.
-        maps = [
-            branch[2](each.to(_dtype_of(branch[2]))).float()
-            for branch, each in zip(self.scratch.outputs(), hidden, strict=True)
-        ]
-        return maps[0] if len(maps) == 1 else torch.cat(maps, dim=1), rays
-
-    def _hidden(self, x: Tensor) -> list[Tensor]:
-        # Apart from its caller, which deletes `x`: a compiler cannot follow that in a closure.
-        return [
-            F.relu(branch[0](x), inplace=not torch.is_grad_enabled())
-            for branch in self.scratch.outputs()
-        ]
+        size = (rows * self.patch_size, columns * self.patch_size)
+        places = self._places(x, size, aspect)
+        return dense_output(x, size, places, self.scratch.output_weights()), rays
 
     def _add_positions(self, x: Tensor, aspect: float) -> Tensor:
         """Add the embedding of the pixels' places to `x` (F, C, H, W).
 
         In place on `x` while no gradient is recorded.
         """
+        height, width = x.shape[-2:]
+        return add_places(x, self._places(x, (height, width), aspect))
+
+    def _places(
+        self, x: Tensor, size: tuple[int, int], aspect: float
+    ) -> tuple[Tensor, Tensor] | None:
+        """Return the embedding of places in `x` (F, C, h, w), brought to a height and a width."""
         if not self.has_positions:
-            return x
-        along_u, along_v = self._tables(
-            (x.shape[-3], x.shape[-2], x.shape[-1], aspect, x.dtype, x.device)
-        )
-        half = x.shape[1] // 2
-        if torch.is_grad_enabled():
-            return torch.cat([x[:, :half] + along_u, x[:, half:] + along_v], dim=1)
-        # In place and broadcast: spelled out, the embedding would be as large as the widest map.
-        x[:, :half].add_(along_u)
-        x[:, half:].add_(along_v)
-        return x
+            return None
+        return self._tables((x.shape[1], *size, aspect, x.dtype, x.device))
 
     @torch.compiler.assume_constant_result
     def _tables(self, grid: _Grid) -> tuple[Tensor, Tensor]:
         return self._positions.get(grid, lambda: _position_tables(grid))
-
-
-def _dtype_of(module: nn.Module) -> torch.dtype:
-    return next(module.parameters()).dtype
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=True)
 
 
 # Tables outlive the inference mode that may have asked for them first.

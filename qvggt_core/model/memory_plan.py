@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
-from qvggt_kernels import PackedLinear
+from qvggt_kernels import PackedLinear, is_one_pass
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.model.config import ModelConfig
@@ -66,10 +66,11 @@ class MemoryPlan:
 
 @dataclass(frozen=True)
 class WeightMemory:
-    """Bytes of a network's weights, and of the largest that is unpacked to be used."""
+    """Bytes of a network's weights, and of the largest that is unpacked to be used; where."""
 
     stored: int
     unpacked: int
+    device: str = "cpu"
 
 
 def weight_memory(model: VGGT) -> WeightMemory:
@@ -81,9 +82,9 @@ def weight_memory(model: VGGT) -> WeightMemory:
             dtype = torch.float32 if module.bias is None else module.bias.dtype
             size = module.in_features * module.out_features * dtype.itemsize
             scratch[dtype] = max(scratch.get(dtype, 0), size)
-    return WeightMemory(
-        sum(t.numel() * t.element_size() for t in tensors.values()), sum(scratch.values())
-    )
+    stored = sum(t.numel() * t.element_size() for t in tensors.values())
+    devices = {t.device.type for t in tensors.values()}
+    return WeightMemory(stored, sum(scratch.values()), max(devices, default="cpu"))
 
 
 def estimate_memory(
@@ -128,7 +129,8 @@ def estimate_memory(
     )
     dense, maps = 0, dense_frames * height * width * _FLOAT32
     chunk = min(dense_frames, max(1, settings.dense_pixels // (height * width)))
-    at_once = chunk * _dense_bytes_per_frame(config, height, width, size)
+    in_bands = weights.device == "cpu" and is_one_pass(config.dpt_features // 2, dtype)
+    at_once = chunk * _dense_bytes_per_frame(config, height, width, size, in_bands)
     # What a head gives, and the most that it has of it when it activates that.
     for exists, channels, activating in ((config.depth_head, 2, 5), (config.point_head, 4, 10)):
         if exists:
@@ -137,12 +139,19 @@ def estimate_memory(
     return MemoryEstimate(weights.stored, weights.unpacked, encoded + taps, max(block, dense))
 
 
-def _dense_bytes_per_frame(config: ModelConfig, height: int, width: int, size: int) -> int:
-    """Return what the widest moment of a dense head takes: from its last resizing on."""
+def _dense_bytes_per_frame(
+    config: ModelConfig, height: int, width: int, size: int, in_bands: bool
+) -> int:
+    """Return what the widest moment of a dense head takes: from its last resizing on.
+
+    Where a kernel does all that in bands, it is the convolution before.
+    """
     pixels = height * width
     half = config.dpt_features // 2
     # The finest scale has 8 by 8 pixels per patch.
     fused = 64 * pixels // config.patch_size**2
+    if in_bands:
+        return (config.dpt_features + half) * fused * size
     in_float32 = _FLOAT32 if size != _FLOAT32 else 0
     return max(
         half * (pixels + fused) * size,

@@ -22,6 +22,7 @@ from qvggt_core.stream.metric_scale import (
     METRIC_DEPTH,
     MetricScale,
 )
+from qvggt_core.stream.scale_history import ScaleHistory
 from qvggt_core.stream.sensor_inputs import SensorInputs
 from qvggt_core.stream.stereo_rig import StereoRig
 from qvggt_core.stream.window import Entry
@@ -86,6 +87,11 @@ class MetricMap:
     def factor(self) -> float:
         """What lengths of the map are multiplied by as they are given out."""
         return self._scale.factor
+
+    @property
+    def history(self) -> ScaleHistory:
+        """What sources have given of this segment's scale."""
+        return self._scale.history
 
     def sensor_inputs(self, conditioning: Conditioning, rig: StereoRig) -> SensorInputs:
         """Return where samples of sensors go in; odometry is for the network too."""

@@ -13,6 +13,7 @@ from qvggt_core.stream.path_alignment import Freedom
 from qvggt_core.stream.position_scale import PositionKind, PositionScale
 from qvggt_core.stream.ratio_scale import RatioScale
 from qvggt_core.stream.scale_estimate import FusedScale, ScaleEstimate, fuse
+from qvggt_core.stream.scale_history import ScaleHistory
 
 METRIC_SIGMA = 0.08
 """Standard deviation of the scale's logarithm, by what was measured, at which it becomes known."""
@@ -35,7 +36,9 @@ _ALTITUDE_AXIS = np.array([0.0, 0.0, 1.0])
 _LEVER = Freedom(noise=0.005, offset_s=0.1, lever=0.3)
 _GPS = Freedom(noise=0.5, lever=0.3, correlated=1.5)
 _POSITIONS = {
-    ODOMETRY: PositionKind(ODOMETRY, Freedom(noise=0.005, offset_s=0.1), systematic=0.01),
+    ODOMETRY: PositionKind(
+        ODOMETRY, Freedom(noise=0.005, offset_s=0.1), systematic=0.01, adds_up=True
+    ),
     GPS: PositionKind(GPS, _GPS, systematic=0.005, max_gap_s=2.5),
     # One number of a position, and noisy: what all images say of it is used.
     ALTITUDE: PositionKind(
@@ -67,6 +70,9 @@ class MetricScale:
     it is known to `METRIC_SIGMA`, and stale when the camera has gone on for so long without a
     measurement that it may have drifted by `STALE_SIGMA`. What contradicts the map's path, or the
     other sources, has no part in it.
+
+    Attributes:
+        history: of the segment, to see its scale from both sides.
     """
 
     def __init__(self, metres_per_unit: float = 0.0, min_distance: float = 1.0) -> None:
@@ -131,6 +137,7 @@ class MetricScale:
     def _begin_sources(self) -> None:
         for source in self._sources():
             source.begin_map()
+        self.history = ScaleHistory(self._positions, self._ratios)
 
     def _sources(self) -> Iterator[PositionScale | RatioScale]:
         yield from self._positions.values()
@@ -148,9 +155,7 @@ class MetricScale:
         """
         source = self._positions[ODOMETRY]
         kind = _POSITIONS[ODOMETRY]
-        source.kind = (
-            kind if of_camera else PositionKind(ODOMETRY, _LEVER, kind.systematic, kind.max_gap_s)
-        )
+        source.kind = kind if of_camera else replace(kind, freedom=_LEVER)
         source.add(stamp_ns, position)
 
     def add_gps(self, stamp_ns: int, position: NDArray[np.float64], sigma: float) -> None:
@@ -184,6 +189,7 @@ class MetricScale:
         self._last_seen = where
         if self._parameter:
             return None
+        self.history.observe(stamp_ns, self._way)
         is_news = False
         for source in self._positions.values():
             is_news |= source.observe(stamp_ns, map_from_camera.copy(), self._way)

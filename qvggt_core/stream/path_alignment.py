@@ -73,6 +73,9 @@ class AlignedPath:
         offset_variance: of it.
         residual: root of the mean square of what is left of positions, metres.
         spread: the same of the positions about their mean, metres.
+        log_scales: (N - 1,) logarithm of metres per unit at each step.
+        variances: (N - 1,) of them.
+        lever: (3,) metres, where the other sensor sits on the camera's body.
     """
 
     log_scale: float
@@ -81,6 +84,9 @@ class AlignedPath:
     offset_variance: float
     residual: float
     spread: float
+    log_scales: NDArray[np.float64]
+    variances: NDArray[np.float64]
+    lever: NDArray[np.float64]
 
     @property
     def is_coherent(self) -> bool:
@@ -213,8 +219,8 @@ class _Fit:
             residuals = residuals @ self._freedom.axis[:, None]
             positions = positions @ self._freedom.axis[:, None]
         covariance = np.linalg.inv(self._information)
-        variance, of_offset = float(covariance[-1, -1]), float(covariance[6, 6])
-        found = (self._log_scale[-1], variance, self._offset)
+        variances, of_offset = np.diag(covariance)[10:], float(covariance[6, 6])
+        found = (self._log_scale[-1], variances[-1], self._offset)
         if not np.isfinite([*found, residuals.sum()]).all():
             return None
         length = np.linalg.norm(residuals, axis=1)
@@ -222,11 +228,14 @@ class _Fit:
         middle = np.median(positions, axis=0)
         return AlignedPath(
             float(self._log_scale[-1]),
-            self._freedom.correlated * variance,
+            self._freedom.correlated * float(variances[-1]),
             self._offset,
             self._freedom.correlated * of_offset,
             float(np.sqrt((typical**2).mean())),
             float(np.sqrt(((positions - middle) ** 2).sum(axis=1).mean())),
+            self._log_scale,
+            self._freedom.correlated * variances,
+            self._lever,
         )
 
 

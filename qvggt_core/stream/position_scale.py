@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -15,11 +16,12 @@ from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
 
 _SAMPLES_KEPT = 4096
 _PENDING_KEPT = 256
+_FIXES_KEPT = 512
 # Fixes are kept along so many least distances, on a straight way, and are farther apart where
 # positions are noisy.
 _REACH = 8.0
 _NOISE_SPACING = 2.0
-_MIN_FIXES = 6
+FEWEST_FIXES = 6
 # An estimate counts once so many fits in a row agree to this, in logarithms, and no more after so
 # many fits in a row that find another shape: short straight ways look alike, whoever went them.
 _TO_BELIEVE, _AGREE = 3, 0.1
@@ -36,28 +38,19 @@ _STANDS_STILL = 5.0
 
 
 @dataclass(frozen=True)
-class PositionKind:
-    """What is known of a source of positions.
+class Fix:
+    """A place of the camera, in the map and by the source.
 
     Attributes:
-        name: see `Scale.source`.
-        freedom: what may differ between its positions and the camera's.
-        systematic: standard deviation of the share by which its lengths are off all the time.
-        max_gap_s: time between two samples that is taken as straight.
-        spacing: how far apart places are compared, as a share of the least distance.
-        averaged: images next to one place whose mean is compared, at most.
+        stamp_ns: capture time of the image.
+        position: (3,) metres in the source's world, at the image's stamp put right by `offset_s`.
+        velocity: (3,) of the same, metres per second.
+        offset_s: difference of the clocks as it was known.
+        map_from_camera: (4, 4), map units.
+        way: how far the camera had come in the map, in its unit.
+        images: number of images that it is the mean of.
     """
 
-    name: str
-    freedom: Freedom
-    systematic: float
-    max_gap_s: float = 0.5
-    spacing: float = 1 / 6
-    averaged: int = 1
-
-
-@dataclass(frozen=True)
-class _Fix:
     stamp_ns: int
     position: NDArray[np.float64]
     velocity: NDArray[np.float64]
@@ -66,7 +59,7 @@ class _Fix:
     way: float
     images: int = 1
 
-    def joined(self, other: _Fix) -> _Fix:
+    def joined(self, other: Fix) -> Fix:
         """Return the mean of this fix and of one more image; stamp and rotation stay."""
         share = 1.0 / (self.images + 1)
         pose = self.map_from_camera.copy()
@@ -81,10 +74,62 @@ class _Fix:
         )
 
 
+@dataclass(frozen=True)
+class PositionKind:
+    """What is known of a source of positions.
+
+    Attributes:
+        name: see `Scale.source`.
+        freedom: what may differ between its positions and the camera's.
+        systematic: standard deviation of the share by which its lengths are off all the time.
+        max_gap_s: time between two samples that is taken as straight.
+        spacing: how far apart places are compared, as a share of the least distance.
+        averaged: images next to one place whose mean is compared, at most.
+        adds_up: whether its errors add up along the way, as those of odometry do; else each
+            position has one of its own.
+    """
+
+    name: str
+    freedom: Freedom
+    systematic: float
+    max_gap_s: float = 0.5
+    spacing: float = 1 / 6
+    averaged: int = 1
+    adds_up: bool = False
+
+    @property
+    def compared(self) -> int:
+        """How many fixes are compared at once."""
+        return round(_REACH / self.spacing)
+
+    def distance(self, one: Fix, other: Fix) -> float:
+        """Return how far apart two fixes are by the source, metres."""
+        between = other.position - one.position
+        axis = self.freedom.axis
+        return float(np.linalg.norm(between) if axis is None else abs(between @ axis))
+
+
+def path_of(fixes: Sequence[Fix], lengths: NDArray[np.float64]) -> PathPiece:
+    """Return the piece of the path that fixes are of.
+
+    Args:
+        fixes: N of them, in order of time.
+        lengths: (N - 1,) of the steps between them, in those along which the scale drifts by
+            `DRIFT`.
+    """
+    return PathPiece(
+        np.stack([fix.map_from_camera for fix in fixes]),
+        np.stack([fix.position - fix.offset_s * fix.velocity for fix in fixes]),
+        np.stack([fix.velocity for fix in fixes]),
+        DRIFT * np.sqrt(lengths),
+    )
+
+
 class PositionScale:
     """Compares the camera's path in the map with positions in metres.
 
     Attributes:
+        fixes: the last ones of this map, also those that are compared no more.
         min_distance: metres of the source after which its scale counts.
         problem: why there is no estimate, for an operator; empty where there is one, and before
             the source has given anything.
@@ -102,8 +147,12 @@ class PositionScale:
 
     def begin_map(self) -> None:
         """Forget what was compared: the map has another unit now."""
+        self.fixes: deque[Fix] = deque(maxlen=_FIXES_KEPT)
+        self._forget()
+
+    def _forget(self) -> None:
         self._pending: deque[tuple[int, NDArray[np.float64], float]] = deque(maxlen=_PENDING_KEPT)
-        self._fixes: list[_Fix] = []
+        self._fixes: list[Fix] = []
         self._estimate: ScaleEstimate | None = None
         self._way_at_move = 0.0
         self._recent: deque[float] = deque(maxlen=_TO_BELIEVE)
@@ -136,7 +185,8 @@ class PositionScale:
                 return
             # Time went back: a recording began anew.
             self._stamps, self._positions = [], []
-            self.begin_map()
+            self.fixes.clear()
+            self._forget()
         self._stamps.append(stamp_ns)
         self._positions.append(position)
         if len(self._stamps) > 2 * _SAMPLES_KEPT:
@@ -168,32 +218,29 @@ class PositionScale:
         found = self._at(self._shifted(stamp_ns))
         if found is None:
             return False
-        fix = _Fix(stamp_ns, *found, self._offset_s, pose, way)
+        fix = Fix(stamp_ns, *found, self._offset_s, pose, way)
         if self._fixes:
-            step = self._distance(self._fixes[-1], fix)
+            step = self.kind.distance(self._fixes[-1], fix)
             noise = _NOISE_SPACING * self.kind.freedom.noise
             if step < max(self.kind.spacing * self.min_distance, noise):
                 self._note_standstill(way)
                 return self._average(fix)
             if self._is_jump(fix, step):
                 self._fixes = []
+                self.fixes.clear()
         self._way_at_move = way
         self._fixes.append(fix)
-        del self._fixes[: -round(_REACH / self.kind.spacing)]
+        self.fixes.append(fix)
+        del self._fixes[: -self.kind.compared]
         return True
 
-    def _average(self, image: _Fix) -> bool:
+    def _average(self, image: Fix) -> bool:
         """Take one more image of the last place; return whether its mean is complete with it."""
         last = self._fixes[-1]
         if last.images >= self.kind.averaged:
             return False
-        self._fixes[-1] = last.joined(image)
+        self._fixes[-1] = self.fixes[-1] = last.joined(image)
         return self._fixes[-1].images == self.kind.averaged
-
-    def _distance(self, one: _Fix, other: _Fix) -> float:
-        between = other.position - one.position
-        axis = self.kind.freedom.axis
-        return float(np.linalg.norm(between) if axis is None else abs(between @ axis))
 
     def _note_standstill(self, way: float) -> None:
         """Notice a source that stands still while the map's camera moves."""
@@ -203,10 +250,10 @@ class PositionScale:
         if way - self._way_at_move > _STANDS_STILL * unit:
             self.problem = f"{self.kind.name} stands still while the images move"
 
-    def _is_jump(self, fix: _Fix, step: float) -> bool:
+    def _is_jump(self, fix: Fix, step: float) -> bool:
         if len(self._fixes) < 3:
             return False
-        steps = [self._distance(a, b) for a, b in pairwise(self._fixes)]
+        steps = [self.kind.distance(a, b) for a, b in pairwise(self._fixes)]
         times = np.diff([each.stamp_ns for each in self._fixes]) * 1e-9
         usual = float(np.max(np.array(steps) / np.maximum(times, 1e-3)))
         seconds = max((fix.stamp_ns - self._fixes[-1].stamp_ns) * 1e-9, 1e-3)
@@ -239,16 +286,10 @@ class PositionScale:
     def _solve(self) -> bool:
         """Estimate the scale from the fixes; return whether there is an estimate."""
         fixes = self._fixes
-        steps = np.array([self._distance(a, b) for a, b in pairwise(fixes)], np.float64)
-        if len(fixes) < _MIN_FIXES or steps.sum() < self.min_distance:
+        steps = np.array([self.kind.distance(a, b) for a, b in pairwise(fixes)], np.float64)
+        if len(fixes) < FEWEST_FIXES or steps.sum() < self.min_distance:
             return False
-        piece = PathPiece(
-            np.stack([fix.map_from_camera for fix in fixes]),
-            np.stack([fix.position - fix.offset_s * fix.velocity for fix in fixes]),
-            np.stack([fix.velocity for fix in fixes]),
-            DRIFT * np.sqrt(steps / self.min_distance),
-        )
-        found = align_path(piece, self.kind.freedom)
+        found = align_path(path_of(fixes, steps / self.min_distance), self.kind.freedom)
         if found is None or not found.is_coherent:
             self._doubt()
             self.problem = (

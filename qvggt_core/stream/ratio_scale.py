@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,10 @@ from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
 
-_KEPT = 30
+COMPARED = 30
+"""How many ratios the scale is the mean of."""
+
+_KEPT = 2048
 _FEWEST = 5
 # A ratio further from the median than so many times the usual is an outlier, and the usual is not
 # more than so many times what the ratios were taken to be uncertain by.
@@ -20,7 +24,17 @@ _USUAL = 1.4826
 
 
 @dataclass(frozen=True)
-class _Ratio:
+class Ratio:
+    """What one image gives.
+
+    Attributes:
+        stamp_ns: capture time of the image.
+        log_ratio: logarithm of metres per map unit.
+        sigma: standard deviation of it, of its own.
+        way: how far the camera had come in the map, in its unit.
+        common: standard deviation of what it and its neighbours are off by alike.
+    """
+
     stamp_ns: int
     log_ratio: float
     sigma: float
@@ -34,6 +48,9 @@ class RatioScale:
     Attributes:
         name: see `Scale.source`.
         problem: why there is no estimate, for an operator; empty where there is one.
+        ratios: the last ones of this map, also those that are compared no more.
+        systematic: standard deviation of the share by which all its ratios are off alike.
+        fewest: ratios that an estimate needs.
     """
 
     def __init__(self, name: str, systematic: float, fewest: int = _FEWEST) -> None:
@@ -46,13 +63,14 @@ class RatioScale:
         """
         self.name = name
         self.problem = ""
-        self._systematic = systematic
-        self._fewest = fewest
+        self.systematic = systematic
+        self.fewest = fewest
         self.begin_map()
 
     def begin_map(self) -> None:
         """Forget all ratios: the map has another unit now."""
-        self._ratios: deque[_Ratio] = deque(maxlen=_KEPT)
+        self._ratios: deque[Ratio] = deque(maxlen=COMPARED)
+        self.ratios: deque[Ratio] = deque(maxlen=_KEPT)
 
     @property
     def has_samples(self) -> bool:
@@ -74,7 +92,9 @@ class RatioScale:
         if not (np.isfinite([ratio, sigma, common]).all() and ratio > 0.0 and sigma > 0.0):
             self.problem = f"{self.name} gives lengths that are none ({ratio:g} m per unit)"
             return False
-        self._ratios.append(_Ratio(stamp_ns, float(np.log(ratio)), sigma, way, common))
+        found = Ratio(stamp_ns, float(np.log(ratio)), sigma, way, common)
+        self._ratios.append(found)
+        self.ratios.append(found)
         return True
 
     def estimate(self, unit: float) -> ScaleEstimate | None:
@@ -83,31 +103,52 @@ class RatioScale:
         Args:
             unit: map units over which the scale drifts by `DRIFT`.
         """
-        if len(self._ratios) < self._fewest:
+        if len(self._ratios) < self.fewest:
             return None
-        newest = self._ratios[-1]
-        values = np.array([each.log_ratio for each in self._ratios])
-        age = np.array([newest.way - each.way for each in self._ratios])
-        variance = np.array([each.sigma for each in self._ratios]) ** 2
+        ratios = tuple(self._ratios)
+        newest = ratios[-1]
         drift = DRIFT**2 / max(unit, 1e-12)
-        variance = variance + drift * age
-        distance = np.abs(values - np.median(values))
-        expected = np.sqrt([variance.min(), np.median(variance)])
-        usual = np.clip(_USUAL * np.median(distance), expected[0], _UNUSUAL * expected[1])
-        agrees = distance <= _OUTLIER * usual
-        if np.count_nonzero(agrees) <= len(values) / 2:
+        age = np.array([newest.way - each.way for each in ratios])
+        agrees = agreeing(ratios, drift * age)
+        if agrees is None:
             self.problem = f"the lengths of {self.name} disagree with each other"
             return None
         self.problem = ""
-        values, age = values[agrees], age[agrees]
-        noise = np.array([each.sigma for each in self._ratios])[agrees] ** 2
-        mean, variance_of_mean = _newest(
-            values, np.maximum(noise, _jitter(values) ** 2), age * drift
-        )
-        # What they are off by alike does not become less by their number.
-        common = float(np.median([each.common for each in self._ratios]))
-        systematic = float(np.hypot(self._systematic, common))
-        return ScaleEstimate(mean, variance_of_mean, systematic, newest.stamp_ns, newest.way)
+        values = np.array([each.log_ratio for each in ratios])[agrees]
+        mean, variance = _newest(values, noise_of(ratios, agrees), age[agrees] * drift)
+        systematic = common_error(ratios, self.systematic)
+        return ScaleEstimate(mean, variance, systematic, newest.stamp_ns, newest.way)
+
+
+def agreeing(ratios: Sequence[Ratio], walked: NDArray[np.float64]) -> NDArray[np.bool_] | None:
+    """Return which of N ratios agree (N,), None if not even most of them do.
+
+    Args:
+        ratios: of one source.
+        walked: (N,) variance of the walk of the scale between each and where it is asked for.
+    """
+    values = np.array([each.log_ratio for each in ratios])
+    variance = np.array([each.sigma for each in ratios]) ** 2 + walked
+    distance = np.abs(values - np.median(values))
+    expected = np.sqrt([variance.min(), np.median(variance)])
+    usual = np.clip(_USUAL * np.median(distance), expected[0], _UNUSUAL * expected[1])
+    agrees = np.asarray(distance <= _OUTLIER * usual)
+    return agrees if np.count_nonzero(agrees) > len(values) / 2 else None
+
+
+def noise_of(ratios: Sequence[Ratio], agrees: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the variance of each ratio that agrees, by what is claimed and what is seen."""
+    values = np.array([each.log_ratio for each in ratios])[agrees]
+    claimed = np.array([each.sigma for each in ratios])[agrees]
+    return np.maximum(claimed**2, _jitter(values) ** 2)
+
+
+def common_error(ratios: Sequence[Ratio], systematic: float) -> float:
+    """Return the standard deviation of what ratios are off by alike.
+
+    It does not become less by their number.
+    """
+    return float(np.hypot(systematic, np.median([each.common for each in ratios])))
 
 
 def _newest(

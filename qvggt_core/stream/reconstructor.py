@@ -39,6 +39,7 @@ from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
 from qvggt_core.stream.prediction_check import has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
+from qvggt_core.stream.scale_history import ScaleHistory
 from qvggt_core.stream.track_odometry import Observation
 from qvggt_core.stream.verification import Verifier
 from qvggt_core.stream.window import Entry, SlidingWindow
@@ -173,6 +174,7 @@ class Reconstructor:
             rig = frames if may_measure and self.parameters.refine else ()
             first.observation = self._verifier.observe(tracked, is_keyframe, rig)
             self._metric.explain_rig(self._verifier.rig.problem)
+        self._window_run.encode()
         if self._window.is_due:
             self._held += self._run()
 
@@ -209,15 +211,20 @@ class Reconstructor:
         self._loops.reset()
 
     @property
+    def scale_history(self) -> ScaleHistory:
+        """What sources have given of the current segment's scale."""
+        return self._metric.history
+
+    @property
     def _follows(self) -> bool:
         """Whether points are followed at all."""
         return self.parameters.confirm or self.parameters.refine
 
     def _run(self, is_last: bool = False) -> tuple[Reconstruction, ...]:
-        """Encode, predict, align, place: geometry for the views that have none."""
-        clock = [time.perf_counter()]
+        """Predict, align, place: geometry for the views that have none."""
+        # Of those whose encoding failed when they came; the others are.
         self._window_run.encode()
-        clock.append(time.perf_counter())
+        clock = [time.perf_counter()]
         prediction = self._window_run.predict(self.parameters.scale_views)
         entries = self._window.entries
         clock.append(time.perf_counter())
@@ -228,7 +235,7 @@ class Reconstructor:
         if self._goes_by_tracks(entries, confirmation):
             frames = self._place_by_tracks(entries, prediction, confirmation)
             clock.append(time.perf_counter())
-            seconds = _seconds(clock)
+            seconds = self._window_run.seconds(clock)
             return (self._reconstruction(frames, None, len(entries), seconds, confirmation),)
         if not has_poses(prediction):
             return ()
@@ -255,7 +262,7 @@ class Reconstructor:
             self.losses.withheld += len(frames)
             frames = ()
         self._calibrate(entries, prediction)
-        seconds = _seconds(clock)
+        seconds = self._window_run.seconds(clock)
         return (self._reconstruction(frames, alignment, len(entries), seconds, confirmation),)
 
     def _is_usable(self, entries: list[Entry], prediction: WindowPrediction) -> bool:
@@ -482,8 +489,3 @@ class Reconstructor:
 
     def _add_event(self, event: str) -> None:
         self._events.append(event)
-
-
-def _seconds(clock: list[float]) -> dict[str, float]:
-    """Return the time of each step between successive readings of a clock."""
-    return dict(zip(("encode", "network", "align"), np.diff(clock).tolist(), strict=True))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
 import cv2
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
 from qvggt_core.geometry.camera import Camera
-from qvggt_core.stream.image_features import features_of, matched
+from qvggt_core.stream.image_features import Features, features_of, matched
 
 # Share of the strongest corner's texture: none, or one thing of much texture would hide the rest.
 _CORNER_QUALITY = 1e-6
@@ -91,6 +91,7 @@ class Tracker:
         """Forget all points; numbers are not used again."""
         self._previous: NDArray[np.uint8] | None = None
         self._last_good: _State | None = None
+        self._described: list[tuple[NDArray[np.uint8], Features]] = []
         self._ids = np.empty(0, np.int64)
         self._points = np.empty((0, 2), np.float32)
 
@@ -120,7 +121,7 @@ class Tracker:
             if self._last_good is None or len(before.ids) > len(self._last_good.ids) // 2:
                 self._last_good = before
             # What was new in between is given up: the old points know their place in the map.
-            found = _found_again(self._last_good, grey)
+            found = _found_again(self._last_good, grey, self._features_of)
             if len(found.ids) >= max(len(now.ids), _FEWEST_FOUND):
                 now, self._last_good = found, None
         elif len(now.ids) >= self._corners // 2:
@@ -135,6 +136,15 @@ class Tracker:
         pixels = (self._points.astype(np.float64) + 0.5) / scale - 0.5
         rays = camera.rays(pixels)
         return Tracks(self._ids.copy(), pixels, rays, float(scale[0] * camera.intrinsics[0, 0]))
+
+    def _features_of(self, grey: NDArray[np.uint8]) -> Features:
+        """Return an image's features; of the two images that were last compared they are kept."""
+        found = next((known for image, known in self._described if image is grey), None)
+        if found is None:
+            found = features_of(grey, _KEYPOINTS)
+        others = [each for each in self._described if each[0] is not grey]
+        self._described = [*others[-1:], (grey, found)]
+        return found
 
     def _grey(self, image: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
         grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
@@ -213,16 +223,23 @@ def _flown(
     return _State(grey, before.ids[kept], there[kept])
 
 
-def _found_again(before: _State, grey: NDArray[np.uint8]) -> _State:
+def _found_again(
+    before: _State, grey: NDArray[np.uint8], described: Callable[[NDArray[np.uint8]], Features]
+) -> _State:
     """Return those points of an earlier image that are in this one, wherever they went.
 
     Matches of descriptors (Lowe, "Distinctive image features from scale-invariant keypoints",
     IJCV 2004) show where in the image a point's surroundings went; flow does the rest.
+
+    Args:
+        before: the earlier image and its points.
+        grey: this image.
+        described: returns an image's features.
     """
     nothing = _State(grey, before.ids[:0], before.points[:0])
     if before.grey is None or len(before.ids) == 0 or before.grey.shape != grey.shape:
         return nothing
-    old, new = (features_of(image, _KEYPOINTS) for image in (before.grey, grey))
+    old, new = described(before.grey), described(grey)
     first, second = matched(old, new)
     one, other = old.pixels[first], new.pixels[second]
     if len(one) < _FEWEST_FOUND:

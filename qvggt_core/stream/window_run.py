@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.frame import WindowPrediction
@@ -35,12 +37,19 @@ class WindowRun:
         self._conditioning = conditioning
         self._add_event = add_event
         self._ran_unconditioned = False
+        self._encoding_s = 0.0
 
     def encode(self) -> None:
-        """Encode the views that are not yet: what is made of a view stays with it."""
+        """Encode the views that are not yet: what is made of a view stays with it.
+
+        As soon as a view is there, so that a live stream, which waits for the images of a stride,
+        has only the last of them left to encode when they are complete.
+        """
+        start = time.perf_counter()
         for entry in self._window.entries:
             if entry.tokens is None:
                 entry.tokens = self._network.encode(entry.view.image)
+        self._encoding_s += time.perf_counter() - start
 
     def predict(self, scale_views: int) -> WindowPrediction:
         """Return the geometry of the encoded views, fewer of the older where memory runs out.
@@ -64,6 +73,16 @@ class WindowRun:
                     f"memory ran out: the window has {size} views instead of {len(entries)} until "
                     "there is room again; memory_budget_mb plans for less"
                 )
+
+    def seconds(self, clock: Sequence[float]) -> dict[str, float]:
+        """Return the time of each step that led to a window's geometry, as `Reconstruction` has it.
+
+        Args:
+            clock: readings before and after the network's run, and after its views were placed.
+        """
+        encoding, self._encoding_s = self._encoding_s, 0.0
+        network, align = (end - start for start, end in pairwise(clock))
+        return {"encode": encoding, "network": network, "align": align}
 
     def _known_cameras(self, entries: list[Entry]) -> KnownCameras | None:
         cameras = self._conditioning.cameras([entry.view for entry in entries])

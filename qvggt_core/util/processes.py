@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import threading
 import time
@@ -12,8 +13,12 @@ _PARENT_CHECK_S = 1.0
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent is killed, so that no work goes on without it."""
-    parent = os.getppid()
+    """Let this process end when its parent is killed, so that no work goes on without it.
+
+    The parent may be gone already, where this process took long to begin.
+    """
+    starter = multiprocessing.parent_process()
+    parent = os.getppid() if starter is None else starter.pid
 
     def watch() -> None:
         while os.getppid() == parent:

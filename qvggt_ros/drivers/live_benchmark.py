@@ -58,7 +58,7 @@ class LiveTiming:
         interval_ms_p95: 95th percentile of the time between two publications of a pose.
         latency_ms: mean time from an image's stamp to its pose.
         latency_ms_p95: its 95th percentile.
-        image_age_ms: median time from the stamp of a window's newest image to the network's start.
+        image_age_ms: median time from the stamp of a window's newest image to its encoding.
         jitter_ms: mean deviation of the interval between publications from its mean.
         jitter_ms_p95: its 95th percentile.
         processors: processor time over wall time, in cores.
@@ -86,29 +86,24 @@ class LiveTiming:
 
 
 class _NotedStarts:
-    """A network that notes when it begins with a window."""
+    """A network that notes when it begins with the newest image of a window."""
 
     def __init__(self, network: TorchNetwork) -> None:
         self.network = network
         self.starts_ns: list[int] = []
-        self._runs = False
+        self._encoding_ns: int | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.network, name)
 
     def encode(self, image: Any) -> Any:
-        self._note()
+        self._encoding_ns = time.time_ns()
         return self.network.encode(image)
 
     def predict(self, *arguments: Any, **options: Any) -> Any:
-        self._note()
-        self._runs = False
+        began, self._encoding_ns = self._encoding_ns, None
+        self.starts_ns.append(began or time.time_ns())
         return self.network.predict(*arguments, **options)
-
-    def _note(self) -> None:
-        if not self._runs:
-            self.starts_ns.append(time.time_ns())
-        self._runs = True
 
 
 def read_camera(bag: Path, image_topic: str | None = None, most: int = 200) -> CameraMessages:

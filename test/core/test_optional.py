@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.packages import needs
 from support.recordings import room_entries, write_recording
 
 from qvggt_core.errors import MissingPackageError
@@ -80,6 +81,7 @@ def recording(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def result(recording, tmp_path_factory):
+    needs("torch")
     directory = tmp_path_factory.mktemp("results") / "room"
     plain = ("--set", "confirm=false", "--set", "refine=false")
     done = without(ALL_BUT_TORCH, "replay", recording, "-o", directory, "--no-evaluate", *plain)

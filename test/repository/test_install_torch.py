@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.modules import load_script
+from support.packages import needs
 
 ROOT = Path(__file__).parents[2]
 install_torch = load_script("tools/install_torch.py")
@@ -86,6 +87,7 @@ def test_the_tested_release_is_the_pinned_one():
 
 
 def test_a_pytorch_that_is_there_is_left_alone(capsys, monkeypatch):
+    needs("torch")
     monkeypatch.setattr(install_torch, "_pip", lambda *_, **__: pytest.fail("pip was run"))
     assert install_torch.installed_version()
     assert install_torch.main([]) == 0

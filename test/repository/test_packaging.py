@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from importlib.metadata import entry_points
+from importlib.metadata import entry_points, requires
 from itertools import chain
 from pathlib import Path
 
@@ -99,7 +99,7 @@ def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[st
     assert (prefix / "share/ament_index/resource_index/packages/qvggt_ros").is_file()
     for script in ("qvggt", "reconstruct"):
         first = (prefix / "lib/qvggt_ros" / script).read_text().splitlines()[0]
-        assert sys.executable in first
+        assert os.path.normpath(sys.executable) in first
     (network,) = (tmp_path / ("src/qvggt" if option else "install")).rglob(
         "qvggt-small-int4.safetensors"
     )
@@ -243,6 +243,17 @@ def test_pins_are_releases_that_the_list_allows() -> None:
         (pin,) = specifier
         assert pin.operator == "=="
         assert pin.version in needed[name], name
+
+
+def test_the_pinned_triton_is_the_one_that_pytorch_needs() -> None:
+    """Else `make setup` finds no solution where PyTorch's CUDA build is taken."""
+    needed = [Requirement(each) for each in requires("torch") or ()]
+    wanted = [
+        each.specifier for each in needed if each.name == "triton" and "extra" not in str(each)
+    ]
+    if not wanted:
+        pytest.skip("this build of PyTorch needs no Triton: it is the one for the CPU")
+    assert [listed("requirements-dev.txt")["triton"]] == wanted
 
 
 def test_what_the_extras_bring_is_pinned_for_the_tests() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ast
 import json
 import re
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import yaml
 from support.modules import load_script
+from support.packages import needs
 from support.torture_page import page
 
 from qvggt_ros.publishing import COMPRESSED_OUTPUT, GRID_OUTPUT, OUTPUTS
@@ -26,6 +27,7 @@ NODE = "".join(
 
 @pytest.fixture(scope="module")
 def bill():
+    needs("torch")
     return sbom.bill(sbom.required(), "1.2.3")
 
 
@@ -52,6 +54,15 @@ def test_the_bill_of_materials_has_what_packages_need_in_turn(bill):
 def test_every_component_names_a_licence(bill):
     without = [each["name"] for each in bill["components"] if not each.get("licenses")]
     assert without == []
+
+
+def test_a_package_that_names_no_licence_is_shown_as_one(tmp_path):
+    """CUDA's, which is a list of others, comes with PyTorch's build for GPUs."""
+    folder = tmp_path / "cuda_toolkit-13.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: cuda-toolkit\nVersion: 13.0\n")
+    found = sbom.component(Distribution.at(folder))
+    assert found["licenses"] == [{"license": {"name": "NOASSERTION"}}]
 
 
 def test_dependencies_are_audited_and_listed_by_ci():

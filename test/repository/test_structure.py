@@ -58,6 +58,7 @@ LAYERS = {
         ("backends",),
         ("linear_operator",),
         ("operators", "convolution"),
+        ("dense_output",),
         ("linear",),
         ("tuning",),
         ("offline",),

@@ -55,6 +55,7 @@ _MAX_SIZE = 2**31
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
     "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
+    "dense_output": (c_int, [c_void_p] * 8 + [c_int64] * 8),
     "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_float32": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),

@@ -1,4 +1,4 @@
-"""3x3 convolutions by Winograd's algorithm, in `winograd.cpp`."""
+"""Steps of dense heads: convolutions in `winograd.cpp`, the last ones in `dense_output.cpp`."""
 
 from __future__ import annotations
 
@@ -53,3 +53,56 @@ def convolution3x3(
 
 def _channels_last(maps: Tensor) -> Tensor:
     return aligned(maps.permute(0, 2, 3, 1).contiguous())
+
+
+def supports_dense_output(x: Tensor, weight: Tensor, last_weight: Tensor) -> bool:
+    """Return whether `dense_output` computes this, faster than PyTorch."""
+    outputs, inputs = weight.shape[:2]
+    fits = supports_channels(inputs, x.dtype) and outputs % _OUTPUTS == 0
+    return fits and x.dtype == weight.dtype == last_weight.dtype and x.numel() > 0
+
+
+def supports_channels(channels: int, dtype: torch.dtype) -> bool:
+    """Return whether `dense_output` takes maps of so many channels."""
+    fits = channels % (2 * _CHANNELS) == 0 and dtype == torch.float32
+    return fits and is_usable("dense_output")
+
+
+def dense_output(
+    x: Tensor,
+    size: tuple[int, int],
+    places: tuple[Tensor, Tensor] | None,
+    first: tuple[Tensor, Tensor],
+    last: tuple[Tensor, Tensor],
+) -> Tensor:
+    """Return what `qvggt_kernels.dense_output` does.
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+    (frames, inputs, *rows_columns), (height, width) = x.shape, size
+    (hidden, outputs), half = (first[0].shape[0], last[0].shape[0]), inputs // 2
+    wanted = [(first[0], (hidden, inputs, 3, 3)), (first[1], (hidden,))]
+    wanted += [(last[0], (outputs, hidden, 1, 1)), (last[1], (outputs,))]
+    if places is not None:
+        wanted += [(places[0], (half, 1, width)), (places[1], (half, height, 1))]
+    require(
+        inputs % (2 * _CHANNELS) == 0
+        and hidden % _OUTPUTS == 0
+        and x.dtype == torch.float32
+        and min(*rows_columns, height, width) > 0
+        and all(part.shape == shape and part.dtype == x.dtype for part, shape in wanted),
+        f"a map {tuple(x.shape)} {x.dtype} to {height}x{width}, weights {tuple(first[0].shape)} "
+        f"and {tuple(last[0].shape)}: this kernel takes float32 of multiples of {2 * _CHANNELS} "
+        f"and {_OUTPUTS} channels that fit together",
+    )
+    out = torch.empty(frames, outputs, height, width, dtype=x.dtype, device="cpu")
+    along_u, along_v = (None, None) if places is None else (p.flatten(1).T for p in places)
+    parts = [
+        None if part is None else aligned(part.contiguous())
+        for part in (along_u, along_v, *first, *last)
+    ]
+    if out.numel():
+        sizes = (frames, *rows_columns, height, width, inputs, hidden, outputs)
+        run("dense_output", _channels_last(x), *parts, out, *sizes)
+    return out

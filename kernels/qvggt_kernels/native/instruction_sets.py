@@ -13,7 +13,7 @@ InstructionSet = Literal["avx512", "avx_vnni", "avx2", "i8mm", "dotprod"]
 
 _INTEGER_LINEARS = ("int4_linear_int8", "integer_linear")
 _BOTH = ("attention", "int4_linear_rows", "qk_norm_rope", "quantize_tokens")
-_SHORT = (*_BOTH, "convolution3x3")
+_SHORT = (*_BOTH, "convolution3x3", "dense_output")
 _AVX2 = dict.fromkeys((*_SHORT, *_INTEGER_LINEARS), "_avx2")
 _NEON = dict.fromkeys((*_SHORT, "int4_linear_float32"), "_neon")
 

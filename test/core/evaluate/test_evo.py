@@ -11,6 +11,7 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from support.packages import needs
 
 from qvggt_core.evaluate.association import associate
 from qvggt_core.evaluate.drift import pairs_apart, progress, relative_errors
@@ -47,6 +48,7 @@ def tracks(tmp_path_factory):
 
     The estimate's stamps are up to 6 ms off, and a fifth of its poses is missing.
     """
+    needs("evo")
     folder = tmp_path_factory.mktemp("evo")
     rng = np.random.default_rng(5)
     truth, estimate = Track(), Track()

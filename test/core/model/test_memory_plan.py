@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from qvggt_kernels import is_one_pass
 from support import small_network
 from support.small_network import ENCODED
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -188,3 +189,11 @@ def test_a_network_is_loaded_within_its_budget_and_says_so() -> None:
     assert f"of {needed} MB with windows of {size} (asked for: 8)" in bounded.facts["memory"]
     # What a run says of itself makes the same run again.
     assert load_network(bounded.parameters).parameters == bounded.parameters
+
+
+def test_a_gpu_has_no_kernel_that_spares_maps_at_full_size() -> None:
+    sizes = (3, 280, 280, torch.float32)
+    here = estimate_memory(SMALL, WEIGHTS, *sizes)
+    there = estimate_memory(SMALL, replace(WEIGHTS, device="cuda"), *sizes)
+    spares = is_one_pass(SMALL.dpt_features // 2, torch.float32)
+    assert (here.working < 0.7 * there.working) == spares

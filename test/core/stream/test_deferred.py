@@ -76,3 +76,43 @@ def test_a_segment_that_ends_without_a_scale_does_not_hold_up_the_next():
     assert scales[0] is None
     assert scales[1] == pytest.approx(network.units[2], rel=1e-3)
     assert run(inner, []) == []
+
+
+def test_each_place_has_the_scale_that_both_its_sides_show():
+    """Odometry becomes 20 % longer on the way; the first window's scale is that of there."""
+    poses = room.straight(60)
+    metres = 1.0 + 0.2 * np.linspace(0.0, 1.0, 60)
+    shown = np.cumsum(metres[:, None] * np.diff(poses[:, :3, 3], axis=0, prepend=0.0), axis=0)
+    inner, network = start(poses, min_odometry_distance=1.0)
+    reconstructor = DeferredReconstructor(inner)
+    frames, results, first_known = room.frames(poses), [], None
+    for frame, position in zip(frames, shown, strict=True):
+        reconstructor.sensors.add_odometry(frame.stamp_ns, position)
+        results += reconstructor.add(frame)
+        first_known = first_known or inner._metric.scale.metres_per_unit
+    results += reconstructor.flush()
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+    assert abs(first_known / network.units[0] - metres[0]) > 0.015
+    numbers = {frame.stamp_ns: number for number, frame in enumerate(frames)}
+    for result in results:
+        true = np.mean([metres[numbers[frame.view.stamp_ns]] for frame in result.frames])
+        assert result.scale.metres_per_unit == pytest.approx(network.units[0] * true, rel=0.01)
+    way = np.linalg.norm(geometries(results)[-1].map_from_camera[:3, 3])
+    assert way == pytest.approx(np.linalg.norm(shown[-1] - shown[0]), rel=0.01)
+
+
+def test_few_frames_wait_for_what_comes_further_on(monkeypatch):
+    monkeypatch.setattr("qvggt_core.stream.deferred._MAX_FRAMES_AHEAD", 6)
+    poses = room.straight(40)
+    inner, _ = start(poses, min_odometry_distance=1.0)
+    reconstructor = DeferredReconstructor(inner)
+    waiting, became_metric = 0, False
+    for frame, pose in zip(room.frames(poses), poses, strict=True):
+        reconstructor.sensors.add_odometry(frame.stamp_ns, pose[:3, 3])
+        given = len(geometries(reconstructor.add(frame)))
+        waiting += 1 - given
+        became_metric = became_metric or given > 0
+        # Beside them, the window's own stride.
+        assert not became_metric or waiting <= 6 + inner.parameters.window_stride
+    assert became_metric
+    assert len(geometries(reconstructor.flush())) == waiting

@@ -83,6 +83,35 @@ def test_the_encoder_sees_every_view_once_and_the_cache_changes_nothing():
         np.testing.assert_array_equal(one.depth, other.depth)
 
 
+def test_views_are_encoded_as_they_come():
+    poses = room.straight(4)
+    reconstructor, network = start(poses, window_size=6, window_stride=4)
+    for index, frame in enumerate(room.frames(poses)):
+        assert network.windows == []
+        reconstructor.add(frame)
+        assert network.encoded == list(range(index + 1))
+    assert network.windows == [[0, 1, 2, 3]]
+
+
+@pytest.mark.parametrize("failing", [0, 1, 3])
+def test_a_view_whose_encoding_failed_is_encoded_with_the_next(failing):
+    poses = room.straight(4)
+    reconstructor, network = start(poses, window_size=6, window_stride=4)
+    frames = room.frames(poses)
+    results = []
+    for index, frame in enumerate(frames):
+        if index == failing:
+            with (
+                patch.object(network, "encode", side_effect=RuntimeError("no")),
+                pytest.raises(RuntimeError, match="no"),
+            ):
+                reconstructor.add(frame)
+        else:
+            results += reconstructor.add(frame)
+    results += reconstructor.flush()
+    assert stamps(results) == [frame.stamp_ns for frame in frames]
+
+
 def test_windows_overlap_and_run_every_stride():
     poses = room.straight(14)
     reconstructor, network = start(poses, window_size=6, window_stride=4)

@@ -1,12 +1,14 @@
 """Points are followed where there is texture, found again after a gap, and never in nothing."""
 
 from itertools import pairwise
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from support import known_room as room
 
 from qvggt_core.geometry.camera import Camera
+from qvggt_core.stream.image_features import features_of
 from qvggt_core.stream.tracks import Tracker
 
 WIDTH, HEIGHT = 320, 240
@@ -105,6 +107,24 @@ def test_points_are_found_again_once_the_lens_is_free():
     assert len(one) >= 30
     moved = after.pixels[other] - before.pixels[one]
     assert np.abs(np.median(moved, axis=0) - [-80, -40]).max() < 0.2
+
+
+def test_an_image_is_described_once_however_often_it_is_compared():
+    described = []
+
+    def noting(grey, most):
+        described.append(grey)
+        return features_of(grey, most)
+
+    image, places = texture(1), [(100, 100), (180, 140), (90, 190), (190, 90)]
+    covered = [flat(0), flat(1)]
+    images = [view(image, *places[0]), *covered, *(view(image, *place) for place in places[1:])]
+    with patch("qvggt_core.stream.tracks.features_of", noting):
+        tracker = Tracker()
+        followed = [tracker.track(each, CAMERA) for each in images]
+    assert len(described) == len(images)
+    assert len({grey.tobytes() for grey in described}) == len(images)
+    assert len(np.intersect1d(followed[0].ids, followed[-1].ids)) >= 20
 
 
 def test_what_a_mask_covers_has_no_points():
