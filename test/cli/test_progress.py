@@ -1,4 +1,4 @@
-"""What the commands show while they work: bars on a terminal, and no thread where nobody looks."""
+"""What the commands show while they work: bars on a terminal, and no thread off one."""
 
 from __future__ import annotations
 

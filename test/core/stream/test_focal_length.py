@@ -43,17 +43,17 @@ def a_walk(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("focal", [320.0, 900.0])
 def test_it_is_that_of_the_camera(focal):
-    told = []
-    steps = _Steps(lambda done, total: told.append((done, total)))
+    given = []
+    steps = _Steps(lambda done, total: given.append((done, total)))
     found = focal_length_of(seen(focal, *a_walk()), steps)
     assert isinstance(found, FocalLength)
     assert found.pixels == pytest.approx(focal, rel=0.02)
     assert found.sigma < 0.05
     # Each focal length that was tried is a step.
-    done = [done for done, _ in told]
+    done = [done for done, _ in given]
     assert done == sorted(done)
     assert len(set(done)) > 1 + 1 + 6
-    assert told[-1][0] == told[-1][1]
+    assert given[-1][0] == given[-1][1]
 
 
 def test_its_camera_looks_through_the_middle():
@@ -76,12 +76,12 @@ def test_a_camera_that_hardly_moves_does_not_show_it():
     assert "hardly moved" in found
 
 
-def test_how_far_the_search_is_is_told_from_none_to_all_of_it():
-    told = []
+def test_progress_goes_from_none_to_all_of_the_search():
+    given = []
     images = np.zeros((5, 96, 128, 3), np.uint8)
-    estimate_focal_length(images, lambda done, total: told.append((done, total)))
-    (total,) = {total for _, total in told}
-    done = [done for done, _ in told]
+    estimate_focal_length(images, lambda done, total: given.append((done, total)))
+    (total,) = {total for _, total in given}
+    done = [done for done, _ in given]
     assert done[0] == 0
     assert done[-1] == total
     assert done == sorted(done)
