@@ -91,6 +91,11 @@ class Counters:
         self.rejected[self._kinds.setdefault(kind, reason)] += 1
         self.warn(reason)
 
+    def why_rejected(self) -> str:
+        """Return the most frequent reasons of messages that could not be used; "" without any."""
+        most = self.rejected.most_common(_WARNINGS_SHOWN)
+        return "; ".join(f"{reason} ({count} times)" for reason, count in most)
+
     def warn(self, event: str) -> None:
         """Take a warning; the first of a kind is logged and an event, and the next when it is over.
 

@@ -7,7 +7,7 @@ principal point in the middle, which is near enough for most cameras without a w
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,7 @@ _STARTS = 3
 _SAME = 0.1
 _CLEARLY = 0.9
 _KEYFRAMES = 16
+_STEPS = _KEYFRAMES + len(_FIRST) + _STARTS * _MOST_ROUNDS
 _FEWEST_KEYFRAMES = 6
 # Median motion between keyframes as a share of the width, and share of points that stay.
 _MOTION = 0.03
@@ -56,25 +57,60 @@ class FocalLength:
         return _pinhole(self.pixels, width, height)
 
 
-def estimate_focal_length(images: Iterable[NDArray[np.uint8]]) -> FocalLength | str:
+def estimate_focal_length(
+    images: Iterable[NDArray[np.uint8]],
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> FocalLength | str:
     """Return the focal length of the camera that took some images, or why they do not show it.
 
     Args:
         images: (H, W, 3) uint8 RGB of one camera and size, in order; not all need to be read.
+        progress: called with the number of steps done and the number of steps in all, from 0 on.
     """
-    return focal_length_of(_followed(images))
+    steps = _Steps(progress)
+    found = focal_length_of(_followed(images, steps), steps)
+    steps.reach(_STEPS)
+    return found
 
 
-def focal_length_of(keyframes: Sequence[TrackedKeyframe]) -> FocalLength | str:
+class _Steps:
+    """Counts the keyframes, the focal lengths to begin with, and the rounds that improve them."""
+
+    def __init__(self, progress: Callable[[int, int], None]) -> None:
+        self._progress = progress
+        self._done = 0
+        progress(0, _STEPS)
+
+    def one(self) -> None:
+        self.reach(self._done + 1)
+
+    def reach(self, done: int) -> None:
+        """Go on to a number of steps; where the work ended early, some are none."""
+        self._done = max(self._done, done)
+        self._progress(self._done, _STEPS)
+
+
+def focal_length_of(
+    keyframes: Sequence[TrackedKeyframe], steps: _Steps | None = None
+) -> FocalLength | str:
     """Return the focal length by which points moved as they did, or why they do not show it."""
+    steps = steps or _Steps(lambda done, total: None)
+    steps.reach(_KEYFRAMES)
     if len(keyframes) < _FEWEST_KEYFRAMES:
         return f"the camera hardly moved: {len(keyframes)} views are too few"
-    starts = [_Explained.by(keyframes, factor) for factor in _FIRST]
+    starts = []
+    for factor in _FIRST:
+        starts.append(_Explained.by(keyframes, factor))
+        steps.one()
     starts = sorted((each for each in starts if each.map.is_founded), key=lambda e: e.misfit)
     if not starts:
         return "the camera's motion shows no distances, and so nothing of its lens"
     # A wrong one may begin better than the right one.
-    ways = sorted((_improved(keyframes, each) for each in starts[:_STARTS]), key=lambda e: e.misfit)
+    ways = []
+    for number, each in enumerate(starts[:_STARTS], 1):
+        ways.append(_improved(keyframes, each, steps.one))
+        steps.reach(_KEYFRAMES + len(_FIRST) + number * _MOST_ROUNDS)
+    ways.sort(key=lambda e: e.misfit)
     best = ways[0]
     if best.misfit > _DISPUTED:
         return "no focal length explains how points move: does the scene move too?"
@@ -104,7 +140,7 @@ class TrackedKeyframe:
         return replace(tracks, rays=tracks.rays / factor, focal=tracks.focal * factor)
 
 
-def _followed(images: Iterable[NDArray[np.uint8]]) -> list[TrackedKeyframe]:
+def _followed(images: Iterable[NDArray[np.uint8]], steps: _Steps) -> list[TrackedKeyframe]:
     tracker, keyframes = Tracker(), list[TrackedKeyframe]()
     for image in images:
         height, width = image.shape[:2]
@@ -112,6 +148,7 @@ def _followed(images: Iterable[NDArray[np.uint8]]) -> list[TrackedKeyframe]:
         tracks = tracker.track(image, _pinhole(side, width, height))
         if not keyframes or _is_new(keyframes[-1].tracks, tracks, width):
             keyframes.append(TrackedKeyframe(tracks, side))
+            steps.one()
         if len(keyframes) == _KEYFRAMES:
             break
     return keyframes
@@ -156,7 +193,9 @@ class _Explained:
         return cls(factor, found, seen + lost)
 
 
-def _improved(keyframes: Sequence[TrackedKeyframe], start: _Explained) -> _Explained:
+def _improved(
+    keyframes: Sequence[TrackedKeyframe], start: _Explained, after_round: Callable[[], None]
+) -> _Explained:
     """Return what the focal length nearby explains that leaves the least."""
     best = start
     for _ in range(_MOST_ROUNDS):
@@ -164,6 +203,7 @@ def _improved(keyframes: Sequence[TrackedKeyframe], start: _Explained) -> _Expla
         factor = best.factor * float(np.exp(logarithm))
         # What agreed with a focal length that was off may disagree with this one.
         best = replace(_Explained.by(keyframes, factor), sigma=sigma)
+        after_round()
         is_there = abs(logarithm) < 0.5 * sigma
         if is_there or not best.map.is_founded or not _FIRST[0] <= factor <= _FIRST[-1]:
             break

@@ -75,7 +75,7 @@ def bench_node(
             results = about | {"cases": [*(_case(*each) for each in measured), *failed]}
             write_results(output, results, *networks)
     if not measured:
-        raise BenchmarkError("no network with any parameters gave enough in that time")
+        raise BenchmarkError("nothing could be measured, for the reasons above")
     console.out.print(_table(measured))
     console.wrote(output)
 

@@ -136,22 +136,33 @@ def _bar(*columns: ProgressColumn) -> Progress:
 @contextmanager
 def progress(what: str, unit: str) -> Iterator[Callable[[int, int], None]]:
     """Yield a function of done and total that moves a progress bar."""
+    with progresses() as add:
+        yield add(what, unit)
+
+
+@contextmanager
+def progresses() -> Iterator[Callable[[str, str], Callable[[int, int], None]]]:
+    """Yield a function of what and unit that adds a progress bar, as `progress` does, below."""
     with _bar(
-        TextColumn(what),
+        TextColumn("{task.description}"),
         BarColumn(),
-        TextColumn(f"{{task.completed}}/{{task.total}} {unit}"),
-        TextColumn(f"{{task.fields[rate]}} {unit}/s"),
+        TextColumn("{task.completed}/{task.total} {task.fields[unit]}"),
+        TextColumn("{task.fields[rate]} {task.fields[unit]}/s"),
         TimeRemainingColumn(),
-    ) as bar:
-        # Shown from the first item on: an error before it needs no empty bar.
-        task = bar.add_task(what, total=None, rate="-", visible=False)
+    ) as bars:
 
-        def update(done: int, total: int) -> None:
-            speed = bar.tasks[0].speed
-            rate = "-" if speed is None else f"{speed:.1f}"
-            bar.update(task, completed=done, total=total, rate=rate, visible=True)
+        def add(what: str, unit: str) -> Callable[[int, int], None]:
+            # Shown from the first item on: an error before it needs no empty bar.
+            task = bars.add_task(what, total=None, rate="-", unit=unit, visible=False)
 
-        yield update
+            def update(done: int, total: int) -> None:
+                speed = bars.tasks[task].speed
+                rate = "-" if speed is None else f"{speed:.1f}"
+                bars.update(task, completed=done, total=total, rate=rate, visible=True)
+
+            return update
+
+        yield add
 
 
 @contextmanager

@@ -51,8 +51,9 @@ def replay(
     with (
         _live_view(live_view.port if live_view.view else None) as grown,
         console.stop_on_interrupt() as stop,
-        console.progress("reconstructing", "images") as progress,
+        console.progresses() as progress,
     ):
+        searching = progress("looking for the focal length", "steps")
         summary = replay_bag(
             bag,
             output,
@@ -60,7 +61,7 @@ def replay(
             options,
             maps=maps,
             comparison=Comparison.requested(evaluate, compared),
-            watcher=Watcher(progress, stop, grown),
+            watcher=Watcher(progress("reconstructing", "images"), stop, grown, searching),
         )
     _print_summary(summary)
     if summary.interrupted:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -53,13 +53,19 @@ def check_focal_length(pixels: float | None) -> None:
         )
 
 
-def assumed_lens(recording: Recording, topics: Topics, given: float | None) -> AssumedLens | None:
+def assumed_lens(
+    recording: Recording,
+    topics: Topics,
+    given: float | None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> AssumedLens | None:
     """Return the lens that is taken for images without a calibration; None if they have one.
 
     Args:
         recording: what is reconstructed.
         topics: of its images and CameraInfo.
         given: focal length in pixels; 0 for the network's own; None to find it.
+        progress: called with the number of steps done and the number in all while it is looked for.
     """
     images = _images(recording, topics.image)
     first = next(images, None)
@@ -71,7 +77,7 @@ def assumed_lens(recording: Recording, topics: Topics, given: float | None) -> A
         return AssumedLens(focal, width, height, f"no calibration: focal length {given:.0f} pixels")
     logger.info("no calibration: looking for the focal length in the images")
     same = (image for image in _images(recording, topics.image) if image.shape == first.shape)
-    found = estimate_focal_length(islice(same, _MOST_IMAGES))
+    found = estimate_focal_length(islice(same, _MOST_IMAGES), progress)
     if isinstance(found, str):
         note = f"no calibration, and none found from the images ({found}): the network's own"
         return AssumedLens(None, width, height, note)

@@ -174,6 +174,8 @@ def measure_live(
         offered = _offer(live, camera.images, 1.0 / rate_hz, wall + seconds)
         processors = (time.process_time() - processor) / (time.monotonic() - wall)
         memory = {device.type: peak_mib(device) for device in devices}
+        if len(published) < _LEAST_PUBLISHED:
+            raise BenchmarkError(_too_few(len(published), offered, *live.why_little()))
     finally:
         live.close(_CLOSE_TIMEOUT_S)
     timing = _timing(published, starts_ns, offered, processors, memory["cpu"])
@@ -196,6 +198,13 @@ def _offer(live: LiveReconstruction, images: Sequence[Any], period_s: float, end
     raise AssertionError("the images never end")
 
 
+def _too_few(published: int, offered: int, wrong: str, any_taken: bool) -> str:
+    """Return why there is nothing to measure: more time helps only where images are taken."""
+    came = f"{published} of {offered} images came out"
+    longer = "measure for longer (--seconds)" if any_taken or not wrong else ""
+    return f"{came}: {'; or '.join(filter(None, (wrong, longer)))}"
+
+
 def _timing(
     published: Sequence[tuple[int, int]],
     starts_ns: Sequence[int],
@@ -203,10 +212,6 @@ def _timing(
     processors: float,
     memory: float,
 ) -> LiveTiming:
-    if len(published) < _LEAST_PUBLISHED:
-        raise BenchmarkError(
-            f"{len(published)} of {offered} images came out: measure for longer (--seconds)"
-        )
     stamps, times = np.array(published, dtype=np.int64).T / 1e6
     latencies = times - stamps
     intervals = np.diff(times)

@@ -227,6 +227,15 @@ class LiveReconstruction:
             self._driver.now_ns() if self._driver.now_ns is not None else time.time_ns(),
         )
 
+    def why_little(self) -> tuple[str, bool]:
+        """Return what was wrong with images ("" if nothing was), and whether any was taken."""
+        worker, counters = self._worker, self._session.counters
+        reasons = [counters.why_rejected()]
+        if worker.failures:
+            reasons.append(f"{worker.failures} failures, the last: {worker.last_failure}")
+        lost = sum(counters.rejected.values()) + worker.failures
+        return "; ".join(filter(None, reasons)), lost < counters.received
+
     @property
     def silence_s(self) -> float:
         """Seconds since the newest image, or since the network was ready."""

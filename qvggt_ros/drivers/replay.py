@@ -68,11 +68,14 @@ class Watcher:
         progress: called with the number of images done and the number of images in all.
         stop: called before each image; true ends the replay as the end of the recording would.
         grown: called with each reconstruction as it becomes known, and all that was built so far.
+        searching: called before the first image, while the focal length is looked for, with the
+            number of steps done and the number of steps in all.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
     stop: Callable[[], bool] = lambda: False
     grown: Callable[[Reconstruction, ResultBuilder], None] = lambda reconstruction, built: None
+    searching: Callable[[int, int], None] = lambda done, total: None
 
 
 @dataclass(frozen=True)
@@ -381,7 +384,9 @@ class _Run:
         parameters = self._loaded.parameters
         if options.focal_length is None and not (parameters.confirm or parameters.refine):
             return
-        self._lens = assumed_lens(self._recording, self._topics, options.focal_length)
+        self._lens = assumed_lens(
+            self._recording, self._topics, options.focal_length, self._watcher.searching
+        )
         if self._lens is None:
             return
         self._events.append(self._lens.note)
@@ -577,11 +582,8 @@ class _Run:
 
     def _why_nothing(self) -> str:
         counters = self._session.counters
-        reasons = "; ".join(
-            f"{reason} ({count} times)" for reason, count in counters.rejected.most_common(3)
-        )
         return (
             f"none of the {counters.received} images of {self._topics.image} in "
             f"{self._recording.path} could be reconstructed: "
-            f"{reasons or 'the network gave nothing'}"
+            f"{counters.why_rejected() or 'the network gave nothing'}"
         )

@@ -19,7 +19,7 @@ from qvggt_core.stream.focal_length import FocalLength
 from qvggt_core.stream.load_network import LoadedNetwork
 from qvggt_ros.drivers import assumed_lens
 from qvggt_ros.drivers.options import ReplayOptions
-from qvggt_ros.drivers.replay import replay
+from qvggt_ros.drivers.replay import Watcher, replay
 
 FRAMES = 10
 
@@ -32,10 +32,10 @@ def recording(path, info=None):
     return write_recording(path, entries)
 
 
-def replayed(bag, output, **options):
+def replayed(bag, output, watcher=None, **options):
     loaded = LoadedNetwork(RoomNetwork(), Parameters(), {"file": "room"})
     options = ReplayOptions(report=False, **options)
-    summary = replay(bag, output, loaded, options)
+    summary = replay(bag, output, loaded, options, watcher=watcher)
     with np.load(output / "frames.npz") as frames:
         return summary.metrics, frames["intrinsics"][0]
 
@@ -45,7 +45,8 @@ def shown(monkeypatch):
     """Let images show a focal length of 44 pixels; count how often they are asked."""
     asked = []
 
-    def estimate(images):
+    def estimate(images, progress):
+        progress(0, 2)
         asked.append(sum(1 for _ in images))
         return FocalLength(44.0, 0.02)
 
@@ -63,6 +64,16 @@ def test_it_is_found_where_there_is_no_calibration(tmp_path, shown, info):
     assert any("44 pixels, to 2.0%, found from the images" in each for each in metrics["events"])
     assert intrinsics[0, 0] == pytest.approx(44.0)
     assert intrinsics[0, 2] == pytest.approx((WIDTH - 1) / 2)
+
+
+def test_the_search_is_shown_before_the_first_image(tmp_path, shown):
+    events = []
+    watcher = Watcher(
+        progress=lambda done, total: events.append(("image", done, total)),
+        searching=lambda done, total: events.append(("search", done, total)),
+    )
+    replayed(recording(tmp_path / "bag"), tmp_path / "out", watcher)
+    assert events[:2] == [("search", 0, 2), ("image", 1, FRAMES)]
 
 
 def test_it_is_not_looked_for_where_there_is_a_calibration(tmp_path, shown):
@@ -84,7 +95,7 @@ def test_one_that_is_given_is_taken(tmp_path, shown):
 def test_the_network_s_own_is_taken_on_request_or_where_images_do_not_show_it(
     tmp_path, monkeypatch, given
 ):
-    monkeypatch.setattr(assumed_lens, "estimate_focal_length", lambda images: "it is dark")
+    monkeypatch.setattr(assumed_lens, "estimate_focal_length", lambda *_: "it is dark")
     metrics, _ = replayed(recording(tmp_path / "bag"), tmp_path / "out", focal_length=given)
     assert metrics["recording"]["focal_length_px"] is None
     assert metrics["result"]["published"] == FRAMES

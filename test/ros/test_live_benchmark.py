@@ -11,7 +11,13 @@ from support.recordings import RoomNetwork, room_entries, write_recording
 from qvggt_core.errors import BenchmarkError
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import LoadedNetwork
-from qvggt_ros.drivers.live_benchmark import _image_ages, _timing, measure_live, read_camera
+from qvggt_ros.drivers.live_benchmark import (
+    _image_ages,
+    _timing,
+    _too_few,
+    measure_live,
+    read_camera,
+)
 
 MILLISECOND = 1_000_000
 
@@ -47,9 +53,38 @@ def test_an_image_is_as_old_as_the_newest_of_its_window_at_the_start_of_the_netw
     assert _image_ages(published, [30, 90, 95]) == [30 - 10, 95 - 50]
 
 
-def test_next_to_nothing_published_is_an_error_and_not_a_number():
-    with pytest.raises(BenchmarkError, match="--seconds"):
-        _timing([(0, 1)], [0], offered=10, processors=0.5, memory=100.0)
+def test_next_to_nothing_published_is_an_error_and_not_a_number(bag):
+    with pytest.raises(BenchmarkError, match=r"of \d+ images came out: measure .*--seconds"):
+        measure_live(read_camera(bag), Parameters(), rate_hz=5.0, seconds=0.3, load=load)
+
+
+def test_a_network_that_refuses_every_image_says_why_and_not_that_it_needs_time(bag):
+    def load_odd(parameters):
+        network = RoomNetwork()
+        network.image_width += 1
+        return LoadedNetwork(network, parameters, {"file": "room"})
+
+    with pytest.raises(BenchmarkError, match=r"0 of \d+ images .*image width \d+ .*patch") as found:
+        measure_live(read_camera(bag), Parameters(), rate_hz=20.0, seconds=0.5, load=load_odd)
+    assert "--seconds" not in str(found.value)
+
+
+def test_a_network_that_fails_says_how(bag):
+    class Broken(RoomNetwork):
+        def predict(self, tokens, height, width, newest=None):
+            if any(tokens):
+                raise ValueError("no such layer")
+            return super().predict(tokens, height, width, newest)
+
+    def load_broken(parameters):
+        return LoadedNetwork(Broken(), parameters, {"file": "room"})
+
+    with pytest.raises(BenchmarkError, match=r"0 of .* images came out: .*no such layer"):
+        measure_live(read_camera(bag), Parameters(), rate_hz=20.0, seconds=1.0, load=load_broken)
+
+
+def test_time_is_asked_for_where_some_images_were_taken():
+    assert "--seconds" in _too_few(1, 10, "an image came late (1 times)", True)
 
 
 def test_a_live_run_publishes_no_more_than_was_offered(bag):

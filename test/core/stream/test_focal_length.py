@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from qvggt_core.stream.focal_length import (
     FocalLength,
     TrackedKeyframe,
+    _Steps,
     estimate_focal_length,
     focal_length_of,
 )
@@ -42,10 +43,17 @@ def a_walk(count: int = 12) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("focal", [320.0, 900.0])
 def test_it_is_that_of_the_camera(focal):
-    found = focal_length_of(seen(focal, *a_walk()))
+    given = []
+    steps = _Steps(lambda done, total: given.append((done, total)))
+    found = focal_length_of(seen(focal, *a_walk()), steps)
     assert isinstance(found, FocalLength)
     assert found.pixels == pytest.approx(focal, rel=0.02)
     assert found.sigma < 0.05
+    # Each focal length that was tried is a step.
+    done = [done for done, _ in given]
+    assert done == sorted(done)
+    assert len(set(done)) > 1 + 1 + 6
+    assert done[-1] <= given[-1][1]
 
 
 def test_its_camera_looks_through_the_middle():
@@ -66,6 +74,18 @@ def test_a_camera_that_hardly_moves_does_not_show_it():
     found = estimate_focal_length([image] * 40)
     assert isinstance(found, str)
     assert "hardly moved" in found
+
+
+def test_progress_goes_from_none_to_all_of_the_search():
+    given = []
+    images = np.zeros((5, 96, 128, 3), np.uint8)
+    estimate_focal_length(images, lambda done, total: given.append((done, total)))
+    (total,) = {total for _, total in given}
+    done = [done for done, _ in given]
+    assert done[0] == 0
+    assert done[-1] == total
+    assert done == sorted(done)
+    assert len(set(done)) >= 3
 
 
 def test_noise_has_none():
