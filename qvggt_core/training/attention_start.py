@@ -14,7 +14,7 @@ from qvggt_core.model.encoder import Encoder
 from qvggt_core.training.matching import global_block
 
 _SIGN = 4.0
-"""What a patch holds of the direction that tells frames apart, where its channels have about 1."""
+"""What a patch holds of the direction that sets frames apart, where its channels have about 1."""
 
 _PLACE = 0.5
 """Of the same, what a patch's distance from the middle adds, per patch."""

@@ -108,11 +108,7 @@ class TrainingRun:
         config = self.config
         rng = np.random.default_rng([config.seed, self.step])
         windows = source.draw(config.min_overlap, rng)
-        drawn, stage = rng.random(), source.stage
-        if drawn < stage.turned:
-            windows = turned(windows, rng)
-        elif drawn < stage.turned + stage.straightened:
-            windows = straightened(windows, rng)
+        windows = _taken_apart(windows, source.stage, rng)
         store = augment if config.augmentation == "exposure" else photograph
         images = store(windows.images, rng).to(self.device)
         targets = _targets_on(windows, self.device, self.model_config.patch_size)
@@ -314,6 +310,16 @@ class _Computing:
         for own, held in zip(self._parameters, parameters, strict=True):
             if own is not held:
                 held.grad = None if own.grad is None else own.grad.to(held.dtype)
+
+
+def _taken_apart(windows: Windows, stage: Stage, rng: np.random.Generator) -> Windows:
+    """Return windows that only turn or only move for the shares of steps that the stage gives."""
+    if not stage.turned + stage.straightened:
+        return windows
+    drawn = rng.random()
+    if drawn < stage.turned:
+        return turned(windows, rng)
+    return straightened(windows, rng) if drawn < stage.turned + stage.straightened else windows
 
 
 def _targets_on(windows: Windows, device: torch.device, patch: int) -> Targets:

@@ -54,7 +54,7 @@ def after_first_pair(model: VGGT, images: torch.Tensor) -> tuple[torch.Tensor, t
 
 
 def test_all_frames_look_into_the_first():
-    """Into images that have nothing in common, so that nothing but the order tells them apart."""
+    """Into images that have nothing in common, so that nothing but their order sets them apart."""
     images = noise(3, seed=1)
     plain, started = network(), network()
     start_matching(plain, (0,))
