@@ -97,6 +97,7 @@ def test_the_network_that_ships_has_the_bits_of_pytorch_with_integer_products(
     for other in ("attention", "int4_linear", "qk_norm_rope"):
         monkeypatch.setattr(native, f"supports_{other}", lambda *_, **__: False)
     monkeypatch.setattr(backends, "supports_convolution3x3", lambda *_: False)
+    monkeypatch.setattr(backends, "supports_dense_output", lambda *_: False)
     with torch.inference_mode():
         with monkeypatch.context() as without_kernels:
             without_kernels.setattr(native, "load", lambda: None)
