@@ -144,6 +144,15 @@ class Parameters(BaseModel):
         ),
         json_schema_extra=_STRUCTURAL,
     )
+    poses_from: Literal["auto", "camera_head", "matches"] = Field(
+        "auto",
+        description=(
+            "Where a window's poses come from: camera_head, or matches between its views, which "
+            "also correct its depth and take CameraInfo where there is some. auto takes matches "
+            "where the network was trained to match, as the small network was."
+        ),
+        json_schema_extra=_STRUCTURAL,
+    )
     reference_view: Literal["saddle_balanced", "saddle_sim_range", "first", "middle"] = Field(
         "saddle_balanced",
         description=(

@@ -77,6 +77,8 @@ class ModelConfig:
         point_head: whether the network has a point head.
         ray_head: whether the depth head has a second branch for rays.
         sky_head: whether the depth head has a branch for the sky in place of a confidence.
+        matching: whether the first global block was trained to find, by its attention, where the
+            patches of one view are seen in another, see `patch_similarity`.
     """
 
     img_size: int = 518
@@ -104,6 +106,7 @@ class ModelConfig:
     point_head: bool = True
     ray_head: bool = False
     sky_head: bool = False
+    matching: bool = False
 
     def __post_init__(self) -> None:
         check_values(self)
@@ -131,6 +134,8 @@ class ModelConfig:
             self._check_stack(self.stack)
 
     def _check_stack(self, stack: StackConfig) -> None:
+        if self.matching:
+            raise CheckpointError("matching is of VGGT's global blocks: a stack has none")
         start = stack.alternate_from
         if start is None:
             if self.camera_head != "none" or self.camera_encoder:

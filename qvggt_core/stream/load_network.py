@@ -69,6 +69,14 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
             f"condition_on is {parameters.condition_on}, and {path} has no camera encoder that "
             "takes known cameras: quantize a Depth Anything 3 with --conditioning, or choose none"
         )
+    poses_from = parameters.poses_from
+    if poses_from == "auto":
+        poses_from = "matches" if model.config.matching else "camera_head"
+    if poses_from == "matches" and not model.config.matching:
+        raise CheckpointError(
+            f"poses_from is matches, and {path} was not trained to match views: choose "
+            "camera_head or auto"
+        )
     network = TorchNetwork(
         model, device, parameters.image_width, with_points, parameters.cuda_graphs
     )
@@ -89,6 +97,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
         linears=linears,
         threads=torch.get_num_threads(),
         image_width=network.image_width,
+        poses_from=poses_from,
     )
     metric_depth = None
     if parameters.scale_network:

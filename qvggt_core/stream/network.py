@@ -15,6 +15,7 @@ from qvggt_core.errors import CheckpointError
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.model import HEADS, VGGT, decode_pose
 from qvggt_core.model.camera_encoder import MIN_DISTANCE, normalise_cameras
+from qvggt_core.model.matching import patch_similarity
 from qvggt_core.stream.conditioning import KnownCameras, similarity_scale
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_core.stream.graphs import GraphCache, graphed
@@ -120,6 +121,24 @@ class TorchNetwork:
         (tokens,) = self._encode_step(pixels)
         # The stream keeps it, a graph overwrites it.
         return tokens.clone() if isinstance(self._encode_step, GraphCache) else tokens
+
+    @torch.inference_mode()
+    def similarity(self, tokens: Sequence[Tensor], height: int, width: int) -> NDArray[np.float32]:
+        """Return how alike the patches of S images are, (S, S, P, P), see `patch_similarity`.
+
+        Args:
+            tokens: what `encode` returned of each.
+            height: of the images, pixels.
+            width: of the images, pixels.
+
+        Raises:
+            CheckpointError: the network was not trained to match.
+        """
+        patch = self.patch_size
+        found = patch_similarity(
+            self._model, torch.stack(list(tokens)), height // patch, width // patch
+        )
+        return found.cpu().numpy()
 
     @torch.inference_mode()
     def predict(

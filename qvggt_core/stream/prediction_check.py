@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -43,7 +44,7 @@ def has_poses(prediction: WindowPrediction) -> bool:
 
 
 def has_intrinsics(
-    prediction: WindowPrediction, views: list[View], use_camera_intrinsics: bool
+    prediction: WindowPrediction, views: Sequence[View], use_camera_intrinsics: bool
 ) -> bool:
     """Return whether every view has intrinsics of its own, or such as a lens can have.
 

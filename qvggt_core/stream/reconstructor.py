@@ -37,6 +37,7 @@ from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
 from qvggt_core.stream.metric_map import MetricMap
 from qvggt_core.stream.network import Network
+from qvggt_core.stream.poses_from_matches import PosesFromMatches
 from qvggt_core.stream.prediction_check import has_intrinsics, has_poses
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.scale_history import ScaleHistory
@@ -108,7 +109,10 @@ class Reconstructor:
         self.sensors = self._metric.sensor_inputs(conditioning, self._verifier.rig)
         self._gate = KeyframeGate(parameters.keyframe_min_motion)
         self._window = SlidingWindow(parameters.window_size, parameters.window_stride)
-        self._window_run = WindowRun(network, self._window, conditioning, self._add_event)
+        matches = None
+        if parameters.poses_from == "matches":
+            matches = PosesFromMatches(network, parameters.use_camera_intrinsics)
+        self._window_run = WindowRun(network, self._window, conditioning, self._add_event, matches)
         self._last: tuple[Frame, ...] = ()
         self._map_is_empty = True
         self._refusals = 0

@@ -9,6 +9,7 @@ from itertools import pairwise
 from qvggt_core.stream.conditioning import Conditioning, KnownCameras
 from qvggt_core.stream.frame import WindowPrediction
 from qvggt_core.stream.network import Network
+from qvggt_core.stream.poses_from_matches import PosesFromMatches
 from qvggt_core.stream.prediction_check import cleaned
 from qvggt_core.stream.window import Entry, SlidingWindow
 from qvggt_core.util.shortage import is_no_memory
@@ -23,6 +24,7 @@ class WindowRun:
         window: SlidingWindow,
         conditioning: Conditioning,
         add_event: Callable[[str], None],
+        matches: PosesFromMatches | None = None,
     ) -> None:
         """Connect a network to a window.
 
@@ -31,11 +33,13 @@ class WindowRun:
             window: its views; older ones are given up where memory runs out.
             conditioning: knows cameras of views.
             add_event: is given a sentence on what a run had to do without.
+            matches: solves the windows that the network predicts; None to leave them as they are.
         """
         self._network = network
         self._window = window
         self._conditioning = conditioning
         self._add_event = add_event
+        self._matches = matches
         self._ran_unconditioned = False
         self._encoding_s = 0.0
 
@@ -64,7 +68,10 @@ class WindowRun:
             known = {} if cameras is None else {"cameras": cameras}
             tokens, with_depth = [e.tokens for e in entries], _needing_depth(entries, scale_views)
             try:
-                return cleaned(self._network.predict(tokens, height, width, with_depth, **known))
+                found = cleaned(self._network.predict(tokens, height, width, with_depth, **known))
+                if self._matches is None or known:
+                    return found
+                return self._matches.solved(found, tokens, [entry.view for entry in entries])
             except Exception as error:
                 size = self._window.shrink() if is_no_memory(error) else 0
                 if not size:

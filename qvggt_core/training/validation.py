@@ -17,6 +17,9 @@ from qvggt_core.evaluate.relative_pose import (
 )
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.model import VGGT, decode_pose
+from qvggt_core.stream.frame import View
+from qvggt_core.stream.network import TorchNetwork
+from qvggt_core.stream.poses_from_matches import PosesFromMatches
 from qvggt_core.training.windows import Windows
 
 
@@ -74,6 +77,25 @@ def evaluate_windows(network: VGGT, windows: Windows, batch: int = 8) -> WindowM
     pose = np.concatenate(poses)
     bottom = np.broadcast_to([0.0, 0.0, 0.0, 1.0], (*pose.shape[:2], 1, 4))
     return summarise(np.concatenate([pose, bottom], axis=2), np.concatenate(depths), windows)
+
+
+def evaluate_matches(network: VGGT, windows: Windows) -> WindowMetrics:
+    """Evaluate poses from matches, and the depth that agrees with them, by predicted intrinsics.
+
+    Args:
+        network: that was trained to match, on a CPU.
+        windows: what to reconstruct, with ground truth.
+    """
+    running = TorchNetwork(network)
+    matches = PosesFromMatches(running)
+    solved = []
+    for images in windows.images.numpy():
+        views = [View(0, np.ascontiguousarray(image.transpose(1, 2, 0))) for image in images]
+        tokens = [running.encode(view.image) for view in views]
+        prediction = running.predict(tokens, *images.shape[-2:])
+        solved.append(matches.solved(prediction, tokens, views))
+    poses = np.stack([each.camera_from_world for each in solved])
+    return summarise(poses, np.stack([each.depth for each in solved]), windows)
 
 
 def trivial_metrics(windows: Windows) -> WindowMetrics:
