@@ -8,9 +8,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-# Bandwidth of the field, as a share of the image's width, and cells per bandwidth.
-_BANDWIDTH = 0.035
+BANDWIDTH = 0.035
+"""Of the field through points that are followed, as a share of the image's width."""
+
 _CELLS = 2.5
+"""Per bandwidth."""
+
 # Log depth of a neighbour differs by this much for reasons that no point explains.
 _ROUGHNESS = 0.05
 _FEWEST_POINTS = 10
@@ -54,7 +57,9 @@ class CorrectedDepth:
     follows_network: bool
 
 
-def correct_depth(depth: NDArray[np.float32], points: SeenPoints) -> CorrectedDepth | None:
+def correct_depth(
+    depth: NDArray[np.float32], points: SeenPoints, bandwidth: float = BANDWIDTH
+) -> CorrectedDepth | None:
     """Return the depth image multiplied by a smooth field through the points.
 
     The field is a kernel regression of the log ratio at the points, with outliers weighted down.
@@ -64,6 +69,7 @@ def correct_depth(depth: NDArray[np.float32], points: SeenPoints) -> CorrectedDe
     Args:
         depth: (H, W) as predicted, in any unit; NaN where unknown.
         points: triangulated points that the view sees.
+        bandwidth: of the field, as a share of the image's width.
 
     Returns:
         The corrected depth, or None where there are too few points for any.
@@ -76,14 +82,15 @@ def correct_depth(depth: NDArray[np.float32], points: SeenPoints) -> CorrectedDe
     predicted[inside] = depth[rows[inside], columns[inside]]
     if np.count_nonzero(inside) < _FEWEST_POINTS:
         return None
+    sigma = points.sigma
     alone = _Field(
-        points.pixels[inside], np.log(points.depth[inside]), points.sigma[inside], depth.shape
+        points.pixels[inside], np.log(points.depth[inside]), sigma[inside], depth.shape, bandwidth
     )
     field, base, follows = alone, np.ones_like(depth), False
     known = inside & np.isfinite(predicted) & (predicted > 0)
     if np.count_nonzero(known) >= _FEWEST_POINTS:
         ratio = np.log(points.depth[known] / predicted[known])
-        with_network = _Field(points.pixels[known], ratio, points.sigma[known], depth.shape)
+        with_network = _Field(points.pixels[known], ratio, sigma[known], depth.shape, bandwidth)
         if with_network.error <= alone.error:
             usable = np.where(np.isfinite(depth) & (depth > 0), depth, np.float32(np.nan))
             field, base, follows = with_network, usable, True
@@ -106,9 +113,10 @@ class _Field:
         values: NDArray[np.float64],
         sigma: NDArray[np.float64],
         shape: tuple[int, ...],
+        bandwidth: float,
     ) -> None:
         self._shape = shape
-        cell = _BANDWIDTH * shape[1] / _CELLS
+        cell = bandwidth * shape[1] / _CELLS
         self._size = tuple(max(2, int(np.ceil(side / cell))) for side in shape)
         scale = np.array([self._size[1] / shape[1], self._size[0] / shape[0]])
         places = (pixels + 0.5) * scale - 0.5

@@ -78,6 +78,8 @@ class WindowPrediction:
         confidence: (D, H, W) float32, above 1, larger is better; comparable within a window.
         world_points: (D, H, W, 3) float32 in the window's world, or None without a point head.
         metres_per_unit: length of the window's unit where known cameras gave it, else None.
+        is_solved: whether poses and depth were made to agree with matches between the images: of
+            distances they say nothing then that points followed in the images do not.
     """
 
     camera_from_world: NDArray[np.float64]
@@ -86,6 +88,7 @@ class WindowPrediction:
     confidence: NDArray[np.float32]
     world_points: NDArray[np.float32] | None = None
     metres_per_unit: float | None = None
+    is_solved: bool = False
 
     def metres_per_map_unit(self, map_units: float | None) -> float | None:
         """Return the length of the map's unit, None if it is not known.

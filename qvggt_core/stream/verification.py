@@ -170,7 +170,7 @@ class Verifier:
             self._odometry.map.rescale(float(np.exp(ratio)))
             self._has_unit, ratio = True, 0.0
         is_believed = verdict is Verdict.CONFIRMED or self.is_trusted
-        if verdict is Verdict.CONTRADICTED or not is_believed:
+        if verdict is Verdict.CONTRADICTED or not is_believed or prediction.is_solved:
             return float(np.exp(-ratio))
         share = _CONFIRMED_DEPTH if verdict is Verdict.CONFIRMED else _UNCONFIRMED_DEPTH
         self._odometry.map.expect(ids, np.exp(ratio) * predicted, share)

@@ -76,7 +76,7 @@ def test_a_patch_whose_match_does_not_lead_back_is_not_found():
 
 
 def test_attention_that_is_wrong_is_contradicted_by_the_images():
-    wrong = SHIFT + [3 * PATCH, 0]
+    wrong = SHIFT + np.array([3.0 * PATCH, 0.0])
     found = match_views([view([0, 0]), view(SHIFT)], similarity(wrong), PATCH)
     assert found.is_found[0, 1].mean() < 0.3
 
