@@ -21,8 +21,8 @@ $(VENV)/.ready: requirements.txt requirements-dev.txt tools/install_torch.py set
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
-run: setup ## fly through a synthetic room and reconstruct it, into out/sample
-	$(BIN)/qvggt synth -o $(OUT)/sample-recording --world studio --flight survey --seed 1 \
+run: setup ## fly through a room that the network has never seen, into out/sample
+	$(BIN)/qvggt synth -o $(OUT)/sample-recording --world room --flight survey --seed 1 \
 		--frames 80 --width 256 --height 192 --step 0.1 --overwrite
 	$(BIN)/qvggt replay $(OUT)/sample-recording -o $(OUT)/sample --overwrite
 

@@ -4,10 +4,12 @@ Each window is also answered by the trivial predictor: no rotation, the mean dir
 depth. Worlds of other kinds than those of training come first, then other seeds of the kinds of
 training, the room that `small-continued.yaml` trains in, worlds of meshes made for Gazebo, and
 recordings with true poses and depth, whose windows have neighbours a fixed number of images apart.
+A network that was trained to match answers three times: by poses from matches with the cameras as
+predicted, with calibrated cameras, and by its camera head.
 Pools are rendered once and kept.
 
     python benchmarks/new_places.py --network trained=out/varied/model.safetensors \
-        --network ships=qvggt_core/models/qvggt-small-int4.safetensors --recording kitchen/
+        --network ships=qvggt_core/models/qvggt-places-int4.safetensors --recording kitchen/
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.matching import matched_share
 from qvggt_core.training.pool import Pool, build_pool
 from qvggt_core.training.seeds import evaluation_seed
-from qvggt_core.training.validation import evaluate_windows, trivial_metrics
+from qvggt_core.training.validation import evaluate_matches, evaluate_windows, trivial_metrics
 from qvggt_core.training.windows import Windows, evaluation_windows
 from qvggt_ros.io.camera_info import camera_from_info
 from qvggt_ros.io.conversions import stamp_ns
@@ -65,13 +67,20 @@ def main() -> None:
     for path in args.recording:
         windows |= _recorded(path, args.gap, args.windows)
     # Read where it was trained: in the first global block, whose input the first tap keeps.
-    matching = {name for name, net in networks.items() if net.config.encoder is not None}
+    matching = {name for name, net in networks.items() if net.config.matching}
     rows = []
     table = Table(title="places that are new to a network")
     for heading in ("place", "frames", "network", *COLUMNS, "windows"):
         table.add_column(heading, justify="right")
     for (place, frames), truth in windows.items():
-        answers = {name: evaluate_windows(net, truth) for name, net in networks.items()}
+        answers = {}
+        for name, network in networks.items():
+            if name in matching:
+                answers[name] = evaluate_matches(network, truth)
+                answers[f"{name}, calibrated"] = evaluate_matches(network, truth, True)
+                answers[f"{name}, camera head"] = evaluate_windows(network, truth)
+            else:
+                answers[name] = evaluate_windows(network, truth)
         answers["trivial"] = trivial_metrics(truth)
         for name, metrics in answers.items():
             values = metrics.to_dict()

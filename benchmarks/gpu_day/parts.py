@@ -28,7 +28,7 @@ _TESTS = (
     "test/core/measure/test_graphed_forward.py",
 )
 _NODE = "--rate 30 --seconds 8 --params config/presets/desktop_gpu.yaml"
-_SHIPS = "qvggt_core/models/qvggt-small-int4.safetensors"
+_SHIPS = "qvggt_core/models/qvggt-places-int4.safetensors"
 _OURS = (BFLOAT16 + GRAPH, BFLOAT16, INT4 + GRAPH, INT4_INTEGERS + GRAPH, INT4_FP8 + GRAPH)
 
 

@@ -26,7 +26,7 @@ from qvggt_core.model.weight_source import source_metadata
 from qvggt_core.util.quoting import short
 
 FORMAT_VERSION = "1"
-SHIPPED_MODEL = "qvggt-small-int4.safetensors"
+SHIPPED_MODEL = "qvggt-places-int4.safetensors"
 
 _FORMAT_KEY = "qvggt_format"
 _CONFIG_KEY = "config"

@@ -79,18 +79,26 @@ def evaluate_windows(network: VGGT, windows: Windows, batch: int = 8) -> WindowM
     return summarise(np.concatenate([pose, bottom], axis=2), np.concatenate(depths), windows)
 
 
-def evaluate_matches(network: VGGT, windows: Windows) -> WindowMetrics:
-    """Evaluate poses from matches, and the depth that agrees with them, by predicted intrinsics.
+def evaluate_matches(
+    network: VGGT, windows: Windows, with_intrinsics: bool = False
+) -> WindowMetrics:
+    """Evaluate poses from matches, and the depth that agrees with them, see `solve_window`.
 
     Args:
         network: that was trained to match, on a CPU.
         windows: what to reconstruct, with ground truth.
+        with_intrinsics: whether the cameras are calibrated; else they are as predicted.
     """
     running = TorchNetwork(network)
     matches = PosesFromMatches(running)
     solved = []
-    for images in windows.images.numpy():
-        views = [View(0, np.ascontiguousarray(image.transpose(1, 2, 0))) for image in images]
+    for images, intrinsics in zip(windows.images.numpy(), windows.intrinsics.numpy(), strict=True):
+        views = [
+            View(0, np.ascontiguousarray(image.transpose(1, 2, 0)), known)
+            for image, known in zip(
+                images, intrinsics if with_intrinsics else [None] * len(images), strict=True
+            )
+        ]
         tokens = [running.encode(view.image) for view in views]
         prediction = running.predict(tokens, *images.shape[-2:])
         solved.append(matches.solved(prediction, tokens, views))

@@ -56,7 +56,7 @@ def test_every_protocol_judges_both_networks(capsys, tmp_path, data, full_precis
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert results["protocol"] == protocol
     int4, full = results["models"]
-    assert (int4["name"], full["name"]) == ("qvggt-small-int4", "full")
+    assert (int4["name"], full["name"]) == ("qvggt-places-int4", "full")
     table = (tmp_path / "out/table.md").read_text()
     for model in (int4, full):
         assert len(model["scenes"]) == 2
@@ -79,7 +79,9 @@ def test_it_goes_on_where_it_stopped_and_names_what_is_broken(capsys, tmp_path, 
     arguments = ("benchmark", "co3d", "--data", root, "-o", out)
     status, _, errors = run(capsys, *arguments)
     assert status == 2
-    assert f"studio/2_3 (qvggt-small-int4): sequence studio/2_3 lacks 1 file(s): {broken}" in errors
+    assert (
+        f"studio/2_3 (qvggt-places-int4): sequence studio/2_3 lacks 1 file(s): {broken}" in errors
+    )
     assert (out / "missing.txt").read_text() == f"{broken}\n"
     before = json.loads((out / "results.json").read_text())["models"][0]
     assert list(before["scenes"]) == ["studio/1_1"]

@@ -101,7 +101,7 @@ def test_colcon_builds_it_with_all_that_it_needs(tmp_path: Path, option: list[st
         first = (prefix / "lib/qvggt_ros" / script).read_text().splitlines()[0]
         assert os.path.normpath(sys.executable) in first
     (network,) = (tmp_path / ("src/qvggt" if option else "install")).rglob(
-        "qvggt-small-int4.safetensors"
+        "qvggt-places-int4.safetensors"
     )
     assert network.stat().st_size > 1_000_000
     if native.status().startswith("in use"):

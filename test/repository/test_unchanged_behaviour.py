@@ -51,6 +51,9 @@ TOPICS = {
     "/tf",
 }
 FLIGHT_FILES = ("trajectory.tum", "points.ply")
+ROOM_NETWORK = Path(__file__).parents[2] / "benchmarks/checkpoints/qvggt-small-int4.safetensors"
+"""What shipped when the figures were taken."""
+
 NETWORK = Path(__file__).with_name("unchanged_behaviour_network.json")
 """Sizes of a small network to quantize."""
 
@@ -114,7 +117,8 @@ def digests(result: Path) -> dict[str, str]:
 def fly(directory: Path) -> dict[str, Any]:
     run("synth", "-o", directory / "flight", *FLIGHT)
     result = directory / "result"
-    run("replay", directory / "flight", "-o", result, "--no-report", *settings())
+    network = ("--checkpoint", ROOM_NETWORK)
+    run("replay", directory / "flight", "-o", result, "--no-report", *network, *settings())
     metrics = json.loads((result / "metrics.json").read_text(encoding="utf-8"))
     rows = list(csv.DictReader((result / "errors.csv").open(encoding="utf-8")))
     return {

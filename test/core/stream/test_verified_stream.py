@@ -1,5 +1,7 @@
 """A stream with confirmation and refinement: true poses, and nothing where nothing is seen."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import known_room as room
@@ -271,3 +273,36 @@ def test_an_undecided_window_has_a_say_on_distances_only_after_one_was_confirmed
     before = odometry.map.points.prior.copy()
     verifier.expect(prediction, observations, Verdict.UNDECIDED)
     assert (odometry.map.points.prior != before).any() == was_confirmed
+
+
+class MapOfOnePoint:
+    """A map that a verifier fills; it keeps what it was made to expect."""
+
+    def __init__(self):
+        self.map, self.expected, self.is_measured = self, [], False
+
+    def forget_map(self):
+        pass
+
+    def rescale(self, factor):
+        pass
+
+    def expect(self, ids, inverse_distance, share):
+        self.expected.append((ids, inverse_distance, share))
+
+
+@pytest.mark.parametrize(("is_solved", "times"), [(False, 1), (True, 0)])
+def test_windows_solved_by_matches_give_the_map_no_distances(monkeypatch, is_solved, times):
+    """Errors of distances that come from the same images would count as knowledge."""
+    known = (np.array([7]), np.array([0.5]), np.array([1.0]))
+    monkeypatch.setattr(Verifier, "_predicted_points", lambda *_: known)
+    local_map = MapOfOnePoint()
+    verifier = Verifier(local_map)
+    poses = slow(2)
+    prediction = room.KnowingNetwork(poses, room.Noise()).predict([0, 1], room.HEIGHT, room.WIDTH)
+    for _ in range(2):
+        unit = verifier.expect(
+            replace(prediction, is_solved=is_solved), [None, None], Verdict.CONFIRMED
+        )
+    assert len(local_map.expected) == 2 * times
+    assert unit == pytest.approx(0.5), "the map's unit is taken all the same"
