@@ -255,7 +255,7 @@ def recording(path: Path, loaded: Any, seed: int, other: Path | None) -> dict[st
     table: dict[str, Any] = {}
     for name, source in truths.items():
         reconstructor = DeferredReconstructor(Reconstructor(loaded.network, loaded.parameters))
-        for stamp, pose in _odometry_of(source, np.random.default_rng([3, seed])):
+        for stamp, pose in odometry_of(source, np.random.default_rng([3, seed])):
             reconstructor.sensors.add_odometry(stamp, pose[:3, 3], pose)
         results = [result for frame in frames for result in reconstructor.add(frame)]
         results += reconstructor.flush()
@@ -294,7 +294,7 @@ def compared(results: list[Reconstruction], truth: Truth) -> dict[str, Any]:
     }
 
 
-def _odometry_of(truth: Truth, rng: np.random.Generator) -> Any:
+def odometry_of(truth: Truth, rng: np.random.Generator) -> Any:
     """Yield stamp and pose (4, 4) of odometry: the truth's, too long, turning away, late."""
     stamps = np.array(sorted(truth.poses))
     poses = np.stack([truth.poses[stamp] for stamp in stamps])

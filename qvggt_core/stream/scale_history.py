@@ -32,9 +32,11 @@ from qvggt_core.stream.scale_walk import walk_at
 
 _IMAGES_KEPT = 8192
 # Where errors add up, steps are compared over so many times the fixes of one fit, put together to
-# chords of so many least distances: what each place alone is off by does not count for much then.
-_WIDER, _CHORD, _FEWEST_CHORDS = 4, 0.5, 4
-_CHORD_NOISE, _FACTORS = 0.01, tuple(2.0 ** np.arange(-3, 4))
+# chords of so many least distances: what each place alone is off by counts for less then. Longer
+# chords lose what was measured where a camera turns back.
+_WIDER, _CHORD, _FEWEST_CHORDS = 4, 0.25, 4
+# After a way of the least distance, both paths are off by so much of it, up to a factor.
+_NOISE, _FACTORS = 0.01, tuple(2.0 ** np.arange(-3, 4))
 _OUTLIER, _USUAL = 4.0, 1.4826
 
 _Kept = TypeVar("_Kept", Fix, Ratio)
@@ -155,15 +157,19 @@ def _of_places(
 def _of_steps(
     way: float, fixes: Sequence[Fix], aligned: AlignedPath, source: PositionScale, unit: float
 ) -> ScaleEstimate | None:
-    """Return the scale at a place by how long the steps around it are in the map and in metres."""
+    """Return the scale at a place by how long the steps around it are in the map and in metres.
+
+    Errors add up along the way, also where the camera turns back: the ends of a chord are off by
+    what its way brought, however short the chord itself is.
+    """
     chords = _chords(fixes, aligned, source)
     if len(chords) < _FEWEST_CHORDS:
         return None
-    places, values, metres = chords.T
-    distance = np.abs(values - np.median(values))
-    agrees = distance <= _OUTLIER * max(_USUAL * float(np.median(distance)), _CHORD_NOISE)
-    noise = _CHORD_NOISE * np.sqrt(_CHORD * source.min_distance / metres[agrees])
-    found = walk_at(way / unit, places[agrees] / unit, values[agrees], noise, _FACTORS)
+    places, values, metres, ways = chords.T
+    noise = _NOISE * np.sqrt(source.min_distance * ways) / metres
+    distance = np.abs(values - np.median(values)) / noise
+    agrees = distance <= _OUTLIER * max(_USUAL * float(np.median(distance)), 1.0)
+    found = walk_at(way / unit, places[agrees] / unit, values[agrees], noise[agrees], _FACTORS)
     systematic = source.kind.systematic
     return ScaleEstimate(found.value, found.variance, systematic, fixes[-1].stamp_ns, way)
 
@@ -171,8 +177,13 @@ def _of_steps(
 def _chords(
     fixes: Sequence[Fix], aligned: AlignedPath, source: PositionScale
 ) -> NDArray[np.float64]:
-    """Return way of the middle, logarithm of metres per map unit, and metres of chords, (N, 3)."""
+    """Return the chords of a path, (N, 4).
+
+    Each: how far along the map its middle is, logarithm of metres per map unit, metres of the
+    chord, and of the way between its ends.
+    """
     shown = [fix.position + (source.offset_s - fix.offset_s) * fix.velocity for fix in fixes]
+    along = np.cumsum([0.0, *(np.linalg.norm(b - a) for a, b in pairwise(shown))])
     # The sensor's places in the map, by the lever in its unit.
     lever = aligned.lever * np.exp(-aligned.log_scale)
     placed = [fix.map_from_camera[:3, 3] + fix.map_from_camera[:3, :3] @ lever for fix in fixes]
@@ -182,6 +193,6 @@ def _chords(
         units = float(np.linalg.norm(placed[end] - placed[start]))
         if metres >= _CHORD * source.min_distance and units > 0.0:
             middle = 0.5 * (fixes[start].way + fixes[end].way)
-            found.append((middle, np.log(metres / units), metres))
+            found.append((middle, np.log(metres / units), metres, along[end] - along[start]))
             start = end
-    return np.array(found, dtype=np.float64).reshape(-1, 3)
+    return np.array(found, dtype=np.float64).reshape(-1, 4)
