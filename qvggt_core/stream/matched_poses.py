@@ -37,7 +37,7 @@ _FEWEST = 8
 
 _ITERATIONS = 12
 _BANDWIDTH = 0.06
-"""Of the depth's correction, as a share of the image's width: about a patch of the small network."""
+"""Of the depth's correction, as a share of the image's width: about a patch of our network."""
 
 _AGREES = 0.5
 """Mean weight of what views see of a point from which its distance counts."""
