@@ -89,7 +89,7 @@ class CameraPose:
         chosen = self.draw(scene)
         scene.require_images(chosen)
         frames = [scene.frames[i] for i in chosen]
-        window = predict_window(network, frames)
+        window = predict_window(network, frames, parameters.poses_from)
         truth = inverse(scene.poses(chosen))
         # VGGT's evaluation takes the later camera of a pair in the earlier one's frame.
         errors = relative_pose_errors(

@@ -103,7 +103,7 @@ class SurfaceReconstruction:
             )
         scene.require_images(chosen)
         frames = [scene.frames[i] for i in chosen]
-        window = predict_window(network, frames)
+        window = predict_window(network, frames, parameters.poses_from)
         depths = [
             sampled_depth(frame.depth(), frame.camera, view)
             for frame, view in zip(frames, window.views, strict=True)

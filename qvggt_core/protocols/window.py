@@ -13,6 +13,7 @@ from qvggt_core.datasets import PosedFrame
 from qvggt_core.errors import EvaluationError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.stream import Frame, Network, Preprocessor, View, WindowPrediction
+from qvggt_core.stream.poses_from_matches import PosesFromMatches
 
 _WHITE = 255
 
@@ -32,11 +33,18 @@ class PredictedWindow:
     seconds: float
 
 
-def predict_window(network: Network, frames: Sequence[PosedFrame]) -> PredictedWindow:
+def predict_window(
+    network: Network, frames: Sequence[PosedFrame], poses_from: str = "camera_head"
+) -> PredictedWindow:
     """Run a network on frames at once, in the order that they are given in.
 
     Images are resized to the network's width and cropped to at most a square, as VGGT does; where
-    heights differ, the lower ones get white rows above and below.
+    heights differ, the lower ones get white rows above and below. Known intrinsics are not used.
+
+    Args:
+        network: gives poses and depth.
+        frames: of one scene.
+        poses_from: as the parameter, "matches" or "camera_head".
 
     Raises:
         DatasetError: an image is missing or broken.
@@ -49,6 +57,9 @@ def predict_window(network: Network, frames: Sequence[PosedFrame]) -> PredictedW
     start = time.perf_counter()
     tokens = [network.encode(view.image) for view in views]
     prediction = network.predict(tokens, height, network.image_width)
+    if poses_from == "matches":
+        matches = PosesFromMatches(network, use_camera_intrinsics=False)
+        prediction = matches.solved(prediction, tokens, views)
     seconds = time.perf_counter() - start
     for name, values in (
         ("cameras", prediction.camera_from_world),

@@ -113,6 +113,11 @@ class TorchNetwork:
         """Side in pixels of its patches."""
         return self._model.config.patch_size
 
+    @property
+    def finds_matches(self) -> bool:
+        """Whether the network was trained to match views, see `similarity`."""
+        return self._model.config.matching
+
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> Tensor:
         """Return the tokens (P', C) of one RGB image (H, W, 3), on the network's device."""

@@ -25,6 +25,11 @@ class MatchingNetwork(Protocol):
         """Side in pixels of its patches."""
         ...
 
+    @property
+    def finds_matches(self) -> bool:
+        """Whether it was trained to."""
+        ...
+
     def similarity(self, tokens: Sequence[Any], height: int, width: int) -> NDArray[np.float32]:
         """Return how alike the patches of S encoded views are, (S, S, P, P)."""
         ...
@@ -44,7 +49,7 @@ class PosesFromMatches:
         Raises:
             CheckpointError: it finds no matches.
         """
-        if not isinstance(network, MatchingNetwork):
+        if not isinstance(network, MatchingNetwork) or not network.finds_matches:
             raise CheckpointError(
                 f"a {type(network).__name__} finds no matches: choose poses_from camera_head"
             )

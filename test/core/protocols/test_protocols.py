@@ -12,7 +12,7 @@ from scipy.spatial.transform import Rotation
 from support.oracle import Oracle
 
 from qvggt_core.datasets import Co3d, PosedFrame, PosedScene
-from qvggt_core.errors import DatasetError, EvaluationError, ParameterError
+from qvggt_core.errors import CheckpointError, DatasetError, EvaluationError, ParameterError
 from qvggt_core.evaluate.relative_pose import area_under_curve, relative_pose_errors
 from qvggt_core.geometry.poses import transform
 from qvggt_core.parameters import Parameters
@@ -370,6 +370,36 @@ def test_views_of_different_heights_get_white_rows(tmp_path_factory):
     depth = sampled_depth(np.ones((32, 64), np.float32), frames[1].camera, window.views[1])
     assert np.isnan(depth[:8]).all()
     assert np.isfinite(depth[8:40]).all()
+
+
+def test_poses_from_matches_are_judged_where_they_are_asked_for(sets):
+    _, (scene, *_) = opened(sets, "tum")
+    frames = list(scene.frames[:2])
+
+    class Matching(Oracle):
+        patch_size, finds_matches, asked = 8, True, 0
+
+        def similarity(self, tokens, height, width):
+            self.asked += 1
+            patches = height // 8 * (width // 8)
+            return np.zeros((2, 2, patches, patches), np.float32)
+
+        def predict(self, *arguments):
+            oracle = super().predict(*arguments)
+            return replace(
+                oracle, intrinsics=oracle.intrinsics * [[1.5, 1, 1], [1, 1.5, 1], [1, 1, 1]]
+            )
+
+    network = Matching([scene])
+    assert not predict_window(network, frames).prediction.is_solved
+    window = predict_window(network, frames, "matches")
+    assert window.prediction.is_solved
+    assert network.asked == 1
+    # The data set's calibration is not for the network.
+    known = window.views[0].intrinsics[0, 0]
+    assert np.allclose(window.prediction.intrinsics[:, 0, 0], 1.5 * known)
+    with pytest.raises(CheckpointError, match="finds no matches"):
+        predict_window(Oracle([scene]), frames, "matches")
 
 
 def test_sampled_depth_takes_the_pixel_that_a_view_shows(sets):

@@ -151,7 +151,7 @@ def test_without_any_match_the_prediction_stands(count):
 class Exact:
     """A network whose attention peaks where projection puts patches."""
 
-    image_width, patch_size = WIDTH, PATCH
+    image_width, patch_size, finds_matches = WIDTH, PATCH, True
 
     def __init__(self, similarity):
         self._similarity = similarity
@@ -213,5 +213,10 @@ def test_a_network_that_finds_no_matches_is_refused():
         image_width, patch_size = WIDTH, PATCH
         encode = predict = None
 
+    class Untrained(Exact):
+        finds_matches = False
+
     with pytest.raises(CheckpointError, match="Other finds no matches"):
         PosesFromMatches(Other())
+    with pytest.raises(CheckpointError, match="Untrained finds no matches"):
+        PosesFromMatches(Untrained(None))
