@@ -149,7 +149,7 @@ class Parameters(BaseModel):
         description=(
             "Where a window's poses come from: camera_head, or matches between its views, which "
             "also correct its depth and take CameraInfo where there is some. auto takes matches "
-            "where the network was trained to match, as the small network was."
+            "where the network was trained to match, as the one that ships was."
         ),
         json_schema_extra=_STRUCTURAL,
     )
