@@ -11,8 +11,34 @@ from qvggt_core.model.blocks import Block
 from qvggt_core.model.vggt import VGGT
 
 
+def global_block(network: VGGT, index: int) -> Block:
+    """Return a block of the aggregator that attends across frames."""
+    assert isinstance(network.aggregator, Aggregator)
+    block = network.aggregator.global_blocks[index]
+    assert isinstance(block, Block)
+    return block
+
+
+def patch_attention(
+    network: VGGT, index: int, entering: Tensor, rows: int, columns: int
+) -> tuple[Tensor, Tensor]:
+    """Return queries and keys (B, S, P, H, D) of patches in a global block.
+
+    Args:
+        network: whose block it is.
+        index: number of the global block.
+        entering: (B, S, P, C) patch tokens that enter it.
+        rows: of patches.
+        columns: of patches.
+    """
+    block, special = global_block(network, index), network.config.num_special_tokens
+    cos, sin = network.aggregator.rope(rows, columns, entering.device)
+    query, key, _ = block.attn.project(block.norm1(entering), (cos[special:], sin[special:]))
+    return query, key
+
+
 @torch.inference_mode()
-def patch_similarity(network: VGGT, tokens: Tensor, rows: int, columns: int) -> Tensor:
+def patch_similarity(network: VGGT, entering: Tensor, rows: int, columns: int) -> Tensor:
     """Return how alike the patches of S views are, (S, S, P, P) float32.
 
     Entry (i, j, p, q) is the logarithm, but for a constant of (i, p), of the attention that patch
@@ -20,27 +46,23 @@ def patch_similarity(network: VGGT, tokens: Tensor, rows: int, columns: int) -> 
 
     Args:
         network: whose first global block was trained to match.
-        tokens: (S, P, C), see `VGGT.encode`.
+        entering: (S, P, C) patch tokens that enter that block, see `Prediction`.
         rows: of patches.
         columns: of patches.
 
     Raises:
         CheckpointError: the network was not trained to match.
     """
-    config, aggregator = network.config, network.aggregator
-    if not config.matching or not isinstance(aggregator, Aggregator):
+    config = network.config
+    if not config.matching:
         raise CheckpointError(
             "the network was not trained to match views: choose poses_from camera_head, or a "
             "checkpoint whose configuration says matching"
         )
-    rope = aggregator.rope(rows, columns, tokens.device)
-    x = aggregator.frame_step(aggregator.enter(tokens[None]), 0, rope).x
-    block = aggregator.global_blocks[0]
-    assert isinstance(block, Block)
-    query, key, _ = block.attn.project(block.norm1(x), rope)
     # Heads side by side: one product is the sum over all of them.
     query, key = (
-        each[0, :, config.num_special_tokens :].flatten(2).float() for each in (query, key)
+        each[0].flatten(2).float()
+        for each in patch_attention(network, 0, entering[None], rows, columns)
     )
     scale = (config.embed_dim // config.num_heads) ** -0.5 / config.num_heads
     views, patches = query.shape[:2]

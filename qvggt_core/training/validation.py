@@ -101,7 +101,7 @@ def evaluate_matches(
         ]
         tokens = [running.encode(view.image) for view in views]
         prediction = running.predict(tokens, *images.shape[-2:])
-        solved.append(matches.solved(prediction, tokens, views))
+        solved.append(matches.solved(prediction, views))
     poses = np.stack([each.camera_from_world for each in solved])
     return summarise(poses, np.stack([each.depth for each in solved]), windows)
 
