@@ -50,7 +50,8 @@ class DenseDepth:
 
     Attributes:
         depth: (D, H, W) float32, in the unit of what it began with.
-        agrees: (D, H, W) whether another view shows the pixel where its depth puts it.
+        agrees: (D, H, W) whether another view shows the pixel where its depth puts it; so it
+            does where nothing is to be seen that could contradict.
     """
 
     depth: NDArray[np.float32]
@@ -80,23 +81,22 @@ def triangulate_depth(
         for host in hosts
         for other in window.partners(host, depth[host - first])
     }
-    forth = {pair: window.flow(*pair, place.start) for pair, place in places.items()}
+    flow = {pair: window.flow(*pair, place.start) for pair, place in places.items()}
+    flow |= {
+        (other, host): window.flow(other, host, -there)
+        for (host, other), there in flow.items()
+        if (other, host) not in flow
+    }
     result, agrees = depth.astype(np.float32), np.zeros(depth.shape, bool)
-    for host in hosts:
-        seen = []
-        for (one, other), place in places.items():
-            if one != host:
-                continue
-            there = forth[one, other]
-            back = forth.get((other, one))
-            if back is None:
-                back = window.flow(other, one, -there)
-            seen.append(window.seen(place, there, back))
+    for number, host in enumerate(hosts):
+        seen = [
+            window.seen(place, flow[host, other], flow[other, host])
+            for (one, other), place in places.items()
+            if one == host
+        ]
         if seen:
-            number = host - first
             result[number] = _agreed(depth[number], seen)
-            inverse_depth = 1.0 / result[number]
-            agrees[number] = np.any([each.agrees(inverse_depth) for each in seen], axis=0)
+            agrees[number] = np.any([each.agrees(1.0 / result[number]) for each in seen], axis=0)
     return DenseDepth(result, agrees)
 
 
@@ -208,13 +208,16 @@ class _Window:
 
     def flow(self, view: int, other: int, start: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return how far (H, W, 2) a view's pixels are elsewhere in another, found from a start."""
-        return self.dis.calc(self.grey[view], self.grey[other], start.copy())
+        found = self.dis.calc(self.grey[view], self.grey[other], start.copy())
+        return np.asarray(found, np.float32)
 
     def seen(self, place: _Place, forth: NDArray[np.float32], back: NDArray[np.float32]) -> _Seen:
         """Return what flow to the other view, and back, shows."""
         there = np.stack(cv2.split(forth))
         found = self.pixels + there
-        again = cv2.remap(back, *found, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+        again = cv2.remap(
+            back, found[0], found[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        )
         misses = np.hypot(*(there + np.stack(cv2.split(again))))
         focal, centre = self._lens(place.other)
         ray = (found - centre) / focal
@@ -250,7 +253,7 @@ class _Window:
         """Return where depth (h, w) puts rays in another view, how far, and if it is inside."""
         distance = turned[2] * depth + shift[2]
         is_before = distance > _NEAREST * depth
-        distance = np.where(is_before, distance, depth)
+        distance = np.where(is_before, distance, depth).astype(np.float32)
         focal, centre = self._lens(other)
         place = (turned[:2] * depth + shift[:2, None, None]) / distance * focal + centre
         return place, distance, is_before & self._is_within(place)
