@@ -7,7 +7,7 @@ from torch import Tensor
 
 from qvggt_core.errors import CheckpointError
 from qvggt_core.model.aggregator import Aggregator
-from qvggt_core.model.blocks import Block
+from qvggt_core.model.blocks import Block, RotaryTable
 from qvggt_core.model.vggt import VGGT
 
 
@@ -27,22 +27,39 @@ def patch_similarity(network: VGGT, tokens: Tensor, rows: int, columns: int) -> 
     Raises:
         CheckpointError: the network was not trained to match.
     """
-    config, aggregator = network.config, network.aggregator
-    if not config.matching or not isinstance(aggregator, Aggregator):
+    aggregator = network.aggregator
+    if not network.config.matching or not isinstance(aggregator, Aggregator):
         raise CheckpointError(
             "the network was not trained to match views: choose poses_from camera_head, or a "
             "checkpoint whose configuration says matching"
         )
     rope = aggregator.rope(rows, columns, tokens.device)
     x = aggregator.frame_step(aggregator.enter(tokens[None]), 0, rope).x
+    return similarity_of_entering(network, x, rope)[0]
+
+
+def similarity_of_entering(network: VGGT, x: Tensor, rope: RotaryTable) -> Tensor:
+    """Return the same for all tokens (B, S, N, C) that enter the first global block.
+
+    Args:
+        network: that was trained to match.
+        x: special tokens and patches of B windows of S views.
+        rope: tables of all their places.
+
+    Returns:
+        (B, S, S, P, P) float32.
+    """
+    config, aggregator = network.config, network.aggregator
+    assert isinstance(aggregator, Aggregator)
     block = aggregator.global_blocks[0]
     assert isinstance(block, Block)
     query, key, _ = block.attn.project(block.norm1(x), rope)
     # Heads side by side: one product is the sum over all of them.
     query, key = (
-        each[0, :, config.num_special_tokens :].flatten(2).float() for each in (query, key)
+        each[:, :, config.num_special_tokens :].flatten(3).flatten(1, 2).float()
+        for each in (query, key)
     )
     scale = (config.embed_dim // config.num_heads) ** -0.5 / config.num_heads
-    views, patches = query.shape[:2]
-    product = scale * query.flatten(0, 1) @ key.flatten(0, 1).T
-    return product.view(views, patches, views, patches).transpose(1, 2).contiguous()
+    views, patches = x.shape[1], x.shape[2] - config.num_special_tokens
+    product = scale * query @ key.mT
+    return product.view(-1, views, patches, views, patches).transpose(2, 3).contiguous()
