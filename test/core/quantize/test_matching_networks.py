@@ -267,7 +267,7 @@ def test_a_study_of_transfer_ends_in_a_table_of_own_and_other_kinds(source, data
     assert "matches moved" in page.read_text(encoding="utf-8")
 
 
-def test_own_kinds_others_and_chance_are_told_apart():
+def test_the_table_sets_own_kinds_others_and_chance_apart():
     def row(label, plan, world, moved):
         facts = {"plan": plan, "plan_world": world}
         return RowResult(
