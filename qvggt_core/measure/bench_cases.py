@@ -187,7 +187,7 @@ def _part_runs(model: VGGT, images: Tensor) -> dict[str, Run]:
     patch = model.config.patch_size
     rows, columns = images.shape[-2] // patch, images.shape[-1] // patch
     tokens = model.encode(images)
-    patches, camera = model.aggregator(tokens, rows, columns)
+    patches, camera, _ = model.aggregator(tokens, rows, columns)
     return {
         "encoder": lambda: model.encode(images),
         "aggregator": lambda: model.aggregator(tokens, rows, columns),

@@ -26,10 +26,13 @@ class AggregatedTokens(NamedTuple):
         patches: patch tokens (B, D, P, 2C) of the four tapped blocks, for the last D frames; of
             width C in a network for single images.
         camera: camera tokens (B, S, 2C) of the last block; None in a network for single images.
+        entering: patch tokens (B, S, P, C) that enter the first global block; None unless the
+            network was trained to match, see `patch_similarity`.
     """
 
     patches: tuple[Tensor, ...]
     camera: Tensor | None
+    entering: Tensor | None = None
 
 
 class WindowState(NamedTuple):
@@ -42,6 +45,7 @@ class WindowState(NamedTuple):
             next is tapped.
         camera: camera tokens (B, S, C) of the last frame block, (B, S, 2C) after the last block.
         newest: number D of last frames whose patch tokens are left for the heads; None for all.
+        entering: see `AggregatedTokens`.
     """
 
     x: Tensor
@@ -49,6 +53,7 @@ class WindowState(NamedTuple):
     frame_half: Tensor | None = None
     camera: Tensor | None = None
     newest: int | None = None
+    entering: Tensor | None = None
 
 
 Part = Literal["encoder", "frame", "global"]
@@ -145,7 +150,7 @@ class Aggregator(nn.Module):
             state = self.frame_step(state, index, rope)
             state = self.global_step(state, index, rope)
         assert state.camera is not None
-        return AggregatedTokens(state.patches, state.camera)
+        return AggregatedTokens(state.patches, state.camera, state.entering)
 
     def enter(self, tokens: Tensor, newest: int | None = None) -> WindowState:
         """Put the special tokens before the patch tokens (B, S, P, C) of every frame."""
@@ -158,7 +163,10 @@ class Aggregator(nn.Module):
         # Blocks overwrite their input without gradients, so what is kept is copied now.
         half = self._read(x, state).clone() if index in self.config.taps else None
         camera = x[:, :, 0].clone() if index == self.config.depth - 1 else None
-        return state._replace(x=x, frame_half=half, camera=camera)
+        state = state._replace(x=x, frame_half=half, camera=camera)
+        if index > 0 or not self.config.matching:
+            return state
+        return state._replace(entering=x[:, :, self.config.num_special_tokens :].clone())
 
     def global_step(self, state: WindowState, index: int, rope: RotaryTable) -> WindowState:
         """Run a global block and keep what heads read of the pair of blocks."""
@@ -168,7 +176,7 @@ class Aggregator(nn.Module):
             patches = (*patches, torch.cat([half, self._read(x, state)], dim=-1))
         if camera is not None:
             camera = torch.cat([camera, x[:, :, 0]], dim=-1)
-        return WindowState(x, patches, None, camera, state.newest)
+        return WindowState(x, patches, None, camera, state.newest, state.entering)
 
     def places(self) -> list[BlockPlace]:
         """Return the blocks in the order in which they run, encoder included."""

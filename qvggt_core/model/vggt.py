@@ -43,6 +43,8 @@ class Prediction:
         rays: (B, D, h, w, 6) directions and origins of the pixels' rays, 8 by 8 of them a patch;
             None without such an output.
         rays_confidence: (B, D, h, w), above 1.
+        entering: (B, S, P, C) what shows which patches match, see `patch_similarity`; None of a
+            network that was not trained to match.
     """
 
     pose_encodings: tuple[Tensor, ...] = ()
@@ -53,6 +55,7 @@ class Prediction:
     sky: Tensor | None = None
     rays: Tensor | None = None
     rays_confidence: Tensor | None = None
+    entering: Tensor | None = None
 
 
 class VGGT(nn.Module):
@@ -138,10 +141,11 @@ class VGGT(nn.Module):
         grid = (height // patch, width // patch)
         if conditioned:
             assert isinstance(self.aggregator, InterleavedAggregator)
-            patches, camera = self.aggregator(tokens, *grid, newest, conditioned)
+            found = self.aggregator(tokens, *grid, newest, conditioned)
         else:
-            patches, camera = self.aggregator(tokens, *grid, newest)
-        return self.decode(patches, camera, *grid, heads)
+            found = self.aggregator(tokens, *grid, newest)
+        prediction = self.decode(found.patches, found.camera, *grid, heads)
+        return replace(prediction, entering=found.entering)
 
     def decode(
         self,

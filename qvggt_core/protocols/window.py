@@ -59,7 +59,7 @@ def predict_window(
     prediction = network.predict(tokens, height, network.image_width)
     if poses_from == "matches":
         matches = PosesFromMatches(network, use_camera_intrinsics=False)
-        prediction = matches.solved(prediction, tokens, views)
+        prediction = matches.solved(prediction, views)
     seconds = time.perf_counter() - start
     for name, values in (
         ("cameras", prediction.camera_from_world),

@@ -17,7 +17,7 @@ from qvggt_core.model import VGGT, Prediction
 from qvggt_core.model.aggregator import WindowState
 from qvggt_core.model.blocks import Block, RotaryTable
 from qvggt_core.model.camera_head import CameraHead
-from qvggt_core.model.matching import similarity_of_entering
+from qvggt_core.model.matching import window_similarity
 
 Part = Literal["encoder", "frame", "global", "camera"]
 
@@ -175,9 +175,8 @@ class BlockwiseRunner:
             if place is not None and place.part == "global":
                 if place.number > 0:
                     return None
-                rope = self.model.aggregator.rope_at(place, *self._grid, self._device)
-                assert rope is not None
-                return similarity_of_entering(self.model, state.x, rope).log_softmax(dim=-1)
+                patches = state.x[:, :, place.special_tokens :]
+                return window_similarity(self.model, patches, *self._grid).log_softmax(dim=-1)
             if site.part == "camera":
                 return None
             state = self._step(site, state)

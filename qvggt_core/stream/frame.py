@@ -80,6 +80,8 @@ class WindowPrediction:
         metres_per_unit: length of the window's unit where known cameras gave it, else None.
         is_solved: whether poses and depth were made to agree with matches between the images: of
             distances they say nothing then that points followed in the images do not.
+        similarity: (S, S, P, P) float32 how alike the views' patches are, see `patch_similarity`;
+            None where it is not asked for or the network was not trained to match.
     """
 
     camera_from_world: NDArray[np.float64]
@@ -89,6 +91,7 @@ class WindowPrediction:
     world_points: NDArray[np.float32] | None = None
     metres_per_unit: float | None = None
     is_solved: bool = False
+    similarity: NDArray[np.float32] | None = None
 
     def metres_per_map_unit(self, map_units: float | None) -> float | None:
         """Return the length of the map's unit, None if it is not known.

@@ -78,7 +78,12 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
             "camera_head or auto"
         )
     network = TorchNetwork(
-        model, device, parameters.image_width, with_points, parameters.cuda_graphs
+        model,
+        device,
+        parameters.image_width,
+        with_points,
+        parameters.cuda_graphs,
+        with_matches=poses_from == "matches",
     )
     linears = parameters.linears if parameters.linears != "auto" else fastest_linears(device)
     settings, window_size, memory = _fitted(parameters, model, network.image_width, dtype)

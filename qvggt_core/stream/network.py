@@ -65,6 +65,7 @@ class TorchNetwork:
         image_width: int = 0,
         with_points: bool = False,
         cuda_graphs: bool = False,
+        with_matches: bool = True,
     ) -> None:
         """Take a loaded network into use.
 
@@ -74,6 +75,7 @@ class TorchNetwork:
             image_width: width in pixels that it sees; 0 takes the width of its training.
             with_points: whether its point head runs too; the stream does without.
             cuda_graphs: replay CUDA graphs, one per window shape; nothing changes on a CPU.
+            with_matches: whether predictions say which patches match, if it was trained to.
 
         Raises:
             CheckpointError: the network has no depth head or no cameras, or no point head where
@@ -94,6 +96,7 @@ class TorchNetwork:
                 "the network has no point head: choose a checkpoint with one, or take the points "
                 "from its depth and cameras"
             )
+        self._finds_matches = with_matches and model.config.matching
         self._heads = HEADS if with_points else ("camera", "depth")
         self._model = model.eval()
         self._device = torch.device(device)
@@ -115,8 +118,8 @@ class TorchNetwork:
 
     @property
     def finds_matches(self) -> bool:
-        """Whether the network was trained to match views, see `similarity`."""
-        return self._model.config.matching
+        """Whether predictions say how alike the patches of views are."""
+        return self._finds_matches
 
     @torch.inference_mode()
     def encode(self, image: NDArray[np.uint8]) -> Tensor:
@@ -126,24 +129,6 @@ class TorchNetwork:
         (tokens,) = self._encode_step(pixels)
         # The stream keeps it, a graph overwrites it.
         return tokens.clone() if isinstance(self._encode_step, GraphCache) else tokens
-
-    @torch.inference_mode()
-    def similarity(self, tokens: Sequence[Tensor], height: int, width: int) -> NDArray[np.float32]:
-        """Return how alike the patches of S images are, (S, S, P, P), see `patch_similarity`.
-
-        Args:
-            tokens: what `encode` returned of each.
-            height: of the images, pixels.
-            width: of the images, pixels.
-
-        Raises:
-            CheckpointError: the network was not trained to match.
-        """
-        patch = self.patch_size
-        found = patch_similarity(
-            self._model, torch.stack(list(tokens)), height // patch, width // patch
-        )
-        return found.cpu().numpy()
 
     @torch.inference_mode()
     def predict(
@@ -198,12 +183,13 @@ class TorchNetwork:
         newest: int | None,
         conditioned: bool = False,
     ) -> WindowPrediction:
-        encoding, depth, confidence, *points = self._slices.run(
+        encoding, depth, confidence, *others = self._slices.run(
             lambda: self._predict_step(window, height, width, newest, conditioned), height * width
         )
         # Small translations do not survive 16 bits: the cameras are decoded in float64.
         encodings = encoding[0].to("cpu", torch.float64)
         matrices, intrinsics = decode_pose(encodings, height, width)
+        similarity = others.pop() if self._finds_matches else None
         camera_from_world = np.tile(np.eye(4), (window.shape[1], 1, 1))
         camera_from_world[:, :3] = matrices.numpy()
         return WindowPrediction(
@@ -211,7 +197,8 @@ class TorchNetwork:
             intrinsics=intrinsics.numpy(),
             depth=_host_image(depth),
             confidence=_host_image(confidence),
-            world_points=_host_image(points[0]) if points else None,
+            world_points=_host_image(others[0]) if others else None,
+            similarity=None if similarity is None else _host_image(similarity),
         )
 
     def _encode_pixels(self, pixels: Tensor) -> tuple[Tensor, ...]:
@@ -222,14 +209,21 @@ class TorchNetwork:
     def _predict_tokens(
         self, tokens: Tensor, height: int, width: int, newest: int | None, conditioned: bool
     ) -> tuple[Tensor, ...]:
-        """Map tokens (1, S, P', C) to pose encodings, depth, confidence, and points if wanted."""
+        """Map tokens (1, S, P', C) to pose encodings, depth, confidence, and what else is wanted.
+
+        That is points, then similarity.
+        """
         predicted = self._model.forward_tokens(
             tokens, height, width, self._heads, newest, conditioned
         )
         assert predicted.depth is not None, "the constructor checked that there is a depth head"
         assert predicted.depth_confidence is not None
-        points = () if predicted.points is None else (predicted.points,)
-        return (predicted.pose_encodings[-1], predicted.depth, predicted.depth_confidence, *points)
+        others = [] if predicted.points is None else [predicted.points]
+        if self._finds_matches:
+            assert predicted.entering is not None
+            grid = (height // self.patch_size, width // self.patch_size)
+            others.append(patch_similarity(self._model, predicted.entering[0], *grid)[None])
+        return (predicted.pose_encodings[-1], predicted.depth, predicted.depth_confidence, *others)
 
 
 def _in_metres(predicted: WindowPrediction, cameras: KnownCameras, unit: float) -> WindowPrediction:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,11 +28,7 @@ class MatchingNetwork(Protocol):
 
     @property
     def finds_matches(self) -> bool:
-        """Whether it was trained to."""
-        ...
-
-    def similarity(self, tokens: Sequence[Any], height: int, width: int) -> NDArray[np.float32]:
-        """Return how alike the patches of S encoded views are, (S, S, P, P)."""
+        """Whether its predictions have a `similarity`."""
         ...
 
 
@@ -56,26 +53,26 @@ class PosesFromMatches:
         self._network = network
         self._use_camera_intrinsics = use_camera_intrinsics
 
-    def solved(
-        self, prediction: WindowPrediction, tokens: Sequence[Any], views: Sequence[View]
-    ) -> WindowPrediction:
+    def solved(self, prediction: WindowPrediction, views: Sequence[View]) -> WindowPrediction:
         """Return a window with the poses that its matches show, see `solve_window`.
 
         A prediction without poses, or with intrinsics that no lens has, is returned as it is.
 
         Args:
             prediction: of S views.
-            tokens: what `encode` returned of each.
             views: the S views.
         """
         if not has_poses(prediction) or not has_intrinsics(
             prediction, views, self._use_camera_intrinsics
         ):
             return prediction
-        height, width = views[0].image.shape[:2]
-        similarity = self._network.similarity(tokens, height, width)
+        similarity = prediction.similarity
+        assert similarity is not None, "the network says that it finds matches"
         images = [view.image for view in views]
-        matches = match_views(images, similarity, self._network.patch_size)
+        without_depth = len(views) - len(prediction.depth)
+        matches = match_views(images, similarity, self._network.patch_size, without_depth)
+        # Larger than all else that a prediction has, and not asked for again.
+        prediction = replace(prediction, similarity=None)
         return solve_window(prediction, matches, self._intrinsics(prediction, views))
 
     def _intrinsics(

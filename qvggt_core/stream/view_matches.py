@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-_NEIGHBOURS = np.array([(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)])
+_NEIGHBOURS = [(row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)]
 _MOST_APART = 1.0
 """Patches by which a patch, matched to another view and back, may miss itself."""
 
@@ -41,7 +41,10 @@ class ViewMatches:
 
 
 def match_views(
-    images: Sequence[NDArray[np.uint8]], similarity: NDArray[np.float32], patch: int
+    images: Sequence[NDArray[np.uint8]],
+    similarity: NDArray[np.float32],
+    patch: int,
+    first_host: int = 0,
 ) -> ViewMatches:
     """Return where the patches of views are seen in the other views.
 
@@ -49,6 +52,8 @@ def match_views(
         images: S of (H, W, 3) RGB.
         similarity: (S, S, P, P) between patches, see `patch_similarity`.
         patch: side of a patch, pixels.
+        first_host: number of the view from which on patches are looked for in the others: what is
+            not asked for, the patches of earlier ones, is not found.
     """
     count, (height, width) = len(images), images[0].shape[:2]
     grid = (height // patch, width // patch)
@@ -58,26 +63,34 @@ def match_views(
     grey = [np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), np.uint8) for image in images]
     places = np.tile(pixels, (count, count, 1, 1))
     is_found = np.zeros(places.shape[:3], bool)
-    for i, j in ((i, j) for i in range(count) for j in range(count) if i != j):
-        start = _pixels(place[i, j], patch)
-        found, is_good = _refined(grey[i], grey[j], pixels, start, _MOST_AWAY * patch)
+    for i, j in ((i, j) for i in range(first_host, count) for j in range(count) if i != j):
         nearest = np.rint(place[i, j]).astype(int) @ [grid[1], 1]
-        returns = np.abs(place[j, i][nearest] - own).max(axis=1) <= _MOST_APART
-        places[i, j], is_found[i, j] = found, is_good & returns
+        misses = np.abs(place[j, i][nearest] - own).max(axis=1)
+        returns = np.flatnonzero(misses <= _MOST_APART)
+        if len(returns) == 0:
+            continue
+        start = _pixels(place[i, j, returns], patch)
+        found, is_good = _refined(grey[i], grey[j], pixels[returns], start, _MOST_AWAY * patch)
+        places[i, j, returns], is_found[i, j, returns] = found, is_good
     return ViewMatches(pixels, places, is_found)
 
 
 def _peaks(similarity: NDArray[np.float32], grid: tuple[int, int]) -> NDArray[np.float64]:
     """Return where attention peaks, (S, S, P, 2) row and column: mean of the peak's neighbours."""
-    limit = np.array(grid) - 1
-    peak = similarity.argmax(axis=-1)
-    around = np.stack(np.divmod(peak, grid[1]), axis=-1)[..., None, :] + _NEIGHBOURS
-    inside = ((around >= 0) & (around <= limit)).all(axis=-1)
-    index = around.clip(0, limit) @ [grid[1], 1]
-    height = np.take_along_axis(similarity, peak[..., None], axis=-1)
-    weight = np.exp(np.take_along_axis(similarity, index, axis=-1) - height, dtype=np.float64)
-    weight *= inside
-    return (weight[..., None] * around).sum(axis=-2) / weight.sum(axis=-1)[..., None]
+    peak = similarity.argmax(axis=-1).ravel()
+    row, column = np.divmod(peak, grid[1])
+    flat, begin = similarity.ravel(), np.arange(len(peak)) * similarity.shape[-1]
+    height = flat[begin + peak]
+    total, moved = np.zeros(len(peak)), np.zeros((2, len(peak)))
+    for down, right in _NEIGHBOURS:
+        inside = (row + down >= 0) & (row + down < grid[0])
+        inside &= (column + right >= 0) & (column + right < grid[1])
+        index = begin + peak + np.where(inside, down * grid[1] + right, 0)
+        weight = np.exp(flat[index] - height, dtype=np.float64) * inside
+        total += weight
+        moved += weight * [[down], [right]]
+    place = np.stack([row, column]) + moved / total
+    return place.T.reshape(*similarity.shape[:-1], 2)
 
 
 def _pixels(place: NDArray, patch: int) -> NDArray[np.float64]:
@@ -93,13 +106,17 @@ def _refined(
     most_away: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return where flow from a start (P, 2) ends, and where it is to be trusted."""
-    found, forth = _flow(first, second, pixels, start)
-    again, back = _flow(second, first, found, pixels)
-    misses = np.linalg.norm(again - pixels, axis=1)
-    away = np.linalg.norm(found - start, axis=1)
+    found, is_good = _flow(first, second, pixels, start)
     limit = np.array(second.shape[::-1]) - 0.5
-    inside = ((found > -0.5) & (found < limit)).all(axis=1)
-    return found, forth & back & inside & (misses < _RETURNS_TO) & (away < most_away)
+    is_good &= ((found > -0.5) & (found < limit)).all(axis=1)
+    is_good &= np.linalg.norm(found - start, axis=1) < most_away
+    # The way back is followed only of what may still be right.
+    good = np.flatnonzero(is_good)
+    if len(good):
+        again, is_back = _flow(second, first, found[good], pixels[good])
+        misses = np.linalg.norm(again - pixels[good], axis=1)
+        is_good[good] = is_back & (misses < _RETURNS_TO)
+    return found, is_good
 
 
 def _flow(

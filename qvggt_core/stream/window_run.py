@@ -71,7 +71,7 @@ class WindowRun:
                 found = cleaned(self._network.predict(tokens, height, width, with_depth, **known))
                 if self._matches is None or known:
                     return found
-                return self._matches.solved(found, tokens, [entry.view for entry in entries])
+                return self._matches.solved(found, [entry.view for entry in entries])
             except Exception as error:
                 size = self._window.shrink() if is_no_memory(error) else 0
                 if not size:

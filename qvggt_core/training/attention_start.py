@@ -11,7 +11,7 @@ from qvggt_core.model.aggregator import Aggregator
 from qvggt_core.model.blocks import Attention, Block
 from qvggt_core.model.camera_head import CameraHead
 from qvggt_core.model.encoder import Encoder
-from qvggt_core.training.matching import global_block
+from qvggt_core.model.matching import global_block
 
 _SIGN = 4.0
 """What a patch holds of the direction that sets frames apart, where its channels have about 1."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from qvggt_core.model import VGGT
 from qvggt_core.model.aggregator import Aggregator
-from qvggt_core.model.blocks import Block
+from qvggt_core.model.matching import patch_attention
 from qvggt_core.training.losses import pixel_rays
 from qvggt_core.training.windows import Windows
 
@@ -110,10 +110,7 @@ def log_attention(
         columns: of patches.
         found: the pairs of frames.
     """
-    layer = global_block(network, block)
-    special = network.config.num_special_tokens
-    cos, sin = network.aggregator.rope(rows, columns, tokens.device)
-    query, key, _ = layer.attn.project(layer.norm1(tokens), (cos[special:], sin[special:]))
+    query, key = patch_attention(network, block, tokens, rows, columns)
     query = query[found.window, found.first].transpose(1, 2) * query.shape[-1] ** -0.5
     result = query @ key[found.window, found.second].transpose(1, 2).mT
     total = result.float().logsumexp(dim=-1, keepdim=True)
@@ -185,11 +182,3 @@ def matched_share(network: VGGT, windows: Windows, heads: int = 2) -> float:
     place = torch.stack([peak // columns, peak % columns], dim=-1)
     near = (place - found.place).abs().amax(dim=-1) <= 1.0
     return float((near & found.visible).sum() / found.visible.sum().clamp(min=1))
-
-
-def global_block(network: VGGT, index: int) -> Block:
-    """Return a block of the aggregator that attends across frames."""
-    assert isinstance(network.aggregator, Aggregator)
-    block = network.aggregator.global_blocks[index]
-    assert isinstance(block, Block)
-    return block

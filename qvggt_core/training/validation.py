@@ -128,9 +128,10 @@ def solved_windows(
             )
         ]
         tokens = [running.encode(view.image) for view in views]
-        size = images.shape[-2:]
-        prediction = matches.solved(running.predict(tokens, *size), tokens, views)
-        yield SolvedWindow(prediction, running.similarity(tokens, *size).argmax(axis=-1))
+        predicted = running.predict(tokens, *images.shape[-2:])
+        assert predicted.similarity is not None, "the network finds matches"
+        peak = predicted.similarity.argmax(axis=-1)
+        yield SolvedWindow(matches.solved(predicted, views), peak)
 
 
 def trivial_metrics(windows: Windows) -> WindowMetrics:

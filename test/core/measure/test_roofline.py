@@ -37,7 +37,7 @@ def test_parts_count_what_pytorch_counts(config: ModelConfig, shape: Shape) -> N
 
     # With gradients recorded every operation is a plain one that the counter has a formula for.
     tokens = count("encoder", lambda: model.encode(images))
-    patches, camera = count("aggregator", lambda: model.aggregator(tokens, rows, columns))
+    patches, camera, _ = count("aggregator", lambda: model.aggregator(tokens, rows, columns))
     count("camera head", lambda: model.camera_head(camera))
     count("depth head", lambda: model.depth_head(patches, rows, columns))
     count("point head", lambda: model.point_head(patches, rows, columns))

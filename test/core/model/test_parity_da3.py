@@ -70,9 +70,9 @@ def conditioned(model, tokens, golden, height, width):
 def check_outputs(model, tokens, golden, size) -> None:
     grid = (size[0] // 14, size[1] // 14)
     if golden["pose_conditioned"]:
-        patches, camera = model.aggregator(tokens, *grid, conditioned=True)
+        patches, camera, _ = model.aggregator(tokens, *grid, conditioned=True)
     else:
-        patches, camera = model.aggregator(tokens, *grid)
+        patches, camera, _ = model.aggregator(tokens, *grid)
     for number, tap in enumerate(patches):
         assert_matches(tap, golden["tokens"][str(number)], f"tap {number}")
     found = model.decode(patches, camera, *grid)

@@ -122,8 +122,8 @@ def test_matches_of_a_runner_are_the_attention_that_the_stream_reads(source, dat
     model = load_model(source, "cpu", torch.float32)
     runner = BlockwiseRunner(model, data.images, 2, 4)
     with torch.inference_mode():
-        tokens = model.encode(data.images[1].float() / 255)
-        wanted = patch_similarity(model, tokens, ROWS, COLUMNS).log_softmax(dim=-1)
+        entering = model(data.images[1:2].float() / 255, heads=("camera", "depth")).entering
+        wanted = patch_similarity(model, entering[0], ROWS, COLUMNS).log_softmax(dim=-1)
     found = runner.matches(0)
     assert found.shape == (2, 2, 2, 12, 12)
     assert torch.allclose(found[1], wanted, atol=1e-5)

@@ -149,12 +149,9 @@ def test_without_any_match_the_prediction_stands(count):
 
 
 class Exact:
-    """A network whose attention peaks where projection puts patches."""
+    """A network that finds matches."""
 
     image_width, patch_size, finds_matches = WIDTH, PATCH, True
-
-    def __init__(self, similarity):
-        self._similarity = similarity
 
     def encode(self, image):
         return image
@@ -162,8 +159,12 @@ class Exact:
     def predict(self, tokens, height, width, newest=None, cameras=None):
         raise AssertionError("not asked for")
 
-    def similarity(self, tokens, height, width):
-        return self._similarity
+
+def without_matches(prediction, **changes):
+    """Return a prediction whose patches are all alike."""
+    count, patches = len(prediction.intrinsics), len(middles())
+    alike = np.zeros((count, count, patches, patches), np.float32)
+    return replace(prediction, similarity=alike, **changes)
 
 
 def views(**fields):
@@ -173,25 +174,22 @@ def views(**fields):
 
 @pytest.mark.parametrize(("own_first", "wanted"), [(True, 70.0), (False, 60.0)])
 def test_calibrated_cameras_are_taken_as_they_are_if_that_is_wanted(own_first, wanted):
-    prediction, matches, _ = scene(DRIVE)
-    patches = len(matches.pixels)
-    network = Exact(np.zeros((4, 4, patches, patches), np.float32))
+    prediction, _, _ = scene(DRIVE)
     known = np.array([[70.0, 0, 47.0], [0, 70.0, 35.0], [0, 0, 1]])
-    solving = PosesFromMatches(network, use_camera_intrinsics=own_first)
-    solved = solving.solved(prediction, [None] * 4, views(intrinsics=known))
+    solving = PosesFromMatches(Exact(), use_camera_intrinsics=own_first)
+    solved = solving.solved(without_matches(prediction), views(intrinsics=known))
     assert np.allclose(solved.intrinsics[:, 0, 0], wanted)
+    assert solved.similarity is None, "what is large and asked for once is not kept"
 
 
 def test_focal_lengths_of_one_camera_become_one():
-    prediction, matches, _ = scene(DRIVE)
+    prediction, _, _ = scene(DRIVE)
     intrinsics = prediction.intrinsics.copy()
     intrinsics[:, 0, 0] = [40.0, 90.0, 40.0, 90.0]
-    patches = len(matches.pixels)
-    network = Exact(np.zeros((4, 4, patches, patches), np.float32))
     seen = views()
     seen[3] = replace(seen[3], source="rear")
-    solved = PosesFromMatches(network).solved(
-        replace(prediction, intrinsics=intrinsics), [None] * 4, seen
+    solved = PosesFromMatches(Exact()).solved(
+        without_matches(prediction, intrinsics=intrinsics), seen
     )
     mean = (40.0 * 90.0 * 40.0) ** (1 / 3)
     assert np.allclose(solved.intrinsics[:, 0, 0], [mean, mean, mean, 90.0])
@@ -205,7 +203,7 @@ def test_a_faulty_prediction_is_left_to_those_who_report_it(fault):
         bad = replace(prediction, camera_from_world=np.full((4, 4, 4), np.nan))
     else:
         bad = replace(prediction, intrinsics=np.full((4, 3, 3), np.nan))
-    assert PosesFromMatches(Exact(None)).solved(bad, [None] * 4, views()) is bad
+    assert PosesFromMatches(Exact()).solved(bad, views()) is bad
 
 
 def test_a_network_that_finds_no_matches_is_refused():
@@ -219,4 +217,4 @@ def test_a_network_that_finds_no_matches_is_refused():
     with pytest.raises(CheckpointError, match="Other finds no matches"):
         PosesFromMatches(Other())
     with pytest.raises(CheckpointError, match="Untrained finds no matches"):
-        PosesFromMatches(Untrained(None))
+        PosesFromMatches(Untrained())

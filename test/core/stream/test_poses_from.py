@@ -46,8 +46,7 @@ class Solving:
     def __init__(self):
         self.windows = []
 
-    def solved(self, prediction, tokens, views):
-        assert len(tokens) == len(views)
+    def solved(self, prediction, views):
         self.windows.append(len(views))
         return replace(prediction, is_solved=True)
 

@@ -86,3 +86,28 @@ def test_blank_images_match_nowhere(value):
     blank = np.full((HEIGHT, WIDTH, 3), value, np.uint8)
     found = match_views([blank, blank], similarity([0, 0]), PATCH)
     assert not found.is_found.any()
+
+
+def test_patches_of_views_that_are_not_asked_for_are_not_looked_for():
+    images, alike = [view([0, 0]), view(SHIFT)], similarity(SHIFT)
+    every, some = (match_views(images, alike, PATCH, first_host=first) for first in (0, 1))
+    assert every.is_found[0].any()
+    assert not some.is_found[0].any()
+    assert np.array_equal(some.is_found[1], every.is_found[1])
+    assert np.array_equal(some.places[1], every.places[1])
+    assert np.array_equal(some.pixels, every.pixels)
+
+
+def test_images_that_are_searched_are_not_changed_by_what_is_searched_for():
+    """Patches are found where they are, whichever others are looked for beside them."""
+    alike = similarity(SHIFT)
+    every = match_views([view([0, 0]), view(SHIFT)], alike, PATCH)
+    kept = np.flatnonzero(every.is_found[0, 1])[::3]
+    # All other patches are sent where they do not lead back from.
+    fewer = alike.copy()
+    others = np.setdiff1d(np.arange(ROWS * COLUMNS), kept)
+    fewer[0, 1, others] = fewer[0, 1, others, ::-1]
+    few = match_views([view([0, 0]), view(SHIFT)], fewer, PATCH)
+    assert few.is_found[0, 1][kept].all()
+    assert np.array_equal(few.places[0, 1][kept], every.places[0, 1][kept])
+    assert few.is_found[0, 1][others].mean() < 0.1
