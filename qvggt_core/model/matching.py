@@ -53,18 +53,23 @@ def patch_similarity(network: VGGT, entering: Tensor, rows: int, columns: int) -
     Raises:
         CheckpointError: the network was not trained to match.
     """
-    config = network.config
-    if not config.matching:
+    if not network.config.matching:
         raise CheckpointError(
             "the network was not trained to match views: choose poses_from camera_head, or a "
             "checkpoint whose configuration says matching"
         )
+    return window_similarity(network, entering[None], rows, columns)[0]
+
+
+def window_similarity(network: VGGT, entering: Tensor, rows: int, columns: int) -> Tensor:
+    """Return the same for B windows, (B, S, S, P, P), of tokens (B, S, P, C)."""
+    config = network.config
     # Heads side by side: one product is the sum over all of them.
     query, key = (
-        each[0].flatten(2).float()
-        for each in patch_attention(network, 0, entering[None], rows, columns)
+        each.flatten(3).flatten(1, 2).float()
+        for each in patch_attention(network, 0, entering, rows, columns)
     )
     scale = (config.embed_dim // config.num_heads) ** -0.5 / config.num_heads
-    views, patches = query.shape[:2]
-    product = scale * query.flatten(0, 1) @ key.flatten(0, 1).T
-    return product.view(views, patches, views, patches).transpose(1, 2).contiguous()
+    views, patches = entering.shape[1:3]
+    product = scale * query @ key.mT
+    return product.view(-1, views, patches, views, patches).transpose(2, 3).contiguous()

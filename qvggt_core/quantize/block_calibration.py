@@ -78,7 +78,10 @@ class _Candidate(NamedTuple):
 
 def heads_loss(runner: BlockwiseRunner, targets: Sequence[TaskTargets]) -> float:
     """Return the mean task loss over the judged batches, from the next block on."""
-    losses = [task_loss(runner.predict(batch), wanted) for batch, wanted in enumerate(targets)]
+    losses = [
+        task_loss(runner.predict(batch), wanted, runner.matches(batch))
+        for batch, wanted in enumerate(targets)
+    ]
     return sum(losses) / len(losses)
 
 

@@ -17,6 +17,7 @@ from qvggt_core.model import VGGT, Prediction
 from qvggt_core.model.aggregator import WindowState
 from qvggt_core.model.blocks import Block, RotaryTable
 from qvggt_core.model.camera_head import CameraHead
+from qvggt_core.model.matching import window_similarity
 
 Part = Literal["encoder", "frame", "global", "camera"]
 
@@ -156,6 +157,30 @@ class BlockwiseRunner:
                 break
             state = self._step(site, state)
         return self._heads(state)
+
+    @torch.no_grad()
+    def matches(self, batch: int) -> Tensor | None:
+        """Return the log attention between patches of a batch's views, as matches are read from it.
+
+        Returns:
+            (B, S, S, P, P), at [:, i, j, p] that of patch p of view i over the patches of view j;
+            None where the network was not trained to match, or the blocks behind can change
+            nothing about it any more.
+        """
+        if not self.model.config.matching:
+            return None
+        state = self._states[batch]
+        for site in self.sites[self.position :]:
+            place = self._places.get(site.path)
+            if place is not None and place.part == "global":
+                if place.number > 0:
+                    return None
+                patches = state.x[:, :, place.special_tokens :]
+                return window_similarity(self.model, patches, *self._grid).log_softmax(dim=-1)
+            if site.part == "camera":
+                return None
+            state = self._step(site, state)
+        return None
 
     def tokens(self) -> list[Tensor]:
         """Return the tokens (B, S, N, C) of every batch before the next block."""

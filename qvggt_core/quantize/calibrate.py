@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -104,7 +104,10 @@ def calibrate(
     frames = data.images.shape[1]
     judging = recipe.scaling is not None and recipe.scaling.task_candidates > 0
     judged = -(-options.judged_images // frames) if judging else 0
-    runner = BlockwiseRunner(model, data.images, options.batch, min(judged, len(data.images)))
+    judged = min(judged, len(data.images))
+    # Whole batches are judged: none is larger than what is wanted.
+    batch = min(options.batch, judged or options.batch)
+    runner = BlockwiseRunner(model, data.images, batch, judged)
     teacher, targets = _targets(runner, recipe, data) if judging else ([], [])
     facts = [
         checkpoint.sha256(),
@@ -189,7 +192,10 @@ def _targets(
     """
     assert recipe.scaling is not None
     predictions = [runner.predict(batch) for batch in range(runner.batches(judged=True))]
-    teacher = [teacher_targets(prediction) for prediction in predictions]
+    teacher = [
+        teacher_targets(prediction, runner.matches(batch))
+        for batch, prediction in enumerate(predictions)
+    ]
     has_cameras = runner.model.camera_head is not None
     if recipe.scaling.targets == "teacher" or data.truth is None or not has_cameras:
         return teacher, teacher
@@ -197,9 +203,10 @@ def _targets(
     truth = data.part(range(windows)).truth
     assert truth is not None
     whole, start, parts = true_targets(truth), 0, []
-    for prediction in predictions:
+    for prediction, own in zip(predictions, teacher, strict=True):
         count = len(prediction.pose_encodings[-1])
-        parts.append(whole.part(slice(start, start + count)))
+        part = whole.part(slice(start, start + count))
+        parts.append(replace(part, matches=own.matches))
         start += count
     return teacher, parts
 

@@ -183,6 +183,34 @@ def evaluation_set(
     return Windows(**{name: values[:windows] for name, values in vars(found).items()})
 
 
+def window_worlds(config: Path | None, windows: int, frames: int) -> tuple[str, ...]:
+    """Return the family of the world of each window of `evaluation_set`."""
+    pool = TrainConfig.read(config or _SMALL).evaluation_pool
+    per_clip = sum(gap * (frames - 1) < pool.frames for gap in (1, 2))
+    return tuple(pool.worlds[number // per_clip % len(pool.worlds)] for number in range(windows))
+
+
+def plan_windows(
+    config: Path | None,
+    world: str,
+    directory: Path,
+    windows: int,
+    frames: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> CalibrationSet:
+    """Return windows of one family of worlds, seen as in the evaluation but of the training split.
+
+    They are rendered once into a directory.
+    """
+    seen = TrainConfig.read(config or _SMALL).evaluation_pool
+    pool = build_pool(
+        replace(seen, worlds=(world,), clips=windows, evaluation=False),
+        directory,
+        progress=progress,
+    )
+    return pool_windows(pool, frames, f"training flights in {world}")
+
+
 def _evenly(total: int) -> list[int]:
     count = min(total, _MAX_CANDIDATES)
     return np.linspace(0, total - 1, count).round().astype(int).tolist() if count else []

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from qvggt_core.errors import QuantizationError
 from qvggt_core.measure.footprint import measure_footprint
 from qvggt_core.model import VGGT, Checkpoint, load_model
 from qvggt_core.quantize.calibrate import CalibrationOptions
@@ -34,11 +35,12 @@ from qvggt_core.quantize.pipeline import QuantizationSettings, quantize_checkpoi
 from qvggt_core.quantize.plan import PRESETS, Plan, load_plan
 from qvggt_core.quantize.sampling import choose_windows
 from qvggt_core.quantize.scores import Outputs, run_windows, score_outputs
-from qvggt_core.quantize.sensitivity import auto_plan, sweep_sensitivity
-from qvggt_core.quantize.study import AUTO, Row, Study
+from qvggt_core.quantize.sensitivity import Sweep, auto_plan, sweep_sensitivity
+from qvggt_core.quantize.study import CHANCE, SWEPT, Row, Study
 from qvggt_core.training.windows import Windows
 
-_SWEEP_WINDOWS = 8
+SWEEP_WINDOWS = 8
+"""Windows on which the sweep of an auto plan is made."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Protocol:
         images: calibration images of rows that name no number.
         options: how calibration runs.
         device: where the networks run on the evaluation windows.
+        worlds: family of the world of each evaluation window, where it is known.
+        plan_windows: windows for the sweeps of rows with a `plan_world`, by that family.
     """
 
     calibration: CalibrationSet
@@ -60,6 +64,8 @@ class Protocol:
     images: int = 128
     options: CalibrationOptions = field(default_factory=CalibrationOptions)
     device: str = "cpu"
+    worlds: tuple[str, ...] = ()
+    plan_windows: Mapping[str, CalibrationSet] = field(default_factory=dict)
 
     def describe(self) -> dict[str, Any]:
         """Return the protocol as plain data."""
@@ -75,6 +81,8 @@ class Protocol:
             ).hexdigest(),
             "seeds": list(self.seeds),
             "judged_images": self.options.judged_images,
+            "matching_networks": "poses and depth from matches, calibrated cameras",
+            "worlds": list(self.worlds),
         }
 
 
@@ -138,10 +146,12 @@ class _Runner:
         self._protocol = protocol
         self._workspace = workspace
         self._footprint = footprint
-        self._identity = f"{checkpoint.sha256()} {json.dumps(protocol.describe(), sort_keys=True)}"
+        # A row's repetition has its own seed: more seeds later take over those that are there.
+        shared = {key: value for key, value in protocol.describe().items() if key != "seeds"}
+        self._identity = f"{checkpoint.sha256()} {json.dumps(shared, sort_keys=True)}"
         self._model: VGGT | None = None
         self._outputs: Outputs | None = None
-        self._plans: dict[tuple[str, str | int, float], Plan] = {}
+        self._sweeps: dict[tuple[str, str | int, str | None], Sweep] = {}
         workspace.mkdir(parents=True, exist_ok=True)
 
     def seeds(self, row: Row) -> tuple[int, ...]:
@@ -161,8 +171,10 @@ class _Runner:
 
     def repetition(self, study: Study, row: Row, seed: int) -> Repetition:
         """Quantize and score, or read the stored scores."""
-        bits = study.auto_bits if row.plan == AUTO else 0.0
+        bits = study.auto_bits if row.plan in SWEPT else 0.0
         identity = {**row.model_dump(exclude={"label"}), "seed": seed, "auto_bits": bits}
+        if row.plan in SWEPT:
+            identity["swept"] = self._swept(row).sha256()
         recipe = row.changed_recipe()
         identity["recipe_settings"] = recipe.to_dict()
 
@@ -225,18 +237,31 @@ class _Runner:
         return self._outputs
 
     def _plan(self, row: Row, auto_bits: float) -> Plan:
-        if row.plan != AUTO:
+        if row.plan not in SWEPT:
             return PRESETS[row.plan] if row.plan in PRESETS else load_plan(row.plan)
-        key = (row.precision, row.group_size, auto_bits)
-        if key not in self._plans:
-            windows = range(min(_SWEEP_WINDOWS, len(self._protocol.calibration.images)))
-            sweep = sweep_sensitivity(
+        key = (row.precision, row.group_size, row.plan_world)
+        if key not in self._sweeps:
+            self._sweeps[key] = sweep_sensitivity(
                 self._checkpoint,
-                self._protocol.calibration.part(windows),
+                self._swept(row),
                 precision=row.precision,
                 group_size=row.group_size,
                 device=self._protocol.device,
             )
-            shapes = written_shapes(self._checkpoint)
-            self._plans[key] = auto_plan(sweep, shapes, bits_per_weight=auto_bits)
-        return self._plans[key]
+        return auto_plan(
+            self._sweeps[key],
+            written_shapes(self._checkpoint),
+            bits_per_weight=auto_bits,
+            draw=row.draw if row.plan == CHANCE else None,
+        )
+
+    def _swept(self, row: Row) -> CalibrationSet:
+        """Return the windows that a row's sweep is made on."""
+        data = self._protocol.calibration
+        if row.plan_world is not None:
+            if row.plan_world not in self._protocol.plan_windows:
+                raise QuantizationError(
+                    f"{row.label}: there are no windows of {row.plan_world!r} to make a plan on"
+                )
+            data = self._protocol.plan_windows[row.plan_world]
+        return data.part(range(min(SWEEP_WINDOWS, len(data.images))))

@@ -14,12 +14,21 @@ from numpy.typing import NDArray
 from qvggt_core.errors import QuantizationError
 from qvggt_core.evaluate.bootstrap import Interval, bootstrap
 from qvggt_core.measure.footprint import Footprint
-from qvggt_core.quantize.scores import METRICS, WindowScores
+from qvggt_core.quantize.scores import WindowScores
 from qvggt_core.quantize.study import Row, Study
 from qvggt_core.util.files import write_atomically
 
 FULL_PRECISION = "full precision"
 _MEDIANS = ("rotation", "translation")
+_KEPT = {
+    "auc_30": 2,
+    "auc_3": 2,
+    "abs_rel": 5,
+    "pose_drift": 3,
+    "depth_drift": 5,
+    "matches_moved": 5,
+}
+"""Metrics that are kept window by window, and their digits."""
 
 
 @dataclass
@@ -57,7 +66,7 @@ class RowResult:
         changes: mean difference to full precision and its interval, by metric.
         spread: lowest and highest AUC@30 over repetitions.
         footprint: memory and time of a window.
-        windows: AUC@30 and AbsRel of every window, means over repetitions.
+        windows: some scores of every window, means over repetitions, see `_KEPT`.
     """
 
     label: str
@@ -98,7 +107,8 @@ def summarise_row(
     row: Row | None, repetitions: Sequence[Repetition], full: Repetition
 ) -> RowResult:
     """Return the means over repetitions of a row; no row stands for full precision itself."""
-    mean = {name: np.mean([r.scores.values[name] for r in repetitions], axis=0) for name in METRICS}
+    names = tuple(full.scores.values)
+    mean = {name: np.mean([r.scores.values[name] for r in repetitions], axis=0) for name in names}
     auc = [float(r.scores.values["auc_30"].mean()) for r in repetitions]
     return RowResult(
         label=FULL_PRECISION if row is None else row.label,
@@ -108,15 +118,14 @@ def summarise_row(
         megabytes=float(np.mean([r.megabytes for r in repetitions])),
         bits_per_weight=float(np.mean([r.bits_per_weight for r in repetitions])),
         seconds=float(np.mean([r.seconds for r in repetitions])),
-        scores={name: bootstrap(mean[name], _statistic(name)) for name in METRICS},
-        changes={
-            name: bootstrap(mean[name] - full.scores.values[name], np.mean) for name in METRICS
-        },
+        scores={name: bootstrap(mean[name], _statistic(name)) for name in names},
+        changes={name: bootstrap(mean[name] - full.scores.values[name], np.mean) for name in names},
         spread=(min(auc), max(auc)),
         footprint=next((r.footprint for r in repetitions if r.footprint), None),
         windows={
             name: np.round(mean[name], digits).tolist()
-            for name, digits in (("auc_30", 2), ("abs_rel", 5))
+            for name, digits in _KEPT.items()
+            if name in mean
         },
     )
 
@@ -150,7 +159,7 @@ def read_repetition(path: Path) -> Repetition:
             data["megabytes"],
             data["bits_per_weight"],
             data["seconds"],
-            WindowScores({name: np.array(data["scores"][name]) for name in METRICS}),
+            WindowScores({name: np.array(values) for name, values in data["scores"].items()}),
             None if data["footprint"] is None else Footprint(**data["footprint"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -25,30 +25,36 @@ class TaskTargets:
         pose_encodings: (B, S, 9); None for a network of single images, which gives no cameras.
         depth: (B, S, H, W), NaN where unknown; None without a depth head.
         points: (B, S, H, W, 3), NaN where unknown; None without depth or cameras.
+        matches: (B, S, S, P, P) full precision's log attention between views, see
+            `BlockwiseRunner.matches`; None for a network that was not trained to match.
     """
 
     pose_encodings: Tensor | None
     depth: Tensor | None
     points: Tensor | None
+    matches: Tensor | None = None
 
     def part(self, rows: slice) -> TaskTargets:
         """Return the targets of some windows."""
         return TaskTargets(
-            None if self.pose_encodings is None else self.pose_encodings[rows],
-            None if self.depth is None else self.depth[rows],
-            None if self.points is None else self.points[rows],
+            **{name: None if part is None else part[rows] for name, part in vars(self).items()}
         )
 
 
-def teacher_targets(prediction: Prediction) -> TaskTargets:
-    """Return a full-precision network's own outputs as targets (self-distillation)."""
+def teacher_targets(prediction: Prediction, matches: Tensor | None = None) -> TaskTargets:
+    """Return a full-precision network's own outputs as targets (self-distillation).
+
+    Args:
+        prediction: of a batch of windows.
+        matches: between their views, see `TaskTargets`.
+    """
     if not prediction.pose_encodings:
         return TaskTargets(None, prediction.depth, None)
     encodings = prediction.pose_encodings[-1]
     points = prediction.points
     if points is None and prediction.depth is not None:
         points = unprojected(prediction.depth, encodings)
-    return TaskTargets(encodings, prediction.depth, points)
+    return TaskTargets(encodings, prediction.depth, points, matches)
 
 
 def true_targets(truth: WindowTruth) -> TaskTargets:
@@ -77,14 +83,15 @@ def unprojected(depth: Tensor, encodings: Tensor) -> Tensor:
     return torch.einsum("bsji,bshwj->bshwi", camera_from_world[..., :3], in_camera)
 
 
-def task_loss(prediction: Prediction, targets: TaskTargets) -> float:
-    """Return L_camera + 0.1 L_depth + 0.1 L_point + L_geo of a batch.
+def task_loss(prediction: Prediction, targets: TaskTargets, matches: Tensor | None = None) -> float:
+    """Return L_camera + 0.1 L_depth + 0.1 L_point + L_geo + L_match of a batch.
 
     L_camera is the Huber loss of the last iteration's encodings; dense losses are absolute
     errors weighted by the predicted confidence over its mean; L_geo is the distance between
     the point head's points and the depth head's, unprojected with the predicted camera. A
     network without a point head is compared with the target's points instead, by L_geo alone, and
-    one without cameras with the depth alone.
+    one without cameras with the depth alone. L_match is ours, for networks whose poses come from
+    matches: see `matching_divergence`; it is left out where `matches` are None.
     """
     if targets.pose_encodings is None:
         assert prediction.depth is not None
@@ -92,6 +99,8 @@ def task_loss(prediction: Prediction, targets: TaskTargets) -> float:
         return float((prediction.depth - targets.depth.to(prediction.depth)).abs().nanmean())
     encodings = prediction.pose_encodings[-1].float()
     loss = F.huber_loss(encodings, targets.pose_encodings.to(encodings), delta=0.1)
+    if matches is not None and targets.matches is not None:
+        loss = loss + matching_divergence(matches, targets.matches)
     if prediction.depth is None or targets.depth is None or prediction.depth_confidence is None:
         return float(loss)
     error = (prediction.depth - targets.depth.to(prediction.depth)).abs()
@@ -105,6 +114,30 @@ def task_loss(prediction: Prediction, targets: TaskTargets) -> float:
         wanted = prediction.points
     distance = torch.linalg.vector_norm(from_depth - wanted, dim=-1)
     return float(loss + distance[distance.isfinite()].mean())
+
+
+def matching_divergence(matches: Tensor, wanted: Tensor) -> Tensor:
+    """Return the mean KL divergence, in nats, of attention from the wanted one.
+
+    Both are log attention (B, S, S, P, P); each patch's over another view is a distribution, and
+    views on themselves do not count.
+    """
+    return _between_views((wanted.exp() * (wanted - matches)).sum(dim=-1))
+
+
+def attention_moved(matches: Tensor, wanted: Tensor) -> Tensor:
+    """Return the share of attention between views that is elsewhere than wanted, 0 to 1.
+
+    It is the mean total variation distance between the same distributions.
+    """
+    return _between_views(0.5 * (matches.exp() - wanted.exp()).abs().sum(dim=-1))
+
+
+def _between_views(values: Tensor) -> Tensor:
+    """Return the mean of (B, S, S, P) over pairs of different views; 0 for a single view."""
+    views = values.shape[1]
+    others = ~torch.eye(views, dtype=torch.bool, device=values.device)
+    return values[:, others].mean() if views > 1 else values.new_zeros(())
 
 
 def _weighted(error: Tensor, confidence: Tensor) -> Tensor:

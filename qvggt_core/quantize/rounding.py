@@ -153,8 +153,8 @@ def gptq(
     scales = torch.zeros(rows, columns // group_size, dtype=scale_dtype, device=work.device)
     step = min(_GPTQ_COLUMNS, group_size)
     for start in range(0, columns, step):
-        end = start + step
-        errors = torch.zeros(rows, step, device=work.device)
+        end = min(start + step, columns)
+        errors = torch.zeros(rows, end - start, device=work.device)
         group = start // group_size
         if start % group_size == 0:
             part = work[:, start : start + group_size].abs().amax(dim=1) / top

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from qvggt_core.errors import QuantizationError
 from qvggt_core.model import Checkpoint, Prediction, load_model
@@ -22,7 +22,12 @@ from qvggt_core.quantize.block_linears import (
 )
 from qvggt_core.quantize.blockwise import BlockwiseRunner
 from qvggt_core.quantize.calibration_inputs import CalibrationSet
-from qvggt_core.quantize.objective import TaskTargets, teacher_targets, unprojected
+from qvggt_core.quantize.objective import (
+    TaskTargets,
+    attention_moved,
+    teacher_targets,
+    unprojected,
+)
 from qvggt_core.quantize.plan import (
     DEFAULT_GROUP_SIZE,
     PRESETS,
@@ -35,6 +40,7 @@ from qvggt_core.quantize.rounding import quantized_linear
 from qvggt_core.quantize.scaling import Snapshot
 from qvggt_core.quantize.stored_size import planned_sizes, stored_bytes
 
+_HEADS = ("camera", "depth", "points")
 BLOCK = "block"
 """Kind of the row that has all four linears of a block quantized."""
 
@@ -48,11 +54,14 @@ class HeadErrors:
         depth: mean relative change of depth; 0 without a depth head.
         points: mean distance that points move, over their mean distance from the first camera;
             0 without depth.
+        matches: share of the attention between views that moves, see `attention_moved`; 0 for a
+            network that was not trained to match, and behind its first global block.
     """
 
     camera: float
     depth: float
     points: float
+    matches: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -95,14 +104,14 @@ class Sweep:
     calibration: dict[str, Any]
 
     def total(self, errors: HeadErrors) -> float:
-        """Return one number: the mean over heads of the errors' share of everything's."""
-        shares = [
-            part / whole
-            for part, whole in zip(
-                asdict(errors).values(), asdict(self.everything).values(), strict=True
-            )
-            if whole > 0
-        ]
+        """Return one number: the mean over heads of the errors' share of everything's.
+
+        Where poses come from matches, cameras do not count, nor points that are seen by them: the
+        camera head gives the solution no more than its start.
+        """
+        heads = ("depth", "matches") if self.everything.matches > 0 else _HEADS
+        wholes = {head: getattr(self.everything, head) for head in heads}
+        shares = [getattr(errors, head) / whole for head, whole in wholes.items() if whole > 0]
         return float(np.mean(shares)) if shares else 0.0
 
     def to_dict(self) -> dict[str, Any]:
@@ -141,7 +150,10 @@ def sweep_sensitivity(
     plan = PRESETS["uniform"].at(*bits)
     model = load_model(checkpoint.path, device, torch.float32, ("camera", "depth", "points"))
     runner = BlockwiseRunner(model, data.images, batch, len(data.images))
-    targets = [teacher_targets(runner.predict(b)) for b in range(runner.batches(judged=True))]
+    targets = [
+        teacher_targets(runner.predict(b), runner.matches(b))
+        for b in range(runner.batches(judged=True))
+    ]
     rows: list[Sensitivity] = []
     for number, site in enumerate(runner.sites):
         if progress:
@@ -173,17 +185,19 @@ def auto_plan(
     *,
     megabytes: float | None = None,
     bits_per_weight: float | None = None,
+    draw: int | None = None,
 ) -> Plan:
     """Return a plan that fits a budget and protects what is most sensitive for its size.
 
     Linears are kept in 16 bits in the order of errors per byte until the budget is used up;
-    the errors of several are taken to be the sum of each one's.
+    the errors of several are taken to be the sum of each one's. What causes no error is left alone.
 
     Args:
         sweep: errors of each linear alone.
         shapes: of the checkpoint's entries that will be written, by name.
         megabytes: budget of the file's weights, 10^6 bytes.
         bits_per_weight: budget over all weights of the file, instead of megabytes.
+        draw: seed of an order by chance instead, as a control.
 
     Raises:
         QuantizationError: no budget or two, or one below the size of the uniform plan.
@@ -200,8 +214,15 @@ def auto_plan(
             f"a budget of {budget / 1e6:.2f} MB is below the {least / 1e6:.2f} MB "
             f"({8 * least / weights:.2f} bits per weight) that the uniform plan takes"
         )
-    candidates = [row for row in sweep.rows if row.kind != BLOCK and row.extra_bytes > 0]
+    candidates = [
+        row
+        for row in sweep.rows
+        if row.kind != BLOCK and row.extra_bytes > 0 and sweep.total(row.errors) > 0
+    ]
     candidates.sort(key=lambda row: sweep.total(row.errors) / row.extra_bytes, reverse=True)
+    if draw is not None:
+        order = np.random.default_rng(draw).permutation(len(candidates))
+        candidates = [candidates[index] for index in order]
     protected, room = [], budget - least
     for row in candidates:
         if row.extra_bytes <= room:
@@ -256,9 +277,17 @@ def _saved_bytes(shape: tuple[int, ...], precision: Precision) -> int:
 
 
 def _head_errors(runner: BlockwiseRunner, targets: Sequence[TaskTargets]) -> HeadErrors:
-    per_batch = [_compare(runner.predict(b), wanted) for b, wanted in enumerate(targets)]
-    camera, depth, points = np.mean(per_batch, axis=0)
-    return HeadErrors(float(camera), float(depth), float(points))
+    per_batch = [
+        (*_compare(runner.predict(b), wanted), _moved(runner.matches(b), wanted))
+        for b, wanted in enumerate(targets)
+    ]
+    return HeadErrors(*(float(each) for each in np.mean(per_batch, axis=0)))
+
+
+def _moved(matches: Tensor | None, wanted: TaskTargets) -> float:
+    if matches is None or wanted.matches is None:
+        return 0.0
+    return float(attention_moved(matches, wanted.matches))
 
 
 def _compare(prediction: Prediction, wanted: TaskTargets) -> tuple[float, float, float]:

@@ -21,6 +21,12 @@ STUDIES = tuple(sorted(path.stem for path in _STUDIES.glob("*.yaml")))
 AUTO = "auto"
 """Plan of a row that is solved from a sensitivity sweep."""
 
+CHANCE = "chance"
+"""Plan of a row that protects linears drawn by chance within the same budget: a control."""
+
+SWEPT = (AUTO, CHANCE)
+"""Plans that need a sweep."""
+
 
 class Row(BaseModel):
     """One way to quantize.
@@ -29,7 +35,11 @@ class Row(BaseModel):
         label: in the table.
         recipe: name in `RECIPES`.
         precision: bits of weights and activations, e.g. "w4a16".
-        plan: a preset, a YAML file, or "auto" for a plan solved within `Study.auto_bits`.
+        plan: a preset, a YAML file, "auto" for a plan solved within `Study.auto_bits`, or
+            "chance" for one that protects others of as many bytes.
+        plan_world: family of synthetic worlds on which the sweep of an auto plan is made; None
+            takes calibration windows.
+        draw: number of a plan by chance.
         group_size: columns per scale, or "channel".
         images: calibration images; None takes the run's.
         sampling: how they are chosen.
@@ -42,6 +52,8 @@ class Row(BaseModel):
     recipe: str
     precision: str
     plan: str = "uniform"
+    plan_world: str | None = None
+    draw: int = Field(0, ge=0)
     group_size: GroupSize = DEFAULT_GROUP_SIZE  # type: ignore[assignment]
     images: int | None = Field(None, ge=2)
     sampling: Literal["random", "diverse"] = "random"
@@ -67,7 +79,8 @@ class Study(BaseModel):
         name: of the study, for files.
         title: of the table.
         rows: the ways.
-        auto_bits: average bits per weight of the whole file that rows with an auto plan may take.
+        auto_bits: average bits per weight of the whole file that rows with an auto plan, or one
+            by chance, may take.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from qvggt_core.evaluate.bootstrap import Interval
 from qvggt_core.quantize.comparison_results import RowResult, StudyResult
 from qvggt_core.report.page import environment
+from qvggt_core.report.plan_transfer import transfer_table
 from qvggt_core.util.files import write_atomically
 from qvggt_core.util.tables import markdown_table
 
@@ -28,6 +29,9 @@ _COLUMNS = (
     _Column("auc_30", "AUC@30", ".2f", True),
     _Column("auc_15", "AUC@15", ".2f", True),
     _Column("auc_5", "AUC@5", ".2f", True),
+    _Column("auc_3", "AUC@3", ".2f", True),
+    _Column("matched", "matched %", ".2f", True, 100.0),
+    _Column("matches_moved", "matches moved %", ".2f", False, 100.0),
     _Column("rotation", "rotation °", ".2f", False),
     _Column("translation", "direction °", ".2f", False),
     _Column("abs_rel", "AbsRel", ".4f", False),
@@ -37,7 +41,7 @@ _COLUMNS = (
     _Column("pose_drift", "pose drift °", ".2f", False),
     _Column("depth_drift", "depth drift %", ".2f", False, 100.0),
 )
-_BARRED = _COLUMNS[-2]
+_BARRED = next(column for column in _COLUMNS if column.name == "pose_drift")
 """Metric of the bars of characters: AUC differs too little for them."""
 
 _BAR_CELLS = 10
@@ -86,11 +90,12 @@ def markdown(results: Sequence[StudyResult], facts: dict[str, Any]) -> str:
     lines = [f"Network `{facts['network']}`, SHA-256 `{facts['network_sha256'][:16]}…`.", ""]
     for result in results:
         lines += [f"### {result.study.title}", "", *_markdown_rows(result.rows), ""]
+        lines += transfer_table(result.rows, facts["protocol"].get("worlds", ()))
     return "\n".join(lines)
 
 
 def _markdown_rows(rows: Sequence[RowResult]) -> list[str]:
-    shown = [c for c in _COLUMNS if c.name not in ("auc_30", _BARRED.name)]
+    shown = [c for c in _columns(rows) if c.name not in ("auc_30", _BARRED.name)]
     headings = ["", "bits", "AUC@30 [95 %]", "change [95 %]", _BARRED.heading, ""]
     headings += [c.heading for c in shown]
     headings += [*_COSTS, "sets"]
@@ -112,6 +117,11 @@ def _markdown_rows(rows: Sequence[RowResult]) -> list[str]:
             ]
         )
     return markdown_table(headings, cells)
+
+
+def _columns(rows: Sequence[RowResult]) -> list[_Column]:
+    """Return the columns of which the rows have scores: matches are only some networks'."""
+    return [column for column in _COLUMNS if column.name in rows[0].scores]
 
 
 def _change(row: RowResult) -> str:
@@ -139,22 +149,27 @@ def page(results: Sequence[StudyResult], facts: dict[str, Any]) -> str:
         .render(
             facts=facts,
             details=json.dumps(facts, indent=1),
-            headings=["", "bits", *(column.heading for column in _COLUMNS), *_COSTS],
             tables=[
-                {"title": result.study.title, "rows": _page_rows(result.rows)} for result in results
+                {
+                    "title": result.study.title,
+                    "headings": ["", "bits", *(c.heading for c in _columns(result.rows)), *_COSTS],
+                    "rows": _page_rows(result.rows),
+                }
+                for result in results
             ],
         )
     )
 
 
 def _page_rows(rows: Sequence[RowResult]) -> list[dict[str, Any]]:
-    tops = {c.name: max(row.scores[c.name].high for row in rows) for c in _COLUMNS}
+    columns = _columns(rows)
+    tops = {c.name: max(row.scores[c.name].high for row in rows) for c in columns}
     return [
         {
             "label": row.label,
             "precision": row.precision,
             "full": row.row is None,
-            "bars": [_bar(c, row.scores[c.name], tops[c.name]) for c in _COLUMNS],
+            "bars": [_bar(c, row.scores[c.name], tops[c.name]) for c in columns],
             "costs": _costs(row),
         }
         for row in rows

@@ -103,15 +103,21 @@ class Projection:
 
 def project(bundle: Bundle) -> Projection:
     """Return where the observed points lie in their cameras."""
-    points, cameras = bundle.points, bundle.camera_from_map[bundle.camera]
-    both = np.stack([points.directions, points.origins], axis=2)[bundle.point]
-    turned = cameras[:, :3, :3] @ both
-    origins = turned[:, :, 1] + cameras[:, :3, 3]
-    local = turned[:, :, 0] + points.inverse_distance[bundle.point, None] * origins
-    depth = np.maximum(local[:, 2], NEAREST)
-    rays = local[:, :2] / depth[:, None]
+    points = bundle.points
+    origins = turned(bundle, points.origins) + bundle.camera_from_map[:, :3, 3].T[:, bundle.camera]
+    local = turned(bundle, points.directions) + points.inverse_distance[bundle.point] * origins
+    depth = np.maximum(local[2], NEAREST)
+    rays = (local[:2] / depth).T
     residual = (np.exp(bundle.log_focal) * rays - bundle.rays) / bundle.sigma
-    return Projection(residual, rays, origins, depth)
+    return Projection(residual, rays, origins.T, depth)
+
+
+def turned(bundle: Bundle, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return vectors (L, 3) of the points by the axes of the N observing cameras, (3, N)."""
+    # All points in all cameras, of which a bundle's cameras see most.
+    every = bundle.camera_from_map[:, :3, :3] @ vectors.T
+    seen = bundle.camera * len(vectors) + bundle.point
+    return every.transpose(1, 0, 2).reshape(3, -1).take(seen, axis=1)
 
 
 @dataclass(frozen=True)

@@ -115,12 +115,13 @@ def pose_jacobian(
         inverse_depth: (N,) their 1 / z.
 
     Returns:
-        (N, 2, 6).
+        (N, 2, 6), its transpose in one run of memory: each entry is computed for all points at
+        once.
     """
     x, y = rays.T
-    result = np.zeros((len(x), 2, 6))
-    result[:, 0, 0], result[:, 0, 1], result[:, 0, 2] = -x * y, 1.0 + x * x, -y
-    result[:, 1, 0], result[:, 1, 1], result[:, 1, 2] = -1.0 - y * y, x * y, x
-    result[:, 0, 3], result[:, 0, 5] = inverse_depth, -x * inverse_depth
-    result[:, 1, 4], result[:, 1, 5] = inverse_depth, -y * inverse_depth
-    return result
+    result = np.zeros((6, 2, len(x)))
+    result[0, 0], result[1, 0], result[2, 0] = -x * y, 1.0 + x * x, -y
+    result[0, 1], result[1, 1], result[2, 1] = -1.0 - y * y, x * y, x
+    result[3, 0], result[5, 0] = inverse_depth, -x * inverse_depth
+    result[4, 1], result[5, 1] = inverse_depth, -y * inverse_depth
+    return result.T

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
-from qvggt_core.stream.bundle import Bundle, Evaluation, tangents
+from qvggt_core.stream.bundle import Bundle, Evaluation, tangents, turned
 from qvggt_core.stream.map_points import pose_jacobian
 
 # Keeps what nothing observes invertible.
@@ -22,18 +22,16 @@ class Plan:
     """Orders and indices of a bundle that stay the same over the iterations."""
 
     def __init__(self, bundle: Bundle) -> None:
-        """Sort the observations by point and by free camera."""
+        """Sort the observations by free cameras."""
         self.free = np.flatnonzero(bundle.is_free)
         self.slots = np.full(len(bundle.is_free), -1)
         self.slots[self.free] = np.arange(len(self.free))
         slot = self.slots[bundle.camera]
-        self.moving = np.flatnonzero(slot >= 0)
+        by_slot = np.argsort(slot, kind="stable")
+        self.moving = by_slot[slot[by_slot] >= 0]
         self.slot = slot[self.moving]
-        self.by_point = np.argsort(bundle.point, kind="stable")
-        self.seen, self.starts = np.unique(bundle.point[self.by_point], return_index=True)
-        self.by_pose = np.argsort(self.slot, kind="stable")
         edges = np.arange(len(self.free) + 1)
-        self.pose_bounds = np.searchsorted(self.slot[self.by_pose], edges).tolist()
+        self.pose_bounds = np.searchsorted(self.slot, edges).tolist()
 
 
 @dataclass(frozen=True)
@@ -147,8 +145,13 @@ class System:
         """Return W (3 L, 6 F or 6 F + 1), W^T W what the points take from the reduced matrix."""
         count, points = len(self.poses.blocks), len(self.points.blocks)
         spread = np.zeros((points, 3, count, 6))
-        coupled = self.coupling @ factors[self.point]
-        spread[self.point, :, self.slot] = coupled.transpose(0, 2, 1)
+        first, second, third = self.coupling.T
+        factor = factors.T[:, :, self.point]
+        coupled = np.empty((3, *first.shape))
+        coupled[0] = first * factor[0, 0]
+        coupled[1] = first * factor[1, 0] + second * factor[1, 1]
+        coupled[2] = first * factor[2, 0] + second * factor[2, 1] + third * factor[2, 2]
+        spread[self.point, :, self.slot] = coupled.transpose(2, 0, 1)
         white = spread.reshape(points * 3, count * 6)
         if self.focal is None:
             return white
@@ -187,8 +190,8 @@ def linearise(here: Evaluation, plan: Plan) -> System:
         focal = _focal_part(bundle, plan, (by_focal, by_pose, by_point), error)
     return System(
         Normals(poses.blocks, poses.gradient + pull),
-        _point_normals(bundle, plan, by_point, error),
-        by_pose.transpose(0, 2, 1) @ by_point[moving],
+        _point_normals(bundle, by_point, error),
+        _products(by_pose, by_point[moving]),
         bundle.point[moving],
         plan.slot,
         between,
@@ -198,27 +201,34 @@ def linearise(here: Evaluation, plan: Plan) -> System:
 
 
 def _point_jacobian(here: Evaluation, root: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return d rays / d (u, v, rho) (N, 2, 3), weighted."""
+    """Return d rays / d (u, v, rho) (N, 2, 3), weighted; in memory as `pose_jacobian` is."""
     bundle, seen = here.bundle, here.projection
-    axes = np.stack(tangents(bundle.points.directions), axis=2)[bundle.point]
-    about = np.empty((len(root), 3, 3))
-    about[:, :, :2] = bundle.camera_from_map[bundle.camera, :3, :3] @ axes
-    about[:, :, 2] = seen.origins
-    result = about[:, :2] - seen.rays[:, :, None] * about[:, 2:]
-    result *= (root / seen.depth)[:, None, None]
-    return result
+    about = np.stack(
+        [*(turned(bundle, axis) for axis in tangents(bundle.points.directions)), seen.origins.T]
+    )
+    result = about[:, :2] - seen.rays.T * about[:, 2:]
+    result *= root / seen.depth
+    return result.T
+
+
+def _products(by_pose: NDArray[np.float64], by_point: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return J^T K (N, 6, 3) of derivatives J (N, 2, 6) and K (N, 2, 3) of the same rays."""
+    poses, points = by_pose.T[None], by_point.T[:, None]
+    result = points[:, :, 0] * poses[:, :, 0]
+    result += points[:, :, 1] * poses[:, :, 1]
+    return result.T
 
 
 def _point_normals(
-    bundle: Bundle, plan: Plan, by_point: NDArray[np.float64], error: NDArray[np.float64]
+    bundle: Bundle, by_point: NDArray[np.float64], error: NDArray[np.float64]
 ) -> Normals:
-    points = bundle.points
-    blocks, gradient = np.zeros((len(points), 3, 3)), np.zeros((len(points), 3))
-    ordered = by_point[plan.by_point]
-    turned = ordered.transpose(0, 2, 1)
-    blocks[plan.seen] = np.add.reduceat(turned @ ordered, plan.starts, axis=0)
-    pulled = (turned @ error[plan.by_point][:, :, None])[:, :, 0]
-    gradient[plan.seen] = np.add.reduceat(pulled, plan.starts, axis=0)
+    points, count = bundle.points, len(bundle.points)
+    blocks, gradient = np.empty((count, 3, 3)), np.empty((count, 3))
+    for i, first in enumerate(by_point.T):
+        gradient[:, i] = np.bincount(bundle.point, (first * error.T).sum(axis=0), count)
+        for j, second in enumerate(by_point.T[: i + 1]):
+            sums = np.bincount(bundle.point, (first * second).sum(axis=0), count)
+            blocks[:, i, j], blocks[:, j, i] = sums, sums
     information = points.prior_sigma**-2.0
     blocks[:, 2, 2] += information
     gradient[:, 2] += information * (points.inverse_distance - points.prior)
@@ -229,10 +239,10 @@ def _pose_normals(plan: Plan, by_pose: NDArray[np.float64], error: NDArray[np.fl
     count = len(plan.free)
     blocks, gradient = np.zeros((count, 6, 6)), np.zeros((count, 6))
     for i in range(count):
-        rows = plan.by_pose[plan.pose_bounds[i] : plan.pose_bounds[i + 1]]
-        jacobian = by_pose[rows].reshape(-1, 6)
-        blocks[i] = jacobian.T @ jacobian + _LEAST * np.eye(6)
-        gradient[i] = jacobian.T @ error[rows].ravel()
+        own = slice(plan.pose_bounds[i], plan.pose_bounds[i + 1])
+        jacobian = by_pose.T[:, :, own].reshape(6, -1)
+        blocks[i] = jacobian @ jacobian.T + _LEAST * np.eye(6)
+        gradient[i] = jacobian @ error.T[:, own].ravel()
     return Normals(blocks, gradient)
 
 

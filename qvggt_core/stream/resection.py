@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import transform
 from qvggt_core.stream.map_points import NEAREST, Points, pose_jacobian
@@ -127,12 +126,23 @@ def _by_ransac(sighting: Sighting) -> NDArray[np.float64] | None:
     )
     if not found or not np.isfinite(turn).all() or not np.isfinite(shift).all():
         return None
-    return transform(Rotation.from_rotvec(turn.ravel()).as_matrix(), shift.ravel())
+    return transform(cv2.Rodrigues(turn)[0], shift.ravel())
 
 
 @dataclass(frozen=True)
 class _Linearised:
-    """Whitened residuals at a pose, and what their derivatives need."""
+    """Whitened residuals of N points at a pose, and what their derivatives need.
+
+    Coordinates come first: so each is one run of memory.
+
+    Attributes:
+        residual: (2, N) in standard deviations.
+        rays: (2, N) x / z and y / z of the points.
+        inverse_depth: (N,).
+        along: (2, N) where a point moves in the image by one standard deviation of its distance.
+        shrink: (N,) with I - shrink along along^T what whitens a residual.
+        square: (N,) of the residuals, in `OUTLIER_SCALE`.
+    """
 
     residual: NDArray[np.float64]
     rays: NDArray[np.float64]
@@ -145,48 +155,50 @@ class _Linearised:
     def cost(self) -> float:
         return OUTLIER_SCALE**2 * float(np.log1p(self.square).sum())
 
-    def jacobian(self) -> NDArray[np.float64]:
-        """Return d rays / d (rotation, translation), whitened as the residuals, (N, 2, 6)."""
-        result = pose_jacobian(self.rays, self.inverse_depth)
-        projected = np.einsum("ni,nij->nj", self.along, result)
-        result -= (self.shrink[:, None] * self.along)[:, :, None] * projected[:, None]
-        return result
+    def root(self, sigma: float) -> NDArray[np.float64]:
+        """Return the square roots (N,) of the points' weights under Cauchy's cost."""
+        return np.sqrt(1.0 / (1.0 + self.square)) / sigma
+
+    def jacobian(self, root: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return d rays / d (rotation, translation), whitened and weighted, (6, 2 N)."""
+        result = pose_jacobian(self.rays.T, self.inverse_depth).T
+        projected = result[:, 0] * self.along[0] + result[:, 1] * self.along[1]
+        result -= projected[:, None] * (self.shrink * self.along)
+        result *= root
+        return result.reshape(6, -1)
 
 
 def _linearise(sighting: Sighting, pose: NDArray[np.float64]) -> _Linearised:
-    rotation, points = pose[:3, :3].T, sighting.points
-    origin = points.origins @ rotation + pose[:3, 3]
-    local = points.directions @ rotation + points.inverse_distance[:, None] * origin
-    depth = np.maximum(local[:, 2], NEAREST)
-    rays = local[:, :2] / depth[:, None]
+    rotation, points = pose[:3, :3], sighting.points
+    origin = rotation @ points.origins.T + pose[:3, 3:]
+    local = rotation @ points.directions.T + points.inverse_distance * origin
+    depth = np.maximum(local[2], NEAREST)
+    rays = local[:2] / depth
     # One standard deviation of the distance moves the point by this much in the image.
-    along = (origin[:, :2] - rays * origin[:, 2:]) / depth[:, None]
-    along *= (points.sigma / sighting.sigma)[:, None]
-    length = (along**2).sum(axis=1)
+    along = (origin[:2] - rays * origin[2]) * (points.sigma / (sighting.sigma * depth))
+    length = along[0] ** 2 + along[1] ** 2
     # (I + a a^T)^(-1/2) = I - shrink a a^T.
     shrink = (1.0 - 1.0 / np.sqrt(1.0 + length)) / np.maximum(length, 1e-12)
-    residual = (rays - sighting.rays) / sighting.sigma
-    residual = residual - (shrink * (along * residual).sum(axis=1))[:, None] * along
-    square = (residual**2).sum(axis=1) / OUTLIER_SCALE**2
-    square = np.where(local[:, 2] < NEAREST, 1e3, square)
-    inverse_depth = points.inverse_distance / depth
-    return _Linearised(residual, rays, inverse_depth, along, shrink, square)
+    residual = (rays - sighting.rays.T) / sighting.sigma
+    residual -= shrink * (along[0] * residual[0] + along[1] * residual[1]) * along
+    square = (residual[0] ** 2 + residual[1] ** 2) / OUTLIER_SCALE**2
+    square[local[2] < NEAREST] = 1e3
+    return _Linearised(residual, rays, points.inverse_distance / depth, along, shrink, square)
 
 
 def _descend(sighting: Sighting, pose: NDArray[np.float64]) -> Resection:
     """Return where Levenberg and Marquardt's method ends from a pose."""
     here = _linearise(sighting, pose)
-    damping = 1e-4
+    damping, diagonal = 1e-4, np.arange(6)
     for _ in range(_ITERATIONS):
-        root = np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma
-        jacobian = (here.jacobian() * root[:, None, None]).reshape(-1, 6)
-        error = (here.residual * (sighting.sigma * root)[:, None]).ravel()
-        normal = jacobian.T @ jacobian
-        normal[np.arange(6), np.arange(6)] *= 1.0 + damping
-        normal[np.arange(6), np.arange(6)] += 1e-9
-        step = -np.linalg.solve(normal, jacobian.T @ error)
-        turn = Rotation.from_rotvec(step[:3]).as_matrix()
-        moved = transform(turn, step[3:]) @ pose
+        root = here.root(sighting.sigma)
+        jacobian = here.jacobian(root)
+        error = (here.residual * (sighting.sigma * root)).ravel()
+        normal = jacobian @ jacobian.T
+        normal[diagonal, diagonal] *= 1.0 + damping
+        normal[diagonal, diagonal] += 1e-9
+        step = -np.linalg.solve(normal, jacobian @ error)
+        moved = transform(cv2.Rodrigues(step[:3])[0], step[3:]) @ pose
         there = _linearise(sighting, moved)
         if not there.cost < here.cost:
             damping *= 10.0
@@ -198,11 +210,8 @@ def _descend(sighting: Sighting, pose: NDArray[np.float64]) -> Resection:
         if gain < _CONVERGED:
             break
     residual = OUTLIER_SCALE * np.sqrt(here.square)
-    jacobian = (
-        here.jacobian() * (np.sqrt(1.0 / (1.0 + here.square)) / sighting.sigma)[:, None, None]
-    )
-    jacobian = jacobian.reshape(-1, 6)
-    information = np.asarray(jacobian.T @ jacobian, np.float64) + 1e-9 * np.eye(6)
+    jacobian = here.jacobian(here.root(sighting.sigma))
+    information = jacobian @ jacobian.T + 1e-9 * np.eye(6)
     covariance = np.asarray(variance_shown(residual**2) * np.linalg.inv(information), np.float64)
     return Resection(pose, residual, here.cost / max(len(residual), 1), covariance)
 

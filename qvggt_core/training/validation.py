@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,7 +19,7 @@ from qvggt_core.evaluate.relative_pose import (
 )
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.model import VGGT, decode_pose
-from qvggt_core.stream.frame import View
+from qvggt_core.stream.frame import View, WindowPrediction
 from qvggt_core.stream.network import TorchNetwork
 from qvggt_core.stream.poses_from_matches import PosesFromMatches
 from qvggt_core.training.windows import Windows
@@ -85,13 +87,39 @@ def evaluate_matches(
     """Evaluate poses from matches, and the depth that agrees with them, see `solve_window`.
 
     Args:
-        network: that was trained to match, on a CPU.
+        network: that was trained to match.
         windows: what to reconstruct, with ground truth.
         with_intrinsics: whether the cameras are calibrated; else they are as predicted.
     """
-    running = TorchNetwork(network)
+    solved = [each.prediction for each in solved_windows(network, windows, with_intrinsics)]
+    poses = np.stack([each.camera_from_world for each in solved])
+    return summarise(poses, np.stack([each.depth for each in solved]), windows)
+
+
+class SolvedWindow(NamedTuple):
+    """A window of S views of P patches, solved by the matches between them.
+
+    Attributes:
+        prediction: with the poses that the matches show, and depth that agrees with them.
+        peak: (S, S, P) at [i, j, p] the patch of view j that patch p of view i attends to most.
+    """
+
+    prediction: WindowPrediction
+    peak: NDArray[np.int64]
+
+
+def solved_windows(
+    network: VGGT, windows: Windows, with_intrinsics: bool = False
+) -> Iterator[SolvedWindow]:
+    """Solve windows one after the other, as the stream does, see `solve_window`.
+
+    Args:
+        network: that was trained to match.
+        windows: to solve.
+        with_intrinsics: whether the cameras are calibrated; else they are as predicted.
+    """
+    running = TorchNetwork(network, str(next(network.parameters()).device))
     matches = PosesFromMatches(running)
-    solved = []
     for images, intrinsics in zip(windows.images.numpy(), windows.intrinsics.numpy(), strict=True):
         views = [
             View(0, np.ascontiguousarray(image.transpose(1, 2, 0)), known)
@@ -100,10 +128,10 @@ def evaluate_matches(
             )
         ]
         tokens = [running.encode(view.image) for view in views]
-        prediction = running.predict(tokens, *images.shape[-2:])
-        solved.append(matches.solved(prediction, views))
-    poses = np.stack([each.camera_from_world for each in solved])
-    return summarise(poses, np.stack([each.depth for each in solved]), windows)
+        predicted = running.predict(tokens, *images.shape[-2:])
+        assert predicted.similarity is not None, "the network finds matches"
+        peak = predicted.similarity.argmax(axis=-1)
+        yield SolvedWindow(matches.solved(predicted, views), peak)
 
 
 def trivial_metrics(windows: Windows) -> WindowMetrics:

@@ -33,8 +33,8 @@ def compare(
     study: Annotated[
         list[str] | None,
         typer.Option(
-            help="recipes, harder, components, calibration, or a YAML file; may be repeated. "
-            "All four if not given."
+            help="recipes, harder, components, calibration, transfer, or a YAML file; may be "
+            "repeated. The first four if not given."
         ),
     ] = None,
     config: Annotated[
@@ -51,8 +51,13 @@ def compare(
     from qvggt_core.measure.provenance import provenance
     from qvggt_core.model import read_checkpoint
     from qvggt_core.quantize.calibrate import CalibrationOptions
-    from qvggt_core.quantize.calibration_sources import calibration_windows, evaluation_set
-    from qvggt_core.quantize.comparison import Protocol, run_studies
+    from qvggt_core.quantize.calibration_sources import (
+        calibration_windows,
+        evaluation_set,
+        plan_windows,
+        window_worlds,
+    )
+    from qvggt_core.quantize.comparison import SWEEP_WINDOWS, Protocol, run_studies
     from qvggt_core.quantize.study import load_study
     from qvggt_core.report.recipe_comparison import FILES, write_tables
     from qvggt_core.util.output_files import directory_of, json_with
@@ -60,6 +65,7 @@ def compare(
     directory_of(output, FILES, json_with("network", "studies"))
     studies = [load_study(name) for name in study or _ALL]
     opened = read_checkpoint(checkpoint)
+    plan_worlds = {row.plan_world for each in studies for row in each.rows if row.plan_world}
     with console.progress("rendering", "clips") as progress:
         protocol = Protocol(
             calibration=calibration_windows(
@@ -72,6 +78,18 @@ def compare(
             images=options.images,
             options=CalibrationOptions(device=device, judged_images=options.judged_images),
             device=device,
+            worlds=window_worlds(config, options.windows, options.frames),
+            plan_windows={
+                world: plan_windows(
+                    config,
+                    world,
+                    output / "plan_pools" / world,
+                    SWEEP_WINDOWS,
+                    options.frames,
+                    progress,
+                )
+                for world in sorted(plan_worlds)
+            },
         )
     with console.steps("comparing") as steps:
         results = run_studies(

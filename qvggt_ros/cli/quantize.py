@@ -331,7 +331,7 @@ def _print_sweep(sweep: Sweep) -> None:
     table = console.Table(
         title=f"each alone at {sweep.precision}, worst first", title_justify="left"
     )
-    for column in ("block", "kind", "camera", "depth", "points", "share of all"):
+    for column in ("block", "kind", "camera", "depth", "points", "matches", "share of all"):
         table.add_column(column, justify="left" if column in ("block", "kind") else "right")
     rows = sorted(sweep.rows, key=lambda row: sweep.total(row.errors), reverse=True)
     for row in rows[:20]:
@@ -342,12 +342,13 @@ def _print_sweep(sweep: Sweep) -> None:
             f"{errors.camera:.5f}",
             f"{errors.depth:.3%}",
             f"{errors.points:.3%}",
+            f"{errors.matches:.3%}",
             f"{sweep.total(errors):.1%}",
         )
     whole = sweep.everything
     table.add_section()
-    cells = (f"{whole.camera:.5f}", f"{whole.depth:.3%}", f"{whole.points:.3%}", "100.0%")
-    table.add_row("everything", "", *cells)
+    shares = (f"{share:.3%}" for share in (whole.depth, whole.points, whole.matches))
+    table.add_row("everything", "", f"{whole.camera:.5f}", *shares, "100.0%")
     console.out.print(table)
 
 

@@ -62,6 +62,8 @@ def source(tmp_path_factory) -> Path:
 class KnowsTheTruth:
     """Answers with the truth of its windows, in another world, turned by some degrees."""
 
+    config = TINY
+
     def __init__(self, windows: Windows, degrees: float = 0.0, scale: float = 3.0) -> None:
         self.windows, self.degrees, self.scale = windows, degrees, scale
         self.place = 0
