@@ -50,11 +50,14 @@ class DenseDepth:
 
     Attributes:
         depth: (D, H, W) float32, in the unit of what it began with.
+        sigma: (D, H, W) float32 standard deviation of the depth's logarithm, by flow's errors and
+            those of the first depth.
         agrees: (D, H, W) whether another view shows the pixel where its depth puts it; so it
             does where nothing is to be seen that could contradict.
     """
 
     depth: NDArray[np.float32]
+    sigma: NDArray[np.float32]
     agrees: NDArray[np.bool_]
 
 
@@ -88,6 +91,7 @@ def triangulate_depth(
         if (other, host) not in flow
     }
     result, agrees = depth.astype(np.float32), np.zeros(depth.shape, bool)
+    sigma = np.full_like(result, _PRIOR_SIGMA)
     for number, host in enumerate(hosts):
         seen = [
             window.seen(place, flow[host, other], flow[other, host])
@@ -95,9 +99,9 @@ def triangulate_depth(
             if one == host
         ]
         if seen:
-            result[number] = _agreed(depth[number], seen)
+            result[number], sigma[number] = _agreed(depth[number], seen)
             agrees[number] = np.any([each.agrees(1.0 / result[number]) for each in seen], axis=0)
-    return DenseDepth(result, agrees)
+    return DenseDepth(result, sigma, agrees)
 
 
 @dataclass(frozen=True)
@@ -264,8 +268,10 @@ class _Window:
         return (x > -0.5) & (y > -0.5) & (x < width - 0.5) & (y < height - 0.5)
 
 
-def _agreed(depth: NDArray[np.float32], seen: list[_Seen]) -> NDArray[np.float32]:
-    """Return the depth (H, W) that agrees with most of what other views show."""
+def _agreed(
+    depth: NDArray[np.float32], seen: list[_Seen]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return the depth (H, W) that agrees with most of what other views show, and its sigma."""
     first = 1.0 / depth
     prior = (_PIXEL_SIGMA / (_PRIOR_SIGMA * first)) ** 2
     square = [(each.slope**2).sum(axis=0) for each in seen]
@@ -279,4 +285,5 @@ def _agreed(depth: NDArray[np.float32], seen: list[_Seen]) -> NDArray[np.float32
         below = sum((w * s for w, s in zip(weight, square, strict=True)), prior)
         found = above / below
     limit = np.float32(np.exp(_MOST))
-    return 1.0 / np.clip(found, first / limit, first * limit)
+    found = np.clip(found, first / limit, first * limit)
+    return 1.0 / found, _PIXEL_SIGMA / (np.sqrt(below) * found)

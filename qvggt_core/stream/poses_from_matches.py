@@ -90,7 +90,7 @@ class PosesFromMatches:
         prediction = replace(prediction, similarity=None)
         intrinsics, log_focal_sigma = self._intrinsics(prediction, views)
         solved = solve_window(prediction, matches, intrinsics, log_focal_sigma)
-        return replace(solved, depth=_dense_depth(prediction, solved, images))
+        return _with_dense_depth(prediction, solved, images)
 
     def _intrinsics(
         self, prediction: WindowPrediction, views: Sequence[View]
@@ -110,19 +110,23 @@ class PosesFromMatches:
         return result, _FOCAL_SIGMA if is_shown else 0.0
 
 
-def _dense_depth(
+def _with_dense_depth(
     prediction: WindowPrediction, solved: WindowPrediction, images: Sequence[NDArray[np.uint8]]
-) -> NDArray[np.float32]:
-    """Return the depth (D, H, W) of a solved window, where most of a view is seen by others.
+) -> WindowPrediction:
+    """Return a solved window with the depth that most of a view's pixels have in other views.
 
-    Views that others hardly show keep what the network predicted, in the window's unit: matches
-    are few there, and what follows from them is wrong more often than the network.
+    Its confidence is 1 + 1 / sigma of the depth's logarithm. Views that others hardly show keep
+    what the network predicted, in the window's unit: matches are few there, and what follows from
+    them is wrong more often than the network.
     """
     found = triangulate_depth(images, solved.camera_from_world, solved.intrinsics, solved.depth)
     ratio = solved.depth / prediction.depth
     is_known = np.isfinite(ratio)
-    unit = np.median(ratio[is_known]) if is_known.any() else 1.0
+    unit = np.float32(np.median(ratio[is_known]) if is_known.any() else 1.0)
     is_shown = found.agrees.sum(axis=(1, 2)) >= _MOSTLY * is_known.sum(axis=(1, 2))
-    return np.where(
-        is_shown[:, None, None], found.depth, (unit * prediction.depth).astype(np.float32)
+    is_shown = is_shown[:, None, None]
+    return replace(
+        solved,
+        depth=np.where(is_shown, found.depth, unit * prediction.depth),
+        confidence=np.where(is_shown, 1.0 + 1.0 / found.sigma, prediction.confidence),
     )

@@ -70,6 +70,15 @@ def test_wrong_depth_becomes_right_where_other_views_show_the_pixels(room):
     assert np.median(off[found.agrees]) < 0.05
 
 
+def test_sigma_is_larger_where_depth_is_off_more(room):
+    found = room.triangulated(wrong(room.depth))
+    off = np.abs(np.log(found.depth / room.depth))
+    sure, unsure = (np.percentile(found.sigma, share) for share in (30, 80))
+    assert np.median(off[found.sigma < sure]) < 0.5 * np.median(off[found.sigma > unsure])
+    assert 0.3 < np.median(off[found.agrees] / found.sigma[found.agrees]) < 2.0
+    assert found.sigma[~found.agrees].max() < 0.3, "no more than the first depth's"
+
+
 def test_right_depth_stays_right(room):
     found = room.triangulated(room.depth)
     assert error(found.depth, room.depth) < 0.05
