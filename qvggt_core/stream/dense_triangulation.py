@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from qvggt_core.geometry.poses import inverse
 
-_PARTNERS = 7
+_PARTNERS = 4
 """Views that a view is compared with: those that show most of it, from elsewhere."""
 
-_ENOUGH_PARALLAX = 8.0
-"""Pixels that a pixel moves where its depth is multiplied by e; more count no more."""
+_ENOUGH_PARALLAX = 1.5
+"""Pixels that a pixel moves where its depth is multiplied by e, three times flow's error.
+
+More count no more: views from far away show less of the same, and flow to them is wrong more often.
+"""
 
 _LEAST_SHARE = 0.05
 _SPACING = 8
