@@ -193,7 +193,7 @@ def _together(hosts: list[_Host], poses: NDArray[np.float64], sigma: float) -> A
     camera, point, rays = _observations(hosts)
     points = _joined([host.points(poses[host.view]) for host in hosts])
     bundle = Bundle(poses, is_free, points, camera, point, rays, sigma)
-    return adjust(bundle, _ITERATIONS, with_covariance=True)
+    return adjust(bundle, _ITERATIONS, with_point_sigma=True)
 
 
 def _observations(

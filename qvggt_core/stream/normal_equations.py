@@ -91,24 +91,27 @@ class System:
         points = (factors @ rest[:, :, None])[:, :, 0]
         return -poses.reshape(-1, 6), -points
 
-    def covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the poses' covariance (6 F, 6 F), and sigmas (L,) of the inverse distances.
+    def point_sigmas(self) -> NDArray[np.float64]:
+        """Return the sigmas (L,) of the inverse distances, the poses given."""
+        return np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
 
-        The former has the points marginalised, the latter the poses given. What is expected of
-        distances is wrong for all points alike where it is wrong: all priors together count as
-        much as one. Along what nothing observes, variances are large but finite.
+    def covariance(self) -> NDArray[np.float64]:
+        """Return the poses' covariance (6 F, 6 F), with the points marginalised.
+
+        What is expected of distances is wrong for all points alike where it is wrong: all priors
+        together count as much as one. Along what nothing observes, variances are large but finite.
         """
-        sigmas = np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
         blocks = self.points.blocks.copy()
         blocks[:, 2, 2] -= (1.0 - 1.0 / max(len(blocks), 1)) * self.prior
         factors = _inverse_factors(blocks + _LEAST * np.eye(3))
         matrix = self._pose_matrix(self._whitened_coupling(factors), 0.0)
         try:
-            found = cho_solve(cho_factor(matrix, check_finite=False), np.eye(len(matrix)))
+            factor = cho_factor(matrix, check_finite=False)
+            found: NDArray[np.float64] = cho_solve(factor, np.eye(len(matrix)))
         except np.linalg.LinAlgError:  # rounding leaves what is not observed at zero or below
             values, vectors = np.linalg.eigh(matrix)
             found = (vectors / np.maximum(values, _LEAST)) @ vectors.T
-        return found, sigmas
+        return found
 
     def _point_factors(self, damping: float) -> NDArray[np.float64]:
         return _inverse_factors(self.points.damped(damping) + _LEAST * np.eye(3))
