@@ -28,8 +28,10 @@ class Adjusted:
         bundle: with poses and points replaced.
         weights: (N,) of the observations, 1 for those that agree, towards 0 for outliers.
         covariance: (6 F, 6 F) of the F free poses, in order: rotation, then translation, in the
-            camera's frame, with the points marginalised; the observations' sigma taken as true.
-        point_sigma: (L,) standard deviation of the inverse distances with the poses given.
+            camera's frame, with the points marginalised; the observations' sigma taken as true;
+            empty where it is not asked for.
+        point_sigma: (L,) standard deviation of the inverse distances with the poses given, or
+            empty likewise.
         iterations: number of linear systems solved.
         cost: mean robust cost of an observation.
     """
@@ -43,7 +45,11 @@ class Adjusted:
 
 
 def adjust(
-    bundle: Bundle, iterations: int = 8, outlier: float = 2.0, with_covariance: bool = False
+    bundle: Bundle,
+    iterations: int = 8,
+    outlier: float = 2.0,
+    with_covariance: bool = False,
+    with_point_sigma: bool = False,
 ) -> Adjusted:
     """Return the bundle with the poses and points that minimise Cauchy's robust cost.
 
@@ -52,7 +58,8 @@ def adjust(
             points need priors, for the gauge to be fixed.
         iterations: most linear systems to solve.
         outlier: residual in standard deviations at which an observation counts half.
-        with_covariance: whether to compute the covariance too.
+        with_covariance: whether to compute the covariance too, and the points' sigmas.
+        with_point_sigma: whether to compute the points' sigmas, a fraction of the work.
     """
     plan = Plan(bundle)
     here = evaluate(bundle, outlier)
@@ -73,7 +80,9 @@ def adjust(
         if gain < _CONVERGED:
             break
     covariance, point_sigma = np.empty((0, 0)), np.empty(0)
-    if with_covariance:
-        covariance, point_sigma = (system or linearise(here, plan)).covariance()
+    if with_covariance or with_point_sigma:
+        system = system or linearise(here, plan)
+        point_sigma = system.point_sigmas()
+        covariance = system.covariance() if with_covariance else covariance
     mean = here.cost / max(len(bundle.rays), 1)
     return Adjusted(here.bundle, here.weights, covariance, point_sigma, done, mean)

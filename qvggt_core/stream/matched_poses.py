@@ -204,7 +204,7 @@ def _together(
     bundle = Bundle(
         poses, is_free, points, camera, point, rays, sigma, log_focal_sigma=log_focal_sigma
     )
-    return adjust(bundle, _ITERATIONS, with_covariance=True)
+    return adjust(bundle, _ITERATIONS, with_point_sigma=True)
 
 
 def _observations(

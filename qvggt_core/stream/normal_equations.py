@@ -113,26 +113,28 @@ class System:
         poses, focal = np.split(found, [self.poses.gradient.size])
         return -poses.reshape(-1, 6), -points, -float(focal.sum())
 
-    def covariance(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Return the poses' covariance (6 F, 6 F), and sigmas (L,) of the inverse distances.
+    def point_sigmas(self) -> NDArray[np.float64]:
+        """Return the sigmas (L,) of the inverse distances, poses and focal length given."""
+        return np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
 
-        The former has the points and the focal length marginalised, the latter poses and focal
-        length given. What is expected of
-        distances is wrong for all points alike where it is wrong: all priors together count as
-        much as one. Along what nothing observes, variances are large but finite.
+    def covariance(self) -> NDArray[np.float64]:
+        """Return the poses' covariance (6 F, 6 F), points and focal length marginalised.
+
+        What is expected of distances is wrong for all points alike where it is wrong: all priors
+        together count as much as one. Along what nothing observes, variances are large but finite.
         """
-        sigmas = np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
         blocks = self.points.blocks.copy()
         blocks[:, 2, 2] -= (1.0 - 1.0 / max(len(blocks), 1)) * self.prior
         factors = _inverse_factors(blocks + _LEAST * np.eye(3))
         matrix = self._reduced(self._whitened_coupling(factors), 0.0)
         try:
-            found = cho_solve(cho_factor(matrix, check_finite=False), np.eye(len(matrix)))
+            factor = cho_factor(matrix, check_finite=False)
+            found: NDArray[np.float64] = cho_solve(factor, np.eye(len(matrix)))
         except np.linalg.LinAlgError:  # rounding leaves what is not observed at zero or below
             values, vectors = np.linalg.eigh(matrix)
             found = (vectors / np.maximum(values, _LEAST)) @ vectors.T
         size = self.poses.gradient.size
-        return found[:size, :size], sigmas
+        return found[:size, :size]
 
     def _point_factors(self, damping: float) -> NDArray[np.float64]:
         return _inverse_factors(self.points.damped(damping) + _LEAST * np.eye(3))

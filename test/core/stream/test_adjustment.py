@@ -182,6 +182,33 @@ def test_the_covariance_is_that_of_many_runs():
     assert (ratio < 1.5).all()
 
 
+def information_by_differences(bundle, step=1e-6):
+    """Second derivatives (L, 3, 3) of half the squared residuals by the points alone."""
+    still = np.zeros((bundle.is_free.sum(), 6))
+    by_point = []
+    for axis in np.eye(3):
+        steps = np.tile(step * axis, (len(bundle.points), 1))
+        ahead, back = (bundle.moved(still, sign * steps).residuals() for sign in (1, -1))
+        by_point.append((ahead - back) / (2 * step))
+    jacobian = np.stack(by_point, axis=2)
+    result = np.zeros((len(bundle.points), 3, 3))
+    np.add.at(result, bundle.point, jacobian.transpose(0, 2, 1) @ jacobian)
+    return result
+
+
+def test_points_sigmas_are_what_the_rays_leave_with_the_poses_given():
+    exact, _ = scene(11, noise=0.0)
+    wanted = np.sqrt(np.linalg.inv(information_by_differences(exact))[:, 2, 2])
+    found = adjust(exact, with_point_sigma=True)
+    np.testing.assert_allclose(found.point_sigma, wanted, rtol=1e-4)
+    assert found.covariance.size == 0, "it was not asked for, and is most of the work"
+    both = adjust(exact, with_covariance=True)
+    np.testing.assert_array_equal(both.point_sigma, found.point_sigma)
+    assert both.covariance.shape == (24, 24)
+    neither = adjust(exact)
+    assert neither.point_sigma.size == neither.covariance.size == 0
+
+
 def test_cameras_that_only_turned_share_a_centre():
     bundle, _ = scene(9)
     pairs = np.array([[2, 3], [3, 4]])
