@@ -29,6 +29,12 @@ _VIEWS_FOR_FOCAL = 3
 _MOSTLY = 0.5
 """Share of a view's pixels that another view must show for its depth to be taken from there."""
 
+_SHARED_SIGMA = 0.1
+"""What wrong poses do to the depth's logarithm, alike at many pixels.
+
+Without it a few near pixels would decide how long a window is.
+"""
+
 
 @runtime_checkable
 class MatchingNetwork(Protocol):
@@ -115,7 +121,7 @@ def _with_dense_depth(
 ) -> WindowPrediction:
     """Return a solved window with the depth that most of a view's pixels have in other views.
 
-    Its confidence is 1 + 1 / sigma of the depth's logarithm. Views that others hardly show keep
+    Its confidence is 1 + 1 / sigma of the depth's logarithm, of what pixels share too. Views that others hardly show keep
     what the network predicted, in the window's unit: matches are few there, and what follows from
     them is wrong more often than the network.
     """
@@ -125,8 +131,9 @@ def _with_dense_depth(
     unit = np.float32(np.median(ratio[is_known]) if is_known.any() else 1.0)
     is_shown = found.agrees.sum(axis=(1, 2)) >= _MOSTLY * is_known.sum(axis=(1, 2))
     is_shown = is_shown[:, None, None]
+    sigma = np.hypot(found.sigma, np.float32(_SHARED_SIGMA))
     return replace(
         solved,
         depth=np.where(is_shown, found.depth, unit * prediction.depth),
-        confidence=np.where(is_shown, 1.0 + 1.0 / found.sigma, prediction.confidence),
+        confidence=np.where(is_shown, 1.0 + 1.0 / sigma, prediction.confidence),
     )

@@ -244,13 +244,14 @@ def test_depth_of_views_that_others_hardly_show_stays_the_networks(monkeypatch):
         agrees = np.zeros(depth.shape, bool)
         for view, share in enumerate((0.9, 0.6, 0.4, 0.0)):
             agrees[view, :, : int(share * WIDTH)] = True
-        return DenseDepth(7.0 * depth, np.full_like(depth, 0.1), agrees & np.isfinite(depth))
+        sigma = np.full_like(depth, 0.24)
+        return DenseDepth(7.0 * depth, sigma, agrees & np.isfinite(depth))
 
     monkeypatch.setattr(poses_from_matches, "triangulate_depth", found)
     solved = PosesFromMatches(Exact()).solved(without_matches(prediction), views())
     factor = np.nanmedian(solved.depth / prediction.depth, axis=(1, 2))
     assert np.allclose(factor, [7.0, 7.0, 1.0, 1.0])
-    assert np.allclose(solved.confidence[:2], 11.0)
+    assert np.allclose(solved.confidence[:2], 1.0 + 1.0 / 0.26), "with 0.1 that pixels share"
     assert np.array_equal(solved.confidence[2:], prediction.confidence[2:])
 
 
