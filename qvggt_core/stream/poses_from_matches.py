@@ -121,9 +121,9 @@ def _with_dense_depth(
 ) -> WindowPrediction:
     """Return a solved window with the depth that most of a view's pixels have in other views.
 
-    Its confidence is 1 + 1 / sigma of the depth's logarithm, of what pixels share too. Views that others hardly show keep
-    what the network predicted, in the window's unit: matches are few there, and what follows from
-    them is wrong more often than the network.
+    Its confidence is 1 + 1 / sigma of the depth's logarithm, of what pixels share too. Views that
+    others hardly show keep what the network predicted, in the window's unit: matches are few there,
+    and what follows from them is wrong more often than the network.
     """
     found = triangulate_depth(images, solved.camera_from_world, solved.intrinsics, solved.depth)
     ratio = solved.depth / prediction.depth
