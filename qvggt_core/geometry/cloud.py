@@ -27,7 +27,7 @@ class Cloud:
     Attributes:
         positions: (N, 3) float32.
         colors: (N, 3) uint8, RGB.
-        confidence: (N,) float32, as the network predicted it.
+        confidence: (N,) float32, as predicted.
     """
 
     positions: NDArray[np.float32]

@@ -31,6 +31,8 @@ class Bundle:
         turning: (P, 2) pairs of cameras between which the camera only turned: indices of the
             earlier and the later one.
         turning_sigma: standard deviation of the distance between the centres of such a pair.
+        log_focal: logarithm of the focal length that all cameras share, over that of `rays`.
+        log_focal_sigma: standard deviation of that from 0; 0 where the focal length is known.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -42,6 +44,8 @@ class Bundle:
     sigma: float
     turning: NDArray[np.int64] = field(default_factory=lambda: np.empty((0, 2), np.int64))
     turning_sigma: float = 1.0
+    log_focal: float = 0.0
+    log_focal_sigma: float = 0.0
 
     def residuals(self) -> NDArray[np.float64]:
         """Return the observations' reprojection errors (N, 2) in standard deviations."""
@@ -54,12 +58,15 @@ class Bundle:
         )
         return (second - first) / self.turning_sigma
 
-    def moved(self, poses: NDArray[np.float64], points: NDArray[np.float64]) -> Bundle:
+    def moved(
+        self, poses: NDArray[np.float64], points: NDArray[np.float64], log_focal: float = 0.0
+    ) -> Bundle:
         """Return the bundle after a step.
 
         Args:
             poses: (F, 6) of the free cameras in their own frames: exp(step) pose.
             points: (L, 3) along the two tangents of the directions, and of the inverse distance.
+            log_focal: of the focal length's logarithm.
         """
         cameras = self.camera_from_map.copy()
         turns = Rotation.from_rotvec(poses[:, :3]).as_matrix()
@@ -72,7 +79,9 @@ class Bundle:
         # (u, v, rho) describes the point up to length: (d + u e1 + v e2) / rho.
         rho = np.maximum(old.inverse_distance + points[:, 2], 0.1 * old.inverse_distance)
         new = replace(old, directions=turned / length[:, None], inverse_distance=rho / length)
-        return replace(self, camera_from_map=cameras, points=new)
+        return replace(
+            self, camera_from_map=cameras, points=new, log_focal=self.log_focal + log_focal
+        )
 
 
 @dataclass(frozen=True)
@@ -99,7 +108,8 @@ def project(bundle: Bundle) -> Projection:
     local = turned(bundle, points.directions) + points.inverse_distance[bundle.point] * origins
     depth = np.maximum(local[2], NEAREST)
     rays = (local[:2] / depth).T
-    return Projection((rays - bundle.rays) / bundle.sigma, rays, origins.T, depth)
+    residual = (np.exp(bundle.log_focal) * rays - bundle.rays) / bundle.sigma
+    return Projection(residual, rays, origins.T, depth)
 
 
 def turned(bundle: Bundle, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -118,7 +128,7 @@ class Evaluation:
         bundle: what is judged.
         projection: of its points.
         weights: (N,) of the observations, 1 for those that agree, towards 0 for outliers.
-        cost: sum of Cauchy's robust costs, of priors and of turning pairs.
+        cost: sum of Cauchy's robust costs, of priors (the focal length's too) and of turning pairs.
     """
 
     bundle: Bundle
@@ -139,6 +149,8 @@ def evaluate(bundle: Bundle, outlier: float) -> Evaluation:
     cost += float((((points.inverse_distance - points.prior) / points.prior_sigma) ** 2).sum())
     for pair in bundle.turning:
         cost += float((bundle.centres_apart(pair) ** 2).sum())
+    if bundle.log_focal_sigma > 0.0:
+        cost += (bundle.log_focal / bundle.log_focal_sigma) ** 2
     return Evaluation(bundle, projection, weights, cost)
 
 

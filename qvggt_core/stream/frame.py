@@ -75,7 +75,8 @@ class WindowPrediction:
         intrinsics: (S, 3, 3) float64 in pixels, as predicted.
         depth: (D, H, W) float32 of the last D views along the optical axis, positive, in the
             window's unit.
-        confidence: (D, H, W) float32, above 1, larger is better; comparable within a window.
+        confidence: (D, H, W) float32, above 1, larger is better; comparable within a window. Where
+            matches gave the depth, 1 + 1 / sigma of its logarithm.
         world_points: (D, H, W, 3) float32 in the window's world, or None without a point head.
         metres_per_unit: length of the window's unit where known cameras gave it, else None.
         is_solved: whether poses and depth were made to agree with matches between the images: of
@@ -126,7 +127,7 @@ class PlacedView:
     Attributes:
         map_from_camera: (4, 4) float64; the map is z-up, the camera optical.
         depth: (H, W) float32 along the optical axis in the map's unit; NaN where invalid.
-        confidence: (H, W) float32 of the network, lower where no point supports it.
+        confidence: (H, W) float32 of the prediction, lower where no point supports it.
         is_lost: whether the pose is only the last known one.
         covariance: (6, 6) of position and rotation along the map's axes; None where it is only
             known for the window, see `Reconstruction.position_sigma`.

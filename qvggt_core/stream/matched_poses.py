@@ -44,7 +44,10 @@ _AGREES = 0.5
 
 
 def solve_window(
-    prediction: WindowPrediction, matches: ViewMatches, intrinsics: NDArray[np.float64]
+    prediction: WindowPrediction,
+    matches: ViewMatches,
+    intrinsics: NDArray[np.float64],
+    log_focal_sigma: float = 0.0,
 ) -> WindowPrediction:
     """Return a window with the poses that its matches show, and depth that agrees with them.
 
@@ -54,6 +57,8 @@ def solve_window(
         prediction: of S views; only views with depth describe points.
         matches: between its views.
         intrinsics: (S, 3, 3) in pixels, known or as predicted.
+        log_focal_sigma: standard deviation of the logarithm of the focal length that all views
+            share; 0 where it is known.
     """
     if len(intrinsics) < 2:
         return replace(prediction, intrinsics=intrinsics)
@@ -62,8 +67,10 @@ def solve_window(
     poses = _one_by_one(hosts, prediction.camera_from_world, sigma)
     depth = prediction.depth
     if any(len(host.seen_by) for host in hosts):
-        adjusted = _together(hosts, poses, sigma)
+        adjusted = _together(hosts, poses, sigma, log_focal_sigma)
         poses = adjusted.bundle.camera_from_map
+        intrinsics = intrinsics.copy()
+        intrinsics[:, [0, 1], [0, 1]] *= np.exp(adjusted.bundle.log_focal)
         depth = _corrected(hosts, adjusted, depth)
     return replace(
         prediction,
@@ -187,12 +194,16 @@ def _motion(
     return found.cost, found.camera_from_map
 
 
-def _together(hosts: list[_Host], poses: NDArray[np.float64], sigma: float) -> Adjusted:
-    """Adjust all poses but the first, and the hosts' points in their order."""
+def _together(
+    hosts: list[_Host], poses: NDArray[np.float64], sigma: float, log_focal_sigma: float
+) -> Adjusted:
+    """Adjust all poses but the first, the hosts' points in their order, and the focal length."""
     is_free = np.arange(len(poses)) > 0
     camera, point, rays = _observations(hosts)
     points = _joined([host.points(poses[host.view]) for host in hosts])
-    bundle = Bundle(poses, is_free, points, camera, point, rays, sigma)
+    bundle = Bundle(
+        poses, is_free, points, camera, point, rays, sigma, log_focal_sigma=log_focal_sigma
+    )
     return adjust(bundle, _ITERATIONS, with_point_sigma=True)
 
 

@@ -55,8 +55,25 @@ class Normals:
 
 
 @dataclass(frozen=True)
+class FocalPart:
+    """The part of the normal equations of the focal length's logarithm.
+
+    Attributes:
+        block: second derivative.
+        gradient: first derivative.
+        by_pose: (F, 6) what couples it to the free cameras.
+        by_point: (L, 3) what couples it to the points.
+    """
+
+    block: float
+    gradient: float
+    by_pose: NDArray[np.float64]
+    by_point: NDArray[np.float64]
+
+
+@dataclass(frozen=True)
 class System:
-    """The normal equations: poses, points, and what couples them.
+    """The normal equations: poses, the focal length if it is free, points, and what couples them.
 
     Attributes:
         poses: of the F free cameras.
@@ -66,6 +83,7 @@ class System:
         slot: (N',) their cameras' places among the free ones.
         between: (6 F, 6 F) what couples poses directly.
         prior: (L,) what priors add to the second derivatives by the inverse distances.
+        focal: of the focal length, None where it is known.
     """
 
     poses: Normals
@@ -75,28 +93,32 @@ class System:
     slot: NDArray[np.int64]
     between: NDArray[np.float64]
     prior: NDArray[np.float64]
+    focal: FocalPart | None
 
-    def solve(self, damping: float) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
-        """Return the steps of poses (F, 6) and points (L, 3), or None if there is none."""
+    def solve(
+        self, damping: float
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], float] | None:
+        """Return the steps of poses (F, 6), points (L, 3) and focal length, or None for none."""
         factors = self._point_factors(damping)
         white = self._whitened_coupling(factors)
         gradient = (self.points.gradient[:, None] @ factors)[:, 0]
-        right = self.poses.gradient.ravel() - white.T @ gradient.ravel()
+        right = self._gradient() - white.T @ gradient.ravel()
         try:
-            factor = cho_factor(self._pose_matrix(white, damping), check_finite=False)
+            factor = cho_factor(self._reduced(white, damping), check_finite=False)
         except np.linalg.LinAlgError:
             return None
-        poses = cho_solve(factor, right, check_finite=False)
-        rest = gradient - (white @ poses).reshape(-1, 3)
+        found = cho_solve(factor, right, check_finite=False)
+        rest = gradient - (white @ found).reshape(-1, 3)
         points = (factors @ rest[:, :, None])[:, :, 0]
-        return -poses.reshape(-1, 6), -points
+        poses, focal = np.split(found, [self.poses.gradient.size])
+        return -poses.reshape(-1, 6), -points, -float(focal.sum())
 
     def point_sigmas(self) -> NDArray[np.float64]:
-        """Return the sigmas (L,) of the inverse distances, the poses given."""
+        """Return the sigmas (L,) of the inverse distances, poses and focal length given."""
         return np.sqrt((self._point_factors(0.0)[:, 2] ** 2).sum(axis=1))
 
     def covariance(self) -> NDArray[np.float64]:
-        """Return the poses' covariance (6 F, 6 F), with the points marginalised.
+        """Return the poses' covariance (6 F, 6 F), points and focal length marginalised.
 
         What is expected of distances is wrong for all points alike where it is wrong: all priors
         together count as much as one. Along what nothing observes, variances are large but finite.
@@ -104,20 +126,25 @@ class System:
         blocks = self.points.blocks.copy()
         blocks[:, 2, 2] -= (1.0 - 1.0 / max(len(blocks), 1)) * self.prior
         factors = _inverse_factors(blocks + _LEAST * np.eye(3))
-        matrix = self._pose_matrix(self._whitened_coupling(factors), 0.0)
+        matrix = self._reduced(self._whitened_coupling(factors), 0.0)
         try:
             factor = cho_factor(matrix, check_finite=False)
             found: NDArray[np.float64] = cho_solve(factor, np.eye(len(matrix)))
         except np.linalg.LinAlgError:  # rounding leaves what is not observed at zero or below
             values, vectors = np.linalg.eigh(matrix)
             found = (vectors / np.maximum(values, _LEAST)) @ vectors.T
-        return found
+        size = self.poses.gradient.size
+        return found[:size, :size]
 
     def _point_factors(self, damping: float) -> NDArray[np.float64]:
         return _inverse_factors(self.points.damped(damping) + _LEAST * np.eye(3))
 
+    def _gradient(self) -> NDArray[np.float64]:
+        poses = self.poses.gradient.ravel()
+        return poses if self.focal is None else np.append(poses, self.focal.gradient)
+
     def _whitened_coupling(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return W (3 L, 6 F), with W^T W what the points take from the poses' matrix."""
+        """Return W (3 L, 6 F or 6 F + 1), W^T W what the points take from the reduced matrix."""
         count, points = len(self.poses.blocks), len(self.points.blocks)
         spread = np.zeros((points, 3, count, 6))
         first, second, third = self.coupling.T
@@ -127,12 +154,23 @@ class System:
         coupled[1] = first * factor[1, 0] + second * factor[1, 1]
         coupled[2] = first * factor[2, 0] + second * factor[2, 1] + third * factor[2, 2]
         spread[self.point, :, self.slot] = coupled.transpose(2, 0, 1)
-        return spread.reshape(points * 3, count * 6)
+        white = spread.reshape(points * 3, count * 6)
+        if self.focal is None:
+            return white
+        return np.column_stack([white, (self.focal.by_point[:, None] @ factors).ravel()])
 
-    def _pose_matrix(self, white: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
-        matrix = self.between - white.T @ white
+    def _reduced(self, white: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
+        """Return the matrix of poses and focal length, without the points."""
+        size = self.poses.gradient.size
+        matrix = -white.T @ white
+        matrix[:size, :size] += self.between
         for i, block in enumerate(self.poses.damped(damping)):
             matrix[6 * i : 6 * i + 6, 6 * i : 6 * i + 6] += block
+        if self.focal is not None:
+            coupling = self.focal.by_pose.ravel()
+            matrix[size, :size] += coupling
+            matrix[:size, size] += coupling
+            matrix[size, size] += (1.0 + damping) * self.focal.block
         return matrix
 
 
@@ -140,13 +178,18 @@ def linearise(here: Evaluation, plan: Plan) -> System:
     """Return the normal equations at a bundle; the sigma of its rays stays outside."""
     bundle, seen = here.bundle, here.projection
     root = np.sqrt(here.weights) / bundle.sigma
-    by_point = _point_jacobian(here, root)
+    scaled = np.exp(bundle.log_focal) * root
+    by_point = _point_jacobian(here, scaled)
     moving, rho = plan.moving, bundle.points.inverse_distance[bundle.point]
     by_pose = pose_jacobian(seen.rays[moving], (rho / seen.depth)[moving])
-    by_pose *= root[moving, None, None]
+    by_pose *= scaled[moving, None, None]
     error = root[:, None] * seen.residual * bundle.sigma
     poses = _pose_normals(plan, by_pose, error[moving])
     between, pull = _turning_normals(bundle, plan)
+    focal = None
+    if bundle.log_focal_sigma > 0.0:
+        by_focal = scaled[:, None] * seen.rays
+        focal = _focal_part(bundle, plan, (by_focal, by_pose, by_point), error)
     return System(
         Normals(poses.blocks, poses.gradient + pull),
         _point_normals(bundle, by_point, error),
@@ -155,6 +198,7 @@ def linearise(here: Evaluation, plan: Plan) -> System:
         plan.slot,
         between,
         bundle.points.prior_sigma**-2.0,
+        focal,
     )
 
 
@@ -202,6 +246,26 @@ def _pose_normals(plan: Plan, by_pose: NDArray[np.float64], error: NDArray[np.fl
         blocks[i] = jacobian @ jacobian.T + _LEAST * np.eye(6)
         gradient[i] = jacobian @ error.T[:, own].ravel()
     return Normals(blocks, gradient)
+
+
+def _focal_part(
+    bundle: Bundle,
+    plan: Plan,
+    jacobians: tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]],
+    error: NDArray[np.float64],
+) -> FocalPart:
+    by_focal, by_pose, by_point = jacobians
+    information = bundle.log_focal_sigma**-2.0
+    pulled = (by_focal[plan.moving, None] @ by_pose)[:, 0]
+    poses, points = np.zeros((len(plan.free), 6)), np.zeros((len(bundle.points), 3))
+    np.add.at(poses, plan.slot, pulled)
+    np.add.at(points, bundle.point, (by_focal[:, None] @ by_point)[:, 0])
+    return FocalPart(
+        float((by_focal**2).sum()) + information,
+        float((by_focal * error).sum()) + information * bundle.log_focal,
+        poses,
+        points,
+    )
 
 
 def _turning_normals(bundle: Bundle, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 import torch
 from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
@@ -101,6 +102,51 @@ def test_the_optimum_is_scipys():
     here = 4.0 * np.log1p((found.residuals() / 2.0) ** 2 @ np.ones(2)).sum()
     assert best.fun < 0.9 * cost(start)[0]
     np.testing.assert_allclose(here, best.fun, rtol=1e-3)
+
+
+def of_another_lens(bundle, log_focal, sigma):
+    """What is seen if rays are read with a focal length that is wrong by exp(log_focal)."""
+    rays = np.exp(log_focal) * bundle.rays
+    return replace(bundle, rays=rays, log_focal_sigma=sigma)
+
+
+@pytest.mark.parametrize("off", [-0.2, 0.15])
+def test_exact_observations_give_the_exact_focal_length(off):
+    bundle, places = scene(11, noise=0.0)
+    start = of_another_lens(disturbed(bundle, 12), off, sigma=10.0)
+    found = adjust(start, iterations=60).bundle
+    assert abs(found.log_focal - off) < 1e-3
+    np.testing.assert_allclose(found.points.positions, places, rtol=1e-2)
+
+
+def test_the_focal_length_is_the_one_that_leaves_least():
+    bundle, _ = scene(13)
+    seen = of_another_lens(bundle, 0.1, sigma=10.0)
+    found = adjust(seen, iterations=60).bundle.log_focal
+    steps = found + np.array([-0.02, 0.0, 0.02])
+    costs = []
+    for step in steps:
+        known = replace(bundle, rays=seen.rays / np.exp(step), sigma=SIGMA / np.exp(step))
+        costs.append(adjust(known, iterations=60).cost)
+    curve = np.polyfit(steps, costs, 2)
+    assert curve[0] > 0
+    assert abs(-0.5 * curve[1] / curve[0] - found) < 2e-3, "where a parabola is lowest"
+
+
+def test_a_focal_length_that_is_known_well_hardly_changes():
+    bundle, _ = scene(14)
+    found = adjust(of_another_lens(bundle, 0.1, sigma=1e-5), iterations=40).bundle
+    assert abs(found.log_focal) < 1e-3
+    assert adjust(of_another_lens(bundle, 0.1, sigma=0.0)).bundle.log_focal == 0.0
+
+
+def test_the_covariance_has_the_focal_length_marginalised():
+    bundle, _ = scene(15)
+    known = adjust(bundle, with_covariance=True).covariance
+    free = adjust(replace(bundle, log_focal_sigma=0.1), with_covariance=True).covariance
+    assert free.shape == known.shape
+    assert (np.diag(free) > 0.99 * np.diag(known)).all()
+    assert (np.diag(free) > 1.2 * np.diag(known)).any()
 
 
 def test_a_tenth_of_wrong_observations_changes_little():

@@ -12,6 +12,8 @@ from qvggt_core.errors import CheckpointError
 from qvggt_core.evaluate.depth import window_depth_errors
 from qvggt_core.evaluate.relative_pose import relative_pose_errors
 from qvggt_core.geometry.poses import inverse, rotation_angle
+from qvggt_core.stream import poses_from_matches
+from qvggt_core.stream.dense_triangulation import DenseDepth
 from qvggt_core.stream.frame import View, WindowPrediction
 from qvggt_core.stream.matched_poses import solve_window
 from qvggt_core.stream.poses_from_matches import PosesFromMatches
@@ -110,6 +112,19 @@ def test_depth_agrees_with_the_matches():
     assert after < 0.5 * before
 
 
+@pytest.mark.parametrize("off", [0.8, 1.25])
+def test_a_focal_length_that_is_predicted_wrong_comes_out_right(off):
+    prediction, matches, _ = scene(DRIVE)
+    wrong = prediction.intrinsics.copy()
+    wrong[:, [0, 1], [0, 1]] *= off
+    solved = solve_window(prediction, matches, wrong, log_focal_sigma=0.1)
+    assert abs(np.log(solved.intrinsics[0, 0, 0] / INTRINSICS[0, 0])) < 0.5 * abs(np.log(off))
+    assert errors(solved, DRIVE).rotation.max() < 1.0
+    left = solve_window(prediction, matches, wrong)
+    assert np.array_equal(left.intrinsics, wrong), "a focal length that is known stays"
+    assert errors(left, DRIVE).rotation.max() > errors(solved, DRIVE).rotation.max()
+
+
 def test_a_camera_that_only_turns_does_not_move():
     prediction, matches, depths = scene(TURN)
     solved = solve_window(prediction, matches, prediction.intrinsics)
@@ -194,6 +209,49 @@ def test_focal_lengths_of_one_camera_become_one():
     mean = (40.0 * 90.0 * 40.0) ** (1 / 3)
     assert np.allclose(solved.intrinsics[:, 0, 0], [mean, mean, mean, 90.0])
     assert np.allclose(solved.intrinsics[:, 1, 1], 60.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_solved_for"),
+    [
+        ({}, True),
+        ({"intrinsics": INTRINSICS}, False),
+        ({"source": "rear"}, False),
+        ({"count": 2}, False),
+    ],
+    ids=["one camera", "a calibrated view", "two cameras", "two views"],
+)
+def test_the_focal_length_of_a_single_camera_is_solved_for(changes, is_solved_for, monkeypatch):
+    count = changes.pop("count", 4)
+    prediction, _, _ = scene(DRIVE[:count])
+    seen = views()[:count]
+    seen[-1] = replace(seen[-1], **changes)
+    asked = []
+
+    def solving(prediction, matches, intrinsics, log_focal_sigma=0.0):
+        asked.append(log_focal_sigma > 0.0)
+        return solve_window(prediction, matches, intrinsics, log_focal_sigma)
+
+    monkeypatch.setattr(poses_from_matches, "solve_window", solving)
+    PosesFromMatches(Exact()).solved(without_matches(prediction), seen)
+    assert asked == [is_solved_for]
+
+
+def test_depth_of_views_that_others_hardly_show_stays_the_networks(monkeypatch):
+    prediction, _, _ = scene(DRIVE)
+
+    def found(images, camera_from_world, intrinsics, depth):
+        agrees = np.zeros(depth.shape, bool)
+        for view, share in enumerate((0.9, 0.6, 0.4, 0.0)):
+            agrees[view, :, : int(share * WIDTH)] = True
+        return DenseDepth(7.0 * depth, np.full_like(depth, 0.1), agrees & np.isfinite(depth))
+
+    monkeypatch.setattr(poses_from_matches, "triangulate_depth", found)
+    solved = PosesFromMatches(Exact()).solved(without_matches(prediction), views())
+    factor = np.nanmedian(solved.depth / prediction.depth, axis=(1, 2))
+    assert np.allclose(factor, [7.0, 7.0, 1.0, 1.0])
+    assert np.allclose(solved.confidence[:2], 11.0)
+    assert np.array_equal(solved.confidence[2:], prediction.confidence[2:])
 
 
 @pytest.mark.parametrize("fault", ["poses", "focal"])
