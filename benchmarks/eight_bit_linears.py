@@ -3,7 +3,7 @@
 Every window is solved with the linears of encoder and aggregator in the compute dtype, in 8-bit
 integers and in 8-bit floats (weight rows requantized, tokens quantized when they arrive), and with
 attention's scores in 8 bits. Windows are of worlds of other kinds than those of training, cameras
-calibrated. Drift is against the same weights in float32.
+calibrated. Drift is against the same weights in float32, medians over windows.
 
     python benchmarks/eight_bit_linears.py --pools out/new_places
 """
@@ -20,18 +20,33 @@ from rich.table import Table
 
 from qvggt_core.measure.provenance import write_results
 from qvggt_core.model import ComputeSettings, load_model, shipped_checkpoint
+from qvggt_core.quantize.comparison_results import statistic_of
 from qvggt_core.quantize.scores import run_windows, score_outputs
 from qvggt_core.training.config import TrainConfig
 from qvggt_core.training.pool import build_pool
 from qvggt_core.training.windows import evaluation_windows
 
 CONFIG = Path(__file__).parents[1] / "qvggt_core/training/configs/varied.yaml"
-COLUMNS = ("auc_30", "auc_5", "auc_3", "abs_rel", "matched", "matches_moved", "depth_drift")
+COLUMNS = (
+    "auc_30",
+    "auc_5",
+    "auc_3",
+    "abs_rel",
+    "matched",
+    "matches_moved",
+    "pose_drift",
+    "depth_drift",
+)
 ARITHMETIC = {
-    "float": ComputeSettings(),
-    "int8": ComputeSettings(linears="int8"),
-    "int8, attention int8": ComputeSettings(linears="int8", attention="int8"),
-    "fp8": ComputeSettings(linears="fp8"),
+    "float32": (torch.float32, ComputeSettings()),
+    "float32, linears int8": (torch.float32, ComputeSettings(linears="int8")),
+    "float32, linears and attention int8": (
+        torch.float32,
+        ComputeSettings(linears="int8", attention="int8"),
+    ),
+    "float32, linears fp8": (torch.float32, ComputeSettings(linears="fp8")),
+    "bfloat16": (torch.bfloat16, ComputeSettings()),
+    "bfloat16, linears int8": (torch.bfloat16, ComputeSettings(linears="int8")),
 }
 
 
@@ -56,15 +71,14 @@ def main() -> None:
     table = Table(title="4-bit linears in the compute dtype and in 8 bits, new places")
     for heading in ("arithmetic", *COLUMNS):
         table.add_column(heading, justify="right")
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        for kind, settings in ARITHMETIC.items():
-            network = load_model(checkpoint, dtype=dtype).configure(settings)
-            outputs = run_windows(network, windows)
-            full = full or outputs
-            scores = score_outputs(outputs, windows, full).values
-            values = {column: float(scores[column].mean()) for column in COLUMNS}
-            rows.append({"frames": args.frames, "arithmetic": f"{name}, {kind}", **values})
-            table.add_row(f"{name}, {kind}", *(f"{value:.4g}" for value in values.values()))
+    for name, (dtype, settings) in ARITHMETIC.items():
+        network = load_model(checkpoint, dtype=dtype).configure(settings)
+        outputs = run_windows(network, windows)
+        full = full or outputs
+        scores = score_outputs(outputs, windows, full).values
+        values = {column: float(statistic_of(column)(scores[column])) for column in COLUMNS}
+        rows.append({"frames": args.frames, "arithmetic": name, **values})
+        table.add_row(name, *(f"{value:.4g}" for value in values.values()))
     console = Console(width=180)
     console.print(table)
     write_results(args.output, {"windows": len(windows.images), "rows": rows}, checkpoint)

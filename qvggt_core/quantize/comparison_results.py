@@ -19,13 +19,17 @@ from qvggt_core.quantize.study import Row, Study
 from qvggt_core.util.files import write_atomically
 
 FULL_PRECISION = "full precision"
-_MEDIANS = ("rotation", "translation")
+_MEDIANS = ("rotation", "translation", "pose_drift", "depth_drift")
+"""Metrics of which the median over windows is taken: single windows are off by 90 degrees, or fall
+into another solution."""
+
 _KEPT = {
     "auc_30": 2,
     "auc_3": 2,
     "abs_rel": 5,
     "pose_drift": 3,
     "depth_drift": 5,
+    "matched": 5,
     "matches_moved": 5,
 }
 """Metrics that are kept window by window, and their digits."""
@@ -56,7 +60,7 @@ class RowResult:
 
     Attributes:
         label: of the row.
-        precision: e.g. "w4a16"; "32 bit" for full precision.
+        precision: e.g. "w4a16"; "16 bit" or "32 bit" for full precision.
         row: the row as data, None for full precision.
         repetitions: number of calibration sets.
         megabytes: size of the file, 10^6 bytes.
@@ -112,13 +116,13 @@ def summarise_row(
     auc = [float(r.scores.values["auc_30"].mean()) for r in repetitions]
     return RowResult(
         label=FULL_PRECISION if row is None else row.label,
-        precision="32 bit" if row is None else row.precision,
+        precision=f"{full.bits_per_weight:.0f} bit" if row is None else row.precision,
         row=None if row is None else row.model_dump(),
         repetitions=len(repetitions),
         megabytes=float(np.mean([r.megabytes for r in repetitions])),
         bits_per_weight=float(np.mean([r.bits_per_weight for r in repetitions])),
         seconds=float(np.mean([r.seconds for r in repetitions])),
-        scores={name: bootstrap(mean[name], _statistic(name)) for name in names},
+        scores={name: bootstrap(mean[name], statistic_of(name)) for name in names},
         changes={name: bootstrap(mean[name] - full.scores.values[name], np.mean) for name in names},
         spread=(min(auc), max(auc)),
         footprint=next((r.footprint for r in repetitions if r.footprint), None),
@@ -130,7 +134,8 @@ def summarise_row(
     )
 
 
-def _statistic(name: str) -> Callable[..., NDArray]:
+def statistic_of(name: str) -> Callable[..., NDArray]:
+    """Return what sums up a metric of windows: their mean, or median."""
     return np.median if name in _MEDIANS else np.mean
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.evaluate.bootstrap import bootstrap
-from qvggt_core.quantize.comparison_results import RowResult
+from qvggt_core.quantize.comparison_results import RowResult, statistic_of
 from qvggt_core.quantize.study import CHANCE
 from qvggt_core.util.tables import markdown_table
 
@@ -24,7 +24,7 @@ _METRICS = {
 def transfer_table(rows: Sequence[RowResult], worlds: Sequence[str]) -> list[str]:
     """Return lines of Markdown that compare plans of a window's own kind, of others, by chance.
 
-    Each line is a mean over the same windows, with its 95 % interval over them. Where several
+    Each line is of the same windows: means, of drifts medians, with 95 % intervals. Where several
     plans could answer for a window (three other kinds, three draws), it is their mean.
 
     Args:
@@ -38,7 +38,7 @@ def transfer_table(rows: Sequence[RowResult], worlds: Sequence[str]) -> list[str
     kept = [name for name in _METRICS if name in rows[0].windows]
     by_metric = {name: _answers(name, chosen, chance, worlds) for name in kept}
     cells = [
-        [label, *(_shown(by_metric[name][label], _METRICS[name][1]) for name in kept)]
+        [label, *(_shown(name, by_metric[name][label]) for name in kept)]
         for label in by_metric[kept[0]]
     ]
     return [*markdown_table(["plan of", *(_METRICS[name][0] for name in kept)], cells), ""]
@@ -58,6 +58,6 @@ def _answers(
     return answers
 
 
-def _shown(values: NDArray[np.float64], factor: float) -> str:
-    value, low, high = (factor * each for each in bootstrap(values, np.mean))
+def _shown(name: str, values: NDArray[np.float64]) -> str:
+    value, low, high = (_METRICS[name][1] * each for each in bootstrap(values, statistic_of(name)))
     return f"{value:.2f} [{low:.2f}, {high:.2f}]"
