@@ -135,5 +135,7 @@ def _with_dense_depth(
     return replace(
         solved,
         depth=np.where(is_shown, found.depth, unit * prediction.depth),
-        confidence=np.where(is_shown, 1.0 + 1.0 / sigma, prediction.confidence),
+        confidence=np.where(
+            is_shown & np.isfinite(sigma), 1.0 + 1.0 / sigma, prediction.confidence
+        ),
     )

@@ -131,6 +131,21 @@ def test_unknown_depth_stays_unknown(room):
     )
 
 
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (16, 16), (8, 128), (48, 64)])
+def test_images_of_any_size_have_depth(size):
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (3, *size, 3), np.uint8)
+    poses = np.tile(np.eye(4), (3, 1, 1))
+    poses[:, 0, 3] = [0.0, -0.1, -0.2]
+    intrinsics = np.array([[size[1], 0, 0.5 * size[1]], [0, size[1], 0.5 * size[0]], [0, 0, 1]])
+    found = triangulate_depth(
+        images, poses, np.tile(intrinsics, (3, 1, 1)), np.full((2, *size), 2.0, np.float32)
+    )
+    assert found.depth.shape == found.sigma.shape == found.agrees.shape == (2, *size)
+    assert np.isfinite(found.depth).all()
+    assert (found.sigma > 0).all()
+
+
 def test_a_single_view_keeps_its_depth(room):
     one = Seen(*(getattr(room, name)[:1] for name in vars(room)))
     found = one.triangulated(wrong(one.depth))

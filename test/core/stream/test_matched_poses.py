@@ -255,6 +255,15 @@ def test_depth_of_views_that_others_hardly_show_stays_the_networks(monkeypatch):
     assert np.array_equal(solved.confidence[2:], prediction.confidence[2:])
 
 
+def test_confidence_is_known_where_depth_is_not():
+    prediction, _, _ = scene(DRIVE)
+    seen = [replace(view, intrinsics=INTRINSICS) for view in views()]
+    solved = PosesFromMatches(Exact()).solved(without_matches(prediction), seen)
+    assert np.isnan(solved.depth).any()
+    assert np.isfinite(solved.confidence).all()
+    assert (solved.confidence >= 1.0).all()
+
+
 @pytest.mark.parametrize("fault", ["poses", "focal"])
 def test_a_faulty_prediction_is_left_to_those_who_report_it(fault):
     prediction, _, _ = scene(DRIVE)
