@@ -133,7 +133,7 @@ class TrainingRun:
         config, network = self.config, self._computing.network
         patch = self.model_config.patch_size
         grid = (batch.images.shape[-2] // patch, batch.images.shape[-1] // patch)
-        patches, camera = self._computing.aggregate(network.encode(batch.images), *grid)
+        patches, camera, _ = self._computing.aggregate(network.encode(batch.images), *grid)
         # As at inference: 16 bits would round small translations away.
         assert network.camera_head is not None
         poses = network.camera_head(camera.float())
