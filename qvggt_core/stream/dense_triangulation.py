@@ -81,10 +81,8 @@ def triangulate_depth(
     """
     window = _Window.of(images, camera_from_world, intrinsics)
     first = len(images) - len(depth)
-    if max(depth.shape[1:]) <= window.dis.getPatchSize():  # too small for flow
-        unknown = np.full_like(depth, _PRIOR_SIGMA)
-        return DenseDepth(depth, unknown, np.zeros(depth.shape, bool))
-    hosts = range(first, len(images))
+    is_large_enough = max(depth.shape[1:]) > window.dis.getPatchSize()
+    hosts = range(first, len(images)) if is_large_enough else range(0)
     places = {
         (host, other): window.place(host, other, depth[host - first])
         for host in hosts
