@@ -1,4 +1,4 @@
-"""What nobody could do better: the scale of a simulated flight by one who knows all its noises.
+"""The best that can be done: the scale of a simulated flight by one who knows all its noises.
 
 The same measurements that `MetricScale` was given, and beside them what no estimator on a robot
 has: how fast the unit walks, how noisy the source is, how often it is wrong, and by how much its
