@@ -2,6 +2,7 @@
 
 from .backends import Backend, fastest_dtype, fastest_linears
 from .convolution import convolution3x3
+from .dense_linear import DenseLinear, dense_linear
 from .dense_output import Affine, add_places, dense_output, is_one_pass
 from .fp8 import quantize_rows_fp8
 from .hadamard import hadamard_block, hadamard_transform
@@ -38,6 +39,7 @@ __all__ = [
     "LAYOUT",
     "Affine",
     "Backend",
+    "DenseLinear",
     "HeadNorm",
     "Int4Linear",
     "IntegerLinear",
@@ -49,6 +51,7 @@ __all__ = [
     "add_places",
     "attention",
     "convolution3x3",
+    "dense_linear",
     "dense_output",
     "dequantize",
     "fastest_dtype",

@@ -91,6 +91,14 @@ def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
     return "int8" if cpu_features.has_vnni() or native.load() is not None else "float"
 
 
+def _dense_linear_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Backend:
+    same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+    if same and native.supports_dense_linear(x, weight) and not cpu_features.has_amx():
+        return Backend.NATIVE
+    fast = x.dtype == torch.float32 and cpu_features.prefers_onednn()
+    return Backend.CPU if same and fast else Backend.REFERENCE
+
+
 def _int4_linear_on_cpu(x: Tensor, weight: PackedWeight) -> Backend:
     # A matrix unit has instructions for dense products that our kernels do not use.
     has_matrix_unit = x.dtype == torch.bfloat16 and cpu_features.has_amx()
@@ -131,6 +139,7 @@ def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:
 
 
 _ON_CPU: dict[str, Callable[..., Backend]] = {
+    "dense_linear": _dense_linear_on_cpu,
     "int4_linear": _int4_linear_on_cpu,
     "int4_linear_int8": _integer_linear_on_cpu,
     "integer_linear": _integer_linear_on_cpu,

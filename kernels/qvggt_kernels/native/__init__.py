@@ -18,7 +18,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from ctypes import c_float, c_int, c_int64, c_void_p
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
@@ -35,7 +35,7 @@ from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
 from .arguments import aligned, fitting, require
 from .instruction_sets import STATUS, SUFFIXES, instruction_set, missing
 
-_INTERFACE = 1
+_INTERFACE = 2
 """Number of the functions and arguments below; see `interface.cpp`."""
 
 _HEAD_DIM = 64
@@ -49,13 +49,20 @@ _ROWS = 64
 
 _STRIDES = c_int64 * 9
 
+_ATTENTION = {torch.bfloat16: "attention", torch.float32: "float_attention"}
+_NORM_AND_ROTATION = {torch.bfloat16: "qk_norm_rope", torch.float32: "float_qk_norm_rope"}
+"""Kernels by the dtype that they take."""
+
 _MAX_SIZE = 2**31
 
 
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
     "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
+    "dense_linear": (c_int, [c_void_p] * 4 + [c_int64] * 3),
     "dense_output": (c_int, [c_void_p] * 8 + [c_int64] * 8),
+    "float_attention": (c_int, [c_void_p] * 5 + [c_int64] * 4),
+    "float_qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_float32": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
@@ -157,20 +164,20 @@ def is_usable(name: str) -> bool:
     return load() is not None and _has_kernel(name)
 
 
-def attention_dtype() -> torch.dtype:
-    """Return the dtype of the queries, keys and values that the kernels take here."""
-    return torch.bfloat16 if instruction_set() == "avx512" else torch.float32
+def attention_dtypes() -> tuple[torch.dtype, ...]:
+    """Return the dtypes of queries, keys and values that there are kernels for here."""
+    return tuple(dtype for dtype, name in _ATTENTION.items() if is_usable(name))
 
 
 def supports_attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> bool:
     """Return whether `attention`, or `int8_attention`, computes this."""
     return (
-        q.dtype == k.dtype == v.dtype == attention_dtype()
-        and not (in_integers and instruction_set() != "avx512")
+        q.dtype == k.dtype == v.dtype
+        and q.dtype in attention_dtypes()
+        and not (in_integers and q.dtype != torch.bfloat16)
         and q.shape[3] == _HEAD_DIM
         and k.shape[2] > 0
         and all(part.stride(3) == 1 for part in (q, k, v))
-        and is_usable("attention")
     )
 
 
@@ -178,8 +185,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return softmax(q k^T / 8) v with an online softmax in float32.
 
     Args:
-        q: (B, H, L, 64), any strides but the last, which is 1; bfloat16 with AVX-512, float32
-            without.
+        q: (B, H, L, 64), any strides but the last, which is 1; float32, or bfloat16 with AVX-512.
         k: (B, H, T, 64) likewise.
         v: (B, H, T, 64) likewise.
 
@@ -193,26 +199,62 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `attention` with queries and keys in 8-bit integers; with AVX-512 only."""
+    """Return `attention` with queries and keys in 8-bit integers; bfloat16, with AVX-512 only."""
     require(instruction_set() == "avx512", "there is no int8_attention without AVX-512")
+    require(q.dtype == torch.bfloat16, f"int8_attention takes bfloat16, not {q.dtype}")
     return _attention(q, k, v, in_integers=True)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
     check_heads(q, k, v)
     batch, heads, length, dim = q.shape
-    dtype = attention_dtype()
     require(
-        dim == _HEAD_DIM and q.dtype == dtype and all(p.stride(3) == 1 for p in (q, k, v)),
+        dim == _HEAD_DIM and q.dtype in _ATTENTION and all(p.stride(3) == 1 for p in (q, k, v)),
         f"heads of {dim} numbers of {q.dtype} with strides {q.stride()}, {k.stride()} and "
-        f"{v.stride()}: these kernels take {_HEAD_DIM} {dtype} that lie side by side",
+        f"{v.stride()}: these kernels take {_HEAD_DIM} of {_names(_ATTENTION)} that lie side by "
+        "side",
     )
     q, k, v = aligned(q), aligned(k), aligned(v)
     out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
     strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
+    kinds = (in_integers,) if q.dtype == torch.bfloat16 else ()
     sizes = (batch, heads, length, k.shape[2])
-    run("attention", q, k, v, out, strides, in_integers, *sizes)
+    run(_ATTENTION[q.dtype], q, k, v, out, strides, *kinds, *sizes)
     return out.transpose(1, 2)
+
+
+def _names(dtypes: Iterable[torch.dtype]) -> str:
+    return " or ".join(str(dtype) for dtype in dtypes)
+
+
+def supports_dense_linear(x: Tensor, weight: Tensor) -> bool:
+    """Return whether `dense_linear` computes this, faster than PyTorch: for many tokens."""
+    fits = weight.shape[-1] % _COLUMNS == 0 and x.shape[-1] == weight.shape[-1]
+    many = x.numel() > _ROWS * weight.shape[-1]
+    return fits and many and x.dtype == weight.dtype == torch.bfloat16 and is_usable("dense_linear")
+
+
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias (..., N), all bfloat16, for x (..., K) and weight (N, K).
+
+    Raises:
+        ValueError: the arguments do not fit together.
+    """
+    (outputs, columns), dtype = weight.shape, torch.bfloat16
+    require(
+        columns % _COLUMNS == 0
+        and x.shape[-1] == columns
+        and x.dtype == weight.dtype == dtype
+        and (bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)),
+        f"tokens {tuple(x.shape)} {x.dtype} and a weight {tuple(weight.shape)} {weight.dtype}: "
+        f"this kernel takes bfloat16 of multiples of {_COLUMNS} columns that fit together",
+    )
+    out = torch.empty(*x.shape[:-1], outputs, dtype=dtype, device="cpu")
+    tokens, weight = (aligned(part.contiguous()) for part in (x, weight))
+    bias = None if bias is None else aligned(bias.contiguous())
+    if out.numel():
+        run("dense_linear", tokens, weight, bias, out, out.numel() // outputs, outputs, columns)
+    return out
 
 
 def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
@@ -298,11 +340,11 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
 def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
     """Return whether `qk_norm_rope_` computes this."""
     return (
-        qkv.dtype == attention_dtype()
+        qkv.dtype in _NORM_AND_ROTATION
         and qkv.shape[5] == _HEAD_DIM
         and qkv.numel() > 0
         and (norm.query_weight is None or norm.query_weight.dtype == qkv.dtype)
-        and is_usable("qk_norm_rope")
+        and is_usable(_NORM_AND_ROTATION[qkv.dtype])
     )
 
 
@@ -313,16 +355,17 @@ def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
         ValueError: the arguments do not fit together.
     """
     check_heads_and_angles(qkv, norm, rotation)
-    (tokens, _, heads, dim), dtype = qkv.shape[2:], attention_dtype()
+    (tokens, _, heads, dim), dtype = qkv.shape[2:], qkv.dtype
     require(
-        dim == _HEAD_DIM and qkv.dtype == dtype,
-        f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} {dtype}",
+        dim == _HEAD_DIM and dtype in _NORM_AND_ROTATION,
+        f"heads of {dim} numbers of {dtype}: these kernels take {_HEAD_DIM} of "
+        f"{_names(_NORM_AND_ROTATION)}",
     )
     check_parts("gains and biases", norm[:4], (dim,), qkv.device, dtype)
     frames = qkv.shape[0] * qkv.shape[1]
     parts = (None if part is None else aligned(part) for part in (*norm[:4], *rotation))
     qw, qb, kw, kb, cos, sin = parts
-    run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
+    run(_NORM_AND_ROTATION[dtype], qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
 
 
 def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]:

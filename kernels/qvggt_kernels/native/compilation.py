@@ -25,9 +25,13 @@ _NEON = ("-fno-schedule-insns",)
 SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "attention.cpp": _AVX512,
+        "dense_output_avx512.cpp": _AVX512,
+        "float_attention_avx512.cpp": _AVX512,
+        "float_rotary_avx512.cpp": _AVX512,
         "gemm.cpp": _AVX512,
         "gemv.cpp": _AVX512,
         "tokens.cpp": _AVX512,
+        "winograd_avx512.cpp": _AVX512,
         "avx_vnni.cpp": (*_AVX2, "-mavxvnni"),
         "avx2.cpp": _AVX2,
         "dense_output.cpp": _AVX2,

@@ -1,4 +1,5 @@
-// Linears with packed weights: 4-bit ones times bfloat16 or 8-bit tokens, 8-bit ones times 8-bit.
+// Linears: weights of four bits or bfloat16 times bfloat16 tokens, of four or eight bits times
+// 8-bit ones.
 //
 // A task is 64 outputs of a run of tokens. Its thread unpacks those outputs' weights once into a
 // panel that stays in its second-level cache, then multiplies six tokens at a time by it. The
@@ -49,6 +50,20 @@ void unpack_bf16(const PackedWeight& weight, int n, uint32_t* panel) {
                     look_up(weight.words + g * weight.lanes, weight.lanes,
                             repeat(round_bf16(levels(weight, g))), values[i] + c);
                 }
+            }
+            store_outputs(values, start, span, panel + part);
+        }
+}
+
+// Rows [n, n+64) of a bfloat16 weight as a panel of pairs [columns/2][64].
+void pack_bf16(const bf16* weight, int rows, int columns, int n, uint32_t* panel) {
+    alignas(64) bf16 values[kLanes][kMaxGroup];
+    for (int part = 0; part < kPanel; part += kLanes)
+        for (int start = 0; start < columns; start += kMaxGroup) {
+            const int span = span_of(columns, start);
+            for (int i = 0; i < kLanes; ++i) {
+                const int row = std::min(n + part + i, rows - 1);
+                std::copy_n(weight + size_t(row) * columns + start, span, values[i]);
             }
             store_outputs(values, start, span, panel + part);
         }
@@ -224,6 +239,32 @@ int integer_linear(const uint8_t* q, const float* steps, const float* bias, Out*
     return for_panels(tokens, outputs, words, threads, prepare, tile);
 }
 
+// out[tokens][outputs] = x[tokens][columns] W^T + bias, where fill(first output, panel) gives 64
+// outputs' weights as pairs.
+template <class Fill>
+int bf16_linear(const bf16* x, const bf16* bias, bf16* out, int64_t tokens, int64_t outputs,
+                int columns, int threads, Fill&& fill) {
+    const int pairs = columns / 2;
+    const auto prepare = [&](int n, const Panel& panel) { fill(n, panel.words()); };
+    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
+        constexpr int R = count.value;
+        __m512 sums[R][kVectors];
+        for (int j = 0; j < kVectors; ++j) {
+            const __m512 shift =
+                bias ? load(bias + n + j * kLanes, first(int(outputs) - n - j * kLanes))
+                     : _mm512_setzero_ps();
+            for (int r = 0; r < R; ++r) sums[r][j] = shift;
+        }
+        multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
+                                 size_t(columns) * 2, panel.words(), pairs, sums);
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j)
+                store(out + (m + r) * outputs + n + j * kLanes, sums[r][j],
+                      first(int(outputs) - n - j * kLanes));
+    };
+    return for_panels(tokens, outputs, pairs, threads, prepare, tile);
+}
+
 // Calls f with `out` as the type that it has: float if `wide`, else bfloat16.
 template <class F>
 int with_output(void* out, int wide, F&& f) {
@@ -242,25 +283,19 @@ QVGGT_EXPORT int qvggt_int4_linear(const uint16_t* x, const uint16_t* words, con
                                    int threads) {
     using namespace qvggt;
     const PackedWeight weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
-    const int columns = weight.columns(), pairs = columns / 2;
-    const auto prepare = [&](int n, const Panel& panel) { unpack_bf16(weight, n, panel.words()); };
-    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
-        constexpr int R = count.value;
-        __m512 sums[R][kVectors];
-        for (int j = 0; j < kVectors; ++j) {
-            const __m512 shift =
-                bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
-                     : _mm512_setzero_ps();
-            for (int r = 0; r < R; ++r) sums[r][j] = shift;
-        }
-        multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
-                                 size_t(columns) * 2, panel.words(), pairs, sums);
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < kVectors; ++j)
-                store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
-                      first(int(rows) - n - j * kLanes));
+    const auto fill = [&](int n, uint32_t* panel) { unpack_bf16(weight, n, panel); };
+    return bf16_linear(x, bias, out, tokens, rows, weight.columns(), threads, fill);
+}
+
+// The same for a bfloat16 weight [outputs][columns].
+QVGGT_EXPORT int qvggt_dense_linear(const uint16_t* x, const uint16_t* weight, const uint16_t* bias,
+                                    uint16_t* out, int64_t tokens, int64_t outputs, int64_t columns,
+                                    int threads) {
+    using namespace qvggt;
+    const auto fill = [&](int n, uint32_t* panel) {
+        pack_bf16(weight, int(outputs), int(columns), n, panel);
     };
-    return for_panels(tokens, rows, pairs, threads, prepare, tile);
+    return bf16_linear(x, bias, out, tokens, outputs, int(columns), threads, fill);
 }
 
 // out[tokens][rows] (float if `wide`, else bfloat16) = steps (q - 128) W8^T + bias, W8 being the
