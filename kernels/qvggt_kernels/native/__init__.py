@@ -50,6 +50,7 @@ _ROWS = 64
 _STRIDES = c_int64 * 9
 
 _ATTENTION = {torch.bfloat16: "attention", torch.float32: "float_attention"}
+_DENSE = (torch.bfloat16, torch.float32)
 _NORM_AND_ROTATION = {torch.bfloat16: "qk_norm_rope", torch.float32: "float_qk_norm_rope"}
 """Kernels by the dtype that they take."""
 
@@ -59,7 +60,7 @@ _MAX_SIZE = 2**31
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
     "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
-    "dense_linear": (c_int, [c_void_p] * 4 + [c_int64] * 3),
+    "dense_linear": (c_int, [c_void_p] * 4 + [c_int] + [c_int64] * 3),
     "dense_output": (c_int, [c_void_p] * 8 + [c_int64] * 8),
     "float_attention": (c_int, [c_void_p] * 5 + [c_int64] * 4),
     "float_qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
@@ -231,29 +232,32 @@ def supports_dense_linear(x: Tensor, weight: Tensor) -> bool:
     """Return whether `dense_linear` computes this, faster than PyTorch: for many tokens."""
     fits = weight.shape[-1] % _COLUMNS == 0 and x.shape[-1] == weight.shape[-1]
     many = x.numel() > _ROWS * weight.shape[-1]
-    return fits and many and x.dtype == weight.dtype == torch.bfloat16 and is_usable("dense_linear")
+    plain = x.dtype == weight.dtype and x.dtype in _DENSE
+    return fits and many and plain and is_usable("dense_linear")
 
 
 def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Return x W^T + bias (..., N), all bfloat16, for x (..., K) and weight (N, K).
+    """Return x W^T + bias (..., N), all bfloat16 or float32, for x (..., K) and weight (N, K).
 
     Raises:
         ValueError: the arguments do not fit together.
     """
-    (outputs, columns), dtype = weight.shape, torch.bfloat16
+    (outputs, columns), dtype = weight.shape, x.dtype
     require(
         columns % _COLUMNS == 0
         and x.shape[-1] == columns
-        and x.dtype == weight.dtype == dtype
+        and dtype in _DENSE
+        and weight.dtype == dtype
         and (bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)),
         f"tokens {tuple(x.shape)} {x.dtype} and a weight {tuple(weight.shape)} {weight.dtype}: "
-        f"this kernel takes bfloat16 of multiples of {_COLUMNS} columns that fit together",
+        f"this kernel takes {_names(_DENSE)} of multiples of {_COLUMNS} columns that fit together",
     )
     out = torch.empty(*x.shape[:-1], outputs, dtype=dtype, device="cpu")
     tokens, weight = (aligned(part.contiguous()) for part in (x, weight))
     bias = None if bias is None else aligned(bias.contiguous())
     if out.numel():
-        run("dense_linear", tokens, weight, bias, out, out.numel() // outputs, outputs, columns)
+        sizes = (dtype == torch.float32, out.numel() // outputs, outputs, columns)
+        run("dense_linear", tokens, weight, bias, out, *sizes)
     return out
 
 

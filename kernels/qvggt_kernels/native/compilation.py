@@ -41,6 +41,7 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "quantize.cpp": _AVX2,
         "winograd.cpp": _AVX2,
         "interface.cpp": (),
+        "memory.cpp": (),
     },
     # NEON is part of the architecture.
     "aarch64": {
@@ -60,6 +61,7 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "quantize.cpp": _NEON,
         "winograd.cpp": _NEON,
         "interface.cpp": (),
+        "memory.cpp": (),
     },
 }
 """Options of each source besides, for its instructions."""
