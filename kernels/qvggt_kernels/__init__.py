@@ -14,6 +14,7 @@ from .integer import (
     quantize_tokens,
     unpack_integer,
 )
+from .layer_norm import LayerNorm, layer_norm_add_
 from .linear import Int4Linear, IntegerLinear, PackedLinear
 from .operators import (
     attention,
@@ -24,7 +25,6 @@ from .operators import (
     int8_attention,
     integer_linear,
     integer_linear_add_,
-    layer_norm_add_,
     qk_norm_rope_,
 )
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
@@ -44,6 +44,7 @@ __all__ = [
     "Int4Linear",
     "IntegerLinear",
     "IntegerWeight",
+    "LayerNorm",
     "PackedLinear",
     "PackedWeight",
     "PackingError",

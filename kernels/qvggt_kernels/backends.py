@@ -12,6 +12,8 @@ from torch import Tensor
 from . import cpu_features, gemm_configs, native
 from .cpu import attention as cpu_attention
 from .cpu.linear import DTYPES
+from .native import heads as native_heads
+from .native import norms as native_norms
 from .native.convolution import supports_convolution3x3, supports_dense_output
 from .weight import IntegerWeight, PackedWeight
 
@@ -112,7 +114,7 @@ def _integer_linear_on_cpu(x: Tensor, weight: PackedWeight | IntegerWeight) -> B
 
 
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    if native.supports_attention(q, k, v) and cpu_attention.prefers_native(q.dtype):
+    if native_heads.supports_attention(q, k, v) and cpu_attention.prefers_native(q.dtype):
         return Backend.NATIVE
     long_enough = q.shape[2] >= cpu_attention.MIN_LENGTH and q.dtype in DTYPES
     if long_enough and cpu_attention.prefers_tiles():
@@ -121,7 +123,7 @@ def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
 
 
 def _int8_attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    return Backend.NATIVE if native.supports_attention(q, k, v, True) else Backend.REFERENCE
+    return Backend.NATIVE if native_heads.supports_attention(q, k, v, True) else Backend.REFERENCE
 
 
 def _convolution_on_cpu(x: Tensor, weight: Tensor) -> Backend:
@@ -134,8 +136,12 @@ def _dense_output_on_cpu(x: Tensor, *convolutions: Tensor) -> Backend:
     return Backend.NATIVE if supported else Backend.REFERENCE
 
 
+def _layer_norm_on_cpu(x: Tensor, *parts: Tensor) -> Backend:
+    return Backend.NATIVE if native_norms.supports_layer_norm(x, *parts) else Backend.REFERENCE
+
+
 def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:
-    return Backend.NATIVE if native.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
+    return Backend.NATIVE if native_heads.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
 
 
 _ON_CPU: dict[str, Callable[..., Backend]] = {
@@ -147,6 +153,8 @@ _ON_CPU: dict[str, Callable[..., Backend]] = {
     "convolution3x3": _convolution_on_cpu,
     "dense_output": _dense_output_on_cpu,
     "int8_attention": _int8_attention_on_cpu,
+    "layer_norm": _layer_norm_on_cpu,
+    "layer_norm_add_": _layer_norm_on_cpu,
     "qk_norm_rope_": _qk_norm_rope_on_cpu,
 }
 

@@ -12,6 +12,7 @@ import torch
 from qvggt_kernels import (
     DenseLinear,
     HeadNorm,
+    LayerNorm,
     PackedLinear,
     Rotation,
     attention,
@@ -174,7 +175,7 @@ class Block(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)

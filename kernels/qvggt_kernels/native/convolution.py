@@ -5,15 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from . import is_usable, run
+from . import float_lanes, is_usable, run
 from .arguments import aligned, require
-from .instruction_sets import instruction_set
-
-
-def _multiples() -> tuple[int, int]:
-    """Return what channels of inputs and outputs are multiples of: a vector, and a product's."""
-    return (16, 32) if instruction_set() == "avx512" else (8, 16)
-
 
 _OUTPUT_DTYPES = (torch.float32, torch.bfloat16)
 """Of the maps that `dense_output` takes; it computes in float32."""
@@ -25,7 +18,7 @@ _PIXELS = 2048
 def supports_convolution3x3(x: Tensor, weight: Tensor) -> bool:
     """Return whether `convolution3x3` computes this, faster than PyTorch."""
     outputs, inputs = weight.shape[:2]
-    of_inputs, of_outputs = _multiples()
+    of_inputs, of_outputs = float_lanes(), 2 * float_lanes()
     fits = inputs % of_inputs == 0 and outputs % of_outputs == 0 and x.dtype == torch.float32
     large = x.numel() >= _PIXELS * inputs
     return fits and large and weight.dtype == x.dtype and is_usable("convolution3x3")
@@ -40,7 +33,7 @@ def convolution3x3(
         ValueError: the arguments do not fit together.
     """
     (frames, inputs, height, width), outputs = x.shape, weight.shape[0]
-    of_inputs, of_outputs = _multiples()
+    of_inputs, of_outputs = float_lanes(), 2 * float_lanes()
     out = torch.empty(frames, height, width, outputs, dtype=x.dtype, device="cpu")
     wanted = [(weight, (outputs, inputs, 3, 3)), (bias, (outputs,))]
     wanted.append((total, (frames, outputs, height, width)))
@@ -67,14 +60,14 @@ def _channels_last(maps: Tensor) -> Tensor:
 def supports_dense_output(x: Tensor, weight: Tensor, last_weight: Tensor) -> bool:
     """Return whether `dense_output` computes this, faster than PyTorch."""
     outputs, inputs = weight.shape[:2]
-    fits = supports_channels(inputs, x.dtype) and outputs % _multiples()[1] == 0
+    fits = supports_channels(inputs, x.dtype) and outputs % (2 * float_lanes()) == 0
     same = x.dtype == weight.dtype and last_weight.dtype in (x.dtype, torch.float32)
     return fits and same and x.numel() > 0
 
 
 def supports_channels(channels: int, dtype: torch.dtype) -> bool:
     """Return whether `dense_output` takes maps of so many channels."""
-    fits = channels % (2 * _multiples()[0]) == 0 and dtype in _OUTPUT_DTYPES
+    fits = channels % (2 * float_lanes()) == 0 and dtype in _OUTPUT_DTYPES
     return fits and is_usable("dense_output")
 
 
@@ -92,7 +85,7 @@ def dense_output(
     """
     (frames, inputs, *rows_columns), (height, width) = x.shape, size
     (hidden, outputs), half = (first[0].shape[0], last[0].shape[0]), inputs // 2
-    of_inputs, of_outputs = _multiples()
+    of_inputs, of_outputs = float_lanes(), 2 * float_lanes()
     wanted = [(first[0], (hidden, inputs, 3, 3)), (first[1], (hidden,))]
     wanted += [(last[0], (outputs, hidden, 1, 1)), (last[1], (outputs,))]
     if places is not None:

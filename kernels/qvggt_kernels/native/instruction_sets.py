@@ -13,7 +13,10 @@ InstructionSet = Literal["avx512", "avx_vnni", "avx2", "i8mm", "dotprod"]
 
 _INTEGER_LINEARS = ("int4_linear_int8", "integer_linear")
 _BOTH = ("int4_linear_rows", "quantize_tokens")
-_FLOAT = ("convolution3x3", "dense_output", "float_attention", "float_qk_norm_rope")
+_FLOAT = (
+    *("convolution3x3", "dense_output", "float_attention", "float_qk_norm_rope"),
+    "layer_norm",
+)
 _SHORT = (*_BOTH, *_FLOAT)
 _BFLOAT16 = ("attention", "dense_linear", "int4_linear", "qk_norm_rope")
 _AVX512 = dict.fromkeys((*_BOTH, *_INTEGER_LINEARS, *_BFLOAT16), "")
