@@ -95,10 +95,12 @@ def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
 
 def _dense_linear_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Backend:
     same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
-    if same and native.supports_dense_linear(x, weight) and not cpu_features.has_amx():
+    wide = x.dtype == torch.float32
+    # PyTorch's own float32 is fast on Intel's cores, its bfloat16 where there is a matrix unit.
+    slow = cpu_features.prefers_onednn() if wide else not cpu_features.has_amx()
+    if same and slow and native.supports_dense_linear(x, weight):
         return Backend.NATIVE
-    fast = x.dtype == torch.float32 and cpu_features.prefers_onednn()
-    return Backend.CPU if same and fast else Backend.REFERENCE
+    return Backend.CPU if same and slow and wide else Backend.REFERENCE
 
 
 def _int4_linear_on_cpu(x: Tensor, weight: PackedWeight) -> Backend:

@@ -179,7 +179,7 @@ class Scratch(nn.Module):
 def frames_at_once(dense_pixels: int, pixels: int, in_bands: bool) -> int:
     """Return how many frames of `pixels` a dense head decodes at once.
 
-    Twice as many where no map at full resolution exists (`is_one_pass`), which takes as much memory.
+    Twice as many where no map exists at full resolution (`is_one_pass`): as much memory.
     """
     return max(1, (2 if in_bands else 1) * dense_pixels // pixels)
 

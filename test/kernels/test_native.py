@@ -451,7 +451,7 @@ def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeyp
     transposed = q.transpose(2, 3).contiguous().transpose(2, 3)
     assert not native_heads.supports_attention(transposed, k, v)
     assert not native_heads.supports_attention(q[..., :32], k[..., :32], v[..., :32])
-    assert not native_heads.supports_attention(q.float(), k.float(), v.float())
+    assert not native_heads.supports_attention(q.half(), k.half(), v.half())
     assert torch.allclose(
         attention(transposed, k, v).float(), attention(q, k, v).float(), atol=2e-2
     )
@@ -603,11 +603,11 @@ def test_numbers_at_odd_addresses_are_read_right():
 def test_running_out_of_memory_is_reported(monkeypatch):
     class Starved:
         @staticmethod
-        def qvggt_attention(*_):
+        def qvggt_float_attention_avx512(*_):
             return 1
 
-        qvggt_attention_avx2 = qvggt_attention_neon = qvggt_attention
+        qvggt_float_attention_avx2 = qvggt_float_attention_neon = qvggt_float_attention_avx512
 
     monkeypatch.setattr(native, "load", Starved)
-    with pytest.raises(MemoryError, match="scratch of attention: use a smaller window"):
-        native_heads.attention(*[normal(1, 1, 2, 64, dtype=native_heads.attention_dtype())] * 3)
+    with pytest.raises(MemoryError, match="scratch of float_attention: use a smaller window"):
+        native_heads.attention(*[normal(1, 1, 2, 64)] * 3)

@@ -176,12 +176,13 @@ def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
         ValueError: the arguments do not fit together.
     """
     (outputs, columns), dtype = weight.shape, x.dtype
+    kinds = {(part.dtype, part.device) for part in (x, weight, bias) if part is not None}
     require(
         columns % _COLUMNS == 0
-        and x.shape[-1] == columns
+        and x.shape[-1:] == (columns,)
         and dtype in _DENSE
-        and weight.dtype == dtype
-        and (bias is None or (bias.shape == (outputs,) and bias.dtype == dtype)),
+        and len(kinds) == 1
+        and (bias is None or bias.shape == (outputs,)),
         f"tokens {tuple(x.shape)} {x.dtype} and a weight {tuple(weight.shape)} {weight.dtype}: "
         f"this kernel takes {names(_DENSE)} of multiples of {_COLUMNS} columns that fit together",
     )

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from . import float_lanes, is_usable, run
-from .arguments import aligned, require
+from .arguments import aligned, names, require
 
 _OUTPUT_DTYPES = (torch.float32, torch.bfloat16)
 """Of the maps that `dense_output` takes; it computes in float32."""
@@ -97,8 +97,8 @@ def dense_output(
         and min(*rows_columns, height, width) > 0
         and all(p.shape == shape and p.dtype in (x.dtype, torch.float32) for p, shape in wanted),
         f"a map {tuple(x.shape)} {x.dtype} to {height}x{width}, weights {tuple(first[0].shape)} "
-        f"and {tuple(last[0].shape)}: this kernel takes float32 or bfloat16 of multiples of {2 * of_inputs} "
-        f"and {of_outputs} channels that fit together",
+        f"and {tuple(last[0].shape)}: this kernel takes {names(_OUTPUT_DTYPES)} of multiples "
+        f"of {2 * of_inputs} and {of_outputs} channels that fit together",
     )
     out = torch.empty(frames, outputs, height, width, dtype=torch.float32, device="cpu")
     along_u, along_v = (None, None) if places is None else (p.flatten(1).T for p in places)

@@ -53,15 +53,16 @@ def _run(
     bias: Tensor,
     eps: float,
 ) -> Tensor:
-    columns = x.shape[-1]
+    columns = x.shape[-1] if x.dim() else 0
     wanted = [(branch, x.shape), *((part, (columns,)) for part in (gamma, weight, bias))]
     require(
-        x.dtype in _DTYPES
+        all(part is None or part.device == x.device for part, _ in wanted)
+        and x.dtype in _DTYPES
+        and columns > 0
         and columns % _COLUMNS == 0
         and x.is_contiguous()
         and all(
-            part is None
-            or (part.shape == shape and part.dtype == x.dtype and part.is_contiguous())
+            part is None or (part.shape == shape and part.dtype == x.dtype and part.is_contiguous())
             for part, shape in wanted
         ),
         f"tokens {tuple(x.shape)} {x.dtype}: this kernel takes {names(_DTYPES)} of multiples of "
