@@ -31,8 +31,8 @@ struct Norm {
         const float variance = total(together(squares)) / float(columns);
         const Floats factor = all(1 / __builtin_sqrtf(variance + eps));
         for (int i = 0; i < columns; i += kLanes)
-            store(out + i, multiply_add((load(row + i) - mean) * factor, load(weight + i),
-                                        load(bias + i)));
+            store(out + i,
+                  multiply_add((load(row + i) - mean) * factor, load(weight + i), load(bias + i)));
     }
 };
 
@@ -79,9 +79,11 @@ int run(T* x, const T* branch, const T* gain, const Norm<T>& norm, T* out, int64
 
 // out[rows][columns] = layer norm of x, to which gain * branch is added before if branch is not
 // null; all float if `wide`, else bfloat16.
-extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_layer_norm)(
-    void* x, const void* branch, const void* gain, const void* weight, const void* bias, void* out,
-    int wide, float eps, int64_t rows, int64_t columns, int threads) {
+extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_layer_norm)(void* x, const void* branch,
+                                                          const void* gain, const void* weight,
+                                                          const void* bias, void* out, int wide,
+                                                          float eps, int64_t rows, int64_t columns,
+                                                          int threads) {
     using namespace qvggt;
     const auto compute = [&](auto* numbers) {
         using T = std::remove_pointer_t<decltype(numbers)>;
