@@ -9,6 +9,8 @@ recording, odometry is made of its ground truth in the same way, and all else is
     recorded       the same flights as recordings: the scale by what comes before and after
     within         share of the flights whose error is 2 % at most after 5 s, 3 % at the end
     not_metric     share of the flights where the scale is not known yet
+    bound          what one who knows all noises makes of the same measurements (scale_bound.py)
+    lengths        how many single lengths a flight was asked for
     chi            root mean square of the error in the standard deviations that are given out
     third_by_first scale of the last third of a recording's path against that of the first
 
@@ -29,6 +31,7 @@ from confirmation import Truth, read
 from numpy.typing import NDArray
 from other_truth import other_truth
 from result_table import ResultTable
+from scale_bound import Noises, Noted, bound
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.evaluate.trajectory import absolute_errors
@@ -45,7 +48,18 @@ _UNIT_WALK = 0.005
 _BIAS, _LATE_S, _HEADING, _NOISE = 0.01, 0.05, 0.001, 0.001
 _OF_RECORDING_RATE = 30.0
 _RATIO_SIGMA = 0.03
-_EVERY, _AT_5_S = 20, 50
+_HEIGHT_SIGMA, _WRONG = 0.02, 0.1
+_SAMPLES = round(_ODOMETRY_RATE / _RATE)
+_NOISES = Noises(
+    walk=_UNIT_WALK,
+    ratio=_RATIO_SIGMA,
+    wrong=_WRONG,
+    step=_NOISE * _SAMPLES**0.5,
+    turn=_HEADING * _SAMPLES**0.5,
+    height=_HEIGHT_SIGMA,
+    samples=_SAMPLES,
+)
+_EVERY, _AT_5_S, _WINDOW = 20, 50, 4
 _BARS = {"at_5_s": 0.02, "at_the_end": 0.03}
 
 
@@ -125,31 +139,37 @@ def altitude(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callab
     true = of.positions(of.times)
 
     def feed(index: int) -> None:
-        scale.add_altitude(_ns(of.times[index]), true[index, 2] + rng.normal(0, 0.02))
+        scale.add_altitude(_ns(of.times[index]), true[index, 2] + rng.normal(0, _HEIGHT_SIGMA))
 
     return feed
 
 
-def each(number: int) -> Callable[[], Callable[[int], bool]]:
+Chosen = Callable[[int], int]
+"""Gives how many lengths an image is asked for."""
+
+
+def each(number: int) -> Callable[[MetricScale], Chosen]:
     """Return what chooses every n-th image."""
-    return lambda: lambda index: index % number == 0
+    return lambda scale: lambda index: int(index % number == 0)
 
 
-def as_scheduled() -> Callable[[int], bool]:
-    """Return what chooses the images that a metric network is given."""
+def as_scheduled(scale: MetricScale) -> Chosen:
+    """Return what chooses a metric network's images, of windows of four new ones."""
     schedule = MetricDepthSchedule(Parameters().scale_period_s)
-    return lambda index: schedule.due(_ns(index / _RATE), 1) > 0
+    return lambda index: (
+        schedule.due(_ns(index / _RATE), _WINDOW, scale.noise) if index % _WINDOW == 0 else 0
+    )
 
 
-def ratio(source: str, chosen: Callable[[], Callable[[int], bool]]) -> Any:
+def ratio(source: str, chosen: Callable[[MetricScale], Chosen]) -> Any:
     """Return the same with lengths of single images, each off by 3 %, one in ten by a factor."""
 
     def begin(scale: MetricScale, of: Flight, rng: np.random.Generator) -> Callable[[int], None]:
-        is_chosen = chosen()
+        lengths = chosen(scale)
 
         def feed(index: int) -> None:
-            if is_chosen(index):
-                wrong = np.exp(rng.uniform(-1, 1)) if rng.random() < 0.1 else 1.0
+            for _ in range(lengths(index)):
+                wrong = np.exp(rng.uniform(-1, 1)) if rng.random() < _WRONG else 1.0
                 metres = of.unit[index] * wrong * np.exp(rng.normal(0, _RATIO_SIGMA))
                 scale.observe_ratio(_ns(of.times[index]), metres, _RATIO_SIGMA, source)
 
@@ -199,7 +219,7 @@ class Recorded:
 def oracle(source: str, seed: int) -> dict[str, Any]:
     """Return the errors of the scale on one flight with one source."""
     of, rng = flight(seed), np.random.default_rng([2, seed])
-    scale = MetricScale()
+    scale = Noted()
     feed = SOURCES[source](scale, of, rng)
     errors, sigma = np.full((2, len(of.times)), np.nan)
     recorded = Recorded(of, scale)
@@ -216,7 +236,22 @@ def oracle(source: str, seed: int) -> dict[str, Any]:
         "metric_after_s": None if len(known) == 0 else float(of.times[known[0]]),
         **_figures(errors, sigma),
         "recorded": _figures(recorded.errors, recorded.sigma),
+        "bound": _bounds(of, scale),
+        "lengths": len(scale.ratios),
     }
+
+
+def _bounds(of: Flight, given: Noted) -> dict[str, float]:
+    """Return the errors of one who knows all noises, NaN for a source that is not treated."""
+    true = of.positions(of.times)
+    steps = np.linalg.norm(np.diff(true, axis=0, prepend=true[:1]), axis=1)
+    found = {}
+    for name, last in (("at_5_s", _AT_5_S), ("at_the_end", len(of.times) - 1)):
+        until = slice(None, last + 1)
+        places = of.map_from_camera[until, :3, 3]
+        log = bound(given, places, steps[until], _ns(1.0 / _RATE), _NOISES)
+        found[name] = np.nan if log is None else float(np.exp(log) / of.unit[last] - 1.0)
+    return found
 
 
 def _figures(errors: NDArray[np.float64], sigma: NDArray[np.float64]) -> dict[str, float]:
@@ -230,8 +265,7 @@ def _figures(errors: NDArray[np.float64], sigma: NDArray[np.float64]) -> dict[st
     }
 
 
-def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the figures of many flights with one source."""
+def _shares(found: list[dict[str, Any]]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for name, bar in _BARS.items():
         errors = np.abs([flight[name] for flight in found])
@@ -241,6 +275,12 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
             "median": float(np.nanmedian(errors)),
             "largest": float(np.nanmax(errors)),
         }
+    return table
+
+
+def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of many flights with one source."""
+    table = _shares(found)
     for name in ("rms", "chi"):
         table[name] = float(np.sqrt(np.nanmean([flight[name] ** 2 for flight in found])))
     return table
@@ -332,7 +372,9 @@ def main() -> None:
         found = [oracle(source, seed) for seed in seeds] if args.flights else []
         if found:
             both = summary([each["recorded"] for each in found])
-            facts = {"first_seed": args.first_seed, "flights": found}
+            facts: dict[str, Any] = {"first_seed": args.first_seed, "flights": found}
+            if np.isfinite([each["bound"]["at_5_s"] for each in found]).all():
+                facts["bound"] = _shares([each["bound"] for each in found])
             table.add(source, {**summary(found), "recorded": both, **facts})
     loaded = load_network(Parameters(compute_dtype="float32")) if args.recordings else None
     for path in args.recordings:

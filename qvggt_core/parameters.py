@@ -234,8 +234,9 @@ class Parameters(BaseModel):
         5.0,
         gt=0.0,
         description=(
-            "Seconds between two images that the scale_network sees. Of each map segment it sees "
-            "three of the first window, and ten at a fifth of this."
+            "Seconds between two images that the scale_network sees once the scale is known: a "
+            "twentieth of it at a segment's beginning, a fifth while the scale is uncertain. Live, "
+            "the network gets a third of the time at most."
         ),
     )
     min_odometry_distance: float = Field(

@@ -6,6 +6,9 @@ over 300 it is metres (section 3.4 of its paper). Where it sees the sky there is
 
 from __future__ import annotations
 
+import math
+import time
+from collections import deque
 from dataclasses import dataclass
 
 import cv2
@@ -27,38 +30,54 @@ _MAX_SPREAD = 1.5
 """Ratio of the 75th to the 25th percentile of a view's own ratios from which it is not used."""
 
 
-_FIRST, _OFTEN = 10, 5.0
 _AT_ONCE = 3
+# At a segment's beginning images are so many times as close as the period has them, until the
+# scale is known to so much (logarithm, noise alone); later a little closer where noise is more.
+_FIRST, _AT_FIRST, _KNOWN = 24, 20.0, 0.01
+_OFTEN, _UNCERTAIN = 5.0, 0.015
+# The rest of the time is the stream's.
+_MOST_OF_TIME = 1.0 / 3.0
 
 
 @dataclass
 class MetricDepthSchedule:
-    """When a map segment's images are given to the network: often at first, then now and then.
+    """When a map segment's images are given to the network: as often as its scale needs them.
 
-    One image may be far off, of three the odd one is known, and noise becomes less by about ten;
-    what is left is the same for all images of the network.
+    One image may be far off, of three the odd one is known, and noise becomes less by more; what
+    is left is the same for all images of the network. At first they are a twentieth of the period
+    apart, until the scale is known to 1 % or 24 were seen; then the period, or a fifth of it while
+    the map may have drifted by more than they show. A slow network gets a third of the time.
 
     Attributes:
-        period_s: seconds between two images, but for the first ten: those are a fifth as far apart.
+        period_s: seconds between two images of a map whose scale is known.
+        run_s: seconds for which a run holds the stream up; 0 where nothing waits for it.
     """
 
     period_s: float
+    run_s: float = 0.0
     _seen: int = 0
     _last_ns: int | None = None
+    _is_first: bool = True
 
     def begin_map(self) -> None:
         """Begin anew: nothing is known of the segment's unit."""
-        self._seen, self._last_ns = 0, None
+        self._seen, self._last_ns, self._is_first = 0, None, True
 
-    def due(self, stamp_ns: int, available: int) -> int:
+    def due(self, stamp_ns: int, available: int, sigma: float = math.inf) -> int:
         """Return how many of a window's new images are to be given to it, at most `available`.
 
         Args:
             stamp_ns: of the newest.
             available: number of new images.
+            sigma: standard deviation of the scale's logarithm by noise alone, all sources
+                together; infinite where it is not known.
         """
-        period = self.period_s / (_OFTEN if self._seen < _FIRST else 1.0)
-        if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < 1e9 * period:
+        self._is_first &= self._seen < _FIRST and sigma > _KNOWN
+        # Not where the images give no scale at all: more of them would not either.
+        is_uncertain = _UNCERTAIN < sigma < math.inf
+        often = _AT_FIRST if self._is_first else _OFTEN if is_uncertain else 1.0
+        wait = max(self.period_s / often, self.run_s / _MOST_OF_TIME)
+        if self._last_ns is not None and 0 <= stamp_ns - self._last_ns < 1e9 * wait:
             return 0
         count = min(available, _AT_ONCE if self._seen == 0 else 1)
         self._seen, self._last_ns = self._seen + count, stamp_ns
@@ -97,7 +116,11 @@ class MapUnit:
 
 
 class MetricDepthNetwork:
-    """Gives metric depth of single views."""
+    """Gives metric depth of single views.
+
+    Attributes:
+        is_awaited: whether a live stream waits for its runs, so that their time counts.
+    """
 
     def __init__(self, model: VGGT, device: str = "cpu") -> None:
         """Take a loaded network into use.
@@ -111,6 +134,14 @@ class MetricDepthNetwork:
             )
         self._model = model.eval()
         self._device = torch.device(device)
+        self.is_awaited = False
+        self._runs_s: deque[float] = deque(maxlen=2)
+
+    @property
+    def run_s(self) -> float:
+        """Seconds for which a run holds the stream up; 0 where nothing waits for it."""
+        # Of two runs: the first one warms up.
+        return min(self._runs_s, default=0.0) if self.is_awaited else 0.0
 
     @torch.inference_mode()
     def depth(self, image: NDArray[np.uint8], intrinsics: NDArray[np.float64]) -> MetricDepth:
@@ -120,6 +151,7 @@ class MetricDepthNetwork:
             image: (H, W, 3) RGB of any size; it is resized to whole patches.
             intrinsics: (3, 3) of the image, pixels.
         """
+        start = time.perf_counter()
         height, width = image.shape[:2]
         patch = self._model.config.patch_size
         rows, columns = (max(1, round(side / patch)) for side in (height, width))
@@ -138,6 +170,7 @@ class MetricDepthNetwork:
         if size != (width, height):
             metres = cv2.resize(metres, (width, height), interpolation=cv2.INTER_NEAREST)
             sky = cv2.resize(sky.astype(np.uint8), (width, height), interpolation=0).astype(bool)
+        self._runs_s.append(time.perf_counter() - start)
         return MetricDepth(np.where(sky, np.float32(np.nan), metres), sky)
 
 

@@ -139,7 +139,8 @@ class MetricMap:
             ratio = LengthRatio(CONDITIONING, metres_per_unit, _CONDITIONING_SIGMA)
             self.observe_ratio(newest, ratio)
         elif frames and self._metric_depth is not None:
-            due = self._schedule.due(newest, len(frames))
+            self._schedule.run_s = self._metric_depth.run_s
+            due = self._schedule.due(newest, len(frames), self._scale.noise)
             # Evenly over the new frames, the newest always.
             for back in reversed(range(due)):
                 number = len(frames) - 1 - back * len(frames) // due

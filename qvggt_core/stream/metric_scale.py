@@ -47,6 +47,7 @@ _POSITIONS = {
         systematic=0.03,
         spacing=1 / 12,
         averaged=16,
+        least=0.5,
     ),
 }
 _RATIOS = {
@@ -73,6 +74,8 @@ class MetricScale:
 
     Attributes:
         history: of the segment, to see its scale from both sides.
+        noise: standard deviation of the scale's logarithm by what was measured, without what a
+            source gets wrong all the time; infinite where no source gives it.
     """
 
     def __init__(self, metres_per_unit: float = 0.0, min_distance: float = 1.0) -> None:
@@ -122,6 +125,7 @@ class MetricScale:
             return
         self._parameter = metres_per_unit
         self._change(Scale(metres_per_unit, "parameter") if metres_per_unit else Scale())
+        self.noise = 0.0 if metres_per_unit else np.inf
         self._begin_sources()
 
     def reset(self) -> None:
@@ -132,6 +136,7 @@ class MetricScale:
         self._last_seen: NDArray[np.float64] | None = None
         self._way = 0.0
         self._waiting: list[float] = []
+        self.noise = 0.0 if self._parameter else np.inf
         self._begin_sources()
 
     def _begin_sources(self) -> None:
@@ -263,6 +268,7 @@ class MetricScale:
 
     def _decide(self, stamp_ns: int, is_news: bool) -> str | None:
         fused = fuse(self._estimates())
+        self.noise = np.inf if fused is None else float(np.sqrt(fused.variance))
         if fused is None and self._scale.metres_per_unit is not None:
             self._scale = replace(self._scale, state=ScaleState.STALE, note=self._problems())
             return None
@@ -271,8 +277,7 @@ class MetricScale:
             state = ScaleState.ESTIMATING if begun and self._way > 0 else ScaleState.UNKNOWN
             self._scale = Scale(state=state, note=self._problems())
             return None
-        sigma = float(np.sqrt(fused.variance))
-        known = self._scale.metres_per_unit
+        sigma, known = self.noise, self._scale.metres_per_unit
         if known is None:
             return self._become_known(fused, sigma)
         if not is_news:

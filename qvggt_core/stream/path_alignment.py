@@ -32,12 +32,14 @@ class PathPiece:
         positions: (N, 3) of the other source in metres, in a world of its own.
         velocities: (N, 3) metres per second of the same, for a difference of the clocks.
         drift: (N - 1,) standard deviation of the change of the scale's logarithm at each step.
+        readings: (N,) of how many readings each position is worth the mean.
     """
 
     map_from_camera: NDArray[np.float64]
     positions: NDArray[np.float64]
     velocities: NDArray[np.float64]
     drift: NDArray[np.float64]
+    readings: NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Freedom:
     """What may differ between a map's path and the other source's.
 
     Attributes:
-        noise: least standard deviation of a position, metres.
+        noise: least standard deviation of one reading, metres.
         offset_s: standard deviation of the difference of the clocks; 0 for none.
         lever: standard deviation per axis, metres, of where the other sensor sits on the camera's
             body; 0 where its positions are the camera's.
@@ -76,6 +78,7 @@ class AlignedPath:
         log_scales: (N - 1,) logarithm of metres per unit at each step.
         variances: (N - 1,) of them.
         lever: (3,) metres, where the other sensor sits on the camera's body.
+        rotation: (3, 3) of the source's world from the map's.
     """
 
     log_scale: float
@@ -87,6 +90,7 @@ class AlignedPath:
     log_scales: NDArray[np.float64]
     variances: NDArray[np.float64]
     lever: NDArray[np.float64]
+    rotation: NDArray[np.float64]
 
     @property
     def is_coherent(self) -> bool:
@@ -151,11 +155,11 @@ class _Fit:
         axis = self._freedom.axis
         if axis is not None:
             residuals, jacobian = residuals @ axis[:, None], axis[None, None, :] @ jacobian
-        length = np.linalg.norm(residuals, axis=1)
+        length = np.linalg.norm(residuals, axis=1) * np.sqrt(self._piece.readings)
         typical = 1.4826 * float(np.median(length)) / np.sqrt(1.0 if axis is not None else 2.4)
         self._noise = max(self._freedom.noise, typical)
         limit = _ROBUST * self._noise * (1.0 if settled else 2.0)
-        weights = 1.0 / (1.0 + (length / limit) ** 2) / self._noise**2
+        weights = self._piece.readings / (1.0 + (length / limit) ** 2) / self._noise**2
         flat = jacobian.reshape(-1, jacobian.shape[-1])
         weighted = np.repeat(weights, jacobian.shape[1])[:, None] * flat
         information, gradient = flat.T @ weighted, weighted.T @ residuals.reshape(-1)
@@ -236,6 +240,7 @@ class _Fit:
             self._log_scale,
             self._freedom.correlated * variances,
             self._lever,
+            self._rotation,
         )
 
 

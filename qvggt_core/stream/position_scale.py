@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from qvggt_core.stream.path_alignment import Freedom, PathPiece, align_path
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
+from qvggt_core.stream.step_scale import step_scale
 
 _SAMPLES_KEPT = 4096
 _PENDING_KEPT = 256
@@ -22,6 +23,8 @@ _FIXES_KEPT = 512
 _REACH = 8.0
 _NOISE_SPACING = 2.0
 FEWEST_FIXES = 6
+# Readings next to each other have errors in common: many are not worth more than so many.
+_WORTH = 4
 # An estimate counts once so many fits in a row agree to this, in logarithms, and no more after so
 # many fits in a row that find another shape: short straight ways look alike, whoever went them.
 _TO_BELIEVE, _AGREE = 3, 0.1
@@ -49,6 +52,7 @@ class Fix:
         map_from_camera: (4, 4), map units.
         way: how far the camera had come in the map, in its unit.
         images: number of images that it is the mean of.
+        first: (3,) the position of the first of them; None if it is the only one.
     """
 
     stamp_ns: int
@@ -58,6 +62,12 @@ class Fix:
     map_from_camera: NDArray[np.float64]
     way: float
     images: int = 1
+    first: NDArray[np.float64] | None = None
+
+    @property
+    def start(self) -> NDArray[np.float64]:
+        """Position (3,) of its first image."""
+        return self.position if self.first is None else self.first
 
     def joined(self, other: Fix) -> Fix:
         """Return the mean of this fix and of one more image; stamp and rotation stay."""
@@ -71,6 +81,7 @@ class Fix:
             offset_s=self.offset_s + share * (other.offset_s - self.offset_s),
             map_from_camera=pose,
             images=self.images + 1,
+            first=self.start,
         )
 
 
@@ -85,6 +96,7 @@ class PositionKind:
         max_gap_s: time between two samples that is taken as straight.
         spacing: how far apart places are compared, as a share of the least distance.
         averaged: images next to one place whose mean is compared, at most.
+        least: the way after which its scale counts, as a share of the least distance.
         adds_up: whether its errors add up along the way, as those of odometry do; else each
             position has one of its own.
     """
@@ -95,6 +107,7 @@ class PositionKind:
     max_gap_s: float = 0.5
     spacing: float = 1 / 6
     averaged: int = 1
+    least: float = 1.0
     adds_up: bool = False
 
     @property
@@ -104,7 +117,13 @@ class PositionKind:
 
     def distance(self, one: Fix, other: Fix) -> float:
         """Return how far apart two fixes are by the source, metres."""
-        between = other.position - one.position
+        return self._length(other.position - one.position)
+
+    def step(self, last: Fix, image: Fix) -> float:
+        """Return how far an image is from the first one of the last fix, metres."""
+        return self._length(image.start - last.start)
+
+    def _length(self, between: NDArray[np.float64]) -> float:
         axis = self.freedom.axis
         return float(np.linalg.norm(between) if axis is None else abs(between @ axis))
 
@@ -122,6 +141,7 @@ def path_of(fixes: Sequence[Fix], lengths: NDArray[np.float64]) -> PathPiece:
         np.stack([fix.position - fix.offset_s * fix.velocity for fix in fixes]),
         np.stack([fix.velocity for fix in fixes]),
         DRIFT * np.sqrt(lengths),
+        np.array([min(fix.images, _WORTH) for fix in fixes], np.float64),
     )
 
 
@@ -220,7 +240,7 @@ class PositionScale:
             return False
         fix = Fix(stamp_ns, *found, self._offset_s, pose, way)
         if self._fixes:
-            step = self.kind.distance(self._fixes[-1], fix)
+            step = self.kind.step(self._fixes[-1], fix)
             noise = _NOISE_SPACING * self.kind.freedom.noise
             if step < max(self.kind.spacing * self.min_distance, noise):
                 self._note_standstill(way)
@@ -287,9 +307,10 @@ class PositionScale:
         """Estimate the scale from the fixes; return whether there is an estimate."""
         fixes = self._fixes
         steps = np.array([self.kind.distance(a, b) for a, b in pairwise(fixes)], np.float64)
-        if len(fixes) < FEWEST_FIXES or steps.sum() < self.min_distance:
+        if len(fixes) < FEWEST_FIXES or steps.sum() < self.kind.least * self.min_distance:
             return False
-        found = align_path(path_of(fixes, steps / self.min_distance), self.kind.freedom)
+        piece = path_of(fixes, steps / self.min_distance)
+        found = align_path(piece, self.kind.freedom)
         if found is None or not found.is_coherent:
             self._doubt()
             self.problem = (
@@ -304,9 +325,15 @@ class PositionScale:
         self.problem = ""
         if self.kind.freedom.offset_s:
             self._learn_offset(found.offset_s, found.offset_variance)
+        log_scale, variance = found.log_scale, found.variance
+        if self.kind.adds_up:
+            ways = np.array([fix.way for fix in fixes])
+            by_steps = step_scale(piece, found, ways, self.min_distance)
+            if by_steps is not None:
+                log_scale, variance = by_steps.value, by_steps.variance
         self._estimate = ScaleEstimate(
-            found.log_scale,
-            found.variance,
+            log_scale,
+            variance,
             self.kind.systematic,
             fixes[-1].stamp_ns,
             fixes[-1].way,

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
+from qvggt_core.stream.scale_walk import walk_at
 
 COMPARED = 30
 """How many ratios the scale is the mean of."""
@@ -21,6 +22,10 @@ _FEWEST = 5
 _OUTLIER = 3.0
 _UNUSUAL = 3.0
 _USUAL = 1.4826
+# Nearer ones have less weight (Cauchy) from so many standard deviations.
+_ROBUST, _ROUNDS = 2.0, 2
+# The first value may be any: a factor of e to the tenth either way.
+_ANY = 100.0
 
 
 @dataclass(frozen=True)
@@ -107,17 +112,17 @@ class RatioScale:
             return None
         ratios = tuple(self._ratios)
         newest = ratios[-1]
-        drift = DRIFT**2 / max(unit, 1e-12)
-        age = np.array([newest.way - each.way for each in ratios])
-        agrees = agreeing(ratios, drift * age)
+        unit = max(unit, 1e-12)
+        age = np.array([newest.way - each.way for each in ratios]) / unit
+        agrees = agreeing(ratios, DRIFT**2 * age)
         if agrees is None:
             self.problem = f"the lengths of {self.name} disagree with each other"
             return None
         self.problem = ""
         values = np.array([each.log_ratio for each in ratios])[agrees]
-        mean, variance = _newest(values, noise_of(ratios, agrees), age[agrees] * drift)
+        found = walk_at(0.0, -age[agrees], values, np.sqrt(noise_of(ratios, agrees, -age)))
         systematic = common_error(ratios, self.systematic)
-        return ScaleEstimate(mean, variance, systematic, newest.stamp_ns, newest.way)
+        return ScaleEstimate(found.value, found.variance, systematic, newest.stamp_ns, newest.way)
 
 
 def agreeing(ratios: Sequence[Ratio], walked: NDArray[np.float64]) -> NDArray[np.bool_] | None:
@@ -136,11 +141,32 @@ def agreeing(ratios: Sequence[Ratio], walked: NDArray[np.float64]) -> NDArray[np
     return agrees if np.count_nonzero(agrees) > len(values) / 2 else None
 
 
-def noise_of(ratios: Sequence[Ratio], agrees: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """Return the variance of each ratio that agrees, by what is claimed and what is seen."""
+def noise_of(
+    ratios: Sequence[Ratio], agrees: NDArray[np.bool_], places: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the variance of each ratio that agrees, by what is claimed and what is seen.
+
+    One that is further from what its neighbours show than noise would have it counts for less.
+
+    Args:
+        ratios: N of them.
+        agrees: (N,) which ones to take.
+        places: (N,) where each was; the scale walks by `DRIFT` per root of their unit.
+    """
     values = np.array([each.log_ratio for each in ratios])[agrees]
     claimed = np.array([each.sigma for each in ratios])[agrees]
-    return np.maximum(claimed**2, _jitter(values) ** 2)
+    usual = np.maximum(claimed**2, _jitter(values) ** 2)
+    along = places[agrees] - places[agrees].min()
+    walk = DRIFT**2 * np.minimum(along[:, None], along[None, :]) + _ANY
+    noise = usual
+    for _ in range(_ROUNDS):
+        precision = np.linalg.inv(walk + np.diag(noise))
+        sureness = np.diag(precision)
+        # Each against what the others alone would have it be.
+        left = precision @ (values - np.median(values)) / sureness
+        variance = np.maximum(1.0 / sureness - noise, 0.0) + usual
+        noise = usual * (1.0 + left**2 / variance / _ROBUST**2)
+    return noise
 
 
 def common_error(ratios: Sequence[Ratio], systematic: float) -> float:
@@ -149,24 +175,6 @@ def common_error(ratios: Sequence[Ratio], systematic: float) -> float:
     It does not become less by their number.
     """
     return float(np.hypot(systematic, np.median([each.common for each in ratios])))
-
-
-def _newest(
-    values: NDArray[np.float64], noise: NDArray[np.float64], walked: NDArray[np.float64]
-) -> tuple[float, float]:
-    """Return where a random walk that was observed with noise is now, and its variance.
-
-    Generalised least squares: what two old values are off by is the same walk, for the most part,
-    so that many of them do not make up for their age.
-
-    Args:
-        values: (N,) observed.
-        noise: (N,) variance of each.
-        walked: (N,) variance of the walk since then.
-    """
-    covariance = np.diag(noise) + np.minimum(walked[:, None], walked[None, :])
-    weights = np.linalg.solve(covariance, np.ones(len(values)))
-    return float(weights @ values / weights.sum()), float(1.0 / weights.sum())
 
 
 def _jitter(values: NDArray[np.float64]) -> float:

@@ -257,8 +257,9 @@ class Reconstructor:
         self._refusals = 0
         frames = self._place(entries, prediction, depth, alignment)
         unit = prediction.metres_per_map_unit(alignment.map_from_window.scale)
-        # While the images contradict the network, how it relates a rig's cameras gives no scale.
+        # While images contradict the network, or where a camera sits, the rig gives no scale.
         holds = confirmation is None or self._verifier.is_trusted
+        holds &= not self._verifier.rig.is_contradicted
         first = self._last[0].source
         frames = self._metric.place(entries, frames, first, unit, rig_holds=holds)
         clock.append(time.perf_counter())

@@ -136,7 +136,7 @@ def _of_ratios(
     if agrees is None:
         return None
     values = np.array([each.log_ratio for each in ratios])[agrees]
-    noise = np.sqrt(noise_of(ratios, agrees))
+    noise = np.sqrt(noise_of(ratios, agrees, places))
     found = walk_at(way / unit, places[agrees], values, noise)
     systematic = common_error(ratios, source.systematic)
     return ScaleEstimate(found.value, found.variance, systematic, ratios[-1].stamp_ns, way)

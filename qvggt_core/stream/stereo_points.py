@@ -57,7 +57,13 @@ _CALIBRATED = 0.15
 
 
 class StereoPair:
-    """Two cameras whose images can be laid side by side, row by row."""
+    """Two cameras whose images can be laid side by side, row by row.
+
+    Attributes:
+        problem: why they cannot, for an operator; empty if they can.
+        is_contradicted: whether the last images have the cameras elsewhere than they are known to
+            be.
+    """
 
     def __init__(self, first: Camera, other: Camera, other_from_first: NDArray[np.float64]) -> None:
         """Plan how images are turned.
@@ -68,6 +74,7 @@ class StereoPair:
             other_from_first: (4, 4), metres, optical axes.
         """
         self.problem = ""
+        self.is_contradicted = False
         rotation = other_from_first[:3, :3]
         centre = -rotation.T @ other_from_first[:3, 3]
         self._baseline = float(np.linalg.norm(centre))
@@ -134,6 +141,7 @@ class StereoPair:
         if len(index) < _FEWEST:
             return "the two cameras have too few points in common"
         problem, in_row, common = _judged(rays[index], moved, self.focal)
+        self.is_contradicted = bool(problem)
         if problem:
             return problem
         near = in_row & (moved[:, 0] >= _LEAST_DISPARITY)

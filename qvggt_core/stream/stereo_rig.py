@@ -32,11 +32,13 @@ class StereoRig:
 
     Attributes:
         problem: why it does not, for an operator; empty if it does or nothing is known yet.
+        is_contradicted: whether that is because images have a camera elsewhere than it is known
+            to be, so that no length of the rig is to be believed.
     """
 
     def __init__(self) -> None:
         """Start without knowing where any camera is."""
-        self.problem = ""
+        self.problem, self.is_contradicted = "", False
         self._other_from_first: dict[str, NDArray[np.float64]] = {}
         self._pairs: dict[str, tuple[tuple[object, ...], StereoPair]] = {}
         self.begin_map()
@@ -71,7 +73,7 @@ class StereoRig:
         """
         first = frames[0]
         best: MeasuredPoints | None = None
-        problems = []
+        problems, contradicted = [], []
         for other in frames[1:]:
             pair = self._pair(first.camera, other)
             found: MeasuredPoints | str = (
@@ -79,9 +81,11 @@ class StereoRig:
             )
             if isinstance(found, str):
                 problems.append(f"{other.source}: {found}")
+                contradicted.append(not isinstance(pair, str) and pair.is_contradicted)
             elif best is None or len(found.ids) > len(best.ids):
                 best = found
         self.problem = "" if best is not None else "; ".join(problems)
+        self.is_contradicted = best is None and any(contradicted)
         if best is not None:
             self._count += 1
             self._last_ns = first.stamp_ns

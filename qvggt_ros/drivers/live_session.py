@@ -91,6 +91,8 @@ class LiveReconstruction:
         def start() -> tuple[LoadedNetwork, ReconstructionSession, LoopClosure]:
             loaded, loops = loops_of(load(parameters), in_background=True)
             _warm_up(loaded.network)
+            if loaded.metric_depth is not None:
+                loaded.metric_depth.is_awaited = True
             session = ReconstructionSession(
                 Reconstructor(
                     loaded.network,

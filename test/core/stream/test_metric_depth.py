@@ -89,6 +89,7 @@ class RoomDepth:
     def __init__(self, poses: np.ndarray) -> None:
         self._poses = poses
         self.seen: list[int] = []
+        self.run_s = 0.0
 
     def depth(self, image: np.ndarray, intrinsics: np.ndarray) -> MetricDepth:
         index = int(image[0, 0, 0]) * 256 + int(image[0, 0, 1])
@@ -119,7 +120,7 @@ def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() 
     valid = np.isfinite(last.depth)
     wanted = 1.1 * room.depth_of(poses[-1])
     np.testing.assert_allclose(last.depth[valid], wanted[valid], rtol=1e-3)
-    # Three of the first window; then, at ten frames a second, one every fifth of the period.
+    # Three of the first window, then one of a window.
     first = [frame.view.image[0, 0, 1] for frame in results[0].frames]
     assert [seen in first for seen in depths.seen] == [True] * 3 + [False] * (len(depths.seen) - 3)
     assert np.diff(depths.seen[:3]).min() >= 1
@@ -130,21 +131,54 @@ def test_a_stream_without_odometry_comes_out_in_metres_and_its_sky_is_invalid() 
             assert np.isnan(frame.depth[: room.HEIGHT // 4]).all()
 
 
-def asked(schedule: MetricDepthSchedule, seconds: np.ndarray, available: int = 1) -> list[float]:
+def asked(
+    schedule: MetricDepthSchedule, seconds: np.ndarray, sigma: float = np.inf, available: int = 1
+) -> list[float]:
     """Return when, of these seconds, an image is given to the network, once for each."""
-    return [t for t in seconds for _ in range(schedule.due(round(t * 1e9), available))]
+    return [t for t in seconds for _ in range(schedule.due(round(t * 1e9), available, sigma))]
 
 
-def test_the_first_images_come_five_times_as_often_and_the_others_each_period() -> None:
+def test_images_come_twenty_times_as_often_until_the_scale_is_known() -> None:
     schedule = MetricDepthSchedule(period_s=5.0)
-    times = asked(schedule, np.arange(0.0, 40.0, 0.5))
-    np.testing.assert_allclose(np.diff(times), [1.0] * 9 + [5.0] * (len(times) - 10))
-    assert len(times) == 10 + 6
+    times = asked(schedule, np.arange(0.0, 2.0, 0.05))
+    np.testing.assert_allclose(np.diff(times), 0.25)
+    later = asked(schedule, np.arange(2.0, 30.0, 0.05), sigma=0.01)
+    np.testing.assert_allclose(np.diff(later), 5.0)
+
+
+def test_images_that_give_no_scale_come_often_only_at_first() -> None:
+    schedule = MetricDepthSchedule(period_s=5.0)
+    times = asked(schedule, np.arange(0.0, 60.0, 0.25))
+    np.testing.assert_allclose(np.diff(times), [0.25] * 23 + [5.0] * (len(times) - 24))
+
+
+def test_a_scale_that_may_have_drifted_is_asked_for_five_times_as_often() -> None:
+    schedule = MetricDepthSchedule(period_s=5.0)
+    asked(schedule, np.array([0.0, 1.0]), sigma=0.005)
+    times = asked(schedule, np.arange(5.0, 20.0, 0.5), sigma=0.02)
+    np.testing.assert_allclose(np.diff(times), 1.0)
+
+
+def test_a_network_that_takes_two_seconds_leaves_two_thirds_of_the_time_to_the_stream() -> None:
+    schedule = MetricDepthSchedule(period_s=5.0, run_s=2.0)
+    times = asked(schedule, np.arange(0.0, 60.0, 0.5), available=4)
+    assert times[:3] == [0.0, 0.0, 0.0]
+    np.testing.assert_allclose(np.diff(times[2:]), 6.0)
+
+
+def test_only_the_time_of_runs_that_a_stream_waits_for_counts() -> None:
+    network, _ = metric_network()
+    image = np.zeros((28, 42, 3), np.uint8)
+    network.depth(image, INTRINSICS)
+    assert network.run_s == 0.0
+    network.is_awaited = True
+    assert 0.0 < network.run_s < 60.0
 
 
 def test_a_new_segment_is_asked_for_at_once_and_by_three_images() -> None:
     schedule = MetricDepthSchedule(period_s=5.0)
-    assert asked(schedule, np.arange(0.0, 60.0, 1.0), available=4)[:4] == [0.0, 0.0, 0.0, 1.0]
+    assert asked(schedule, np.arange(0.0, 9.0, 0.25), available=4)[:4] == [0.0, 0.0, 0.0, 0.25]
+    asked(schedule, np.array([10.0]), sigma=0.005)
     schedule.begin_map()
     assert schedule.due(round(60.1e9), 4) == 3
     assert schedule.due(round(60.2e9), 4) == 0

@@ -30,9 +30,8 @@ def piece(unit, *, positions=None, velocities=None, turn=None, drift=0.005):
     turn = np.eye(3) if turn is None else turn
     given = true if positions is None else positions
     moved = np.zeros_like(true) if velocities is None else velocities
-    return PathPiece(
-        map_from_camera, given @ turn.T, moved @ turn.T, np.full(len(TIMES) - 1, drift)
-    )
+    drifts, readings = np.full(len(TIMES) - 1, drift), np.ones(len(TIMES))
+    return PathPiece(map_from_camera, given @ turn.T, moved @ turn.T, drifts, readings)
 
 
 def scale_of(found):
@@ -106,6 +105,10 @@ def test_what_does_not_move_or_is_too_short_has_no_scale():
     assert align_path(still, Freedom()) is None
     whole = piece(2.5)
     few = PathPiece(
-        whole.map_from_camera[:4], whole.positions[:4], whole.velocities[:4], whole.drift[:3]
+        whole.map_from_camera[:4],
+        whole.positions[:4],
+        whole.velocities[:4],
+        whole.drift[:3],
+        whole.readings[:4],
     )
     assert align_path(few, Freedom()) is None

@@ -110,11 +110,18 @@ def test_narrow_images_that_do_not_overlap_have_a_reason():
     assert "do not overlap" in pair.problem
 
 
-def stream(poses, claimed=None):
-    """Return what a rig gives whose network knows nothing of the room."""
-    reconstructor = Reconstructor(
-        Nonsense(room.WIDTH, room.PATCH, room.INTRINSICS), Parameters(cameras=["left", "right"])
-    )
+class InOrder(room.KnowingNetwork):
+    """Knows the room, and which view it is by how many came before."""
+
+    def encode(self, image):
+        self.encoded.append(len(self.encoded))
+        return self.encoded[-1]
+
+
+def stream(poses, claimed=None, network=None):
+    """Return what a rig gives whose network knows nothing of the room, unless one is given."""
+    network = network or Nonsense(room.WIDTH, room.PATCH, room.INTRINSICS)
+    reconstructor = Reconstructor(network, Parameters(cameras=["left", "right"]))
     other = place() if claimed is None else claimed
     reconstructor.sensors.set_extrinsics("right", inverse(other))
     results = []
@@ -163,3 +170,16 @@ def test_a_wrong_transform_never_makes_a_map_metric():
     results = stream(np.repeat(HERE[None], 12, axis=0), claimed=place(turn=(0, 1.0, 0)))
     assert all(result.scale.state is not ScaleState.METRIC for result in results)
     assert any("right: what both cameras see is as if" in each.scale.note for each in results)
+
+
+@pytest.mark.parametrize("network_knows", [False, True])
+def test_a_wrong_transform_gives_no_metres_on_the_way_either(network_knows):
+    """A network that relates both cameras by what they show does not make the length right."""
+    steps = np.zeros((12, 3))
+    steps[:, 0], steps[:, 2] = 0.1 * np.arange(12), 0.2
+    poses = room.flight(steps, np.tile([0.6, 0.1, 0.0], (12, 1)))
+    pairs = np.stack([each for pose in poses for each in (pose, pose @ place())])
+    network = InOrder(pairs, room.Noise()) if network_knows else None
+    results = stream(poses, claimed=place(turn=(0, 1.0, 0)), network=network)
+    assert all(result.scale.state is not ScaleState.METRIC for result in results)
+    assert "right: what both cameras see is as if" in results[-1].scale.note
