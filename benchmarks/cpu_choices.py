@@ -26,6 +26,7 @@ from qvggt_kernels import (
 )
 from qvggt_kernels.cpu import attention as tiles
 from qvggt_kernels.cpu import linear as dense
+from qvggt_kernels.native import heads as native_heads
 from qvggt_kernels.reference import attention as pytorch
 from torch.nn import functional as F
 
@@ -113,8 +114,8 @@ def _attentions(parts: list[torch.Tensor]) -> dict[str, Run]:
         "PyTorch's": lambda: pytorch.attention(*parts),
         "tiles": lambda: tiles.attention(*parts),
     }
-    if native.supports_attention(*parts):
-        runs["C++"] = lambda: native.attention(*parts)
+    if native_heads.supports_attention(*parts):
+        runs["C++"] = lambda: native_heads.attention(*parts)
     return runs
 
 

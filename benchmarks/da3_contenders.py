@@ -132,6 +132,7 @@ CONTENDERS: dict[str, Contender] = {
     "qvggt, float32": _ours("weights", torch.float32),
     "qvggt, bfloat16": _ours("weights", torch.bfloat16),
     "qvggt, INT8": _ours("int8"),
+    "qvggt, INT8, 8-bit scores": _ours("int8", attention="int8"),
     "qvggt, INT4": _ours("int4"),
     "qvggt, INT4, 8-bit products": _ours("int4", linears="int8"),
     "qvggt, INT4, 8-bit products and scores": _ours("int4", linears="int8", attention="int8"),

@@ -2,6 +2,7 @@
 
 from .backends import Backend, fastest_dtype, fastest_linears
 from .convolution import convolution3x3
+from .dense_linear import DenseLinear, dense_linear
 from .dense_output import Affine, add_places, dense_output, is_one_pass
 from .fp8 import quantize_rows_fp8
 from .hadamard import hadamard_block, hadamard_transform
@@ -13,6 +14,7 @@ from .integer import (
     quantize_tokens,
     unpack_integer,
 )
+from .layer_norm import LayerNorm, layer_norm_add_
 from .linear import Int4Linear, IntegerLinear, PackedLinear
 from .operators import (
     attention,
@@ -23,7 +25,6 @@ from .operators import (
     int8_attention,
     integer_linear,
     integer_linear_add_,
-    layer_norm_add_,
     qk_norm_rope_,
 )
 from .packing import GROUP_SIZES, LAYOUT, PackingError, group_size_of, pack, unpack
@@ -38,10 +39,12 @@ __all__ = [
     "LAYOUT",
     "Affine",
     "Backend",
+    "DenseLinear",
     "HeadNorm",
     "Int4Linear",
     "IntegerLinear",
     "IntegerWeight",
+    "LayerNorm",
     "PackedLinear",
     "PackedWeight",
     "PackingError",
@@ -49,6 +52,7 @@ __all__ = [
     "add_places",
     "attention",
     "convolution3x3",
+    "dense_linear",
     "dense_output",
     "dequantize",
     "fastest_dtype",

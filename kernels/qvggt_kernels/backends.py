@@ -12,6 +12,8 @@ from torch import Tensor
 from . import cpu_features, gemm_configs, native
 from .cpu import attention as cpu_attention
 from .cpu.linear import DTYPES
+from .native import heads as native_heads
+from .native import norms as native_norms
 from .native.convolution import supports_convolution3x3, supports_dense_output
 from .weight import IntegerWeight, PackedWeight
 
@@ -91,6 +93,16 @@ def fastest_linears(device: torch.device | str) -> Literal["float", "int8"]:
     return "int8" if cpu_features.has_vnni() or native.load() is not None else "float"
 
 
+def _dense_linear_on_cpu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Backend:
+    same = x.dtype == weight.dtype and (bias is None or bias.dtype == x.dtype)
+    wide = x.dtype == torch.float32
+    # PyTorch's own float32 is fast on Intel's cores, its bfloat16 where there is a matrix unit.
+    slow = cpu_features.prefers_onednn() if wide else not cpu_features.has_amx()
+    if same and slow and native.supports_dense_linear(x, weight):
+        return Backend.NATIVE
+    return Backend.CPU if same and slow and wide else Backend.REFERENCE
+
+
 def _int4_linear_on_cpu(x: Tensor, weight: PackedWeight) -> Backend:
     # A matrix unit has instructions for dense products that our kernels do not use.
     has_matrix_unit = x.dtype == torch.bfloat16 and cpu_features.has_amx()
@@ -104,7 +116,7 @@ def _integer_linear_on_cpu(x: Tensor, weight: PackedWeight | IntegerWeight) -> B
 
 
 def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    if native.supports_attention(q, k, v) and cpu_attention.prefers_native(q.dtype):
+    if native_heads.supports_attention(q, k, v) and cpu_attention.prefers_native(q.dtype):
         return Backend.NATIVE
     long_enough = q.shape[2] >= cpu_attention.MIN_LENGTH and q.dtype in DTYPES
     if long_enough and cpu_attention.prefers_tiles():
@@ -113,7 +125,7 @@ def _attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
 
 
 def _int8_attention_on_cpu(q: Tensor, k: Tensor, v: Tensor) -> Backend:
-    return Backend.NATIVE if native.supports_attention(q, k, v, True) else Backend.REFERENCE
+    return Backend.NATIVE if native_heads.supports_attention(q, k, v, True) else Backend.REFERENCE
 
 
 def _convolution_on_cpu(x: Tensor, weight: Tensor) -> Backend:
@@ -126,11 +138,16 @@ def _dense_output_on_cpu(x: Tensor, *convolutions: Tensor) -> Backend:
     return Backend.NATIVE if supported else Backend.REFERENCE
 
 
+def _layer_norm_on_cpu(x: Tensor, *parts: Tensor) -> Backend:
+    return Backend.NATIVE if native_norms.supports_layer_norm(x, *parts) else Backend.REFERENCE
+
+
 def _qk_norm_rope_on_cpu(qkv: Tensor, norm: Any, rotation: Any) -> Backend:
-    return Backend.NATIVE if native.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
+    return Backend.NATIVE if native_heads.supports_qk_norm_rope(qkv, norm) else Backend.REFERENCE
 
 
 _ON_CPU: dict[str, Callable[..., Backend]] = {
+    "dense_linear": _dense_linear_on_cpu,
     "int4_linear": _int4_linear_on_cpu,
     "int4_linear_int8": _integer_linear_on_cpu,
     "integer_linear": _integer_linear_on_cpu,
@@ -138,6 +155,8 @@ _ON_CPU: dict[str, Callable[..., Backend]] = {
     "convolution3x3": _convolution_on_cpu,
     "dense_output": _dense_output_on_cpu,
     "int8_attention": _int8_attention_on_cpu,
+    "layer_norm": _layer_norm_on_cpu,
+    "layer_norm_add_": _layer_norm_on_cpu,
     "qk_norm_rope_": _qk_norm_rope_on_cpu,
 }
 

@@ -135,7 +135,7 @@ def dense_output(
         places: what is added to the resized features, see `add_places`.
         branches: for each output a convolution of 3x3 pixels with zeros around the map, (O, C, 3,
             3) and (O,) of the dtype of `x`, and one of single pixels that follows a rectifier,
-            (N, O, 1, 1) and (N,) floating.
+            (N, O, 1, 1) and (N,) of that dtype or float32.
         backend: implementation; None for the fastest that computes this.
 
     Returns:

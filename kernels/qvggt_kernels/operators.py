@@ -24,9 +24,10 @@ from .cpu import attention as cpu_attention
 from .cpu import integer as cpu_integer
 from .cpu import linear as cpu_linear
 from .linear_operator import Implementations, LinearOperator
+from .native import heads as native_heads
 from .reference import attention as reference_attention
 from .reference import linear as reference
-from .reference import normalise, rotary
+from .reference import rotary
 from .reference.rotary import NO_NORM, NO_ROTATION, HeadNorm, Rotation
 from .registry import Lazy, register
 from .weight import IntegerWeight, PackedWeight
@@ -185,7 +186,7 @@ def _attend(
 _ATTENTION: Implementations = {
     Backend.REFERENCE: reference_attention.attention,
     Backend.CPU: cpu_attention.attention,
-    Backend.NATIVE: native.attention,
+    Backend.NATIVE: native_heads.attention,
 }
 _attention = register(
     "attention(Tensor q, Tensor k, Tensor v) -> Tensor",
@@ -218,7 +219,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, backend: Backend | None = None) -
 
 _INT8_ATTENTION: Implementations = {
     Backend.REFERENCE: reference_attention.int8_attention,
-    Backend.NATIVE: native.int8_attention,
+    Backend.NATIVE: native_heads.int8_attention,
     Backend.TRITON: Lazy("triton.attention:int8_attention"),
 }
 _int8_attention = register(
@@ -250,57 +251,9 @@ def int8_attention(q: Tensor, k: Tensor, v: Tensor, backend: Backend | None = No
     return _attend("int8_attention", _INT8_ATTENTION, q, k, v, backend or Backend.REFERENCE)
 
 
-_LAYER_NORM_ADD: Implementations = {
-    Backend.REFERENCE: normalise.layer_norm_add_,
-    Backend.TRITON: Lazy("triton.normalise:layer_norm_add_"),
-}
-
-
-def _empty_norm(
-    x: Tensor, branch: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    devices = {part.device for part in (x, branch, gamma, weight, bias)}
-    if len(devices) > 1:
-        raise ValueError(f"the parts of a layer norm are on {sorted(map(str, devices))}")
-    return torch.empty_like(x)
-
-
-_layer_norm_add_ = register(
-    "layer_norm_add_(Tensor(a!) x, Tensor branch, Tensor gamma, Tensor weight, Tensor bias,"
-    " float eps) -> Tensor",
-    lambda x, *rest: _LAYER_NORM_ADD[choose("layer_norm_add_", x)](x, *rest),
-    fake=_empty_norm,
-    reference=normalise.layer_norm_add_,
-)
-
-
-def layer_norm_add_(
-    x: Tensor, branch: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float
-) -> Tensor:
-    """Add gamma * branch to `x` in place and return the layer norm of the sum.
-
-    Gains are rounded to the dtype of `x`, and so is the sum before it is normalised; mean and
-    variance are float32. Not differentiable.
-
-    Args:
-        x: (..., C) floating, contiguous; overwritten.
-        branch: shape and dtype of `x`, contiguous.
-        gamma: (C,) floating, gain of the branch.
-        weight: (C,) of the dtype of `x`, gain of the norm.
-        bias: (C,) of the dtype of `x`.
-        eps: added to the variance.
-
-    Returns:
-        Shape and dtype of `x`, newly allocated.
-    """
-    compute = _layer_norm_add_ if x.is_cpu or x.is_cuda else normalise.layer_norm_add_
-    result: Tensor = compute(x, branch, gamma, weight, bias, eps)
-    return result
-
-
 _QK_NORM_ROPE: Implementations = {
     Backend.REFERENCE: rotary.qk_norm_rope_,
-    Backend.NATIVE: native.qk_norm_rope_,
+    Backend.NATIVE: native_heads.qk_norm_rope_,
     Backend.TRITON: Lazy("triton.rotary:qk_norm_rope_"),
 }
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import torch
 from qvggt_kernels import (
+    DenseLinear,
     HeadNorm,
+    LayerNorm,
     PackedLinear,
     Rotation,
     attention,
@@ -48,8 +50,8 @@ class Mlp(nn.Module):
 
     def __init__(self, dim: int, hidden: int, out: int | None = None) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, out or dim)
+        self.fc1 = DenseLinear(dim, hidden)
+        self.fc2 = DenseLinear(hidden, out or dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (..., dim) to (..., out)."""
@@ -86,8 +88,8 @@ class GatedMlp(Mlp):
         """Prepare; the hidden width is cut to two thirds, in steps of 8, for an MLP's size."""
         nn.Module.__init__(self)
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
-        self.fc1 = nn.Linear(dim, 2 * hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = DenseLinear(dim, 2 * hidden)
+        self.fc2 = DenseLinear(hidden, dim)
 
     def _hidden(self, x: Tensor) -> Tensor:
         gate, value = self.fc1(x).chunk(2, dim=-1)
@@ -102,11 +104,11 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, *, qk_norm: bool = False) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.qkv = nn.Linear(dim, 3 * dim)
+        self.qkv = DenseLinear(dim, 3 * dim)
         head_dim = dim // num_heads
         self.q_norm = nn.LayerNorm(head_dim) if qk_norm else None
         self.k_norm = nn.LayerNorm(head_dim) if qk_norm else None
-        self.proj = nn.Linear(dim, dim)
+        self.proj = DenseLinear(dim, dim)
 
     def forward(self, x: Tensor, rope: RotaryTable | None, *, across_frames: bool) -> Tensor:
         """Attend within each frame of (B, S, N, C), or across all frames of a window."""
@@ -173,7 +175,7 @@ class Block(nn.Module):
         gated: bool = False,
     ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=norm_eps)
+        self.norm1 = LayerNorm(dim, eps=norm_eps)
         self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=norm_eps)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import torch
-from qvggt_kernels import Affine, add_places, convolution3x3, dense_output
+from qvggt_kernels import Affine, add_places, convolution3x3, dense_output, is_one_pass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -176,6 +176,14 @@ class Scratch(nn.Module):
         return output["5"](x).float()
 
 
+def frames_at_once(dense_pixels: int, pixels: int, in_bands: bool) -> int:
+    """Return how many frames of `pixels` a dense head decodes at once.
+
+    Twice as many where no map exists at full resolution (`is_one_pass`): as much memory.
+    """
+    return max(1, (2 if in_bands else 1) * dense_pixels // pixels)
+
+
 class DenseMaps(NamedTuple):
     """Raw outputs of a dense head.
 
@@ -222,7 +230,9 @@ class DenseHead(nn.Module):
         batch, frames = patches[0].shape[:2]
         flat = [tokens.flatten(0, 1) for tokens in patches]
         pixels = rows * columns * self.patch_size**2
-        step = max(1, self.settings.dense_pixels // pixels)
+        channels = self.scratch.output_conv1.out_channels
+        in_bands = flat[0].is_cpu and is_one_pass(channels, flat[0].dtype)
+        step = frames_at_once(self.settings.dense_pixels, pixels, in_bands)
         if torch.is_grad_enabled():
             step = batch * frames
         chunks = [

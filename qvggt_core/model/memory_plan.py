@@ -15,7 +15,7 @@ from qvggt_kernels import PackedLinear, is_one_pass
 
 from qvggt_core.errors import ParameterError
 from qvggt_core.model.config import ModelConfig
-from qvggt_core.model.dense_head import HIDDEN_CHANNELS
+from qvggt_core.model.dense_head import HIDDEN_CHANNELS, frames_at_once
 from qvggt_core.model.settings import ComputeSettings
 from qvggt_core.model.vggt import VGGT
 
@@ -128,8 +128,8 @@ def estimate_memory(
         + min(settings.mlp_rows, frames * per_frame // dim) * hidden * size,
     )
     dense, maps = 0, dense_frames * height * width * _FLOAT32
-    chunk = min(dense_frames, max(1, settings.dense_pixels // (height * width)))
     in_bands = weights.device == "cpu" and is_one_pass(config.dpt_features // 2, dtype)
+    chunk = min(dense_frames, frames_at_once(settings.dense_pixels, height * width, in_bands))
     at_once = chunk * _dense_bytes_per_frame(config, height, width, size, in_bands)
     # What a head gives, and the most that it has of it when it activates that.
     for exists, channels, activating in ((config.depth_head, 2, 5), (config.point_head, 4, 10)):
@@ -208,6 +208,8 @@ def plan_memory(
 def narrower(settings: ComputeSettings, pixels: int) -> Iterable[ComputeSettings]:
     """Yield the settings, then ever narrower slices and chunks down to one image."""
     yield settings
+    # Where a head decodes two frames at once, half a frame's pixels leave one.
+    pixels //= 2
     while settings.mlp_rows > _MIN_MLP_ROWS or settings.dense_pixels > pixels:
         settings = replace(
             settings,

@@ -22,6 +22,7 @@ from qvggt_core.model.memory_plan import MemoryPlan, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
+from qvggt_core.util.blas import limit_blas_threads
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     device = device_of(parameters.device)
     if parameters.threads:
         torch.set_num_threads(parameters.threads)
+    limit_blas_threads()
     dtype = _dtype(parameters, device)
     model = load_model(path, device=device, dtype=dtype, heads=_heads(parameters, with_points))
     if parameters.condition_on != "none" and model.camera_encoder is None:

@@ -54,9 +54,9 @@ def instructions(request, use_instructions):
     return request.param
 
 
-@pytest.fixture(params=["avx2", "dotprod"])
+@pytest.fixture(params=["avx512", "avx2", "dotprod"])
 def short_vectors(request, use_instructions):
-    """Run a test with the kernels that are written once for AVX2 and for ARM."""
+    """Run a test with the kernels that are written once for AVX-512, AVX2 and ARM."""
     use_instructions(request.param)
 
 

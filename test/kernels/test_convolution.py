@@ -10,11 +10,12 @@ from support.weights import normal
 from torch.nn import functional as F
 
 SIZES = [
-    # frames, inputs, outputs, height, width: whole tiles, one pixel, odd ends, several tasks
-    (1, 8, 16, 4, 4),
-    (2, 16, 32, 1, 1),
-    (1, 24, 16, 5, 11),
-    (3, 8, 48, 17, 10),
+    # frames, inputs and outputs in what a kernel takes at least, height, width: whole tiles, one
+    # pixel, odd ends, several tasks
+    (1, 1, 1, 4, 4),
+    (2, 2, 2, 1, 1),
+    (1, 3, 1, 5, 11),
+    (3, 1, 3, 17, 10),
 ]
 
 
@@ -51,7 +52,8 @@ def definition(x, weight, bias, rectified, total):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("short_vectors")
 def test_winograd_is_the_definition_to_rounding(size, rectified, threads):
-    x, weight, bias, total = arguments(*size)
+    (frames, inputs, channels, *rows_columns), lanes = size, native.float_lanes()
+    x, weight, bias, total = arguments(frames, inputs * lanes, channels * 2 * lanes, *rows_columns)
     for parts in ((bias, total), (None, total), (bias, None)):
         expected = definition(x, weight, parts[0], rectified, parts[1])
 
@@ -141,7 +143,11 @@ def test_sizes_are_checked_before_memory_is_read(part):
         convolution3x3(x, weight, bias, total=total, backend=Backend.NATIVE)
 
 
-def test_there_is_none_for_the_widest_vectors(monkeypatch):
-    x, weight, *_ = arguments(2, 8, 16, 32, 32)
-    monkeypatch.setattr(native, "instruction_set", lambda: "avx512")
-    assert backends.choose("convolution3x3", x, weight) == Backend.REFERENCE
+@pytest.mark.parametrize(
+    ("channels", "taken"), [((16, 32), True), ((8, 32), False), ((16, 16), False)]
+)
+def test_wider_vectors_take_more_channels_at_once(use_instructions, channels, taken):
+    use_instructions("avx512")
+    x, weight, *_ = arguments(2, *channels, 32, 32)
+    expected = Backend.NATIVE if taken else Backend.REFERENCE
+    assert backends.choose("convolution3x3", x, weight) == expected

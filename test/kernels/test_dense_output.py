@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import Backend, backends, dense_output
+from qvggt_kernels import Backend, backends, dense_output, native
 from support.instruction_sets import outputs
 from support.weights import normal
 
 SIZES = [
-    # frames, channels, rows, columns, to rows, to columns, hidden, outputs
+    # frames, channels, rows, columns, to rows, to columns, hidden, outputs; channels for vectors of
+    # 256 bits
     (2, 16, 5, 7, 17, 10, 16, 2),  # odd ends
     (1, 32, 1, 1, 4, 4, 32, 1),  # one pixel becomes a tile
     (1, 16, 6, 9, 6, 9, 16, 3),  # no resizing
@@ -69,7 +70,11 @@ def definition(x, size, places, branches):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.usefixtures("short_vectors")
 def test_one_pass_is_the_definition_to_rounding(size, has_places, threads):
-    x, resolution, places, branches = arguments(*size, branches=2)
+    frames, channels, *between, hidden, count = size
+    wide = native.float_lanes() // 8
+    x, resolution, places, branches = arguments(
+        frames, channels * wide, *between, hidden * wide, count, branches=2
+    )
     places = places if has_places else None
     expected = definition(x, resolution, places, branches)
 
@@ -114,12 +119,30 @@ def test_what_is_not_a_number_does_not_get_lost():
 def test_what_the_kernel_does_not_take_goes_to_pytorch():
     def chosen(channels, hidden, dtype=torch.float32):
         x, _, _, ((first, last),) = arguments(1, channels, 3, 3, 6, 6, hidden, 2)
-        return backends.choose("dense_output", x.to(dtype), *first, *last)
+        parts = (part.to(dtype) for part in (x, *first, *last))
+        return backends.choose("dense_output", *parts)
 
     assert chosen(16, 32) == Backend.NATIVE
     assert chosen(24, 32) == Backend.REFERENCE
     assert chosen(16, 24) == Backend.REFERENCE
-    assert chosen(16, 32, torch.bfloat16) == Backend.REFERENCE
+    assert chosen(16, 32, torch.bfloat16) == Backend.NATIVE
+    assert chosen(16, 32, torch.float16) == Backend.REFERENCE
+
+
+@pytest.mark.parametrize("last_dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.usefixtures("short_vectors")
+def test_maps_of_16_bits_are_computed_in_float32(last_dtype):
+    """Nothing but what comes in is rounded: closer than with a rounding after each step."""
+    x, size, places, branches = arguments(2, 32, 5, 7, 17, 10, 32, 2)
+    x, *places = (part.bfloat16() for part in (x, *places))
+    branches = [
+        (tuple(p.bfloat16() for p in first), tuple(p.bfloat16().to(last_dtype) for p in last))
+        for first, last in branches
+    ]
+    y = dense_output(x, size, tuple(places), branches, backend=Backend.NATIVE)
+    assert y.dtype == torch.float32
+    expected = definition(x, size, places, branches)
+    torch.testing.assert_close(y.double(), expected, rtol=0, atol=5e-5)
 
 
 def test_gradients_flow():

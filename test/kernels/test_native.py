@@ -29,6 +29,7 @@ from qvggt_kernels import (
     qk_norm_rope_,
 )
 from qvggt_kernels.cpu import attention as cpu_attention
+from qvggt_kernels.native import heads as native_heads
 from qvggt_kernels.reference import attention as reference_attention
 from qvggt_kernels.reference import linear as reference
 from qvggt_kernels.reference import rotary as reference_rotary
@@ -109,9 +110,9 @@ def test_without_avx512_bfloat16_and_wide_float_products_are_left_to_pytorch(mon
     assert not native.supports_int4_linear(normal(65, 64), weight)
     assert not native.supports_int4_linear(tokens.bfloat16(), weight)
     assert native.supports_integer_linear(tokens.bfloat16(), 64)
-    assert native.supports_attention(heads, heads, heads)
-    assert not native.supports_attention(*[heads.bfloat16()] * 3)
-    assert not native.supports_attention(heads, heads, heads, in_integers=True)
+    assert native_heads.supports_attention(heads, heads, heads)
+    assert not native_heads.supports_attention(*[heads.bfloat16()] * 3)
+    assert not native_heads.supports_attention(heads, heads, heads, in_integers=True)
 
 
 def test_other_processors_do_without(monkeypatch):
@@ -363,7 +364,7 @@ def test_attention_is_the_formula_to_rounding(threads, queries, keys):
     q = normal(2, queries, 3, 64, dtype=BFLOAT16).transpose(1, 2)
     k, v = (normal(2, keys, 3, 64, dtype=BFLOAT16, seed=seed).transpose(1, 2) for seed in (1, 2))
     expected = softmax_attention(q, k, v)
-    first, *others = outputs(q, k, v, run=native.attention, threads=threads)
+    first, *others = outputs(q, k, v, run=native_heads.attention, threads=threads)
     assert (first.double() - expected).norm() <= 4e-3 * expected.norm()
     assert first.transpose(1, 2).is_contiguous()
     assert all(torch.equal(first, other) for other in others)
@@ -375,7 +376,7 @@ def test_attention_without_avx512_keeps_float32(short_vectors, threads, queries,
     q = normal(2, queries, 3, 64).transpose(1, 2)
     k, v = (normal(2, keys, 3, 64, seed=seed).transpose(1, 2) for seed in (1, 2))
     expected = softmax_attention(q, k, v)
-    first, *others = outputs(q, k, v, run=native.attention, threads=threads)
+    first, *others = outputs(q, k, v, run=native_heads.attention, threads=threads)
     assert (first.double() - expected).norm() <= 2e-6 * expected.norm()
     assert first.transpose(1, 2).is_contiguous()
     assert all(torch.equal(first, other) for other in others)
@@ -387,7 +388,7 @@ def test_float32_attention_holds_for_any_size_of_scores(short_vectors, factor):
     # The largest scores come last, so that every block of keys raises the maximum.
     k = k[:, :, (k @ q[0, 0, 0]).argsort().flatten()]
     found, expected = (
-        native.attention(q * factor, k, v).double(),
+        native_heads.attention(q * factor, k, v).double(),
         softmax_attention(q * factor, k, v),
     )
     assert torch.isfinite(found).all()
@@ -397,9 +398,9 @@ def test_float32_attention_holds_for_any_size_of_scores(short_vectors, factor):
 
 def test_what_is_not_a_number_stays_in_its_row(short_vectors):
     q, k, v = (normal(1, 1, 20, 64, seed=seed) for seed in range(3))
-    clean = native.attention(q, k, v)
+    clean = native_heads.attention(q, k, v)
     q[0, 0, 7, 3] = float("nan")
-    found = native.attention(q, k, v)
+    found = native_heads.attention(q, k, v)
     assert found[0, 0, 7].isnan().all()
     assert torch.equal(found[0, 0, :7], clean[0, 0, :7])
     assert torch.equal(found[0, 0, 8:], clean[0, 0, 8:])
@@ -412,7 +413,7 @@ def test_attention_holds_for_any_size_of_scores(factor):
     # The largest scores come last, so that every block of keys raises the maximum.
     k = k[:, :, (k.float() @ q[0, 0, 0].float()).argsort().flatten()]
     q = q * factor
-    found, expected = native.attention(q, k, v).double(), softmax_attention(q, k, v)
+    found, expected = native_heads.attention(q, k, v).double(), softmax_attention(q, k, v)
     assert torch.isfinite(found).all()
     assert (found - expected).norm() <= 6e-3 * expected.norm()
 
@@ -425,7 +426,7 @@ def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
     k, v = (normal(2, keys, 3, 64, dtype=BFLOAT16, seed=seed).transpose(1, 2) for seed in (1, 2))
     k = k + 5.0
     q[0, 0, 0] = 0
-    first, *others = outputs(q, k, v, run=native.int8_attention, threads=threads)
+    first, *others = outputs(q, k, v, run=native_heads.int8_attention, threads=threads)
     plain = reference_attention.int8_attention(q, k, v)
     assert (first.float() - plain.float()).norm() <= 4e-3 * plain.float().norm()
     expected = softmax_attention(q, k, v)
@@ -436,7 +437,7 @@ def test_attention_in_integers_is_that_of_plain_pytorch(threads, queries, keys):
 @needs_avx512
 def test_equal_keys_average_the_values():
     q, v = normal(1, 1, 5, 64, dtype=BFLOAT16), normal(1, 1, 1000, 64, dtype=BFLOAT16, seed=1)
-    found = native.attention(q, torch.zeros_like(v), v).float()
+    found = native_heads.attention(q, torch.zeros_like(v), v).float()
     assert torch.allclose(found, v.float().mean(2, keepdim=True).expand(found.shape), atol=2e-4)
 
 
@@ -446,11 +447,11 @@ def test_attention_reads_any_strides_and_leaves_other_layouts_to_pytorch(monkeyp
     qkv = normal(2, 40, 3, 2, 64, dtype=BFLOAT16)
     q, k, v = (part.transpose(1, 2) for part in qkv.unbind(2))
     dense = [part.contiguous() for part in (q, k, v)]
-    assert torch.equal(attention(q, k, v), native.attention(*dense))
+    assert torch.equal(attention(q, k, v), native_heads.attention(*dense))
     transposed = q.transpose(2, 3).contiguous().transpose(2, 3)
-    assert not native.supports_attention(transposed, k, v)
-    assert not native.supports_attention(q[..., :32], k[..., :32], v[..., :32])
-    assert not native.supports_attention(q.float(), k.float(), v.float())
+    assert not native_heads.supports_attention(transposed, k, v)
+    assert not native_heads.supports_attention(q[..., :32], k[..., :32], v[..., :32])
+    assert not native_heads.supports_attention(q.half(), k.half(), v.half())
     assert torch.allclose(
         attention(transposed, k, v).float(), attention(q, k, v).float(), atol=2e-2
     )
@@ -479,7 +480,7 @@ def norms_and_rotations(dtype, norm, rope, threads):
     for count in (1, 3):
         threads(count)
         found = qkv.clone()
-        native.qk_norm_rope_(found, *arguments)
+        native_heads.qk_norm_rope_(found, *arguments)
         assert torch.equal(found[:, :, :, 2], qkv[:, :, :, 2]), "values are left alone"
         yield found, expected
 
@@ -534,17 +535,17 @@ def test_sizes_of_the_other_kernels_are_checked_too():
         native.integer_linear(normal(3, 64), integer_weight(8, 32, 8))
     q = normal(1, 2, 5, 64, dtype=BFLOAT16)
     with pytest.raises(ValueError, match=r"are not \(B, H, L, D\), \(B, H, T, D\)"):
-        native.attention(q, q, q[:, :1])
+        native_heads.attention(q, q, q[:, :1])
     with pytest.raises(ValueError, match="differ in more than their lengths"):
-        native.attention(q, q[:, :1], q[:, :1])
+        native_heads.attention(q, q[:, :1], q[:, :1])
     qkv = normal(1, 1, 5, 3, 2, 64, dtype=BFLOAT16)
     angles, gain = torch.ones(5, 1, 64), torch.ones(64, dtype=BFLOAT16)
     for cos, sin in ((angles[:4], angles[:4]), (angles, None)):
         with pytest.raises(ValueError, match="angles for 5 tokens"):
-            native.qk_norm_rope_(qkv, HeadNorm(), Rotation(cos, sin))
+            native_heads.qk_norm_rope_(qkv, HeadNorm(), Rotation(cos, sin))
     for wrong in ((gain, gain, gain, gain[:32]), (gain, gain.float(), gain, gain)):
         with pytest.raises(ValueError, match="gains and biases"):
-            native.qk_norm_rope_(qkv, HeadNorm(*wrong, 1e-5), Rotation())
+            native_heads.qk_norm_rope_(qkv, HeadNorm(*wrong, 1e-5), Rotation())
 
 
 @needs_kernels
@@ -552,7 +553,7 @@ def test_queries_and_keys_without_values_are_refused():
     """With 2 in the place of 3, every frame but the first would be read from another place."""
     qkv = normal(2, 3, 5, 2, 4, 64, dtype=BFLOAT16)
     with pytest.raises(ValueError, match=r"not \(B, S, N, 3, H, D\)"):
-        native.qk_norm_rope_(qkv, HeadNorm(), Rotation())
+        native_heads.qk_norm_rope_(qkv, HeadNorm(), Rotation())
     with pytest.raises(ValueError, match=r"not \(B, S, N, 3, H, D\)"):
         qk_norm_rope_(qkv)
 
@@ -602,11 +603,11 @@ def test_numbers_at_odd_addresses_are_read_right():
 def test_running_out_of_memory_is_reported(monkeypatch):
     class Starved:
         @staticmethod
-        def qvggt_attention(*_):
+        def qvggt_float_attention_avx512(*_):
             return 1
 
-        qvggt_attention_avx2 = qvggt_attention_neon = qvggt_attention
+        qvggt_float_attention_avx2 = qvggt_float_attention_neon = qvggt_float_attention_avx512
 
     monkeypatch.setattr(native, "load", Starved)
-    with pytest.raises(MemoryError, match="scratch of attention: use a smaller window"):
-        native.attention(*[normal(1, 1, 2, 64, dtype=native.attention_dtype())] * 3)
+    with pytest.raises(MemoryError, match="scratch of float_attention: use a smaller window"):
+        native_heads.attention(*[normal(1, 1, 2, 64)] * 3)

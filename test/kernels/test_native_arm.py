@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from qvggt_kernels import GROUP_SIZES, Backend, backends, cpu_features, dequantize, native
+from qvggt_kernels.native import heads as native_heads
+from qvggt_kernels.native import norms as native_norms
 from support.instruction_sets import assert_float32_is_kept
 from support.weights import normal, packed_weight
 
@@ -94,8 +96,13 @@ def test_the_network_that_ships_has_the_bits_of_pytorch_with_integer_products(
     model.configure(ComputeSettings(linears="int8"))
     images = normal(1, 2, 3, 70, 98).sigmoid()
     # The other kernels round differently, and quantized tokens would differ by whole steps.
-    for other in ("attention", "int4_linear", "qk_norm_rope"):
-        monkeypatch.setattr(native, f"supports_{other}", lambda *_, **__: False)
+    for module, other in (
+        (native, "int4_linear"),
+        (native_heads, "attention"),
+        (native_heads, "qk_norm_rope"),
+        (native_norms, "layer_norm"),
+    ):
+        monkeypatch.setattr(module, f"supports_{other}", lambda *_, **__: False)
     monkeypatch.setattr(backends, "supports_convolution3x3", lambda *_: False)
     monkeypatch.setattr(backends, "supports_dense_output", lambda *_: False)
     with torch.inference_mode():

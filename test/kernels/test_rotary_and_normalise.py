@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from qvggt_kernels import HeadNorm, Rotation, layer_norm_add_, qk_norm_rope_
+from support.norms import gains, normalised
 from support.weights import normal
 from torch.nn import functional as F
 
@@ -15,20 +16,6 @@ pytestmark = pytest.mark.usefixtures("cpu_code")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ROUNDING = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
-
-
-def gains(width, dtype=torch.float32, seed=0):
-    """Return a gain near one and a bias near zero."""
-    return 1 + 0.1 * normal(width, dtype=dtype, seed=seed), 0.1 * normal(
-        width, dtype=dtype, seed=seed + 1
-    )
-
-
-def normalised(x, weight, bias, eps):
-    """The layer norm in float64, by NumPy."""
-    x, weight, bias = (part.double().numpy() for part in (x, weight, bias))
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt(x.var(-1, keepdims=True) + eps) * weight + bias
 
 
 def rotated(x, cos, sin):
@@ -56,7 +43,7 @@ def tables(tokens_per_side, head_dim, special=5):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", [(1, 64), (3, 5, 96), (2, 2, 70, 1024), (7, 4096)])
-def test_layer_norm_add_gives_the_bits_of_its_two_steps(dtype, shape):
+def test_layer_norm_add_gives_the_bits_of_its_two_steps(without_native_kernels, dtype, shape):
     x, branch = normal(*shape, dtype=dtype), normal(*shape, dtype=dtype, seed=1)
     gamma, (weight, bias) = normal(shape[-1], seed=2), gains(shape[-1], dtype)
     expected = torch.addcmul(x, branch, gamma.to(dtype))

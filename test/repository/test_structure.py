@@ -57,7 +57,7 @@ LAYERS = {
         ("cpu",),
         ("backends",),
         ("linear_operator",),
-        ("operators", "convolution"),
+        ("operators", "convolution", "dense_linear", "layer_norm"),
         ("dense_output",),
         ("linear",),
         ("tuning",),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import random
 import time
@@ -23,6 +24,9 @@ from typing import Any, NamedTuple
 import qvggt_kernels as kernels
 import torch
 from qvggt_kernels import native, operators
+from qvggt_kernels.native import heads, norms
+from qvggt_kernels.reference import normalise
+from torch.nn import functional as F
 
 from support.weights import integer_weight, normal, packed_weight
 
@@ -33,6 +37,12 @@ LINEARS = ("int4_linear", "int4_linear_int8", "integer_linear")
 ATTENTIONS = ("attention", "int8_attention")
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 ODD_DTYPES = (torch.int8, torch.uint8, torch.int16, torch.int64, torch.bool, torch.complex64)
+ALONE = {
+    "dense_linear": (native.dense_linear, F.linear),
+    "layer_norm_add_": (norms.layer_norm_add_, normalise.layer_norm_add_),
+}
+"""Kernels that are called as such alone, with what they are compared with: their public functions
+leave what does not fit together to PyTorch and its errors."""
 TOLERANCE = 2e-2
 """Of the norm of a result: queries and probabilities may round to either side."""
 
@@ -48,9 +58,12 @@ class Call(NamedTuple):
 
 def random_call(draw: random.Random) -> Call:
     """A call whose arguments fit together."""
-    name = draw.choice((*LINEARS, *ATTENTIONS, "qk_norm_rope_"))
+    alone = tuple(ALONE) if native.load() is not None else ()
+    name = draw.choice((*LINEARS, *ATTENTIONS, "qk_norm_rope_", *alone))
     dtype = draw.choice(DTYPES[:2] if draw.random() < 0.8 else DTYPES)
     seed = draw.randrange(1000)
+    if name in ALONE:
+        return _random_step(draw, name, dtype, seed)
     if name in LINEARS:
         return _random_linear(draw, name, dtype, seed)
     if name in ATTENTIONS:
@@ -77,6 +90,17 @@ def random_call(draw: random.Random) -> Call:
         lambda a: (a[0], kernels.HeadNorm(*a[1:6]), kernels.Rotation(*a[6:])),
         in_place=True,
     )
+
+
+def _random_step(draw: random.Random, name: str, dtype: torch.dtype, seed: int) -> Call:
+    columns, rows = 64 * draw.randint(1, 4), draw.choice((0, 1, 2, 63, 64, 65, 130))
+    if name == "dense_linear":
+        bias = normal(rows, dtype=dtype) if draw.random() < 0.5 else None
+        x, weight = normal(draw.choice((0, 1, 7, 65)), columns), normal(rows, columns, seed=seed)
+        return Call(name, [x.to(dtype), weight.to(dtype), bias], tuple)
+    x, branch = (normal(rows, columns, dtype=dtype, seed=seed + i) for i in range(2))
+    parts = [normal(columns, dtype=dtype, seed=seed + i) for i in range(3)]
+    return Call(name, [x, branch, *parts, 1e-5], tuple)
 
 
 def _random_linear(draw: random.Random, name: str, dtype: torch.dtype, seed: int) -> Call:
@@ -166,9 +190,11 @@ def _alignment(draw: random.Random, tensor: torch.Tensor) -> torch.Tensor:
 
 def function_of(draw: random.Random, call: Call) -> Callable[..., Any]:
     """The kernel itself, the public function, or the operator of PyTorch."""
+    if call.name in ALONE:
+        return ALONE[call.name][0]
     route = draw.randrange(3)
     if route == 0 and native.load() is not None:
-        kernel = getattr(native, call.name)
+        kernel = getattr(native if call.name in LINEARS else heads, call.name)
         return lambda *flat: kernel(*call.bundle(list(flat)))
     if route == 1:
         public = getattr(operators, call.name)
@@ -206,7 +232,7 @@ def _compared(call: Call, before: list[Any], found: Any) -> tuple[str, str]:
         return ("explained", "meta") if found.is_meta else ("lost", describe(call))
     try:
         with torch.no_grad():
-            expected = getattr(operators, call.name)(*arguments, backend=kernels.Backend.REFERENCE)
+            expected = _reference(call.name)(*arguments)
     except Exception as error:
         return "lost", f"{describe(call)}: plain PyTorch refuses it: {error!r}"
     expected = before[0] if call.in_place else expected
@@ -221,6 +247,12 @@ def _compared(call: Call, before: list[Any], found: Any) -> tuple[str, str]:
     if float((exact - given).norm()) > TOLERANCE * size + 1e-30:
         return "lost", f"{describe(call)}: off by {float((exact - given).norm())}"
     return "explained", "equal"
+
+
+def _reference(name: str) -> Callable[..., Any]:
+    if name in ALONE:
+        return ALONE[name][1]
+    return functools.partial(getattr(operators, name), backend=kernels.Backend.REFERENCE)
 
 
 def describe(call: Call) -> str:

@@ -28,18 +28,12 @@ import torch
 from torch import Tensor
 
 from ..integer import levels, unpack_integer
-from ..reference.attention import check_heads
-from ..reference.rotary import HeadNorm, Rotation, check_parts
-from ..reference.rotary import check_heads as check_heads_and_angles
 from ..weight import NO_EPILOGUE, Epilogue, IntegerWeight, PackedWeight
-from .arguments import aligned, fitting, require
+from .arguments import aligned, fitting, names, require
 from .instruction_sets import STATUS, SUFFIXES, instruction_set, missing
 
-_INTERFACE = 1
+_INTERFACE = 2
 """Number of the functions and arguments below; see `interface.cpp`."""
-
-_HEAD_DIM = 64
-"""Width of the heads that these kernels are made for, VGGT's."""
 
 _COLUMNS = 64
 """Columns come in multiples of this: a vector of 8-bit numbers."""
@@ -47,7 +41,8 @@ _COLUMNS = 64
 _ROWS = 64
 """Tokens up to which a float32 linear waits for its weights rather than for arithmetic."""
 
-_STRIDES = c_int64 * 9
+_DENSE = (torch.bfloat16, torch.float32)
+"""Dtypes of tokens and weights that `dense_linear` takes."""
 
 _MAX_SIZE = 2**31
 
@@ -55,7 +50,10 @@ _MAX_SIZE = 2**31
 _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
     "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
+    "dense_linear": (c_int, [c_void_p] * 4 + [c_int] + [c_int64] * 3),
     "dense_output": (c_int, [c_void_p] * 8 + [c_int64] * 8),
+    "float_attention": (c_int, [c_void_p] * 5 + [c_int64] * 4),
+    "float_qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_float32": (c_int, [c_void_p] * 6 + [c_int64] * 4),
     "int4_linear_rows": (None, [c_void_p] * 6 + [c_int64] * 4),
@@ -65,6 +63,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
         None,
         [c_void_p, c_int, c_void_p, c_void_p, c_int64, c_int64] + [c_float] * 2,
     ),
+    "layer_norm": (c_int, [c_void_p] * 6 + [c_int, c_float] + [c_int64] * 2),
     "qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
 }
 """Result and arguments of each kernel, which takes the number of threads besides."""
@@ -152,67 +151,48 @@ def _has_kernel(name: str) -> bool:
     return name in _suffixes()
 
 
+def float_lanes() -> int:
+    """Return what numbers of channels are multiples of for kernels of float32: 16 with AVX-512."""
+    return 16 if instruction_set() == "avx512" else 8
+
+
 def is_usable(name: str) -> bool:
     """Return whether there is a kernel of a name here."""
     return load() is not None and _has_kernel(name)
 
 
-def attention_dtype() -> torch.dtype:
-    """Return the dtype of the queries, keys and values that the kernels take here."""
-    return torch.bfloat16 if instruction_set() == "avx512" else torch.float32
+def supports_dense_linear(x: Tensor, weight: Tensor) -> bool:
+    """Return whether `dense_linear` computes this, faster than PyTorch: for many tokens."""
+    fits = weight.shape[-1] % _COLUMNS == 0 and x.shape[-1] == weight.shape[-1]
+    many = x.numel() > _ROWS * weight.shape[-1]
+    plain = x.dtype == weight.dtype and x.dtype in _DENSE
+    return fits and many and plain and is_usable("dense_linear")
 
 
-def supports_attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool = False) -> bool:
-    """Return whether `attention`, or `int8_attention`, computes this."""
-    return (
-        q.dtype == k.dtype == v.dtype == attention_dtype()
-        and not (in_integers and instruction_set() != "avx512")
-        and q.shape[3] == _HEAD_DIM
-        and k.shape[2] > 0
-        and all(part.stride(3) == 1 for part in (q, k, v))
-        and is_usable("attention")
-    )
-
-
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return softmax(q k^T / 8) v with an online softmax in float32.
-
-    Args:
-        q: (B, H, L, 64), any strides but the last, which is 1; bfloat16 with AVX-512, float32
-            without.
-        k: (B, H, T, 64) likewise.
-        v: (B, H, T, 64) likewise.
-
-    Returns:
-        (B, H, L, 64) of the dtype of q, laid out as (B, L, H, 64).
+def dense_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Return x W^T + bias (..., N), all bfloat16 or float32, for x (..., K) and weight (N, K).
 
     Raises:
         ValueError: the arguments do not fit together.
     """
-    return _attention(q, k, v, in_integers=False)
-
-
-def int8_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return `attention` with queries and keys in 8-bit integers; with AVX-512 only."""
-    require(instruction_set() == "avx512", "there is no int8_attention without AVX-512")
-    return _attention(q, k, v, in_integers=True)
-
-
-def _attention(q: Tensor, k: Tensor, v: Tensor, in_integers: bool) -> Tensor:
-    check_heads(q, k, v)
-    batch, heads, length, dim = q.shape
-    dtype = attention_dtype()
+    (outputs, columns), dtype = weight.shape, x.dtype
+    kinds = {(part.dtype, part.device) for part in (x, weight, bias) if part is not None}
     require(
-        dim == _HEAD_DIM and q.dtype == dtype and all(p.stride(3) == 1 for p in (q, k, v)),
-        f"heads of {dim} numbers of {q.dtype} with strides {q.stride()}, {k.stride()} and "
-        f"{v.stride()}: these kernels take {_HEAD_DIM} {dtype} that lie side by side",
+        columns % _COLUMNS == 0
+        and x.shape[-1:] == (columns,)
+        and dtype in _DENSE
+        and len(kinds) == 1
+        and (bias is None or bias.shape == (outputs,)),
+        f"tokens {tuple(x.shape)} {x.dtype} and a weight {tuple(weight.shape)} {weight.dtype}: "
+        f"this kernel takes {names(_DENSE)} of multiples of {_COLUMNS} columns that fit together",
     )
-    q, k, v = aligned(q), aligned(k), aligned(v)
-    out = torch.empty(batch, length, heads, dim, dtype=q.dtype, device="cpu")
-    strides = _STRIDES(*(part.stride(axis) for part in (q, k, v) for axis in range(3)))
-    sizes = (batch, heads, length, k.shape[2])
-    run("attention", q, k, v, out, strides, in_integers, *sizes)
-    return out.transpose(1, 2)
+    out = torch.empty(*x.shape[:-1], outputs, dtype=dtype, device="cpu")
+    tokens, weight = (aligned(part.contiguous()) for part in (x, weight))
+    bias = None if bias is None else aligned(bias.contiguous())
+    if out.numel():
+        sizes = (dtype == torch.float32, out.numel() // outputs, outputs, columns)
+        run("dense_linear", tokens, weight, bias, out, *sizes)
+    return out
 
 
 def supports_int4_linear(x: Tensor, weight: PackedWeight) -> bool:
@@ -293,36 +273,6 @@ def integer_linear(x: Tensor, weight: IntegerWeight, epilogue: Epilogue = NO_EPI
     sizes = (x.dtype == torch.float32, len(q), outputs, columns)
     run("integer_linear", q, steps, qweight, scales, bias, out, *sizes)
     return epilogue.apply(out)
-
-
-def supports_qk_norm_rope(qkv: Tensor, norm: HeadNorm) -> bool:
-    """Return whether `qk_norm_rope_` computes this."""
-    return (
-        qkv.dtype == attention_dtype()
-        and qkv.shape[5] == _HEAD_DIM
-        and qkv.numel() > 0
-        and (norm.query_weight is None or norm.query_weight.dtype == qkv.dtype)
-        and is_usable("qk_norm_rope")
-    )
-
-
-def qk_norm_rope_(qkv: Tensor, norm: HeadNorm, rotation: Rotation) -> None:
-    """Compute what `reference.rotary.qk_norm_rope_` does; the norm may differ in a last bit.
-
-    Raises:
-        ValueError: the arguments do not fit together.
-    """
-    check_heads_and_angles(qkv, norm, rotation)
-    (tokens, _, heads, dim), dtype = qkv.shape[2:], attention_dtype()
-    require(
-        dim == _HEAD_DIM and qkv.dtype == dtype,
-        f"heads of {dim} numbers of {qkv.dtype}: this kernel takes {_HEAD_DIM} {dtype}",
-    )
-    check_parts("gains and biases", norm[:4], (dim,), qkv.device, dtype)
-    frames = qkv.shape[0] * qkv.shape[1]
-    parts = (None if part is None else aligned(part) for part in (*norm[:4], *rotation))
-    qw, qb, kw, kb, cos, sin = parts
-    run("qk_norm_rope", qkv, qw, qb, kw, kb, norm.eps, cos, sin, frames, tokens, heads)
 
 
 def _quantize(tokens: Tensor, levels: int, clip: float) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -41,3 +42,8 @@ def fitting(
 def aligned(part: Tensor) -> Tensor:
     """Return a tensor whose numbers lie at multiples of their size; files may lay them anywhere."""
     return part.clone() if part.data_ptr() % part.element_size() else part
+
+
+def names(dtypes: Iterable[torch.dtype]) -> str:
+    """Return dtypes as a message names them."""
+    return " or ".join(str(dtype) for dtype in dtypes)

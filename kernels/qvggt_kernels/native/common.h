@@ -3,7 +3,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 #include <type_traits>
 #include <utility>
@@ -18,18 +17,25 @@ using bf16 = uint16_t;
 
 constexpr int kTileRows = 6;
 
-struct Free {
-    void operator()(void* memory) const { std::free(memory); }
+// Memory for whole vectors of at least `bytes`, which become what there is of it; null if none is
+// left. See memory.cpp.
+void* take_memory(size_t& bytes);
+void give_memory(void* memory, size_t bytes);
+
+struct Giver {
+    size_t bytes = 0;
+    void operator()(void* memory) const { give_memory(memory, bytes); }
 };
 
 template <class T>
-using Buffer = std::unique_ptr<T[], Free>;
+using Buffer = std::unique_ptr<T[], Giver>;
 
-// Memory for whole vectors; null if there is none left.
+// Scratch of the calling thread, with any numbers in it; null if there is none left.
 template <class T>
 static QVGGT_INLINE inline Buffer<T> allocate(size_t count) {
-    const size_t bytes = (count * sizeof(T) + 63) / 64 * 64;
-    return Buffer<T>(static_cast<T*>(std::aligned_alloc(64, bytes ? bytes : 64)));
+    size_t bytes = count * sizeof(T);
+    void* memory = take_memory(bytes);
+    return Buffer<T>(static_cast<T*>(memory), Giver{bytes});
 }
 
 static QVGGT_INLINE inline float widen(bf16 value) {

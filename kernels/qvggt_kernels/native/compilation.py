@@ -25,18 +25,25 @@ _NEON = ("-fno-schedule-insns",)
 SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
     "x86_64": {
         "attention.cpp": _AVX512,
+        "dense_output_avx512.cpp": _AVX512,
+        "float_attention_avx512.cpp": _AVX512,
+        "float_rotary_avx512.cpp": _AVX512,
+        "layer_norm_avx512.cpp": _AVX512,
         "gemm.cpp": _AVX512,
         "gemv.cpp": _AVX512,
         "tokens.cpp": _AVX512,
+        "winograd_avx512.cpp": _AVX512,
         "avx_vnni.cpp": (*_AVX2, "-mavxvnni"),
         "avx2.cpp": _AVX2,
         "dense_output.cpp": _AVX2,
         "float_attention.cpp": _AVX2,
         "float_gemv.cpp": _AVX2,
         "float_rotary.cpp": _AVX2,
+        "layer_norm.cpp": _AVX2,
         "quantize.cpp": _AVX2,
         "winograd.cpp": _AVX2,
         "interface.cpp": (),
+        "memory.cpp": (),
     },
     # NEON is part of the architecture.
     "aarch64": {
@@ -53,9 +60,11 @@ SOURCES: dict[str, dict[str, tuple[str, ...]]] = {
         "float_gemv.cpp": _NEON,
         "float_linear.cpp": _NEON,
         "float_rotary.cpp": _NEON,
+        "layer_norm.cpp": _NEON,
         "quantize.cpp": _NEON,
         "winograd.cpp": _NEON,
         "interface.cpp": (),
+        "memory.cpp": (),
     },
 }
 """Options of each source besides, for its instructions."""

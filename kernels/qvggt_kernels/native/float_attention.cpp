@@ -46,7 +46,8 @@ class Head {
 
     explicit operator bool() const { return keys_ && values_ && scratch_; }
 
-    // Keys as panels [T/16][64 numbers][16 keys], values as [4][T][16 numbers]; zeros past the end.
+    // Keys as panels [T/n][64 numbers][n keys], values as [64/n][T][n numbers], n being kOutputs;
+    // zeros past the end.
     void fill(const Matrix<float>& k, const Matrix<float>& v, int64_t b, int64_t h) {
         for (int t = 0; t < padded_; ++t) {
             const float* key = k.at(b, h, std::min(t, count_ - 1));
@@ -169,12 +170,9 @@ class Head {
 }  // namespace qvggt
 
 // out[b][l][h][64] = softmax(q k^T / 8) v; strides in numbers: batch, head, row of q, of k, of v.
-// Scores are never in integers: the argument is there for attention.cpp's sake.
-extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_attention)(const float* q, const float* k,
-                                                         const float* v, float* out,
-                                                         const int64_t* strides, int, int64_t batch,
-                                                         int64_t heads, int64_t queries,
-                                                         int64_t keys, int threads) {
+extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_float_attention)(
+    const float* q, const float* k, const float* v, float* out, const int64_t* strides,
+    int64_t batch, int64_t heads, int64_t queries, int64_t keys, int threads) {
     using namespace qvggt;
     const Matrix<float> query(q, strides), key(k, strides + 3), value(v, strides + 6);
     const int64_t pairs = batch * heads, runs = (queries + kQueries - 1) / kQueries;

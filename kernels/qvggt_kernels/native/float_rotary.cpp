@@ -42,12 +42,10 @@ inline void turn(Floats (&x)[kHead], const float* cos, const float* sin) {
 
 // Normalises (weights null: not) and turns (cos null: not) queries and keys of
 // qkv[frames][tokens][3][heads][64] in place; cos and sin [tokens][64].
-extern "C" QVGGT_EXPORT void QVGGT_SHORT(qvggt_qk_norm_rope)(float* qkv, const float* qw,
-                                                             const float* qb, const float* kw,
-                                                             const float* kb, float eps,
-                                                             const float* cos, const float* sin,
-                                                             int64_t frames, int64_t tokens,
-                                                             int64_t heads, int threads) {
+extern "C" QVGGT_EXPORT void QVGGT_SHORT(qvggt_float_qk_norm_rope)(
+    float* qkv, const float* qw, const float* qb, const float* kw, const float* kb, float eps,
+    const float* cos, const float* sin, int64_t frames, int64_t tokens, int64_t heads,
+    int threads) {
     using namespace qvggt;
 #pragma omp parallel for num_threads(useful(threads, frames * tokens * heads * 2048)) \
     schedule(static)

@@ -1,4 +1,5 @@
-// Linears with packed weights: 4-bit ones times bfloat16 or 8-bit tokens, 8-bit ones times 8-bit.
+// Linears: weights of four bits or bfloat16 times bfloat16 tokens, of four or eight bits times
+// 8-bit ones, float32 times float32.
 //
 // A task is 64 outputs of a run of tokens. Its thread unpacks those outputs' weights once into a
 // panel that stays in its second-level cache, then multiplies six tokens at a time by it. The
@@ -49,6 +50,21 @@ void unpack_bf16(const PackedWeight& weight, int n, uint32_t* panel) {
                     look_up(weight.words + g * weight.lanes, weight.lanes,
                             repeat(round_bf16(levels(weight, g))), values[i] + c);
                 }
+            }
+            store_outputs(values, start, span, panel + part);
+        }
+}
+
+// Rows [n, n+64) of a weight as a panel of words [words of a row][64].
+template <class T>
+void pack(const T* weight, int rows, int columns, int n, uint32_t* panel) {
+    alignas(64) T values[kLanes][kMaxGroup];
+    for (int part = 0; part < kPanel; part += kLanes)
+        for (int start = 0; start < columns; start += kMaxGroup) {
+            const int span = span_of(columns, start);
+            for (int i = 0; i < kLanes; ++i) {
+                const int row = std::min(n + part + i, rows - 1);
+                std::copy_n(weight + size_t(row) * columns + start, span, values[i]);
             }
             store_outputs(values, start, span, panel + part);
         }
@@ -224,6 +240,33 @@ int integer_linear(const uint8_t* q, const float* steps, const float* bias, Out*
     return for_panels(tokens, outputs, words, threads, prepare, tile);
 }
 
+// out[tokens][outputs] = x[tokens][columns] W^T + bias, where fill(first output, panel) gives 64
+// outputs' weights in words.
+template <class T, class Fill>
+int float_linear(const T* x, const T* bias, T* out, int64_t tokens, int64_t outputs, int columns,
+                 int threads, Fill&& fill) {
+    using Product = std::conditional_t<std::is_same_v<T, float>, FloatProduct, Bf16Product>;
+    const int words = columns * int(sizeof(T)) / int(sizeof(uint32_t));
+    const auto prepare = [&](int n, const Panel& panel) { fill(n, panel.words()); };
+    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
+        constexpr int R = count.value;
+        __m512 sums[R][kVectors];
+        for (int j = 0; j < kVectors; ++j) {
+            const __m512 shift =
+                bias ? load(bias + n + j * kLanes, first(int(outputs) - n - j * kLanes))
+                     : _mm512_setzero_ps();
+            for (int r = 0; r < R; ++r) sums[r][j] = shift;
+        }
+        multiply<R, Product>(reinterpret_cast<const char*>(x + m * columns), columns * sizeof(T),
+                             panel.words(), words, sums);
+        for (int r = 0; r < R; ++r)
+            for (int j = 0; j < kVectors; ++j)
+                store(out + (m + r) * outputs + n + j * kLanes, sums[r][j],
+                      first(int(outputs) - n - j * kLanes));
+    };
+    return for_panels(tokens, outputs, words, threads, prepare, tile);
+}
+
 // Calls f with `out` as the type that it has: float if `wide`, else bfloat16.
 template <class F>
 int with_output(void* out, int wide, F&& f) {
@@ -242,25 +285,23 @@ QVGGT_EXPORT int qvggt_int4_linear(const uint16_t* x, const uint16_t* words, con
                                    int threads) {
     using namespace qvggt;
     const PackedWeight weight{words, scales, zeros, int(rows), int(groups), int(lanes)};
-    const int columns = weight.columns(), pairs = columns / 2;
-    const auto prepare = [&](int n, const Panel& panel) { unpack_bf16(weight, n, panel.words()); };
-    const auto tile = [&](int n, int64_t m, const Panel& panel, auto count) {
-        constexpr int R = count.value;
-        __m512 sums[R][kVectors];
-        for (int j = 0; j < kVectors; ++j) {
-            const __m512 shift =
-                bias ? load(bias + n + j * kLanes, first(int(rows) - n - j * kLanes))
-                     : _mm512_setzero_ps();
-            for (int r = 0; r < R; ++r) sums[r][j] = shift;
-        }
-        multiply<R, Bf16Product>(reinterpret_cast<const char*>(x + m * columns),
-                                 size_t(columns) * 2, panel.words(), pairs, sums);
-        for (int r = 0; r < R; ++r)
-            for (int j = 0; j < kVectors; ++j)
-                store(out + (m + r) * rows + n + j * kLanes, sums[r][j],
-                      first(int(rows) - n - j * kLanes));
-    };
-    return for_panels(tokens, rows, pairs, threads, prepare, tile);
+    const auto fill = [&](int n, uint32_t* panel) { unpack_bf16(weight, n, panel); };
+    return float_linear(x, bias, out, tokens, rows, weight.columns(), threads, fill);
+}
+
+// The same for a weight [outputs][columns], all float if `wide`, else bfloat16.
+QVGGT_EXPORT int qvggt_dense_linear(const void* x, const void* weight, const void* bias, void* out,
+                                    int wide, int64_t tokens, int64_t outputs, int64_t columns,
+                                    int threads) {
+    using namespace qvggt;
+    return with_output(out, wide, [&](auto* to) {
+        using T = std::remove_pointer_t<decltype(to)>;
+        const auto fill = [&](int n, uint32_t* panel) {
+            pack(static_cast<const T*>(weight), int(outputs), int(columns), n, panel);
+        };
+        return float_linear(static_cast<const T*>(x), static_cast<const T*>(bias), to, tokens,
+                            outputs, int(columns), threads, fill);
+    });
 }
 
 // out[tokens][rows] (float if `wide`, else bfloat16) = steps (q - 128) W8^T + bias, W8 being the

@@ -12,13 +12,19 @@ from .. import cpu_features
 InstructionSet = Literal["avx512", "avx_vnni", "avx2", "i8mm", "dotprod"]
 
 _INTEGER_LINEARS = ("int4_linear_int8", "integer_linear")
-_BOTH = ("attention", "int4_linear_rows", "qk_norm_rope", "quantize_tokens")
-_SHORT = (*_BOTH, "convolution3x3", "dense_output")
+_BOTH = ("int4_linear_rows", "quantize_tokens")
+_FLOAT = (
+    *("convolution3x3", "dense_output", "float_attention", "float_qk_norm_rope"),
+    "layer_norm",
+)
+_SHORT = (*_BOTH, *_FLOAT)
+_BFLOAT16 = ("attention", "dense_linear", "int4_linear", "qk_norm_rope")
+_AVX512 = dict.fromkeys((*_BOTH, *_INTEGER_LINEARS, *_BFLOAT16), "")
 _AVX2 = dict.fromkeys((*_SHORT, *_INTEGER_LINEARS), "_avx2")
 _NEON = dict.fromkeys((*_SHORT, "int4_linear_float32"), "_neon")
 
 SUFFIXES: dict[InstructionSet, dict[str, str]] = {
-    "avx512": dict.fromkeys((*_BOTH, *_INTEGER_LINEARS, "int4_linear"), ""),
+    "avx512": _AVX512 | dict.fromkeys(_FLOAT, "_avx512"),
     "avx_vnni": _AVX2 | dict.fromkeys(_INTEGER_LINEARS, "_avx_vnni"),
     "avx2": _AVX2,
     "i8mm": _NEON | dict.fromkeys(_INTEGER_LINEARS, "_i8mm"),

@@ -4,5 +4,5 @@
 
 // Raised with every change of an exported function's arguments, here and in __init__.py.
 extern "C" QVGGT_EXPORT int qvggt_interface() {
-    return 1;
+    return 2;
 }

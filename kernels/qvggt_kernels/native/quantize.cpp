@@ -12,7 +12,7 @@ template <class In>
 void quantize(const In* x, uint8_t* q, float* steps, int64_t tokens, int columns, float levels,
               float clip, int threads) {
     const Floats bound = all(levels), least = all(-levels);
-#pragma omp parallel for num_threads(useful(threads, tokens * columns * 8)) schedule(static)
+#pragma omp parallel for num_threads(useful(threads, tokens * columns * 32)) schedule(static)
     for (int64_t m = 0; m < tokens; ++m) {
         const In* row = x + m * columns;
         Floats most = all(0.0f);

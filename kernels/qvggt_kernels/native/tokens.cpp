@@ -20,7 +20,7 @@ template <class In>
 void quantize(const In* x, uint8_t* q, float* steps, int64_t tokens, int columns, float levels,
               float clip, int threads) {
     const __m512 bound = _mm512_set1_ps(levels), least = _mm512_set1_ps(-levels);
-#pragma omp parallel for num_threads(useful(threads, tokens * columns * 8)) schedule(static)
+#pragma omp parallel for num_threads(useful(threads, tokens * columns * 32)) schedule(static)
     for (int64_t m = 0; m < tokens; ++m) {
         const In* row = x + m * columns;
         __m512i most = _mm512_setzero_si512(), most2 = most;

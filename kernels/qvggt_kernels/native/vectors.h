@@ -78,7 +78,15 @@ inline void transpose(__m512i r[16]) {
     for (int i = 0; i < 16; ++i) r[i] = t[i];
 }
 
-// Sums of products, a word of 32 bits at a time: a pair of bfloat16 or four 8-bit integers.
+// Sums of products, a word of 32 bits at a time: a float, a pair of bfloat16 or four 8-bit
+// integers.
+struct FloatProduct {
+    using Sum = __m512;
+    static QVGGT_INLINE Sum add(Sum sum, __m512i token, __m512i weight) {
+        return _mm512_fmadd_ps(_mm512_castsi512_ps(token), _mm512_castsi512_ps(weight), sum);
+    }
+};
+
 struct Bf16Product {
     using Sum = __m512;
     static QVGGT_INLINE Sum add(Sum sum, __m512i token, __m512i weight) {

@@ -69,7 +69,7 @@ struct Convolution {
     int64_t columns() const { return (width + kTile - 1) / kTile; }
     int64_t tiles() const { return frames * rows() * columns(); }
     int64_t operations() const { return tiles() * kPlaces * inputs * outputs; }
-    // Numbers of 16 outputs' transformed weights, and of all.
+    // Numbers of kOutputs outputs' transformed weights, and of all.
     size_t panel() const { return size_t(kPlaces) * inputs * kOutputs; }
     size_t panels() const { return panel() * (outputs / kOutputs); }
 };
@@ -81,10 +81,10 @@ struct Rows {
     int64_t first_read, first_written;
 };
 
-// The transformed weights of 16 outputs from `first` on, as panels [36][inputs][16].
+// The transformed weights of kOutputs outputs from `first` on, as panels [36][inputs][kOutputs].
 void transform_weights(const Convolution& c, int first, float* panels) {
     for (int i = 0; i < c.inputs; ++i) {
-        alignas(32) float numbers[kKernel * kKernel][kOutputs];
+        alignas(64) float numbers[kKernel * kKernel][kOutputs];
         for (int o = 0; o < kOutputs; ++o)
             for (int k = 0; k < kKernel * kKernel; ++k)
                 numbers[k][o] =

@@ -1,0 +1,2 @@
+// winograd.cpp with vectors of 512 bits.
+#include "winograd.cpp"
