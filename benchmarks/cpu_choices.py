@@ -27,6 +27,7 @@ from qvggt_kernels import (
 from qvggt_kernels.cpu import attention as tiles
 from qvggt_kernels.cpu import linear as dense
 from qvggt_kernels.native import heads as native_heads
+from qvggt_kernels.native import norms as native_norms
 from qvggt_kernels.reference import attention as pytorch
 from torch.nn import functional as F
 
@@ -92,12 +93,32 @@ def choices() -> dict[str, dict[str, Run]]:
     found["4-bit linear in float32"] = {"dense product": lambda: dense.int4_linear(x, packed)}
     if native.supports_int4_linear(x, packed):
         found["4-bit linear in float32"]["C++"] = lambda: native.int4_linear(x, packed)
+    for name, parts in (("float32", (x, weight)), ("bfloat16", (x16, weight16))):
+        found[f"plain linear in {name}"] = _linears(*parts)
+    found["layer norm"] = _norms(x)
     found["convolution of 3x3 pixels"] = _convolutions()
     for dtype in (torch.float32, torch.bfloat16):
         parts = [torch.randn(1, HEADS, ROWS, HEAD_DIM).to(dtype) for _ in range(3)]
         name = f"attention in {str(dtype).removeprefix('torch.')}"
         found[name] = _attentions(parts)
     return found
+
+
+def _linears(x: torch.Tensor, weight: torch.Tensor) -> dict[str, Run]:
+    runs: dict[str, Run] = {"PyTorch's": lambda: F.linear(x, weight)}
+    if x.dtype == torch.float32:
+        runs["oneDNN"] = lambda: cpu_features.onednn_linear(x, weight)
+    if native.supports_dense_linear(x, weight):
+        runs["C++"] = lambda: native.dense_linear(x, weight)
+    return runs
+
+
+def _norms(x: torch.Tensor) -> dict[str, Run]:
+    gain, bias = torch.randn(2, COLUMNS).unbind(0)
+    runs: dict[str, Run] = {"PyTorch's": lambda: F.layer_norm(x, (COLUMNS,), gain, bias)}
+    if native_norms.supports_layer_norm(x, gain, bias):
+        runs["C++"] = lambda: native_norms.layer_norm(x, gain, bias, 1e-5)
+    return runs
 
 
 def _convolutions() -> dict[str, Run]:

@@ -22,7 +22,7 @@ from qvggt_core.model.memory_plan import MemoryPlan, plan_memory, weight_memory
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import TorchNetwork
 from qvggt_core.stream.metric_depth import MetricDepthNetwork
-from qvggt_core.util.blas import limit_blas_threads
+from qvggt_core.util.process_settings import freeze_long_lived, limit_blas_threads
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,8 @@ class LoadedNetwork:
 
 def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNetwork:
     """Load the network that the parameters name, or the one that ships.
+
+    The process is made ready for it, see `process_settings`.
 
     Args:
         parameters: which file, and how it computes.
@@ -110,6 +112,7 @@ def load_network(parameters: Parameters, with_points: bool = False) -> LoadedNet
     if parameters.scale_network:
         metric = load_model(Path(parameters.scale_network), device, dtype, ("depth",))
         metric_depth = MetricDepthNetwork(metric.configure(settings), device)
+    freeze_long_lived()
     return LoadedNetwork(network, effective, _facts(path, memory), metric_depth)
 
 

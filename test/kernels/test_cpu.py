@@ -288,6 +288,9 @@ def chosen():
             "in integers" if cpu_features.multiplies_integers() else "through float32"
         ),
         "4-bit linear in float32": ("C++", "dense product"),
+        "plain linear in float32": ("C++" if library == "oneDNN" else library, library),
+        "plain linear in bfloat16": ("PyTorch's" if cpu_features.has_amx() else "C++", "PyTorch's"),
+        "layer norm": ("C++", "PyTorch's"),
         "convolution of 3x3 pixels": ("C++", "PyTorch's"),
         **{
             f"attention in {str(dtype).removeprefix('torch.')}": (

@@ -27,10 +27,10 @@ namespace {
 
 // Whole numbers and floats are counted apart by ARM's calling convention, and none of the kernels
 // has more of them.
-constexpr int kIntegers = 17;
+constexpr int kIntegers = 18;
 using Kernel = int64_t (*)(int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
                            int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t, int64_t,
-                           int64_t, float, float);
+                           int64_t, int64_t, float, float);
 
 [[noreturn]] void fail(const std::string& what) {
     std::fprintf(stderr, "emulated_kernels: %s\n", what.c_str());
@@ -97,7 +97,7 @@ bool serve(void* library) {
     const int64_t* i = integers;
     const int64_t result = reinterpret_cast<Kernel>(function)(
         i[0], i[1], i[2], i[3], i[4], i[5], i[6], i[7], i[8], i[9], i[10], i[11], i[12], i[13],
-        i[14], i[15], i[16], floats[0], floats[1]);
+        i[14], i[15], i[16], i[17], floats[0], floats[1]);
     std::fwrite(&result, sizeof result, 1, stdout);
     for (const Memory& memory : memories) {
         std::fwrite(memory.data, 1, memory.size, stdout);

@@ -51,7 +51,7 @@ _SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "attention": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 4),
     "convolution3x3": (c_int, [c_void_p] * 5 + [c_int] + [c_int64] * 5),
     "dense_linear": (c_int, [c_void_p] * 4 + [c_int] + [c_int64] * 3),
-    "dense_output": (c_int, [c_void_p] * 8 + [c_int64] * 8),
+    "dense_output": (c_int, [c_void_p] * 8 + [c_int] + [c_int64] * 8),
     "float_attention": (c_int, [c_void_p] * 5 + [c_int64] * 4),
     "float_qk_norm_rope": (None, [c_void_p] * 5 + [c_float] + [c_void_p] * 2 + [c_int64] * 3),
     "int4_linear": (c_int, [c_void_p] * 6 + [c_int64] * 4),

@@ -108,5 +108,5 @@ def dense_output(
     ]
     if out.numel():
         sizes = (frames, *rows_columns, height, width, inputs, hidden, outputs)
-        run("dense_output", _channels_last(x.float()), *parts, out, *sizes)
+        run("dense_output", _channels_last(x), *parts, out, x.dtype == torch.float32, *sizes)
     return out

@@ -37,9 +37,10 @@ struct LastSums {
 };
 
 // What a thread holds of a band: four rows of tiles' output, and what they are made of.
+template <class T>
 class Band {
  public:
-    Band(const Resizing& resizing, const Convolution& convolution, const LastSums& last)
+    Band(const Resizing<T>& resizing, const Convolution& convolution, const LastSums& last)
         : resizing_(resizing),
           convolution_(convolution),
           last_(last),
@@ -65,14 +66,15 @@ class Band {
     }
 
  private:
-    const Resizing& resizing_;
+    const Resizing<T>& resizing_;
     const Convolution& convolution_;
     const LastSums& last_;
     Buffer<float> blend_, resized_, hidden_;
     Tiles tiles_;
 };
 
-int run(const Resizing& resizing, const Convolution& convolution, const LastSums& last,
+template <class T>
+int run(const Resizing<T>& resizing, const Convolution& convolution, const LastSums& last,
         int64_t frames, int threads) {
     const Buffer<float> panels = allocate<float>(convolution.panels());
     if (!panels) return 1;
@@ -80,7 +82,7 @@ int run(const Resizing& resizing, const Convolution& convolution, const LastSums
     int failed = 0;
 #pragma omp parallel num_threads(threads) reduction(| : failed)
     {
-        const Band band(resizing, convolution, last);
+        const Band<T> band(resizing, convolution, last);
         failed = !band;
 #pragma omp for schedule(static)
         for (int o = 0; o < convolution.outputs; o += kOutputs)
@@ -99,17 +101,23 @@ int run(const Resizing& resizing, const Convolution& convolution, const LastSums
 }  // namespace qvggt
 
 // out[frames][outputs][to_height][to_width] = last_weight . max(hidden, 0) + last_bias, where
-// hidden is bias + the 3x3 convolution of x, resized, and along_u and along_v.
+// hidden is bias + the 3x3 convolution of x (float if `wide`, else bfloat16), resized, and along_u
+// and along_v.
 extern "C" QVGGT_EXPORT int QVGGT_SHORT(qvggt_dense_output)(
-    const float* x, const float* along_u, const float* along_v, const float* weight,
-    const float* bias, const float* last_weight, const float* last_bias, float* out, int64_t frames,
-    int64_t height, int64_t width, int64_t to_height, int64_t to_width, int64_t inputs,
-    int64_t hidden, int64_t outputs, int threads) {
+    const void* x, const float* along_u, const float* along_v, const float* weight,
+    const float* bias, const float* last_weight, const float* last_bias, float* out, int wide,
+    int64_t frames, int64_t height, int64_t width, int64_t to_height, int64_t to_width,
+    int64_t inputs, int64_t hidden, int64_t outputs, int threads) {
     using namespace qvggt;
-    const Resizing resizing{x, along_u, along_v, height, width, to_height, to_width, int(inputs)};
     const Convolution convolution{weight,    bias,     nullptr,     false,      1,
                                   to_height, to_width, int(inputs), int(hidden)};
     const LastSums last{last_weight, last_bias,   out,         to_height,
                         to_width,    int(hidden), int(outputs)};
-    return run(resizing, convolution, last, frames, threads);
+    const auto compute = [&](auto* maps) {
+        using T = std::remove_const_t<std::remove_pointer_t<decltype(maps)>>;
+        const Resizing<T> resizing{maps,  along_u,   along_v,  height,
+                                   width, to_height, to_width, int(inputs)};
+        return run(resizing, convolution, last, frames, threads);
+    };
+    return wide ? compute(static_cast<const float*>(x)) : compute(static_cast<const bf16*>(x));
 }

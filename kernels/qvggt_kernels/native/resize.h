@@ -21,9 +21,10 @@ inline Between between(int64_t index, int64_t from, int64_t to) {
     return {first, std::min(first + 1, from - 1), at - float(first)};
 }
 
-// Maps [frames][height][width][channels] and what becomes of them.
+// Maps [frames][height][width][channels], float or bfloat16, and what becomes of them.
+template <class T>
 struct Resizing {
-    const float* x;
+    const T* x;
     const float* along_u;  // [to_width][channels / 2] that is added to the first half, or null
     const float* along_v;  // [to_height][channels / 2], to the second
     int64_t height, width, to_height, to_width;
@@ -32,8 +33,8 @@ struct Resizing {
     // Row `y` of a frame: to[to_width][channels]; `blend` holds [width][channels].
     void row(int64_t frame, int64_t y, float* blend, float* to) const {
         const Between rows = between(y, height, to_height);
-        const float* one = x + (frame * height + rows.first) * width * channels;
-        const float* other = x + (frame * height + rows.second) * width * channels;
+        const T* one = x + (frame * height + rows.first) * width * channels;
+        const T* other = x + (frame * height + rows.second) * width * channels;
         mix(one, other, rows.share, width * channels, blend);
         for (int64_t i = 0; i < to_width; ++i, to += channels) {
             const Between columns = between(i, width, to_width);
@@ -47,7 +48,8 @@ struct Resizing {
     }
 
  private:
-    static void mix(const float* one, const float* other, float share, int64_t count, float* to) {
+    template <class In>
+    static void mix(const In* one, const In* other, float share, int64_t count, float* to) {
         const Floats a = all(1.0f - share), b = all(share);
         for (int64_t i = 0; i < count; i += kLanes)
             store(to + i, a * load(one + i) + b * load(other + i));

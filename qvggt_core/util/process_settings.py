@@ -1,7 +1,8 @@
-"""Threads of the linear algebra behind NumPy, SciPy and OpenCV."""
+"""Settings of a process that reconstructs: linear algebra on one thread, little to collect."""
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -25,3 +26,15 @@ def limit_blas_threads() -> None:
     for library in ThreadpoolController().lib_controllers:
         if library.user_api == "blas" and not _OF_PYTORCH & {*Path(library.filepath).parts}:
             library.set_num_threads(1)
+
+
+def freeze_long_lived() -> None:
+    """Leave the objects that there are now out of garbage collections.
+
+    Python's full collections look at every object, here a third of a million of modules and
+    layers, and every image makes enough new ones to call for some. What a call before left out is
+    collected first, so that loading again loses nothing.
+    """
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()

@@ -1,17 +1,19 @@
-"""Linear algebra on one thread: what is limited, and what is left alone."""
+"""Linear algebra on one thread, and garbage collections of what is new."""
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
 import threadpoolctl
 
-from qvggt_core.util.blas import limit_blas_threads
+from qvggt_core.util.process_settings import freeze_long_lived, limit_blas_threads
 
 CHOICES = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS")
 
@@ -68,3 +70,28 @@ def test_pytorchs_library_keeps_its_threads(monkeypatch) -> None:
         monkeypatch.delenv(name, raising=False)
     limit_blas_threads()
     assert [library.count for library in libraries] == [1, 1, 4, 4, 4]
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
+
+
+def test_what_lives_long_is_not_looked_at_again_and_garbage_is_never_kept() -> None:
+    gc.disable()
+    try:
+        before, kept = Cycle(), Cycle()
+        gone_before, gone_later = weakref.ref(before), weakref.ref(kept)
+        del before
+        freeze_long_lived()
+        assert gone_before() is None
+        assert gc.get_freeze_count() > 10_000
+        assert len(gc.get_objects()) < 1_000
+        del kept
+        gc.collect()
+        assert gone_later() is not None, "it was there when the rest was frozen"
+        freeze_long_lived()
+        assert gone_later() is None
+    finally:
+        gc.unfreeze()
+        gc.enable()
