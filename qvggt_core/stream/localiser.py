@@ -178,6 +178,9 @@ class MapLocaliser:
 
     def _sighting(self, keyframe: NewKeyframe) -> _Sighting | None:
         """Return where the camera is by this keyframe, if the map has one such place."""
+        if not np.isfinite(keyframe.geometry.depth).any():
+            self._rejected["the keyframe has no depth"] += 1
+            return None
         corners = corners_of(keyframe)
         wanted = place_descriptor(keyframe.tokens, keyframe.geometry.view.image)
         everywhere = np.ones(len(self.saved.keyframes), bool)

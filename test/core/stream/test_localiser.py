@@ -108,6 +108,17 @@ def test_metres_that_differ_are_no_place():
     assert results[-1].loops.rejected["the map has other metres"] == 6
 
 
+def test_a_keyframe_without_depth_is_no_place_and_the_next_ones_are():
+    """The first frame of a segment is looked up whatever it shows."""
+    flight = list(mapped_room.in_units(TRUTH[:6], ODOMETRY[:6], METRES))
+    frame, preprocessor, result = flight[0]
+    blind = replace(result.frames[0], depth=np.full_like(result.frames[0].depth, np.nan))
+    flight[0] = (frame, preprocessor, replace(result, frames=(blind,)))
+    results = localised(flight)
+    assert results[-1].loops.rejected["the keyframe has no depth"] == 1
+    assert [result.segment for result in results] == [1] * 3 + [0] * 3
+
+
 def test_a_kidnapped_camera_is_found_again():
     """Carried to another place with its eyes shut: a segment begins, and is found too."""
     loops = LoopClosure(saved=mapped_room.saved())
