@@ -27,6 +27,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -47,6 +48,9 @@ _FRAMES = (4, 2, 1, 8)
 _ALL_CASES = tuple(
     f"{network}:{size}x{frames}" for size in _SIZES for frames in _FRAMES for network in _NETWORKS
 )
+
+_PAUSE_S = 0.1
+"""Between two contenders: threads of the one before wait in a loop for a while."""
 
 Figures = dict[str, Any]
 Rounds = dict[str, list[dict[str, float]]]
@@ -169,6 +173,7 @@ def _rounds(running: dict[str, PeerProcess], settings: Settings) -> Rounds:
         for name, process in running.items():
             spent = sum(times["wall_ms"] for times in found[name]) / 1e3
             if number <= 1 or spent < settings.budget_s:
+                time.sleep(_PAUSE_S)
                 found[name].append(process.ask("run"))
     return {name: times[1:] for name, times in found.items()}
 

@@ -230,8 +230,7 @@ class DenseHead(nn.Module):
         batch, frames = patches[0].shape[:2]
         flat = [tokens.flatten(0, 1) for tokens in patches]
         pixels = rows * columns * self.patch_size**2
-        channels = self.scratch.output_conv1.out_channels
-        in_bands = flat[0].is_cpu and is_one_pass(channels, flat[0].dtype)
+        in_bands = flat[0].is_cpu and self._in_bands(flat[0].dtype)
         step = frames_at_once(self.settings.dense_pixels, pixels, in_bands)
         if torch.is_grad_enabled():
             step = batch * frames
@@ -279,6 +278,10 @@ class DenseHead(nn.Module):
         if not self.has_positions:
             return None
         return self._tables((x.shape[1], *size, aspect, x.dtype, x.device))
+
+    @torch.compiler.assume_constant_result
+    def _in_bands(self, dtype: torch.dtype) -> bool:
+        return is_one_pass(self.scratch.output_conv1.out_channels, dtype)
 
     @torch.compiler.assume_constant_result
     def _tables(self, grid: _Grid) -> tuple[Tensor, Tensor]:
