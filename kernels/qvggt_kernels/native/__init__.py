@@ -151,11 +151,14 @@ def _has_kernel(name: str) -> bool:
     return name in _suffixes()
 
 
+# Compilers take what there is for constant: they cannot follow questions to the processor.
+@torch.compiler.assume_constant_result
 def float_lanes() -> int:
     """Return what numbers of channels are multiples of for kernels of float32: 16 with AVX-512."""
     return 16 if instruction_set() == "avx512" else 8
 
 
+@torch.compiler.assume_constant_result
 def is_usable(name: str) -> bool:
     """Return whether there is a kernel of a name here."""
     return load() is not None and _has_kernel(name)
