@@ -42,6 +42,7 @@ print(json.dumps({{each["filepath"]: each["num_threads"] for each in found}}))
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="there is one processor")
 def test_loading_a_network_leaves_one_thread_to_linear_algebra() -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed")
     before = threads_after("")
     if max(before.values(), default=1) < 2:
         pytest.skip("NumPy and SciPy have no library with threads here")
