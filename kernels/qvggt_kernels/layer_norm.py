@@ -28,9 +28,11 @@ def _empty_norm(
     return torch.empty_like(x)
 
 
-def _add_and_norm(x: Tensor, *rest: Tensor) -> Tensor:
-    *parts, _ = rest
-    result: Tensor = _LAYER_NORM_ADD[choose("layer_norm_add_", x, *parts)](x, *rest)
+def _add_and_norm(
+    x: Tensor, branch: Tensor, gamma: Tensor, weight: Tensor, bias: Tensor, eps: float
+) -> Tensor:
+    compute = _LAYER_NORM_ADD[choose("layer_norm_add_", x, branch, weight, bias)]
+    result: Tensor = compute(x, branch, gamma, weight, bias, eps)
     return result
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from qvggt_kernels import LayerNorm
+from qvggt_kernels import LayerNorm, layer_norm_add_
 from qvggt_kernels.native import norms
 from support.instruction_sets import outputs
 from support.norms import gains, normalised
@@ -66,3 +66,19 @@ def test_a_layer_takes_the_kernel_and_is_pytorchs():
         torch.testing.assert_close(layer(x), expected, rtol=1e-5, atol=1e-5)
     layer(x).sum().backward()
     assert layer.weight.grad is not None
+
+
+@pytest.mark.usefixtures("short_vectors")
+def test_parts_of_several_dtypes_and_strides_are_pytorchs() -> None:
+    """PyTorch takes weights in float32 for tokens of 16 bits, as under autocast."""
+    layer, x = LayerNorm(64), normal(5, 64, dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = F.layer_norm(x, (64,), layer.weight, layer.bias, layer.eps)
+        assert torch.equal(layer(x), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert layer(x).shape == x.shape
+        every_second = normal(64, 2)[:, 0]
+        total, branch, ones = x.clone(), x.clone(), torch.ones(64, dtype=x.dtype)
+        layer_norm_add_(total, branch, every_second, ones, ones, 1e-5)
+    exact = x.double() * (1 + every_second.to(x.dtype).double())
+    np.testing.assert_allclose(total.double(), exact, rtol=2**-8, atol=2**-8)

@@ -18,10 +18,10 @@ def supports_layer_norm(x: Tensor, *parts: Tensor) -> bool:
 
     Args:
         x: (..., C) tokens.
-        parts: the branch and its gain if there are, and gain and bias of the norm.
+        parts: the branch if there is one, and gain and bias of the norm.
     """
     fits = x.dtype in _DTYPES and x.shape[-1] % _COLUMNS == 0 and x.is_contiguous()
-    same = all(part.dtype in _DTYPES and part.is_contiguous() for part in parts)
+    same = all(part.dtype == x.dtype and part.is_contiguous() for part in parts)
     return fits and same and is_usable("layer_norm")
 
 
@@ -42,7 +42,7 @@ def layer_norm_add_(
     Raises:
         ValueError: the arguments do not fit together.
     """
-    return _run(x, branch, gamma.to(x.dtype), weight, bias, eps)
+    return _run(x, branch, gamma.to(x.dtype).contiguous(), weight, bias, eps)
 
 
 def _run(
