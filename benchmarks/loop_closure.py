@@ -98,7 +98,7 @@ def by_oracle(
         )
         loops.remember(frame, preprocessor)
         loops.correct(Reconstruction(0, (geometry,)), lambda _, at=index: tokens[at])
-    if loops.settle():
+    if loops.settle(is_last=True):
         loops.correct(Reconstruction(0, ()), lambda _: None)
     return loops
 

@@ -8,12 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from qvggt_core.geometry.poses import transform
+from qvggt_core.geometry.poses import inverse, transform
 from qvggt_core.stream.map_points import NEAREST, Points
+from qvggt_core.stream.pose_graph import Edges
 
 # Weight and cost of an observation whose point is behind the camera, where it has no residual.
 _BEHIND_WEIGHT = 1e-6
 _BEHIND_COST = 50.0
+# Where cameras see fewer of the points than one in so many, only what they see is turned.
+_MOST_UNSEEN = 4
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,7 @@ class Bundle:
         turning_sigma: standard deviation of the distance between the centres of such a pair.
         log_focal: logarithm of the focal length that all cameras share, over that of `rays`.
         log_focal_sigma: standard deviation of that from 0; 0 where the focal length is known.
+        edges: what else is known of how cameras lie to each other, None for nothing.
     """
 
     camera_from_map: NDArray[np.float64]
@@ -46,6 +50,7 @@ class Bundle:
     turning_sigma: float = 1.0
     log_focal: float = 0.0
     log_focal_sigma: float = 0.0
+    edges: Edges | None = None
 
     def residuals(self) -> NDArray[np.float64]:
         """Return the observations' reprojection errors (N, 2) in standard deviations."""
@@ -114,7 +119,10 @@ def project(bundle: Bundle) -> Projection:
 
 def turned(bundle: Bundle, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return vectors (L, 3) of the points by the axes of the N observing cameras, (3, N)."""
-    # All points in all cameras, of which a bundle's cameras see most.
+    if len(bundle.camera_from_map) * len(vectors) > _MOST_UNSEEN * len(bundle.camera):
+        axes = bundle.camera_from_map[bundle.camera, :3, :3]
+        return np.einsum("nij,nj->in", axes, vectors[bundle.point])
+    # All points in all cameras, of which a window's cameras see most.
     every = bundle.camera_from_map[:, :3, :3] @ vectors.T
     seen = bundle.camera * len(vectors) + bundle.point
     return every.transpose(1, 0, 2).reshape(3, -1).take(seen, axis=1)
@@ -128,7 +136,8 @@ class Evaluation:
         bundle: what is judged.
         projection: of its points.
         weights: (N,) of the observations, 1 for those that agree, towards 0 for outliers.
-        cost: sum of Cauchy's robust costs, of priors (the focal length's too) and of turning pairs.
+        cost: sum of Cauchy's robust costs, of priors (the focal length's too), of turning pairs and
+            of edges.
     """
 
     bundle: Bundle
@@ -151,6 +160,8 @@ def evaluate(bundle: Bundle, outlier: float) -> Evaluation:
         cost += float((bundle.centres_apart(pair) ** 2).sum())
     if bundle.log_focal_sigma > 0.0:
         cost += (bundle.log_focal / bundle.log_focal_sigma) ** 2
+    if bundle.edges is not None:
+        cost += float(bundle.edges.squares(inverse(bundle.camera_from_map)).sum())
     return Evaluation(bundle, projection, weights, cost)
 
 

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 
 _CONTRAST = 0.02
 _RATIO = 0.8
+# OpenCV doubles the image about the corners of its pixels, and halves places about their middles.
+_OFF = np.float32(0.25)
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def features_of(grey: NDArray[np.uint8], most: int) -> Features:
     )
     if found is None or len(keypoints) == 0:
         return Features(np.empty((0, 2), np.float32), np.empty((0, 128), np.uint8))
-    pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32)
+    pixels = np.array([keypoint.pt for keypoint in keypoints], np.float32) - _OFF
     roots = np.sqrt(found / np.maximum(found.sum(axis=1, keepdims=True), 1e-6))
     return Features(pixels, np.rint(512.0 * roots).clip(0, 255).astype(np.uint8))
 

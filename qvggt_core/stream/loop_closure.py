@@ -106,6 +106,7 @@ class LoopClosure:
         self._placement: Placement | None = None
         self._status = LoopStatus()
         self._length: LengthRatio | None = None
+        self._news: list[str] = []
         self._originals.clear()
 
     def _new_finder(self) -> LoopFinder | MapLocaliser:
@@ -212,17 +213,31 @@ class LoopClosure:
         for job in self._jobs:
             job.result()
 
-    def settle(self) -> bool:
+    def settle(self, *, is_last: bool = False) -> bool:
         """Solve for all loops so far; return whether that moves anything.
 
         A thread of its own does it later, and what comes next is moved.
+
+        Args:
+            is_last: no more keyframes come, and nothing waits: all of them are adjusted together.
         """
         self._submit(self._settle)
+        if is_last and self._pool is None:
+            self._adjust()
         found = self.finder.placement
         return self._pool is None and found is not self._placement and found is not None
 
     def _settle(self) -> None:
         self.finder.settle()
+
+    def _adjust(self) -> None:
+        if not isinstance(self.finder, LoopFinder) or not len(self.finder.store):
+            return
+        for world in self.finder.adjust():
+            self._news.append(
+                f"{len(world.poses)} keyframes were adjusted by {world.points} points that they "
+                f"share, to {world.residual:.2g} pixels"
+            )
 
     def _placed(self, result: Reconstruction) -> Reconstruction:
         """Return a reconstruction where loops put it."""
@@ -241,6 +256,9 @@ class LoopClosure:
         if status.localisation != self._status.localisation:
             result = replace(result, events=(*result.events, status.localisation))
         self._status = status
+        if self._news:
+            result = replace(result, events=(*result.events, *self._news))
+            self._news = []
         result = replace(result, loops=status, corrections=corrections)
         placement = self._placement
         is_current = placement is not None and placement.gauge == self._gauge

@@ -40,6 +40,7 @@ from qvggt_core.stream.keyframe_store import (
 )
 from qvggt_core.stream.known_lengths import LengthRatio
 from qvggt_core.stream.loop_verification import are_the_same, compare
+from qvggt_core.stream.map_adjustment import AdjustedWorld, adjusted_worlds
 from qvggt_core.stream.metric_scale import SAVED_MAP
 from qvggt_core.stream.pose_graph import OUTLIER_SQUARE
 
@@ -326,6 +327,16 @@ class LoopFinder:
         """Solve the graph for all loops so far: no more keyframes come, or not soon."""
         while self._correction is not None or self._is_behind:
             self._correct(np.inf)
+
+    def adjust(self) -> list[AdjustedWorld]:
+        """Adjust all keyframes by the corners that they share; return the worlds that were."""
+        worlds, moves = self.placed()
+        corners = [keyframe.corners for keyframe in self.store.keyframes]
+        poses = moves @ self.chains.poses
+        poses, found = adjusted_worlds(corners, self.chains, self.loops, worlds, poses)
+        if found:
+            self._place(Corrected(poses, worlds, ()))
+        return found
 
     def _correct(self, work: float = WORK_OF_A_KEYFRAME) -> None:
         """Go on with solving the graph; what contradicts the other loops is given up."""

@@ -6,20 +6,30 @@ Triggs, McLauchlan, Hartley, Fitzgibbon, "Bundle adjustment, a modern synthesis"
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
+from scipy.sparse import csr_matrix, issparse, spmatrix
+from scipy.sparse.linalg import splu
 
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.bundle import Bundle, Evaluation, tangents, turned
 from qvggt_core.stream.map_points import pose_jacobian
 
 # Keeps what nothing observes invertible.
 _LEAST = 1e-9
+# Of more cameras, each sees what few others do: most of the matrix is zero.
+_MOST_DENSE = 40
 
 
 class Plan:
-    """Orders and indices of a bundle that stay the same over the iterations."""
+    """Orders and indices of a bundle that stay the same over the iterations.
+
+    Attributes:
+        is_sparse: whether the system is kept without its zeros.
+    """
 
     def __init__(self, bundle: Bundle) -> None:
         """Sort the observations by free cameras."""
@@ -32,6 +42,8 @@ class Plan:
         self.slot = slot[self.moving]
         edges = np.arange(len(self.free) + 1)
         self.pose_bounds = np.searchsorted(self.slot, edges).tolist()
+        has_more = len(bundle.turning) > 0 or bundle.log_focal_sigma > 0.0
+        self.is_sparse = len(self.free) > _MOST_DENSE and not has_more
 
 
 @dataclass(frozen=True)
@@ -81,7 +93,7 @@ class System:
         coupling: (N', 6, 3) of the observations by free cameras.
         point: (N',) their points.
         slot: (N',) their cameras' places among the free ones.
-        between: (6 F, 6 F) what couples poses directly.
+        between: (6 F, 6 F) what couples poses directly; sparse where the system is to be so.
         prior: (L,) what priors add to the second derivatives by the inverse distances.
         focal: of the focal length, None where it is known.
     """
@@ -91,7 +103,7 @@ class System:
     coupling: NDArray[np.float64]
     point: NDArray[np.int64]
     slot: NDArray[np.int64]
-    between: NDArray[np.float64]
+    between: NDArray[np.float64] | spmatrix
     prior: NDArray[np.float64]
     focal: FocalPart | None
 
@@ -104,10 +116,9 @@ class System:
         gradient = (self.points.gradient[:, None] @ factors)[:, 0]
         right = self._gradient() - white.T @ gradient.ravel()
         try:
-            factor = cho_factor(self._reduced(white, damping), check_finite=False)
-        except np.linalg.LinAlgError:
+            found = _solved(self._reduced(white, damping), right)
+        except (np.linalg.LinAlgError, RuntimeError):  # SciPy has the latter for sparse matrices
             return None
-        found = cho_solve(factor, right, check_finite=False)
         rest = gradient - (white @ found).reshape(-1, 3)
         points = (factors @ rest[:, :, None])[:, :, 0]
         poses, focal = np.split(found, [self.poses.gradient.size])
@@ -143,25 +154,33 @@ class System:
         poses = self.poses.gradient.ravel()
         return poses if self.focal is None else np.append(poses, self.focal.gradient)
 
-    def _whitened_coupling(self, factors: NDArray[np.float64]) -> NDArray[np.float64]:
+    def _whitened_coupling(self, factors: NDArray[np.float64]) -> Any:
         """Return W (3 L, 6 F or 6 F + 1), W^T W what the points take from the reduced matrix."""
         count, points = len(self.poses.blocks), len(self.points.blocks)
-        spread = np.zeros((points, 3, count, 6))
         first, second, third = self.coupling.T
         factor = factors.T[:, :, self.point]
         coupled = np.empty((3, *first.shape))
         coupled[0] = first * factor[0, 0]
         coupled[1] = first * factor[1, 0] + second * factor[1, 1]
         coupled[2] = first * factor[2, 0] + second * factor[2, 1] + third * factor[2, 2]
+        if issparse(self.between):
+            row = 3 * self.point + np.arange(3)[:, None, None]
+            column = 6 * self.slot + np.arange(6)[None, :, None]
+            places = [each.ravel() for each in np.broadcast_arrays(row, column)]
+            return csr_matrix((coupled.ravel(), tuple(places)), shape=(3 * points, 6 * count))
+        spread = np.zeros((points, 3, count, 6))
         spread[self.point, :, self.slot] = coupled.transpose(2, 0, 1)
         white = spread.reshape(points * 3, count * 6)
         if self.focal is None:
             return white
         return np.column_stack([white, (self.focal.by_point[:, None] @ factors).ravel()])
 
-    def _reduced(self, white: NDArray[np.float64], damping: float) -> NDArray[np.float64]:
+    def _reduced(self, white: Any, damping: float) -> Any:
         """Return the matrix of poses and focal length, without the points."""
         size = self.poses.gradient.size
+        if issparse(self.between):
+            own = _block_diagonal(self.poses.damped(damping))
+            return (self.between + own - white.T @ white).tocsc()
         matrix = -white.T @ white
         matrix[:size, :size] += self.between
         for i, block in enumerate(self.poses.damped(damping)):
@@ -185,7 +204,7 @@ def linearise(here: Evaluation, plan: Plan) -> System:
     by_pose *= scaled[moving, None, None]
     error = root[:, None] * seen.residual * bundle.sigma
     poses = _pose_normals(plan, by_pose, error[moving])
-    between, pull = _turning_normals(bundle, plan)
+    between, pull = _direct_normals(bundle, plan)
     focal = None
     if bundle.log_focal_sigma > 0.0:
         by_focal = scaled[:, None] * seen.rays
@@ -268,6 +287,30 @@ def _focal_part(
     )
 
 
+def _direct_normals(bundle: Bundle, plan: Plan) -> tuple[Any, NDArray[np.float64]]:
+    """Return what couples poses without points: matrix, sparse or not, and gradient."""
+    size = 6 * len(plan.free)
+    if not plan.is_sparse:
+        matrix, gradient = _turning_normals(bundle, plan)
+    else:
+        matrix, gradient = csr_matrix((size, size)), np.zeros((len(plan.free), 6))
+    if bundle.edges is None:
+        return matrix, gradient
+    edges = bundle.edges
+    blocks, sides = edges.normals(inverse(bundle.camera_from_map), np.ones(len(edges)))
+    # A camera moves in its own frame, against the motion of the node; its unit stays.
+    own = np.r_[:6, 7:13]
+    slots = plan.slots[np.stack([edges.first, edges.second], axis=1)]
+    unknowns = np.where(slots >= 0, 6 * slots, size)[:, :, None] + np.arange(6)
+    unknowns = unknowns.reshape(len(edges), 12)
+    pull = np.bincount(unknowns.ravel(), -sides[:, own].ravel(), size + 6)[:size]
+    row, column = np.repeat(unknowns, 12, axis=1).ravel(), np.tile(unknowns, (1, 12)).ravel()
+    values = blocks[:, own[:, None], own].ravel()
+    added = csr_matrix((values, (row, column)), shape=(size + 6, size + 6))[:size, :size]
+    matrix = matrix + (added if plan.is_sparse else added.toarray())
+    return matrix, gradient + pull.reshape(-1, 6)
+
+
 def _turning_normals(bundle: Bundle, plan: Plan) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return what pairs that share a centre add to the poses' matrix and gradient."""
     count = len(plan.free)
@@ -288,6 +331,30 @@ def _turning_normals(bundle: Bundle, plan: Plan) -> tuple[NDArray[np.float64], N
                 rows = slice(6 * slot + 3, 6 * slot + 6)
                 matrix[rows, 6 * other + 3 : 6 * other + 6] += jacobian.T @ second
     return matrix, gradient
+
+
+def _block_diagonal(blocks: NDArray[np.float64]) -> spmatrix:
+    """Return the sparse matrix (6 F, 6 F) with blocks (F, 6, 6) on its diagonal."""
+    first = 6 * np.arange(len(blocks))[:, None, None]
+    axis = np.arange(6)
+    places = np.broadcast_arrays(first + axis[:, None], first + axis)
+    size = 6 * len(blocks)
+    return csr_matrix((blocks.ravel(), tuple(each.ravel() for each in places)), shape=(size, size))
+
+
+def _solved(matrix: Any, right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return x of matrix x = right, symmetric and positive.
+
+    Raises:
+        LinAlgError, RuntimeError: it is not.
+    """
+    if not issparse(matrix):
+        result: NDArray[np.float64] = cho_solve(
+            cho_factor(matrix, check_finite=False), right, check_finite=False
+        )
+        return result
+    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
+    return np.asarray(factors.solve(right))
 
 
 def _inverse_factors(blocks: NDArray[np.float64]) -> NDArray[np.float64]:

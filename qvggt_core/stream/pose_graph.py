@@ -68,6 +68,29 @@ class Edges:
         between = inverse_similarity(world_from_node[self.first]) @ world_from_node[self.second]
         return motion_of(inverse_similarity(self.first_from_second) @ between)
 
+    def normals(
+        self, world_from_node: NDArray[np.float64], weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return each edge's part (E, 14, 14), (E, 14) of the normal equations.
+
+        Args:
+            world_from_node: (N, 4, 4).
+            weights: (E,) of the edges.
+
+        Returns:
+            Second derivatives and gradients by small motions of both nodes, the first one's before
+            the second one's, each in its node's frame.
+        """
+        residuals = self.residuals(world_from_node)
+        by_second = inverse_right_jacobian(residuals)
+        second_from_first = (
+            inverse_similarity(world_from_node[self.second]) @ world_from_node[self.first]
+        )
+        by_first = -by_second @ adjoint_of(second_from_first)
+        jacobian = np.concatenate([by_first, by_second], axis=2)
+        weighted = weights[:, None, None] * np.swapaxes(jacobian, 1, 2) @ self.information
+        return weighted @ jacobian, (weighted @ residuals[:, :, None])[..., 0]
+
     def squares(self, world_from_node: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the squared residuals (E,) in standard deviations."""
         residuals = self.residuals(world_from_node)
@@ -147,13 +170,7 @@ def _weight(square: NDArray[np.float64], control: float) -> NDArray[np.float64]:
 def _step(graph: Graph, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the motions (N, 7) of the nodes in their own frames that solve the linear system."""
     nodes, edges, count = graph.world_from_node, graph.edges, len(graph.world_from_node)
-    residuals = edges.residuals(nodes)
-    by_second = inverse_right_jacobian(residuals)
-    second_from_first = inverse_similarity(nodes[edges.second]) @ nodes[edges.first]
-    by_first = -by_second @ adjoint_of(second_from_first)
-    jacobian = np.concatenate([by_first, by_second], axis=2)
-    weighted = weights[:, None, None] * np.swapaxes(jacobian, 1, 2) @ edges.information
-    blocks, sides = weighted @ jacobian, (weighted @ residuals[:, :, None])[..., 0]
+    blocks, sides = edges.normals(nodes, weights)
     unknowns = 7 * np.stack([edges.first, edges.second], axis=1)[:, :, None] + np.arange(7)
     unknowns = unknowns.reshape(len(edges), 14)
     side = np.bincount(unknowns.ravel(), sides.ravel(), 7 * count)

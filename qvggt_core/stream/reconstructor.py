@@ -153,7 +153,7 @@ class Reconstructor:
         frame = frames[0]
         reason = interruption(self._last, frames, self.parameters.max_gap_s)
         if reason:
-            self._held = self.flush()
+            self._held = self._completed()
             self._leave_map(reason)
             self._verifier.reset()
         self._last = frames
@@ -165,7 +165,7 @@ class Reconstructor:
             preprocessor = self._preprocessor(frame)
             tracked, begins_anew = self._verifier.follow(frame, views[0], preprocessor)
         if begins_anew:
-            self._held = self.flush()
+            self._held = self._completed()
             self._leave_map("the camera was lost: no point of the map was found again")
         is_keyframe = self._gate.decide(views[0]).is_keyframe
         for view in views:
@@ -191,14 +191,18 @@ class Reconstructor:
         self._metric.set_parameters(parameters)
 
     def flush(self) -> tuple[Reconstruction, ...]:
-        """Give the views that wait for a full stride their geometry, as at the end of a stream.
+        """Give the views that wait for a full stride their geometry, at the end of a stream.
 
         Events, and a correction by loops, that no reconstruction has carried yet come in one
         without frames.
         """
+        return self._completed(is_last=True)
+
+    def _completed(self, *, is_last: bool = False) -> tuple[Reconstruction, ...]:
         if any(not entry.is_published for entry in self._window.entries):
             self._held += self._run(is_last=True)
-        if self._events or (self.parameters.loop_closure and self._loops.settle()):
+        is_moved = self.parameters.loop_closure and self._loops.settle(is_last=is_last)
+        if self._events or is_moved:
             self._held += (self._reconstruction(),)
         done, self._held = self._held, ()
         return done
