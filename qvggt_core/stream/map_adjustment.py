@@ -38,6 +38,8 @@ _DEPTH_SIGMA = 0.3
 _STEP_FACTOR, _LENGTH = 3.0, 0.2
 _ROUNDS, _ITERATIONS = 3, 40
 _FEWEST_POINTS, _FEWEST_DEPTHS = 50, 8
+# Extent of a path, as a share of the distance of things, from which it shows a unit.
+_MOVED = 0.03
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,11 @@ def adjusted(world: World) -> AdjustedWorld | None:
     """Return a world whose keyframes are where their corners show; None where too few are shared.
 
     The first keyframe stays, and so does the extent of the path: what is known of the unit is not
-    the corners' to change.
+    the corners' to change. Where the camera has hardly moved, depth holds it.
     """
     tracks = corner_tracks(world.corners, _pairs(world))
+    if tracks.point.max(initial=-1) + 1 < _FEWEST_POINTS:
+        return None
     bundle, focal = _bundle(world, tracks), _focal(world)
     for number in range(_ROUNDS):
         if len(bundle.points) < _FEWEST_POINTS:
@@ -91,7 +95,8 @@ def adjusted(world: World) -> AdjustedWorld | None:
         bundle = bundle if number == 0 else _without_outliers(bundle, _LEAST_SIGMA / focal)
         bundle = adjust(bundle, _ITERATIONS).bundle
     before, after = rigid(world.poses), inverse(bundle.camera_from_map)
-    factor = _extent(before) / _extent(after)
+    has_moved = _extent(before) * float(np.median(bundle.points.inverse_distance)) > _MOVED
+    factor = _extent(before) / _extent(after) if has_moved else 1.0
     origin = before[0, :3, 3]
     places = origin + factor * (after[:, :3, 3] - origin)
     units = scale_of(world.poses) * factor * _stretch(world, tracks, bundle)

@@ -8,7 +8,7 @@ from qvggt_core.stream import Reconstructor
 from support import known_room as room
 
 
-def start(poses, noise=None, **values):
+def start(poses, noise=None, loops=None, **values):
     """Return a reconstructor with a network that knows the poses; every frame a keyframe."""
     values = {
         "keyframe_min_motion": 0.0,
@@ -18,7 +18,7 @@ def start(poses, noise=None, **values):
         **values,
     }
     network = room.KnowingNetwork(poses, noise or room.Noise())
-    return Reconstructor(network, Parameters(**values)), network
+    return Reconstructor(network, Parameters(**values), loops=loops), network
 
 
 def run(reconstructor, frames):

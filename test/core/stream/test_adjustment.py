@@ -9,9 +9,11 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream import normal_equations
 from qvggt_core.stream.adjustment import adjust
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.map_points import Points
+from qvggt_core.stream.pose_graph import Edges
 
 SIGMA = 1 / 500
 
@@ -233,3 +235,62 @@ def test_a_prior_holds_distances_that_nothing_else_gives():
     found = adjust(still, iterations=30).bundle
     np.testing.assert_allclose(found.points.inverse_distance, expected, rtol=0.02)
     assert np.linalg.norm(centres(found)[1]) < 0.02
+
+
+def test_many_cameras_are_adjusted_without_the_zeros_to_the_same(monkeypatch):
+    bundle, _ = scene(20, cameras=8)
+    # Each point is seen by three cameras in a row, so that most pairs of cameras share none.
+    first = np.random.default_rng(0).integers(0, 6, len(bundle.points))
+    near = (bundle.camera - first[bundle.point] >= 0) & (bundle.camera - first[bundle.point] < 3)
+    seen = replace(
+        bundle, camera=bundle.camera[near], point=bundle.point[near], rays=bundle.rays[near]
+    )
+    seen = replace(seen, edges=edges_of(seen, np.arange(7), np.arange(1, 8), 0.1))
+    start = disturbed(seen, 21)
+    dense = adjust(start, iterations=60).bundle
+    monkeypatch.setattr(normal_equations, "_MOST_DENSE", 2)
+    assert normal_equations.Plan(start).is_sparse
+    sparse = adjust(start, iterations=60).bundle
+    np.testing.assert_allclose(sparse.camera_from_map, dense.camera_from_map, atol=1e-6)
+    np.testing.assert_allclose(sparse.points.positions, dense.points.positions, rtol=1e-4)
+
+
+def edges_of(bundle, first, second, sigma):
+    """Edges between cameras as they are, each with one deviation."""
+    poses = inverse(bundle.camera_from_map)
+    information = np.zeros((len(first), 7, 7))
+    information[:, range(6), range(6)] = sigma**-2.0
+    relation = inverse(poses[first]) @ poses[second]
+    return Edges(first, second, relation, information, np.zeros(len(first), bool))
+
+
+def test_a_camera_that_sees_nothing_is_where_edges_have_it():
+    bundle, _ = scene(22, noise=0.0)
+    blind = bundle.camera != 5
+    edges = edges_of(bundle, np.array([4]), np.array([5]), 0.01)
+    start = disturbed(bundle, 23)
+    start = replace(
+        start,
+        camera=bundle.camera[blind],
+        point=bundle.point[blind],
+        rays=bundle.rays[blind],
+        edges=edges,
+    )
+    found = adjust(start, iterations=60).bundle
+    np.testing.assert_allclose(found.camera_from_map, bundle.camera_from_map, atol=1e-4)
+
+
+def test_edges_that_differ_count_by_their_information():
+    """One puts the camera a quarter of a metre further, as sure of it as three times less."""
+    bundle, _ = scene(24, noise=0.0, cameras=4)
+    blind = bundle.camera != 3
+    edges = edges_of(bundle, np.array([0, 2]), np.array([3, 3]), 0.1)
+    edges.first_from_second[0, 0, 3] += 0.25
+    edges.information[1] *= 4.0
+    start = replace(
+        bundle, camera=bundle.camera[blind], point=bundle.point[blind], rays=bundle.rays[blind]
+    )
+    found = adjust(replace(start, edges=edges), iterations=60).bundle
+    # The second edge is from a free camera, which many points hold where it is.
+    moved = centres(found)[3] - centres(bundle)[3]
+    np.testing.assert_allclose(moved, [0.05, 0.0, 0.0], atol=2e-3)

@@ -17,6 +17,7 @@ from qvggt_core.errors import ImageError
 from qvggt_core.geometry.camera import Camera
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL
 from qvggt_core.stream import Frame, Reconstructor
+from qvggt_core.stream.loop_closure import LoopClosure
 
 SECOND = 1_000_000_000
 
@@ -437,3 +438,24 @@ def test_depth_is_asked_for_new_views_and_for_those_that_give_the_scale(size, st
         overlap = len(tokens) - len(new)
         assert newest == len(new) + min(overlap, scale_views or overlap)
         placed = tokens[-1] + 1
+
+
+def test_loops_are_solved_at_gaps_and_with_all_keyframes_at_the_end_whatever_waits():
+    class Asked(LoopClosure):
+        def settle(self, *, is_last=False):
+            asked.append(is_last)
+            return super().settle(is_last=is_last)
+
+    asked, poses = [], room.straight(10)
+    frames = room.frames(poses)
+    for index in range(6, 10):
+        frames[index] = dataclasses.replace(
+            frames[index], stamp_ns=frames[index].stamp_ns + 9 * SECOND
+        )
+    reconstructor, _ = start(poses, loops=Asked(), loop_closure=True, max_gap_s=2.0)
+    for frame in frames:
+        reconstructor.add(frame)
+    assert asked == [False]
+    reconstructor.reset("something to report")
+    assert events(reconstructor.flush())
+    assert asked == [False, True]
