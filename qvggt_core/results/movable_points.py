@@ -12,8 +12,9 @@ from qvggt_core.geometry.poses import inverse, rotation_angle
 from qvggt_core.geometry.similarities import scale_of
 from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
 
-# A part ends with so many frames and a camera that has moved by a share of the depth, or radians.
-_FRAMES, _SHIFT, _TURN = 5, 0.05, float(np.radians(5.0))
+# A part ends where the camera has moved by a share of the depth, or radians, as far as keyframes of
+# loops are apart: these may move away from each other.
+_SHIFT, _TURN = 0.05, float(np.radians(5.0))
 # What is left after points that newer ones cover are gone, as a share of the bound, at most.
 _ENOUGH = 0.75
 _CELL_BITS = 21
@@ -45,14 +46,13 @@ class _Newest:
     depth: float
     odometry_from_camera: NDArray[np.float64]
     points: VoxelMap
-    frames: int = 0
 
     def ends_before(self, segment: int, pose: NDArray[np.float64]) -> bool:
         """Return whether a frame belongs to another part."""
         between = inverse(self.odometry_from_camera) @ pose
         has_moved = float(np.linalg.norm(between[:3, 3])) > _SHIFT * self.depth
         has_moved = has_moved or bool(rotation_angle(between[:3, :3]) > _TURN)
-        return segment != self.segment or (self.frames >= _FRAMES and has_moved)
+        return segment != self.segment or has_moved
 
 
 class MovablePoints:
@@ -95,7 +95,6 @@ class MovablePoints:
             voxel = self.map_voxel * depth
             self._newest = _Newest(stamp_ns, segment, voxel, depth, pose.copy(), VoxelMap(1.0))
         self._newest.points.add(cloud.moved(pose), self._newest.voxel)
-        self._newest.frames += 1
 
     def correct(self, corrections: KeyframeCorrections) -> None:
         """Take what loops do to the keyframes."""

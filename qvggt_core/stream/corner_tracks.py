@@ -33,6 +33,28 @@ class CornerTracks:
     corner: NDArray[np.int64]
     point: NDArray[np.int64]
 
+    @property
+    def points(self) -> int:
+        """Number of points."""
+        return int(self.point.max(initial=-1)) + 1
+
+    def thinned(self, most: int) -> CornerTracks:
+        """Return those points that most keyframes see, until each keyframe sees so many of them.
+
+        A keyframe sees more where others with fewer need them.
+        """
+        left = np.full(int(self.keyframe.max(initial=-1)) + 1, most)
+        by_point = np.argsort(self.point, kind="stable")
+        counts = np.bincount(self.point, minlength=self.points)
+        seen_by = np.split(self.keyframe[by_point], np.cumsum(counts)[:-1])
+        is_kept = np.zeros(self.points, bool)
+        for number in np.argsort(-counts, kind="stable"):
+            if (left[seen_by[number]] > 0).any():
+                is_kept[number] = True
+                left[seen_by[number]] -= 1
+        kept, numbers = is_kept[self.point], np.cumsum(is_kept) - 1
+        return CornerTracks(self.keyframe[kept], self.corner[kept], numbers[self.point[kept]])
+
 
 def corner_tracks(
     corners: Sequence[Corners], pairs: Iterable[tuple[int, int]], fewest: int = 2

@@ -12,12 +12,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.ndimage import median_filter
 
 from qvggt_core.geometry.poses import inverse
-from qvggt_core.geometry.similarities import rigid, rotation_of, scale_of, similarity
+from qvggt_core.geometry.similarities import (
+    inverse_similarity,
+    rigid,
+    rotation_of,
+    scale_of,
+    similarity,
+)
 from qvggt_core.stream.adjustment import adjust
 from qvggt_core.stream.bundle import Bundle
 from qvggt_core.stream.corner_tracks import CornerTracks, corner_tracks
+from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
 from qvggt_core.stream.keyframe_chain import Chains, Loop
 from qvggt_core.stream.loop_verification import Corners
 from qvggt_core.stream.map_points import Points
@@ -37,7 +45,11 @@ _DEPTH_SIGMA = 0.3
 # long they are counts for less, as the unit drifts along the way.
 _STEP_FACTOR, _LENGTH = 3.0, 0.2
 _ROUNDS, _ITERATIONS = 3, 40
+# Points that a keyframe sees, and keyframes, from which more take more time than they are worth.
+_SEEN, _MOST_KEYFRAMES = 200, 600
 _FEWEST_POINTS, _FEWEST_DEPTHS = 50, 8
+# The unit is about the same for so many keyframes in a row; the depth of one may be its own.
+_ALIKE = 5
 # Extent of a path, as a share of the distance of things, from which it shows a unit.
 _MOVED = 0.03
 
@@ -84,9 +96,10 @@ def adjusted(world: World) -> AdjustedWorld | None:
     The first keyframe stays, and so does the extent of the path: what is known of the unit is not
     the corners' to change. Where the camera has hardly moved, depth holds it.
     """
-    tracks = corner_tracks(world.corners, _pairs(world))
-    if tracks.point.max(initial=-1) + 1 < _FEWEST_POINTS:
+    tracks = corner_tracks(world.corners, pairs_of(world))
+    if tracks.points < _FEWEST_POINTS:
         return None
+    tracks = tracks.thinned(_SEEN)
     bundle, focal = _bundle(world, tracks), _focal(world)
     for number in range(_ROUNDS):
         if len(bundle.points) < _FEWEST_POINTS:
@@ -127,21 +140,41 @@ def adjusted_worlds(
     """
     poses, found = poses.copy(), []
     for number in np.unique(worlds):
-        own = np.flatnonzero(worlds == number)
+        members = np.flatnonzero(worlds == number)
+        inside = [loop for loop in loops if worlds[loop.first] == number]
+        own = _chosen(members, chains.segments, inside, _MOST_KEYFRAMES)
         world = World(
             [corners[int(index)] for index in own],
             poses[own],
             Chains(chains.poses[own], chains.segments[own], chains.spread[own]),
-            [loop.renumbered(own) for loop in loops if worlds[loop.first] == number],
+            [loop.renumbered(own) for loop in inside],
         )
         better = adjusted(world)
         if better is not None:
-            poses[own] = better.poses
+            moves = better.poses @ inverse_similarity(poses[own])
+            of_chosen = KeyframeCorrections(own, chains.segments[own], worlds[own], moves)
+            _, every = corrections_at(members, chains.segments[members], of_chosen)
+            poses[members] = every @ poses[members]
             found.append(better)
     return poses, found
 
 
-def _pairs(world: World) -> list[tuple[int, int]]:
+def _chosen(
+    members: NDArray[np.int64], segments: NDArray[np.int64], loops: Sequence[Loop], most: int
+) -> NDArray[np.int64]:
+    """Return about so many keyframes, evenly chosen, the first of segments and ends of loops too.
+
+    The others move with them.
+    """
+    if len(members) <= most:
+        return members
+    even = members[np.linspace(0, len(members) - 1, most).astype(int)]
+    begins = members[np.diff(segments[members], prepend=-1) != 0]
+    ends = [end for loop in loops for end in (loop.first, loop.second)]
+    return np.unique(np.concatenate([even, begins, np.array(ends, np.int64)]))
+
+
+def pairs_of(world: World) -> list[tuple[int, int]]:
     """Return the pairs of keyframes that may see the same points, the earlier one first."""
     count, near = len(world), range(-_AROUND, _AROUND + 1)
     pairs = {(i, i + step) for i in range(count) for step in range(1, _FOLLOWING + 1)}
@@ -262,7 +295,8 @@ def _stretch(world: World, tracks: CornerTracks, bundle: Bundle) -> NDArray[np.f
     known = np.flatnonzero(np.isfinite(usual))
     if len(known) == 0:
         return np.ones(len(world))
-    return np.exp(np.interp(np.arange(len(world)), known, usual[known]))
+    alike = median_filter(usual[known], _ALIKE, mode="mirror")
+    return np.exp(np.interp(np.arange(len(world)), known, alike))
 
 
 def _extent(poses: NDArray[np.float64]) -> float:

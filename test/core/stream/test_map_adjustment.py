@@ -80,6 +80,16 @@ def test_a_keyframe_whose_depth_has_another_unit_gets_its_own(world, better):
     np.testing.assert_allclose(np.delete(ratio, range(20, 26)) / np.median(ratio), 1.0, rtol=0.05)
 
 
+def test_depth_that_is_wrong_in_one_keyframe_alone_is_no_unit(world, better):
+    """As that of the first ones is, before the map has been founded."""
+    corners = list(world.corners)
+    corners[0] = replace(corners[0], depth=np.full_like(corners[0].depth, np.nan))
+    for number in (1, 40):
+        corners[number] = replace(corners[number], depth=0.6 * corners[number].depth)
+    ratio = scale_of(adjusted(replace_corners(world, corners)).poses) / scale_of(better.poses)
+    np.testing.assert_allclose(ratio, 1.0, rtol=0.05)
+
+
 def replace_corners(world, corners):
     return World(corners, world.poses, world.chains, world.loops)
 
