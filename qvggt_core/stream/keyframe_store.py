@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -109,6 +110,12 @@ class KeyframeStore:
             place = place_descriptor(keyframe.tokens, keyframe.image)
         self.index.append(place)
         self._bytes += keyframe.size
+
+    def copy(self) -> KeyframeStore:
+        """Return one that goes its own way; keyframes themselves never change."""
+        other = copy(self)
+        other.keyframes, other.index = list(self.keyframes), copy(self.index)
+        return other
 
     @property
     def is_full(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,12 +48,40 @@ def map_so_far(loops: LoopClosure, network: str, up_source: str, name: str = "ma
         MapError: there are no keyframes, or the map is one that is not changed.
     """
     loops.finish()
-    finder, loaded = loops.finder, loops.saved
+    return _map_of(_growing(loops), loops.saved, network, up_source, name)
+
+
+def adjusted_map_so_far(
+    loops: LoopClosure, network: str, up_source: str, name: str = "map"
+) -> Callable[[], SavedMap]:
+    """Take the map as `map_so_far` does; what is returned adjusts all of it, in any thread.
+
+    Raises:
+        MapError: see `map_so_far`.
+    """
+    loops.finish()
+    finder, loaded = _growing(loops).copy(), loops.saved
+
+    def adjusted() -> SavedMap:
+        finder.adjust()
+        return _map_of(finder, loaded, network, up_source, name)
+
+    return adjusted
+
+
+def _growing(loops: LoopClosure) -> LoopFinder:
+    finder = loops.finder
     if not isinstance(finder, LoopFinder):
         raise MapError(
             f"the map {finder.saved.name} is not changed, so there is none to save: with "
             "localization_only false it grows"
         )
+    return finder
+
+
+def _map_of(
+    finder: LoopFinder, loaded: SavedMap | None, network: str, up_source: str, name: str
+) -> SavedMap:
     if loaded is not None:
         up_source, name = loaded.up_source, loaded.name
     return SavedMap.of(finder, network, up_source, name)

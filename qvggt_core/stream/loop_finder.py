@@ -328,6 +328,11 @@ class LoopFinder:
         while self._correction is not None or self._is_behind:
             self._correct(np.inf)
 
+    def copy(self) -> LoopFinder:
+        """Return one that goes its own way from here."""
+        chains = Chains(self.chains.poses.copy(), self.chains.segments, self.chains.spread.copy())
+        return replace(self, store=self.store.copy(), chains=chains, loops=list(self.loops))
+
     def adjust(self) -> list[AdjustedWorld]:
         """Adjust all keyframes by the corners that they share; return the worlds that were."""
         worlds, moves = self.placed()

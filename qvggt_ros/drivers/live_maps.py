@@ -11,7 +11,7 @@ from typing import Any
 from qvggt_core.errors import MapError
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream.load_network import checkpoint_sha256
-from qvggt_core.stream.loaded_map import map_so_far
+from qvggt_core.stream.loaded_map import adjusted_map_so_far, map_so_far
 from qvggt_core.stream.localiser import MapLocaliser
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.saved_map import SavedMap, read_map, write_map
@@ -36,23 +36,31 @@ class LiveMaps:
     session: ReconstructionSession
     change_parameters: Callable[..., Parameters]
 
-    def save(self) -> tuple[Path, int]:
-        """Save the keyframes into `map_directory`.
+    def to_save(self) -> Callable[[], tuple[Path, int]]:
+        """Take the keyframes as they are.
 
         Returns:
-            The map's directory, and its number of keyframes.
+            What adjusts them and saves them into `map_directory`, and gives the map's directory and
+            its number of keyframes. It takes seconds, or a minute, in a thread that has the time.
+            It raises MapError if there are none, and OutputError if the map cannot be written.
 
         Raises:
-            MapError: there are none, or none are kept.
-            OutputError: the map cannot be written.
+            MapError: no keyframes are kept, or the map is one that is not changed.
         """
         parameters = self.change_parameters()
         if not parameters.loop_closure:
             raise MapError("no keyframes are kept: set loop_closure to true")
-        saved = self._now(checkpoint_sha256(parameters))
-        path = new_map_path(parameters.map_directory, "keyframes")
-        write_map(path, saved)
-        return path, len(saved.keyframes)
+        up_source = str(self.session.up_values["up_source"])
+        network = checkpoint_sha256(parameters)
+        adjusted = adjusted_map_so_far(self.loops, network, up_source, _OWN)
+
+        def save() -> tuple[Path, int]:
+            saved = adjusted()
+            path = new_map_path(parameters.map_directory, "keyframes")
+            write_map(path, saved)
+            return path, len(saved.keyframes)
+
+        return save
 
     def load(self, place: str) -> str:
         """Look for the camera in a map from now on; return what happens, in a sentence.

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from qvggt_core.stream.load_network import LoadedNetwork, load_network
 from qvggt_core.stream.loaded_map import loops_of
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.network import Network
+from qvggt_core.util.threads import check_room_for_thread
 from qvggt_ros.counters import Status
 from qvggt_ros.drivers.live_maps import LiveMaps
 from qvggt_ros.drivers.thread_worker import Worker
@@ -82,6 +83,7 @@ class LiveReconstruction:
         self._driver = driver
         self._name = name
         self._worker = Worker(on_idle=self._flush, idle_s=_FLUSH_AFTER_S)
+        self._saving = ThreadPoolExecutor(1, "saving")
         self._publication_times: deque[tuple[float, int]] = deque(maxlen=256)
         self._newest_arrival = time.monotonic()
         self._images = 0
@@ -178,7 +180,11 @@ class LiveReconstruction:
 
     def save_keyframes(self) -> Future[tuple[Path, int]]:
         """Save the map for `load_map`; the future brings its directory and number of keyframes."""
-        return self._worker.call(lambda: self._maps.save())
+        check_room_for_thread()
+        # The map is adjusted and written beside the stream, which goes on.
+        return self._saving.submit(
+            lambda: self._worker.call(lambda: self._maps.to_save()).result()()
+        )
 
     def load_map(self, place: str) -> Future[str]:
         """Look for the camera in a saved map; see `LiveMaps.load`."""
@@ -268,6 +274,7 @@ class LiveReconstruction:
 
     def close(self, timeout_s: float = 1.0) -> bool:
         """Stop and release the network; return whether its thread ended within the time."""
+        self._saving.shutdown(wait=False)
         ended = self._worker.stop(timeout_s)
         if ended:
             del self._session, self._maps

@@ -11,6 +11,7 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.geometry.similarities import rigid, scale_of, similarity
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.stream.image_features import Features
+from qvggt_core.stream.loaded_map import adjusted_map_so_far, map_so_far
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.map_adjustment import World, adjusted
 
@@ -167,3 +168,22 @@ def test_similarities_keep_their_units_apart_from_their_poses(world, better):
     bigger = factor @ world.poses
     found = adjusted(World(world.corners, bigger, world.chains, world.loops)).poses
     np.testing.assert_allclose(found[:, :3, 3], 3.0 * better.poses[:, :3, 3], atol=0.01)
+
+
+def test_a_map_that_is_saved_is_adjusted_and_the_stream_goes_on_as_it_was():
+    loops = LoopClosure(in_background=True)
+    odometry = flights.drifting(TRUTH, np.random.default_rng(0))
+    for frame, preprocessor, result in flights.reconstructions(TRUTH, odometry):
+        loops.remember(frame, preprocessor)
+        loops.correct(result, lambda geometry: None)
+        loops.finish()
+    adjusted_map = adjusted_map_so_far(loops, "a" * 64, "imu")
+    worlds, before = loops.finder.placed()
+    saved = adjusted_map()
+    assert len(saved.keyframes) == len(TRUTH)
+    assert error(saved.poses) < 0.3 * error(rigid(before @ loops.finder.chains.poses))
+    as_it_is = map_so_far(loops, "a" * 64, "imu")
+    after = loops.finder.placed()
+    np.testing.assert_array_equal(after[0], worlds)
+    np.testing.assert_array_equal(after[1], before)
+    np.testing.assert_allclose(as_it_is.poses, rigid(before @ loops.finder.chains.poses), atol=1e-9)
