@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import cv2
 import numpy as np
@@ -38,20 +40,30 @@ class CornerTracks:
         """Number of points."""
         return int(self.point.max(initial=-1)) + 1
 
-    def thinned(self, most: int) -> CornerTracks:
-        """Return those points that most keyframes see, until each keyframe sees so many of them.
+    def thinned(self, most: int, linking: int) -> CornerTracks:
+        """Return those points that most keyframes see, until each sees so many of them.
 
-        A keyframe sees more where others with fewer need them.
+        More are kept where a keyframe, or one and the next that see a point, share too few.
+
+        Args:
+            most: points of a keyframe, from which on no more are needed.
+            linking: points that two keyframes share, likewise.
         """
-        left = np.full(int(self.keyframe.max(initial=-1)) + 1, most)
+        seen, shared = Counter[int](), Counter[tuple[int, int]]()
         by_point = np.argsort(self.point, kind="stable")
         counts = np.bincount(self.point, minlength=self.points)
         seen_by = np.split(self.keyframe[by_point], np.cumsum(counts)[:-1])
         is_kept = np.zeros(self.points, bool)
         for number in np.argsort(-counts, kind="stable"):
-            if (left[seen_by[number]] > 0).any():
-                is_kept[number] = True
-                left[seen_by[number]] -= 1
+            keyframes = seen_by[number].tolist()
+            pairs = list(pairwise(keyframes))
+            if min(seen[each] for each in keyframes) >= most and (
+                min(shared[pair] for pair in pairs) >= linking
+            ):
+                continue
+            is_kept[number] = True
+            seen.update(keyframes)
+            shared.update(pairs)
         kept, numbers = is_kept[self.point], np.cumsum(is_kept) - 1
         return CornerTracks(self.keyframe[kept], self.corner[kept], numbers[self.point[kept]])
 

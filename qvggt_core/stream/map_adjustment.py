@@ -45,8 +45,8 @@ _DEPTH_SIGMA = 0.3
 # long they are counts for less, as the unit drifts along the way.
 _STEP_FACTOR, _LENGTH = 3.0, 0.2
 _ROUNDS, _ITERATIONS = 3, 40
-# Points that a keyframe sees, and keyframes, from which more take more time than they are worth.
-_SEEN, _MOST_KEYFRAMES = 200, 600
+# Points that a keyframe sees, that two share, and keyframes: more are not worth their time.
+_SEEN, _SHARED, _MOST_KEYFRAMES = 200, 30, 600
 _FEWEST_POINTS, _FEWEST_DEPTHS = 50, 8
 # The unit is about the same for so many keyframes in a row; the depth of one may be its own.
 _ALIKE = 5
@@ -99,7 +99,7 @@ def adjusted(world: World) -> AdjustedWorld | None:
     tracks = corner_tracks(world.corners, pairs_of(world))
     if tracks.points < _FEWEST_POINTS:
         return None
-    tracks = tracks.thinned(_SEEN)
+    tracks = tracks.thinned(_SEEN, _SHARED)
     bundle, focal = _bundle(world, tracks), _focal(world)
     for number in range(_ROUNDS):
         if len(bundle.points) < _FEWEST_POINTS:

@@ -86,6 +86,25 @@ def test_two_corners_of_a_keyframe_that_would_be_one_point_are_none(keyframes, m
     assert tracks.point.tolist() == [0, 0, 0]
 
 
+def test_thinned_tracks_are_the_longest_and_still_link_neighbours(keyframes):
+    tracks = corner_tracks(keyframes, NEIGHBOURS)
+    thin = tracks.thinned(most=40, linking=15)
+    assert thin.points < 0.5 * tracks.points
+    whole, left = (np.bincount(each.keyframe, minlength=6) for each in (tracks, thin))
+    assert (left >= np.minimum(whole, 40)).all()
+
+    def shared(each, one, other):
+        seen = [set(each.point[each.keyframe == number]) for number in (one, other)]
+        return len(seen[0] & seen[1])
+
+    for number in range(5):
+        wanted = min(15, shared(tracks, number, number + 1))
+        assert shared(thin, number, number + 1) >= wanted
+    assert np.bincount(thin.point).mean() > np.bincount(tracks.point).mean()
+    corners = set(zip(tracks.keyframe.tolist(), tracks.corner.tolist(), strict=True))
+    assert corners >= set(zip(thin.keyframe.tolist(), thin.corner.tolist(), strict=True))
+
+
 def test_matches_that_no_motion_explains_join_nothing(keyframes):
     first, second = keyframes[0], keyframes[1]
     mixed = np.random.default_rng(0).permutation(len(second.rays))
