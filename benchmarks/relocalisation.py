@@ -138,7 +138,7 @@ def with_exact_depth(directory: Path, seed: int, network: Any) -> Flight:
     looked: Looked = by_oracle(flight, odometry, tokens, *size)
     steps = [
         Step(result, {stamp: token})
-        for result, stamp, token in zip(looked.before, stamps, tokens, strict=True)
+        for result, stamp, token in zip(looked.before[: len(stamps)], stamps, tokens, strict=True)
     ]
     frames = {
         stamp: Frame(stamp, image, CAMERA, "camera")
@@ -151,6 +151,7 @@ def mapped(flight: Flight, steps: Sequence[Step]) -> SavedMap:
     """Return the map of a part of a flight, saved and loaded."""
     loops = LoopClosure()
     flight.through(loops, steps)
+    loops.settle(is_last=True)
     assert isinstance(loops.finder, LoopFinder)
     saved = SavedMap.of(loops.finder, "", "first camera")
     with TemporaryDirectory() as directory:
