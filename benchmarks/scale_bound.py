@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 from scipy.spatial.transform import Rotation
+from scipy.special import ndtr
 
 from qvggt_core.stream import MetricScale
 
@@ -148,7 +149,7 @@ def _filtered(
     for number, (place, seen) in enumerate(zip(places, logs, strict=True)):
         off = seen - values
         right = np.exp(-0.5 * (off / noises.ratio) ** 2) / (noises.ratio * np.sqrt(2 * np.pi))
-        wrong = np.where(np.abs(off) <= 1.0, 0.5, 0.0)
+        wrong = 0.5 * (ndtr((off + 1.0) / noises.ratio) - ndtr((off - 1.0) / noises.ratio))
         density = density * ((1.0 - noises.wrong) * right + noises.wrong * wrong)
         following = places[number + 1] if number + 1 < len(places) else end
         walked = noises.walk * np.sqrt(abs(following - place)) / _CELL

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
-from qvggt_core.stream.scale_walk import walk_at
+from qvggt_core.stream.scale_walk import ANY
+from qvggt_core.stream.walk_filter import WalkFilter
 
 COMPARED = 30
-"""How many ratios the scale is the mean of."""
+"""How many ratios are held against each other."""
 
 _KEPT = 2048
 _FEWEST = 5
@@ -24,8 +25,6 @@ _UNUSUAL = 3.0
 _USUAL = 1.4826
 # Nearer ones have less weight (Cauchy) from so many standard deviations.
 _ROBUST, _ROUNDS = 2.0, 2
-# The first value may be any: a factor of e to the tenth either way.
-_ANY = 100.0
 
 
 @dataclass(frozen=True)
@@ -48,12 +47,12 @@ class Ratio:
 
 
 class RatioScale:
-    """Gathers ratios of metres to map units; their robust mean is the scale.
+    """Gathers ratios of metres to map units, and follows the scale through those that agree.
 
     Attributes:
         name: see `Scale.source`.
         problem: why there is no estimate, for an operator; empty where there is one.
-        ratios: the last ones of this map, also those that are compared no more.
+        ratios: the last ones of this map, also those that are held against no other any more.
         systematic: standard deviation of the share by which all its ratios are off alike.
         fewest: ratios that an estimate needs.
     """
@@ -76,6 +75,9 @@ class RatioScale:
         """Forget all ratios: the map has another unit now."""
         self._ratios: deque[Ratio] = deque(maxlen=COMPARED)
         self.ratios: deque[Ratio] = deque(maxlen=_KEPT)
+        self._filter = WalkFilter()
+        self._estimate: ScaleEstimate | None = None
+        self._unseen = 0
 
     @property
     def has_samples(self) -> bool:
@@ -100,6 +102,7 @@ class RatioScale:
         found = Ratio(stamp_ns, float(np.log(ratio)), sigma, way, common)
         self._ratios.append(found)
         self.ratios.append(found)
+        self._unseen += 1
         return True
 
     def estimate(self, unit: float) -> ScaleEstimate | None:
@@ -111,18 +114,28 @@ class RatioScale:
         if len(self._ratios) < self.fewest:
             return None
         ratios = tuple(self._ratios)
-        newest = ratios[-1]
-        unit = max(unit, 1e-12)
-        age = np.array([newest.way - each.way for each in ratios]) / unit
+        age = np.array([ratios[-1].way - each.way for each in ratios]) / max(unit, 1e-12)
         agrees = agreeing(ratios, DRIFT**2 * age)
         if agrees is None:
             self.problem = f"the lengths of {self.name} disagree with each other"
             return None
         self.problem = ""
-        values = np.array([each.log_ratio for each in ratios])[agrees]
-        found = walk_at(0.0, -age[agrees], values, np.sqrt(noise_of(ratios, agrees, -age)))
-        systematic = common_error(ratios, self.systematic)
-        return ScaleEstimate(found.value, found.variance, systematic, newest.stamp_ns, newest.way)
+        # The filter knows errors of single ratios; several in a row that are wrong alike it would
+        # take for the map's drift.
+        for at in np.flatnonzero(agrees):
+            if at >= len(ratios) - self._unseen:
+                self._take(ratios[at], unit)
+        self._unseen = 0
+        return self._estimate
+
+    def _take(self, ratio: Ratio, unit: float) -> None:
+        way = ratio.way if self._estimate is None else self._estimate.way
+        step = max(0.0, ratio.way - way) / max(unit, 1e-12)
+        found = self._filter.observe(step, ratio.log_ratio, ratio.sigma)
+        systematic = common_error(self._ratios, self.systematic)
+        self._estimate = ScaleEstimate(
+            found.value, found.variance, systematic, ratio.stamp_ns, ratio.way
+        )
 
 
 def agreeing(ratios: Sequence[Ratio], walked: NDArray[np.float64]) -> NDArray[np.bool_] | None:
@@ -157,7 +170,7 @@ def noise_of(
     claimed = np.array([each.sigma for each in ratios])[agrees]
     usual = np.maximum(claimed**2, _jitter(values) ** 2)
     along = places[agrees] - places[agrees].min()
-    walk = DRIFT**2 * np.minimum(along[:, None], along[None, :]) + _ANY
+    walk = DRIFT**2 * np.minimum(along[:, None], along[None, :]) + ANY
     noise = usual
     for _ in range(_ROUNDS):
         precision = np.linalg.inv(walk + np.diag(noise))

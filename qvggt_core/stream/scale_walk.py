@@ -16,12 +16,16 @@ from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT
 
-_SPEEDS = DRIFT * 2.0 ** np.arange(-3, 4)
-# Two of three maps drift by up to so many times more or less than the usual one.
-_UNUSUAL = 3.0
-_LOG_PRIOR = -0.5 * (np.log(_SPEEDS / DRIFT) / np.log(_UNUSUAL)) ** 2
-# The first value may be any: a factor of e to the tenth either way.
-_ANY = 100.0
+SPEEDS = DRIFT * 2.0 ** np.arange(-3, 4)
+"""How fast a walk may be: its change along a unit, standard deviation."""
+
+UNUSUAL = 3.0
+"""Two of three maps drift by up to so many times more or less than the usual one."""
+
+_LOG_PRIOR = -0.5 * (np.log(SPEEDS / DRIFT) / np.log(UNUSUAL)) ** 2
+
+ANY = 100.0
+"""Variance of a first value, which may be any: a factor of e to the tenth either way."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +61,13 @@ def walk_at(
     along, there = places - start, place - start
     shared = np.minimum(along[:, None], along[None, :])
     towards = np.minimum(along, there)
-    speeds = np.repeat(_SPEEDS**2, len(factors))
-    scales = np.tile(np.square(factors), len(_SPEEDS))
-    covariance = speeds[:, None, None] * shared + _ANY
+    speeds = np.repeat(SPEEDS**2, len(factors))
+    scales = np.tile(np.square(factors), len(SPEEDS))
+    covariance = speeds[:, None, None] * shared + ANY
     covariance += scales[:, None, None] * np.diag(noise**2)
     middle = float(np.median(values))
     lower = np.linalg.cholesky(covariance)
-    cross = speeds[:, None] * towards + _ANY
+    cross = speeds[:, None] * towards + ANY
     both = np.stack([np.broadcast_to(values - middle, cross.shape), cross], axis=-1)
     white, gain = np.moveaxis(np.linalg.solve(lower, both), -1, 0)
     log_likelihood = -0.5 * (white**2).sum(axis=1)
@@ -72,7 +76,7 @@ def walk_at(
     weights = np.exp(log_likelihood - log_likelihood.max())
     weights /= weights.sum()
     means = (gain * white).sum(axis=1)
-    variances = speeds * there + _ANY - (gain**2).sum(axis=1)
+    variances = speeds * there + ANY - (gain**2).sum(axis=1)
     mean = float(weights @ means)
     variance = float(weights @ (variances + (means - mean) ** 2))
     return WalkEstimate(middle + mean, variance)
