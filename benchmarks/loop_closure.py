@@ -32,7 +32,7 @@ from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse, rotation_angle,
 from qvggt_core.geometry.similarities import inverse_similarity, moved_by, rigid
 from qvggt_core.parameters import Parameters
 from qvggt_core.stream import Frame, FrameGeometry, Preprocessor, Reconstruction, Reconstructor
-from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
+from qvggt_core.stream.corrected_path import KeyframeCorrections, bridged, corrections_at
 from qvggt_core.stream.correction_in_parts import CorrectionInParts
 from qvggt_core.stream.image_features import features_of, matched
 from qvggt_core.stream.keyframe_chain import Chains, Loop, correct
@@ -127,13 +127,14 @@ def errors(loops: Looked, truth: Truth) -> dict[str, Any]:
     kept = [i for i, (g, _) in enumerate(before) if truth.pose(g.view.stamp_ns) is not None]
     stamps = np.array([before[i][0].view.stamp_ns for i in kept])
     segments = np.array([before[i][1] for i in kept])
+    lost = np.array([before[i][0].is_lost for i in kept])
     true = np.stack([truth.pose(stamp) for stamp in stamps])
     off = np.stack([before[i][0].map_from_camera for i in kept])
     worlds, moves = corrections_at(stamps, segments, corrections[-1] if corrections else None)
     paths = {
         "off": (off, segments),
         "live": (np.stack([live[i][0] for i in kept]), np.array([live[i][1] for i in kept])),
-        "final": (rigid(moves @ off), worlds),
+        "final": (bridged(stamps, worlds, rigid(moves @ off), lost), worlds),
     }
     if segments.max() == 0 and corrections:
         scale = absolute_errors(off, true, "sim3").scale

@@ -11,7 +11,7 @@ from qvggt_core.geometry.cloud import Cloud, VoxelMap
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.geometry.similarities import rigid
 from qvggt_core.results.movable_points import MovablePoints
-from qvggt_core.stream.corrected_path import KeyframeCorrections, corrections_at
+from qvggt_core.stream.corrected_path import KeyframeCorrections, bridged, corrections_at
 from qvggt_core.stream.frame import Reconstruction
 
 _MAX_POINTS = 6_000_000
@@ -27,6 +27,7 @@ class CorrectedMap:
         """Start with nothing; see `MovablePoints`."""
         self._odometry = Track()
         self._segments: list[int] = []
+        self._lost: list[bool] = []
         self._points = MovablePoints(map_voxel, max_points)
         self._corrections: KeyframeCorrections | None = None
 
@@ -42,14 +43,19 @@ class CorrectedMap:
             pose = odometry_from_map @ geometry.map_from_camera
             self._odometry.add(geometry.view.stamp_ns, pose)
             self._segments.append(segment)
+            self._lost.append(geometry.is_lost)
             self._points.add(geometry.view.stamp_ns, segment, cloud, pose)
 
     @property
     def tracks(self) -> dict[int, Track]:
-        """Camera poses per segment, segments that loops joined as one."""
+        """Camera poses per segment, segments that loops joined as one.
+
+        Where the camera was lost and found again in one world, poses lead from there to here.
+        """
         stamps = np.array(self._odometry.stamps_ns, np.int64)
         worlds, corrections = corrections_at(stamps, np.array(self._segments), self._corrections)
         poses = rigid(corrections @ self._odometry.matrices)
+        poses = bridged(stamps, worlds, poses, np.array(self._lost, bool))
         tracks: dict[int, Track] = {}
         for stamp, world, pose in zip(self._odometry.stamps_ns, worlds, poses, strict=True):
             tracks.setdefault(int(world), Track()).add(stamp, pose)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from qvggt_core.geometry.poses import inverse
 from qvggt_core.geometry.similarities import inverse_similarity, motion_of, moved_by
 
 
@@ -56,3 +57,31 @@ def corrections_at(
     known = keyframes.segments[last] == segments
     corrections[known] = (here @ moved_by(share[:, None] * step))[known]
     return np.where(known, keyframes.worlds[last], segments), corrections
+
+
+def bridged(
+    stamps: NDArray[np.int64],
+    worlds: NDArray[np.int64],
+    poses: NDArray[np.float64],
+    is_lost: NDArray[np.bool_],
+) -> NDArray[np.float64]:
+    """Return poses (N, 4, 4), those of lost frames evenly between the known ones on both sides.
+
+    Args:
+        stamps: (N,) of frames, nanoseconds, increasing.
+        worlds: (N,) that their poses are in; nothing leads from one to another.
+        poses: (N, 4, 4) rigid; those of lost frames are the last that were known.
+        is_lost: (N,) in which frames the camera was lost.
+    """
+    known = np.flatnonzero(~is_lost)
+    after = np.searchsorted(known, np.flatnonzero(is_lost))
+    inside = (after > 0) & (after < len(known))
+    lost, after = np.flatnonzero(is_lost)[inside], after[inside]
+    last, following = known[after - 1], known[after]
+    same = (worlds[last] == worlds[lost]) & (worlds[following] == worlds[lost])
+    lost, last, following = lost[same], last[same], following[same]
+    share = (stamps[lost] - stamps[last]) / (stamps[following] - stamps[last])
+    step = motion_of(inverse(poses[last]) @ poses[following])
+    result = poses.copy()
+    result[lost] = poses[last] @ moved_by(share[:, None] * step)
+    return result
