@@ -329,7 +329,7 @@ def _median(work: Any, times: int = 15) -> float:
 def flights(directory: Path, loaded: Any) -> Iterable[tuple[str, Any]]:
     """Yield the figures of flights that come back, by exact geometry and by the network."""
     network = loaded.network
-    for seed in range(2):
+    for seed in range(4):
         flight = rendered(directory, "room", 30 + seed, seed, 220)
         tokens = tokens_of(flight, network)
         yield f"recall, room {30 + seed}", recall(flight, tokens)
