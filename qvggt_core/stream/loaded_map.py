@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,10 @@ from qvggt_core.errors import MapError
 from qvggt_core.stream.load_network import LoadedNetwork, checkpoint_sha256
 from qvggt_core.stream.loop_closure import LoopClosure
 from qvggt_core.stream.loop_finder import LoopFinder
+from qvggt_core.stream.map_adjustment import FAILURES
 from qvggt_core.stream.saved_map import SavedMap, read_map
+
+logger = logging.getLogger(__name__)
 
 
 def loops_of(
@@ -63,7 +67,10 @@ def adjusted_map_so_far(
     finder, loaded = _growing(loops).copy(), loops.saved
 
     def adjusted() -> SavedMap:
-        finder.adjust()
+        try:
+            finder.adjust()
+        except FAILURES as error:
+            logger.warning("the map is saved as loops have it, not adjusted: %r", error)
         return _map_of(finder, loaded, network, up_source, name)
 
     return adjusted

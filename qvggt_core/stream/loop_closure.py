@@ -23,6 +23,7 @@ from qvggt_core.stream.keyframe_placement import WORLD, NewKeyframe, Placement
 from qvggt_core.stream.known_lengths import LengthRatio
 from qvggt_core.stream.localiser import MapLocaliser
 from qvggt_core.stream.loop_finder import LoopFinder
+from qvggt_core.stream.map_adjustment import FAILURES
 from qvggt_core.stream.map_extension import extended
 from qvggt_core.stream.preprocess import Preprocessor
 from qvggt_core.stream.saved_map import SavedMap
@@ -233,7 +234,13 @@ class LoopClosure:
     def _adjust(self) -> None:
         if not isinstance(self.finder, LoopFinder) or not len(self.finder.store):
             return
-        for world in self.finder.adjust():
+        try:
+            worlds = self.finder.adjust()
+        except FAILURES as error:
+            why = str(error) or type(error).__name__
+            self._news.append(f"keyframes were not adjusted together: {why}")
+            return
+        for world in worlds:
             self._news.append(
                 f"{len(world.poses)} keyframes were adjusted by {world.points} points that they "
                 f"share, to {world.residual:.2g} pixels"

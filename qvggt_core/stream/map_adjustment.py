@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import median_filter
@@ -30,6 +31,9 @@ from qvggt_core.stream.keyframe_chain import Chains, Loop
 from qvggt_core.stream.loop_verification import Corners
 from qvggt_core.stream.map_points import Points
 from qvggt_core.stream.pose_graph import Edges
+
+FAILURES = (np.linalg.LinAlgError, RuntimeError, MemoryError, cv2.error)
+"""What stops an adjustment: numbers without a solution, or too little memory."""
 
 # Keyframes that are compared: so many after each one, and those around both ends of a loop.
 _FOLLOWING, _AROUND = 3, 1
@@ -115,6 +119,8 @@ def adjusted(world: World) -> AdjustedWorld | None:
     units = scale_of(world.poses) * factor * _stretch(world, tracks, bundle)
     off = np.linalg.norm(bundle.residuals(), axis=1) * bundle.sigma * focal
     poses = similarity(units, after[:, :3, :3], places)
+    if not np.isfinite(poses).all():
+        return None
     return AdjustedWorld(poses, len(bundle.points), float(np.median(off)))
 
 
@@ -137,6 +143,9 @@ def adjusted_worlds(
     Returns:
         Poses (N, 4, 4), and what was adjusted; a world whose keyframes share too little is as it
         was.
+
+    Raises:
+        LinAlgError, RuntimeError, MemoryError, cv2.error: see `FAILURES`.
     """
     poses, found = poses.copy(), []
     for number in np.unique(worlds):

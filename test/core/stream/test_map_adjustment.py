@@ -9,6 +9,7 @@ from support import drifting_flight as flights
 
 from qvggt_core.geometry.poses import FLU_FROM_OPTICAL, inverse
 from qvggt_core.geometry.similarities import rigid, scale_of, similarity
+from qvggt_core.stream import loop_finder
 from qvggt_core.stream.frame import Reconstruction
 from qvggt_core.stream.image_features import Features
 from qvggt_core.stream.loaded_map import adjusted_map_so_far, map_so_far
@@ -187,3 +188,20 @@ def test_a_map_that_is_saved_is_adjusted_and_the_stream_goes_on_as_it_was():
     np.testing.assert_array_equal(after[0], worlds)
     np.testing.assert_array_equal(after[1], before)
     np.testing.assert_allclose(as_it_is.poses, rigid(before @ loops.finder.chains.poses), atol=1e-9)
+
+
+@pytest.mark.parametrize("failure", [MemoryError(), np.linalg.LinAlgError("no solution")])
+def test_where_adjusting_fails_path_and_map_are_as_the_graph_has_them(failure, monkeypatch):
+    def fail(*_):
+        raise failure
+
+    loops = flown()
+    graph = loops.finder.placed()[1]
+    adjusted_map = adjusted_map_so_far(loops, "a" * 64, "imu")
+    monkeypatch.setattr(loop_finder, "adjusted_worlds", fail)
+    loops.settle(is_last=True)
+    (event,) = loops.correct(Reconstruction(0, ()), lambda _: None).events
+    assert event.startswith("keyframes were not adjusted together: ")
+    assert (str(failure) or "MemoryError") in event
+    np.testing.assert_array_equal(loops.finder.placed()[1], graph)
+    assert len(adjusted_map().keyframes) == len(TRUTH)
