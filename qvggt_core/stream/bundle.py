@@ -15,8 +15,8 @@ from qvggt_core.stream.pose_graph import Edges
 # Weight and cost of an observation whose point is behind the camera, where it has no residual.
 _BEHIND_WEIGHT = 1e-6
 _BEHIND_COST = 50.0
-# Where cameras see fewer of the points than one in so many, only what they see is turned.
-_MOST_UNSEEN = 4
+# Pairs of a camera and a point, beyond which only those are turned that were seen.
+_MOST_PAIRS = 200_000
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def project(bundle: Bundle) -> Projection:
 
 def turned(bundle: Bundle, vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return vectors (L, 3) of the points by the axes of the N observing cameras, (3, N)."""
-    if len(bundle.camera_from_map) * len(vectors) > _MOST_UNSEEN * len(bundle.camera):
+    if len(bundle.camera_from_map) * len(vectors) > _MOST_PAIRS:
         axes = bundle.camera_from_map[bundle.camera, :3, :3]
         return np.einsum("nij,nj->in", axes, vectors[bundle.point])
     # All points in all cameras, of which a window's cameras see most.

@@ -68,15 +68,12 @@ class CornerTracks:
         return CornerTracks(self.keyframe[kept], self.corner[kept], numbers[self.point[kept]])
 
 
-def corner_tracks(
-    corners: Sequence[Corners], pairs: Iterable[tuple[int, int]], fewest: int = 2
-) -> CornerTracks:
-    """Return the points that at least so many keyframes see.
+def corner_tracks(corners: Sequence[Corners], pairs: Iterable[tuple[int, int]]) -> CornerTracks:
+    """Return the points that two keyframes or more see.
 
     Args:
         corners: of K keyframes.
         pairs: of keyframes that may see the same points.
-        fewest: keyframes that a point is seen by.
     """
     begins = np.cumsum([0, *(len(each.rays) for each in corners)])
     links = [np.empty((2, 0), np.int64)]
@@ -90,7 +87,7 @@ def corner_tracks(
     keyframe = np.repeat(np.arange(len(corners)), np.diff(begins))
     seen, count = np.unique(point * len(corners) + keyframe, return_counts=True)
     # A point that a keyframe would see in two places is two points that were mistaken for one.
-    is_good = np.bincount(point) >= fewest
+    is_good = np.bincount(point) >= 2
     is_good[seen[count > 1] // len(corners)] = False
     kept = np.flatnonzero(is_good[point])
     numbers = np.cumsum(is_good) - 1

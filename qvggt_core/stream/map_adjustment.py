@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import median_filter
+from scipy.ndimage import median, median_filter
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.geometry.similarities import (
@@ -245,13 +245,11 @@ def _medians(
     values: NDArray[np.float64], group: NDArray[np.int64], count: int, fewest: int = 1
 ) -> NDArray[np.float64]:
     """Return the median (G,) of each group's finite values (N,), NaN where they are too few."""
-    values, group = values[np.isfinite(values)], group[np.isfinite(values)]
-    ordered = values[np.lexsort((values, group))]
-    sizes = np.bincount(group, minlength=count)
-    some = sizes >= fewest
-    begins, sizes = (np.cumsum(sizes) - sizes)[some], sizes[some]
+    known = np.isfinite(values)
+    some = np.flatnonzero(np.bincount(group[known], minlength=count) >= fewest)
     result = np.full(count, np.nan)
-    result[some] = 0.5 * (ordered[begins + (sizes - 1) // 2] + ordered[begins + sizes // 2])
+    if len(some):
+        result[some] = median(values[known], group[known], some)
     return result
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
-from scipy.sparse import csr_matrix, issparse, spmatrix
-from scipy.sparse.linalg import splu
+from scipy.sparse import bsr_matrix, csr_matrix, issparse, spmatrix
 
 from qvggt_core.geometry.poses import inverse
 from qvggt_core.stream.bundle import Bundle, Evaluation, tangents, turned
 from qvggt_core.stream.map_points import pose_jacobian
+from qvggt_core.stream.pose_graph import solved_sparse
 
 # Keeps what nothing observes invertible.
 _LEAST = 1e-9
@@ -179,8 +179,9 @@ class System:
         """Return the matrix of poses and focal length, without the points."""
         size = self.poses.gradient.size
         if issparse(self.between):
-            own = _block_diagonal(self.poses.damped(damping))
-            return (self.between + own - white.T @ white).tocsc()
+            blocks, places = self.poses.damped(damping), np.arange(size // 6 + 1)
+            own = bsr_matrix((blocks, places[:-1], places))
+            return self.between + own - white.T @ white
         matrix = -white.T @ white
         matrix[:size, :size] += self.between
         for i, block in enumerate(self.poses.damped(damping)):
@@ -333,28 +334,16 @@ def _turning_normals(bundle: Bundle, plan: Plan) -> tuple[NDArray[np.float64], N
     return matrix, gradient
 
 
-def _block_diagonal(blocks: NDArray[np.float64]) -> spmatrix:
-    """Return the sparse matrix (6 F, 6 F) with blocks (F, 6, 6) on its diagonal."""
-    first = 6 * np.arange(len(blocks))[:, None, None]
-    axis = np.arange(6)
-    places = np.broadcast_arrays(first + axis[:, None], first + axis)
-    size = 6 * len(blocks)
-    return csr_matrix((blocks.ravel(), tuple(each.ravel() for each in places)), shape=(size, size))
-
-
 def _solved(matrix: Any, right: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return x of matrix x = right, symmetric and positive.
 
     Raises:
         LinAlgError, RuntimeError: it is not.
     """
-    if not issparse(matrix):
-        result: NDArray[np.float64] = cho_solve(
-            cho_factor(matrix, check_finite=False), right, check_finite=False
-        )
-        return result
-    factors = splu(matrix, permc_spec="MMD_AT_PLUS_A", options={"SymmetricMode": True})
-    return np.asarray(factors.solve(right))
+    if issparse(matrix):
+        return solved_sparse(matrix, right)
+    factor = cho_factor(matrix, check_finite=False)
+    return np.asarray(cho_solve(factor, right, check_finite=False))
 
 
 def _inverse_factors(blocks: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_matrix
+from scipy.sparse import csc_matrix, spmatrix
 from scipy.sparse.linalg import splu
 
 from qvggt_core.geometry.similarities import (
@@ -183,7 +183,16 @@ def _step(graph: Graph, weights: NDArray[np.float64]) -> NDArray[np.float64]:
     matrix = csc_matrix((values, (rows, columns)), shape=(7 * count, 7 * count))[7:, 7:]
     motions = np.zeros(7 * count)
     if count > 1:
-        options = {"SymmetricMode": True}
-        factors = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options=options)
-        motions[7:] = -factors.solve(side[7:])
+        motions[7:] = -solved_sparse(matrix, side[7:])
     return motions.reshape(count, 7)
+
+
+def solved_sparse(matrix: spmatrix, right: NDArray) -> NDArray[np.float64]:
+    """Return x of matrix x = right, for a symmetric matrix most of which is zero.
+
+    Raises:
+        RuntimeError: it is singular.
+    """
+    options = {"SymmetricMode": True}
+    factors = splu(matrix.tocsc(), permc_spec="MMD_AT_PLUS_A", options=options)
+    return np.asarray(factors.solve(right))

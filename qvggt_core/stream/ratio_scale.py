@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate
-from qvggt_core.stream.scale_walk import ANY
 from qvggt_core.stream.walk_filter import WalkFilter
 
 COMPARED = 30
@@ -23,8 +22,6 @@ _FEWEST = 5
 _OUTLIER = 3.0
 _UNUSUAL = 3.0
 _USUAL = 1.4826
-# Nearer ones have less weight (Cauchy) from so many standard deviations.
-_ROBUST, _ROUNDS = 2.0, 2
 
 
 @dataclass(frozen=True)
@@ -154,44 +151,9 @@ def agreeing(ratios: Sequence[Ratio], walked: NDArray[np.float64]) -> NDArray[np
     return agrees if np.count_nonzero(agrees) > len(values) / 2 else None
 
 
-def noise_of(
-    ratios: Sequence[Ratio], agrees: NDArray[np.bool_], places: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Return the variance of each ratio that agrees, by what is claimed and what is seen.
-
-    One that is further from what its neighbours show than noise would have it counts for less.
-
-    Args:
-        ratios: N of them.
-        agrees: (N,) which ones to take.
-        places: (N,) where each was; the scale walks by `DRIFT` per root of their unit.
-    """
-    values = np.array([each.log_ratio for each in ratios])[agrees]
-    claimed = np.array([each.sigma for each in ratios])[agrees]
-    usual = np.maximum(claimed**2, _jitter(values) ** 2)
-    along = places[agrees] - places[agrees].min()
-    walk = DRIFT**2 * np.minimum(along[:, None], along[None, :]) + ANY
-    noise = usual
-    for _ in range(_ROUNDS):
-        precision = np.linalg.inv(walk + np.diag(noise))
-        sureness = np.diag(precision)
-        # Each against what the others alone would have it be.
-        left = precision @ (values - np.median(values)) / sureness
-        variance = np.maximum(1.0 / sureness - noise, 0.0) + usual
-        noise = usual * (1.0 + left**2 / variance / _ROBUST**2)
-    return noise
-
-
 def common_error(ratios: Sequence[Ratio], systematic: float) -> float:
     """Return the standard deviation of what ratios are off by alike.
 
     It does not become less by their number.
     """
     return float(np.hypot(systematic, np.median([each.common for each in ratios])))
-
-
-def _jitter(values: NDArray[np.float64]) -> float:
-    """Return the noise that neighbours show, which a walk has little part in."""
-    if len(values) < 3:
-        return 0.0
-    return float(_USUAL * np.median(np.abs(np.diff(values))) / np.sqrt(2.0))

@@ -25,10 +25,9 @@ from qvggt_core.stream.ratio_scale import (
     RatioScale,
     agreeing,
     common_error,
-    noise_of,
 )
 from qvggt_core.stream.scale_estimate import DRIFT, ScaleEstimate, fuse
-from qvggt_core.stream.scale_walk import walk_at
+from qvggt_core.stream.scale_walk import ANY, walk_at
 
 _IMAGES_KEPT = 8192
 # Where errors add up, steps are compared over so many times the fixes of one fit, put together to
@@ -38,6 +37,8 @@ _WIDER, _CHORD, _FEWEST_CHORDS = 4, 0.25, 4
 # After a way of the least distance, both paths are off by so much of it, up to a factor.
 _NOISE, _FACTORS = 0.01, tuple(2.0 ** np.arange(-3, 4))
 _OUTLIER, _USUAL = 4.0, 1.4826
+# Ratios have less weight (Cauchy) from so many standard deviations.
+_ROBUST, _ROUNDS = 2.0, 2
 
 _Kept = TypeVar("_Kept", Fix, Ratio)
 
@@ -136,7 +137,7 @@ def _of_ratios(
     if agrees is None:
         return None
     values = np.array([each.log_ratio for each in ratios])[agrees]
-    noise = np.sqrt(noise_of(ratios, agrees, places))
+    noise = np.sqrt(_noise_of(ratios, agrees, places))
     found = walk_at(way / unit, places[agrees], values, noise)
     systematic = common_error(ratios, source.systematic)
     return ScaleEstimate(found.value, found.variance, systematic, ratios[-1].stamp_ns, way)
@@ -196,3 +197,38 @@ def _chords(
             found.append((middle, np.log(metres / units), metres, along[end] - along[start]))
             start = end
     return np.array(found, dtype=np.float64).reshape(-1, 4)
+
+
+def _noise_of(
+    ratios: Sequence[Ratio], agrees: NDArray[np.bool_], places: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the variance of each ratio that agrees, by what is claimed and what is seen.
+
+    One that is further from what its neighbours show than noise would have it counts for less.
+
+    Args:
+        ratios: N of them.
+        agrees: (N,) which ones to take.
+        places: (N,) where each was; the scale walks by `DRIFT` per root of their unit.
+    """
+    values = np.array([each.log_ratio for each in ratios])[agrees]
+    claimed = np.array([each.sigma for each in ratios])[agrees]
+    usual = np.maximum(claimed**2, _jitter(values) ** 2)
+    along = places[agrees] - places[agrees].min()
+    walk = DRIFT**2 * np.minimum(along[:, None], along[None, :]) + ANY
+    noise = usual
+    for _ in range(_ROUNDS):
+        precision = np.linalg.inv(walk + np.diag(noise))
+        sureness = np.diag(precision)
+        # Each against what the others alone would have it be.
+        left = precision @ (values - np.median(values)) / sureness
+        variance = np.maximum(1.0 / sureness - noise, 0.0) + usual
+        noise = usual * (1.0 + left**2 / variance / _ROBUST**2)
+    return noise
+
+
+def _jitter(values: NDArray[np.float64]) -> float:
+    """Return the noise that neighbours show, which a walk has little part in."""
+    if len(values) < 3:
+        return 0.0
+    return float(_USUAL * np.median(np.abs(np.diff(values))) / np.sqrt(2.0))

@@ -9,6 +9,7 @@ from scipy.optimize import minimize
 from scipy.spatial.transform import Rotation
 
 from qvggt_core.geometry.poses import inverse, transform
+from qvggt_core.stream import bundle as bundles
 from qvggt_core.stream import normal_equations
 from qvggt_core.stream.adjustment import adjust
 from qvggt_core.stream.bundle import Bundle
@@ -253,6 +254,15 @@ def test_many_cameras_are_adjusted_without_the_zeros_to_the_same(monkeypatch):
     sparse = adjust(start, iterations=60).bundle
     np.testing.assert_allclose(sparse.camera_from_map, dense.camera_from_map, atol=1e-6)
     np.testing.assert_allclose(sparse.points.positions, dense.points.positions, rtol=1e-4)
+
+
+def test_large_maps_turn_only_what_was_seen_to_the_same(monkeypatch):
+    start = disturbed(scene(26)[0], 27)
+    wanted = adjust(start, iterations=20).bundle
+    monkeypatch.setattr(bundles, "_MOST_PAIRS", 1)
+    found = adjust(start, iterations=20).bundle
+    np.testing.assert_allclose(found.camera_from_map, wanted.camera_from_map, atol=1e-9)
+    np.testing.assert_allclose(found.points.positions, wanted.points.positions, rtol=1e-9)
 
 
 def edges_of(bundle, first, second, sigma):

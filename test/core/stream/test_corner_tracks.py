@@ -53,11 +53,11 @@ def test_corners_of_a_track_are_at_one_place(keyframes):
     assert np.nanmean(np.array(off) < 0.3) > 0.95
 
 
-def test_a_keyframe_sees_a_point_once_and_each_point_often_enough(keyframes):
-    tracks = corner_tracks(keyframes, NEIGHBOURS, fewest=3)
+def test_a_keyframe_sees_a_point_once_and_two_keyframes_see_each(keyframes):
+    tracks = corner_tracks(keyframes, NEIGHBOURS)
     pairs = np.stack([tracks.point, tracks.keyframe])
     assert len(np.unique(pairs, axis=1).T) == len(pairs.T)
-    assert np.bincount(tracks.point).min() == 3
+    assert np.bincount(tracks.point).min() == 2
     assert (np.diff(tracks.keyframe) >= 0).all()
 
 
